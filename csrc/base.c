@@ -1,0 +1,113 @@
+/* Status, sizes, arenas and the parallel loop. */
+#include "base.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
+static _Thread_local char message[512];
+
+rc_status rc_fail(rc_status code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return code;
+}
+
+const char *rc_message(void) { return message; }
+
+rc_status rc_mul(int64_t *out, int64_t a, int64_t b)
+{
+    if (a < 0 || b < 0 || __builtin_mul_overflow(a, b, out))
+        return rc_fail(RC_EINVAL, "size %lld x %lld is negative or does not fit", (long long)a,
+                       (long long)b);
+    return RC_OK;
+}
+
+enum { ALIGN = 64 };
+
+rc_status rc_alloc(void **out, int64_t bytes)
+{
+    *out = NULL;
+    if (bytes < 0 || bytes > INT64_MAX - ALIGN)
+        return rc_fail(RC_EINVAL, "cannot allocate %lld bytes", (long long)bytes);
+    size_t rounded = ((size_t)bytes + ALIGN - 1) / ALIGN * ALIGN;
+    void *p = aligned_alloc(ALIGN, rounded ? rounded : ALIGN);
+    if (p == NULL) return rc_fail(RC_ENOMEM, "out of memory: %lld bytes", (long long)bytes);
+    *out = memset(p, 0, rounded);
+    return RC_OK;
+}
+
+void rc_free(void *p) { free(p); }
+
+float *rc_take(rc_arena *arena, int64_t count)
+{
+    int64_t bytes = (count * (int64_t)sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
+    char *p = arena->base == NULL ? NULL : arena->base + arena->used;
+    arena->used += bytes;
+    arena->peak = rc_max(arena->peak, arena->used);
+    assert(arena->base == NULL || arena->used <= arena->size);
+    return (float *)p;
+}
+
+rc_status rc_arena_reserve(rc_arena *arena, int64_t bytes)
+{
+    arena->used = 0;
+    if (arena->base != NULL && arena->size >= bytes) return RC_OK;
+    rc_arena_free(arena);
+    void *p;
+    RC_TRY(rc_alloc(&p, bytes));
+    *arena = (rc_arena){.base = p, .size = bytes};
+    return RC_OK;
+}
+
+void rc_arena_free(rc_arena *arena)
+{
+    rc_free(arena->base);
+    *arena = (rc_arena){0};
+}
+
+/* Flush-to-zero (bit 15) and denormals-are-zero (bit 6) of MXCSR. */
+#ifdef __SSE2__
+static unsigned flush_denormals(void)
+{
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040u);
+    return before;
+}
+static void restore_denormals(unsigned before) { _mm_setcsr(before); }
+#else
+static unsigned flush_denormals(void) { return 0; }
+static void restore_denormals(unsigned before) { (void)before; }
+#endif
+
+static void run_share(int64_t count, int worker, int workers, rc_task *task, void *job)
+{
+    unsigned before = flush_denormals();
+    int64_t end = count * (worker + 1) / workers;
+    for (int64_t i = count * worker / workers; i < end; i++) task(job, i, worker);
+    restore_denormals(before);
+}
+
+void rc_parallel(int threads, int64_t count, rc_task *task, void *job)
+{
+    int workers = (int)rc_max(1, rc_min(threads, count));
+#ifdef _OPENMP
+#pragma omp parallel num_threads(workers)
+    run_share(count, omp_get_thread_num(), omp_get_num_threads(), task, job);
+#else
+    run_share(count, 0, 1, task, job);
+    (void)workers;
+#endif
+}

@@ -1,0 +1,116 @@
+/* base: what everything else in C stands on.
+ *
+ * Status codes with a message per thread, checked size arithmetic, arenas, the one parallel loop, and
+ * random numbers that are a pure function of their coordinates. Nothing here (or above) reads a file,
+ * an environment variable or a clock, prints, or ends the process. */
+#ifndef RC_BASE_H
+#define RC_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- Status ---------------------------------------------------------------------------------- */
+
+typedef enum {
+    RC_OK = 0,
+    RC_EINVAL,   /* an argument is out of its range */
+    RC_ENOMEM,   /* memory could not be had */
+    RC_EFORMAT,  /* bytes from outside do not say what they should */
+    RC_EBACKEND, /* oneDNN or libsndfile refused */
+    RC_EBUSY,    /* the handle serves another thread right now */
+} rc_status;
+
+/* Store a printf-style message for this thread and return `code`, so that a failure is one line. */
+rc_status rc_fail(rc_status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* This thread's last message; never NULL. */
+const char *rc_message(void);
+
+/* Pass a failure on to the caller. */
+#define RC_TRY(call)                                                                               \
+    do {                                                                                           \
+        rc_status rc_try_ = (call);                                                                \
+        if (rc_try_ != RC_OK) return rc_try_;                                                      \
+    } while (0)
+
+/* ---- Sizes ----------------------------------------------------------------------------------- */
+
+/* *out = a * b for sizes that come from outside; RC_EINVAL if either is negative or the product
+ * does not fit. */
+rc_status rc_mul(int64_t *out, int64_t a, int64_t b);
+
+static inline int64_t rc_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t rc_max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* 64-byte aligned memory, zeroed; RC_ENOMEM names the byte count. Free with rc_free (NULL allowed). */
+rc_status rc_alloc(void **out, int64_t bytes);
+void rc_free(void *p);
+
+/* A bump allocator. With a NULL base it only counts: the code that lays out a step runs once dry to
+ * learn `peak`, then for real, so that the two cannot disagree. */
+typedef struct {
+    char *base;
+    int64_t size; /* bytes available at base */
+    int64_t used; /* bytes taken so far */
+    int64_t peak; /* most bytes ever taken */
+} rc_arena;
+
+/* `count` floats, 64-byte aligned, not zeroed. NULL while counting. The caller has sized the arena
+ * by a dry run, so running out is a defect of ours and checked by assert. */
+float *rc_take(rc_arena *arena, int64_t count);
+
+/* Make room for `bytes` and forget what was taken; keeps the old memory when it is large enough. */
+rc_status rc_arena_reserve(rc_arena *arena, int64_t bytes);
+void rc_arena_free(rc_arena *arena);
+
+/* ---- The parallel loop ----------------------------------------------------------------------- */
+
+/* One piece of work: `index` in 0..count-1, `worker` in 0..threads-1. It must not fail. */
+typedef void rc_task(void *job, int64_t index, int worker);
+
+/* Run task(job, i, worker) for every i, in contiguous shares, on at most `threads` threads. This is
+ * the only place that opens a parallel region. Inside it denormals are flushed to zero (attention
+ * masks make them by the million), and the caller's floating-point state is restored after it.
+ * Results do not depend on `threads` as long as each element is written by one index. */
+void rc_parallel(int threads, int64_t count, rc_task *task, void *job);
+
+/* ---- Instruction sets ------------------------------------------------------------------------ */
+
+/* In front of the definition of a hot function: compile it three times and let the loader choose by
+ * CPU. Helpers that should follow the choice must be inlined into it. Needs the ifunc mechanism of
+ * glibc, which the sanitizers' early start-up does not survive. */
+#if defined(__has_feature)
+#define RC_HAS_FEATURE(x) __has_feature(x)
+#else
+#define RC_HAS_FEATURE(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) ||                               \
+    RC_HAS_FEATURE(address_sanitizer) || RC_HAS_FEATURE(thread_sanitizer)
+#define RC_SANITIZED 1
+#else
+#define RC_SANITIZED 0
+#endif
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !RC_SANITIZED &&            \
+    ((defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 12))
+#define RC_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define RC_CLONES
+#endif
+
+/* ---- Random numbers -------------------------------------------------------------------------- */
+
+/* Where in a run a draw stands: equal coordinates give equal numbers, on any thread, after resume. */
+typedef struct {
+    uint64_t seed, step, site;
+} rc_draw;
+
+/* Uniform in [0, 1) with 24 bits. */
+float rc_uniform(rc_draw at, uint64_t index);
+
+/* Standard normal (Box-Muller on two uniforms). */
+float rc_normal(rc_draw at, uint64_t index);
+
+#endif

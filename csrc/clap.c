@@ -1,0 +1,161 @@
+/* Both towers and their heads as one model, and the contexts in which it runs. */
+#include "head.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Model ----------------------------------------------------------------------------------- */
+
+static rc_status open_model(rc_clap *m)
+{
+    const rc_clap_config *c = &m->config;
+    rc_params *p = &m->params;
+    if (c->dim < 1 || c->dim > 16384)
+        return rc_fail(RC_EINVAL, "dim: expected 1 to 16384, got %lld", (long long)c->dim);
+    if (c->has_audio) {
+        RC_TRY(rc_htsat_new(&m->audio, &c->audio, p));
+        rc_head_declare(&m->audio_head, p, c->audio_head, rc_htsat_width(m->audio), c->dim,
+                        "audio_projection");
+    }
+    if (c->has_text) RC_TRY(rc_text_new(&m->text, &c->text, p));
+    if (c->text_width > 0)
+        rc_head_declare(&m->text_head, p, c->text_head, c->text_width, c->dim, "text_projection");
+    m->logit_scale = rc_params_add(p, RC_BIAS, 0, NULL, "logit_scale");
+    RC_TRY(p->status);
+    if ((m->audio != NULL && m->audio_head.out != c->dim) ||
+        (c->text_width > 0 && m->text_head.out != c->dim))
+        return rc_fail(RC_EINVAL, "dim %lld: a tower without a head has another width",
+                       (long long)c->dim);
+    return RC_OK;
+}
+
+rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c)
+{
+    *out = NULL;
+    rc_clap *m = calloc(1, sizeof *m);
+    if (m == NULL) return rc_fail(RC_ENOMEM, "out of memory: model");
+    m->config = *c;
+    rc_status status = open_model(m);
+    if (status != RC_OK) {
+        rc_clap_free(m);
+        return status;
+    }
+    *out = m;
+    return RC_OK;
+}
+
+void rc_clap_free(rc_clap *m)
+{
+    if (m == NULL) return;
+    rc_htsat_free(m->audio);
+    rc_text_free(m->text);
+    rc_params_free(&m->params);
+    free(m);
+}
+
+rc_status rc_clap_pack(rc_clap *m)
+{
+    rc_dnn *dnn;
+    RC_TRY(rc_dnn_new(&dnn, 1));
+    rc_status status = RC_OK;
+    for (int64_t i = 0; i < m->params.count && status == RC_OK; i++) {
+        rc_param *w = &m->params.item[i];
+        if (w->linear && w->packed == NULL)
+            status = rc_packed_new(&w->packed, dnn, w->x, w->size[0], w->count / w->size[0]);
+    }
+    rc_dnn_free(dnn);
+    return status;
+}
+
+/* ---- Context --------------------------------------------------------------------------------- */
+
+rc_status rc_context_new(rc_context **out, int threads)
+{
+    *out = NULL;
+    rc_context *c = calloc(1, sizeof *c);
+    if (c == NULL) return rc_fail(RC_ENOMEM, "out of memory: context");
+    rc_status status = rc_dnn_new(&c->dnn, threads);
+    if (status != RC_OK) {
+        rc_context_free(c);
+        return status;
+    }
+    c->threads = threads;
+    *out = c;
+    return RC_OK;
+}
+
+void rc_context_free(rc_context *c)
+{
+    if (c == NULL) return;
+    rc_dnn_free(c->dnn);
+    rc_arena_free(&c->shared);
+    rc_arena_free(&c->heads);
+    free(c);
+}
+
+rc_status rc_context_enter(rc_context *c)
+{
+    if (__atomic_exchange_n(&c->busy, 1, __ATOMIC_ACQUIRE) != 0)
+        return rc_fail(RC_EBUSY, "this context serves another thread; give each thread its own");
+    rc_dnn_trim(c->dnn);
+    return RC_OK;
+}
+
+void rc_context_leave(rc_context *c) { __atomic_store_n(&c->busy, 0, __ATOMIC_RELEASE); }
+
+/* ---- Embedding ------------------------------------------------------------------------------- */
+
+/* Room for features (n, h->in) and the head's rows. */
+static rc_status take_head(rc_context *c, rc_head_tape *k, float **features, const rc_head *h, int64_t n)
+{
+    rc_arena counting = {0};
+    rc_take(&counting, n * h->in);
+    rc_head_tape_take(k, &counting, h, n);
+    RC_TRY(rc_arena_reserve(&c->heads, counting.peak));
+    *features = rc_take(&c->heads, n * h->in);
+    rc_head_tape_take(k, &c->heads, h, n);
+    return RC_OK;
+}
+
+static rc_status project(const rc_clap *m, rc_context *c, float *y, const rc_head *h,
+                         const rc_head_tape *k, const float *x, int64_t n)
+{
+    RC_TRY(rc_head_forward(h, &m->params, c->dnn, k, x, n));
+    memcpy(y, k->y, (size_t)(n * h->out) * sizeof *y);
+    return rc_dnn_check(c->dnn);
+}
+
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel, int64_t b,
+                        int64_t frames, bool features)
+{
+    rc_head_tape k;
+    float *x;
+    const rc_draw none = {0};
+    if (m->audio == NULL) return rc_fail(RC_EINVAL, "this model has no audio tower");
+    if (frames < 1 || frames > rc_htsat_frames(m->audio))
+        return rc_fail(RC_EINVAL, "mel: %lld frames, this audio tower takes 1 to %lld",
+                       (long long)frames, (long long)rc_htsat_frames(m->audio));
+    RC_TRY(take_head(c, &k, &x, &m->audio_head, b));
+    RC_TRY(rc_htsat_forward(m->audio, &m->params, c, features ? y : x, mel, b, frames, NULL, none));
+    return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->audio_head, &k, x, b);
+}
+
+rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,
+                       const int32_t *first, int64_t n, bool features)
+{
+    rc_head_tape k;
+    float *x;
+    if (m->text == NULL) return rc_fail(RC_EINVAL, "this model has no text tower");
+    RC_TRY(take_head(c, &k, &x, &m->text_head, n));
+    RC_TRY(rc_text_forward(m->text, &m->params, c, features ? y : x, id, first, n));
+    return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->text_head, &k, x, n);
+}
+
+rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n)
+{
+    rc_head_tape k;
+    float *unused;
+    if (m->config.text_width < 1) return rc_fail(RC_EINVAL, "this model has no text head");
+    RC_TRY(take_head(c, &k, &unused, &m->text_head, n));
+    return project(m, c, y, &m->text_head, &k, x, n);
+}

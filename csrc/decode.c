@@ -1,0 +1,274 @@
+/* Bytes to float frames through libsndfile's virtual I/O.
+ *
+ * The declarations below restate, from the library's documentation, the few parts of its public
+ * interface in use here; it has been stable since version 1.0.18. */
+#include "audio.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- The library's interface ----------------------------------------------------------------- */
+
+typedef struct sf_handle sf_handle;
+
+typedef struct {
+    int64_t frames;
+    int samplerate, channels, format, sections, seekable;
+} sf_info;
+
+typedef struct {
+    int64_t (*length)(void *user);
+    int64_t (*seek)(int64_t offset, int whence, void *user);
+    int64_t (*read)(void *to, int64_t count, void *user);
+    int64_t (*write)(const void *from, int64_t count, void *user);
+    int64_t (*tell)(void *user);
+} sf_virtual_io;
+
+enum { MODE_READ = 0x10, FROM_START = 0, FROM_HERE = 1, FROM_END = 2 };
+
+struct rc_sndfile {
+    void *handle;
+    sf_handle *(*open_virtual)(sf_virtual_io *io, int mode, sf_info *info, void *user);
+    int64_t (*readf_float)(sf_handle *file, float *to, int64_t frames);
+    int (*error)(sf_handle *file);
+    const char *(*strerror)(sf_handle *file);
+    int (*close)(sf_handle *file);
+};
+
+/* dlsym hands out a data pointer; copying its bytes is the conversion ISO C leaves open. */
+static rc_status bind(const rc_sndfile *lib, void *function, const char *name)
+{
+    void *symbol = dlsym(lib->handle, name);
+    if (symbol == NULL) return rc_fail(RC_EBACKEND, "libsndfile has no %s: %s", name, dlerror());
+    memcpy(function, &symbol, sizeof symbol);
+    return RC_OK;
+}
+
+static rc_status bind_all(rc_sndfile *lib)
+{
+    RC_TRY(bind(lib, &lib->open_virtual, "sf_open_virtual"));
+    RC_TRY(bind(lib, &lib->readf_float, "sf_readf_float"));
+    RC_TRY(bind(lib, &lib->error, "sf_error"));
+    RC_TRY(bind(lib, &lib->strerror, "sf_strerror"));
+    return bind(lib, &lib->close, "sf_close");
+}
+
+rc_status rc_sndfile_new(rc_sndfile **out, const char *path)
+{
+    void *memory;
+    *out = NULL;
+    RC_TRY(rc_alloc(&memory, sizeof(rc_sndfile)));
+    rc_sndfile *lib = memory;
+    lib->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    rc_status st = lib->handle == NULL
+                       ? rc_fail(RC_EBACKEND, "cannot load libsndfile: %s", dlerror())
+                       : bind_all(lib);
+    if (st == RC_OK)
+        *out = lib;
+    else
+        rc_sndfile_free(lib);
+    return st;
+}
+
+void rc_sndfile_free(rc_sndfile *lib)
+{
+    if (lib != NULL && lib->handle != NULL) dlclose(lib->handle);
+    rc_free(lib);
+}
+
+/* ---- Virtual I/O over memory ----------------------------------------------------------------- */
+
+typedef struct {
+    const char *bytes;
+    int64_t size, at;
+} byte_source;
+
+static int64_t source_length(void *user)
+{
+    return ((byte_source *)user)->size;
+}
+
+static int64_t source_tell(void *user)
+{
+    return ((byte_source *)user)->at;
+}
+
+/* As with a file, a position past the end is allowed and reads nothing; one before it is not. */
+static int64_t source_seek(int64_t offset, int whence, void *user)
+{
+    byte_source *src = user;
+    int64_t from = whence == FROM_HERE ? src->at : whence == FROM_END ? src->size : 0;
+    int64_t to;
+    if (__builtin_add_overflow(from, offset, &to) || to < 0) return -1;
+    return src->at = to;
+}
+
+static int64_t source_read(void *to, int64_t count, void *user)
+{
+    byte_source *src = user;
+    int64_t n = rc_min(count, src->size - src->at);
+    if (n <= 0) return 0;
+    memcpy(to, src->bytes + src->at, (size_t)n);
+    src->at += n;
+    return n;
+}
+
+static int64_t source_write(const void *from, int64_t count, void *user)
+{
+    (void)from, (void)count, (void)user;
+    return 0;
+}
+
+/* ---- Decoding -------------------------------------------------------------------------------- */
+
+enum {
+    CHUNK = 1 << 16,       /* floats read at a time while the length is unknown */
+    RATE_MIN = 1000,       /* Hz; a lower one, resampled, would blow a few bytes up to gigabytes */
+    RATE_MAX = 4 << 20,    /* Hz */
+    SAMPLES_MAX = 1 << 30, /* floats: 6 hours of mono at 48 kHz; some formats pack hours in a KB */
+};
+
+/* The library keeps the reason of a failed open process-wide, so the two calls belong together. */
+static pthread_mutex_t open_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static rc_status open_bytes(sf_handle **file, sf_info *info, const rc_sndfile *lib,
+                            byte_source *src)
+{
+    sf_virtual_io io = {source_length, source_seek, source_read, source_write, source_tell};
+    rc_status st = RC_OK;
+    if (src->size < 1) return rc_fail(RC_EFORMAT, "the file is empty (0 bytes)");
+    pthread_mutex_lock(&open_mutex);
+    *file = lib->open_virtual(&io, MODE_READ, info, src);
+    if (*file == NULL)
+        st = rc_fail(RC_EFORMAT, "not a sound file that libsndfile can read: %s",
+                     lib->strerror(NULL));
+    pthread_mutex_unlock(&open_mutex);
+    return st;
+}
+
+static rc_status check_info(const sf_info *info)
+{
+    if (info->channels < 1 || info->channels > 1024)
+        return rc_fail(RC_EFORMAT, "header says %d channels, expected 1 to 1024", info->channels);
+    if (info->samplerate < RATE_MIN || info->samplerate > RATE_MAX)
+        return rc_fail(RC_EFORMAT, "header says %d Hz, expected %d to %d Hz", info->samplerate,
+                       RATE_MIN, RATE_MAX);
+    return RC_OK;
+}
+
+/* A buffer of `room` floats, `used` of them full. */
+typedef struct {
+    float *x;
+    int64_t room, used;
+} sample_buffer;
+
+/* Make room for at least `need` more floats, `want` if the limit allows. */
+static rc_status grow(sample_buffer *b, int64_t need, int64_t want)
+{
+    int64_t floats = rc_min(b->used + rc_max(need, want), SAMPLES_MAX);
+    if (floats - b->used < need)
+        return rc_fail(RC_EFORMAT, "the file holds more than %d samples; split it", SAMPLES_MAX);
+    /* realloc, not rc_alloc: gigabytes are then moved by remapping pages, and need no zeroing. */
+    float *more = realloc(b->x, (size_t)floats * sizeof *more);
+    if (more == NULL) return rc_fail(RC_ENOMEM, "out of memory: %lld samples", (long long)floats);
+    b->x = more;
+    b->room = floats;
+    return RC_OK;
+}
+
+/* Read to the end of what decodes. The header's count only chooses the first size, and only as far
+ * as the number of bytes makes it plausible. */
+static rc_status read_frames(sample_buffer *b, const rc_sndfile *lib, sf_handle *file,
+                             const sf_info *info, int64_t bytes)
+{
+    int64_t c = info->channels, got;
+    int64_t plausible = rc_max(CHUNK, 16 * rc_min(bytes, SAMPLES_MAX));
+    int64_t said = rc_max(0, rc_min(info->frames, plausible / c)) * c;
+    RC_TRY(grow(b, c, said + c)); /* one frame more: then the end is seen without growing */
+    while ((got = lib->readf_float(file, b->x + b->used, (b->room - b->used) / c)) > 0) {
+        b->used += got * c;
+        if (b->room - b->used < c) RC_TRY(grow(b, c, rc_max(CHUNK, b->used / 2)));
+    }
+    if (b->used > 0) return RC_OK;
+    return rc_fail(RC_EFORMAT, "no audio frame could be decoded: %s",
+                   lib->error(file) ? lib->strerror(file) : "the file ends after its header");
+}
+
+/* Give back what growing in steps took too much of. */
+static float *trimmed(const sample_buffer *b)
+{
+    float *less = realloc(b->x, (size_t)b->used * sizeof *less);
+    return less == NULL ? b->x : less;
+}
+
+rc_status rc_audio_decode(rc_audio *out, const rc_sndfile *lib, const void *bytes, int64_t n)
+{
+    byte_source src = {bytes, n, 0};
+    sf_info info = {0};
+    sf_handle *file = NULL;
+    sample_buffer b = {0};
+    rc_status st;
+    *out = (rc_audio){0};
+    RC_TRY(open_bytes(&file, &info, lib, &src)); /* nothing to release yet */
+    if ((st = check_info(&info)) != RC_OK) goto done;
+    if ((st = read_frames(&b, lib, file, &info, n)) != RC_OK) goto done;
+    *out = (rc_audio){trimmed(&b), b.used / info.channels, info.channels, info.samplerate};
+    b.x = NULL; /* now the caller's */
+done:
+    free(b.x);
+    lib->close(file);
+    return st;
+}
+
+void rc_audio_free(rc_audio *audio)
+{
+    rc_free(audio->x);
+    *audio = (rc_audio){0};
+}
+
+/* ---- Samples --------------------------------------------------------------------------------- */
+
+RC_CLONES void rc_downmix(float *y, const float *x, int64_t frames, int64_t channels)
+{
+    float scale = 1.0f / (float)channels;
+    if (channels == 1) {
+        memcpy(y, x, (size_t)frames * sizeof *y);
+        return;
+    }
+    if (channels == 2) { /* by far the most frequent; fixed strides vectorise */
+        for (int64_t i = 0; i < frames; i++) y[i] = (x[2 * i] + x[2 * i + 1]) * scale;
+        return;
+    }
+    for (int64_t i = 0; i < frames; i++) {
+        float sum = 0;
+        for (int64_t j = 0; j < channels; j++) sum += x[i * channels + j];
+        y[i] = sum * scale;
+    }
+}
+
+/* x - x is zero for finite x, NaN otherwise: integer arithmetic on the exponent vectorises better.
+ */
+RC_CLONES bool rc_all_finite(const float *x, int64_t n)
+{
+    const uint32_t exponent = 0x7f800000u;
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return bad == 0;
+}
+
+void rc_repeat_pad(float *y, int64_t m, const float *x, int64_t n)
+{
+    int64_t at = 0;
+    if (n >= m) {
+        memcpy(y, x, (size_t)m * sizeof *y);
+        return;
+    }
+    for (; n > 0 && at + n <= m; at += n) memcpy(y + at, x, (size_t)n * sizeof *y);
+    memset(y + at, 0, (size_t)(m - at) * sizeof *y);
+}

@@ -1,0 +1,56 @@
+/* dnn: matrix products through oneDNN.
+ *
+ * A product runs on one thread. Parallelism is ours: rc_parallel hands chunks of rows to workers, and
+ * each worker runs the same compiled primitive with its own memory objects and scratchpad. Results
+ * therefore do not depend on the number of threads, and a chunk of windows can pass through a whole
+ * block while it is warm in the cache.
+ *
+ * Look-ups (rc_product_get) happen outside parallel regions, runs (rc_product_run) inside. An rc_dnn
+ * serves one caller at a time. */
+#ifndef RC_DNN_H
+#define RC_DNN_H
+
+#include "base.h"
+
+typedef struct rc_dnn rc_dnn;         /* engine, one stream and scratchpad per worker, primitive cache */
+typedef struct rc_product rc_product; /* one compiled product of the cache */
+typedef struct rc_packed rc_packed;   /* a weight in oneDNN's preferred layout */
+
+/* c (m, n) = op(a) (m, k) op(b) (k, n) [+ bias (n)] [+ c].  Leading dimensions count floats per stored
+ * row; op transposes where ta, tb are 1, so a is stored (m, k) or (k, m), b (k, n) or (n, k). */
+typedef struct {
+    int64_t m, n, k, lda, ldb, ldc, ta, tb, bias, sum; /* one type only: no padding bytes to hash */
+} rc_product_shape;
+
+/* RC_EBACKEND if oneDNN refuses. `threads` is the most workers that will ever run products. */
+rc_status rc_dnn_new(rc_dnn **out, int threads);
+void rc_dnn_free(rc_dnn *dnn);
+int rc_dnn_threads(const rc_dnn *dnn);
+
+/* The compiled product for a shape, built at its first use. `packed` replaces b (then tb, ldb do not
+ * matter) or is NULL. Pointers stay valid until rc_dnn_trim or rc_dnn_free. Shapes with a zero size
+ * give NULL, which rc_product_run skips. */
+rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
+                         const rc_packed *packed);
+
+/* Run on `worker`'s memory objects. Not to be called for one worker from two threads. A refusal by
+ * oneDNN is remembered for rc_dnn_check. */
+void rc_product_run(rc_product *product, int worker, float *c, const float *a, const float *b,
+                    const float *bias);
+
+/* RC_EBACKEND if any run since the last check failed. */
+rc_status rc_dnn_check(rc_dnn *dnn);
+
+/* Empty the cache when it holds more than half of its slots; call where no product is in use. */
+void rc_dnn_trim(rc_dnn *dnn);
+
+/* Lay out w (n, k), the weight of y = x wᵀ. The layout is a function of n and k. */
+rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k);
+void rc_packed_free(rc_packed *packed);
+const float *rc_packed_data(const rc_packed *packed); /* to be handed to rc_product_run as b */
+int64_t rc_packed_bytes(const rc_packed *packed);
+
+/* Hits, misses and how many cached products run a reference implementation (should be none). */
+void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow);
+
+#endif

@@ -1,0 +1,247 @@
+/* model: parameters, the two towers, heads, one training step.
+ *
+ * An rc_clap holds configuration and parameters and is read-only in use, so any number of contexts may
+ * share it. An rc_context holds scratch memory and compiled products for one caller at a time. An
+ * rc_trainer owns values, gradients, moments and the activations of one step. */
+#ifndef RC_MODEL_H
+#define RC_MODEL_H
+
+#include "dnn.h"
+#include "kernels.h"
+
+/* ---- params.c -------------------------------------------------------------------------------- */
+
+enum { RC_NAME_MAX = 112, RC_STAGES_MAX = 8 };
+
+typedef enum {
+    RC_WEIGHT, /* a matrix or table: weight decay applies */
+    RC_BIAS,   /* a vector or scalar: no decay */
+    RC_BUFFER, /* a statistic: no gradient */
+} rc_kind;
+
+typedef struct {
+    char name[RC_NAME_MAX];
+    rc_kind kind;
+    int rank;
+    int64_t size[4], count;
+    float *x;          /* bound memory, not owned */
+    float *dx;         /* gradient, NULL outside training */
+    rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
+    bool linear;       /* used as the weight of a product, so worth packing */
+} rc_param;
+
+/* Parameters in the order of declaration; towers keep indices into it. */
+typedef struct {
+    rc_param *item;
+    int64_t count, room;
+    rc_status status; /* first failure while declaring, reported once at the end */
+} rc_params;
+
+/* Index of a new parameter. */
+int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+void rc_params_free(rc_params *p);
+
+/* Weight and bias indices; -1 for an absent bias. */
+typedef struct {
+    int64_t w, b;
+} rc_pair;
+
+/* Declare prefix + name + ".weight" and ".bias": a norm of c, or a linear layer c -> n. */
+rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
+rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
+                          const char *name);
+
+/* ---- linear.c -------------------------------------------------------------------------------- */
+
+/* y = x wᵀ + b over chunks of `rows` rows, the last one shorter. Looked up once per call of a tower,
+ * run by any worker on any chunk. */
+typedef struct {
+    const rc_param *w, *b;
+    rc_product *full, *tail;
+    int64_t full_rows;
+} rc_linear;
+
+/* Forward products, adding into y with `sum`. total is the number of rows of all chunks together. */
+rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair, int64_t total,
+                        int64_t rows, bool sum);
+void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows);
+
+/* dx = dy w. */
+rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                                 int64_t total, int64_t rows);
+void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy, int64_t rows);
+
+/* dw += dyᵀ x and db += column sums of dy over all `total` rows, sliced over outputs: worker-count
+ * independent because each slice has one owner. */
+rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pair, const float *dy,
+                                    const float *x, int64_t total);
+
+/* Layer-norm weight gradient over all rows, sliced over columns. */
+void rc_norm_backward_weight(int threads, const rc_params *p, rc_pair pair, const float *dy,
+                             const float *x, const float *mean, const float *rstd, int64_t total);
+
+/* ---- htsat.c --------------------------------------------------------------------------------- */
+
+/* HTS-AT (Chen et al. 2022) as LAION-CLAP uses it; names and defaults as in its configuration. */
+typedef struct {
+    int64_t mels, spec_size, patch, embed, window, mlp_ratio;
+    int64_t stages, depths[RC_STAGES_MAX], heads[RC_STAGES_MAX];
+    double drop_path, dropout;      /* training only */
+    int64_t time_stripes, time_width; /* SpecAugment, training only */
+    int64_t freq_stripes, freq_width;
+    double bn_momentum, eps;
+} rc_htsat_config;
+
+typedef struct rc_htsat rc_htsat; /* indices of the parameters and the gather tables */
+
+rc_status rc_htsat_check(const rc_htsat_config *c);
+rc_status rc_htsat_new(rc_htsat **out, const rc_htsat_config *c, rc_params *p);
+void rc_htsat_free(rc_htsat *t);
+int64_t rc_htsat_width(const rc_htsat *t);  /* of the embedding */
+int64_t rc_htsat_frames(const rc_htsat *t); /* most spectrogram frames accepted */
+
+/* ---- transformer.c --------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t vocab, positions, types, width, layers, heads, mlp;
+    double eps;
+    int64_t pool; /* RC_POOL_MEAN or RC_POOL_FIRST */
+} rc_text_config;
+
+enum { RC_POOL_MEAN, RC_POOL_FIRST };
+
+typedef struct rc_text rc_text;
+
+rc_status rc_text_check(const rc_text_config *c);
+rc_status rc_text_new(rc_text **out, const rc_text_config *c, rc_params *p);
+void rc_text_free(rc_text *t);
+
+/* ---- clap.c ---------------------------------------------------------------------------------- */
+
+typedef enum { RC_HEAD_NONE, RC_HEAD_LINEAR, RC_HEAD_MLP } rc_head_kind;
+
+typedef struct {
+    rc_head_kind kind;
+    int64_t in, out;
+    rc_pair first, second; /* RC_HEAD_LINEAR uses only the first */
+} rc_head;
+
+typedef struct {
+    bool has_audio, has_text;
+    rc_htsat_config audio;
+    rc_text_config text;
+    int64_t text_width; /* of the text features that enter the text head */
+    rc_head_kind audio_head, text_head;
+    int64_t dim; /* joint space */
+} rc_clap_config;
+
+typedef struct {
+    rc_clap_config config;
+    rc_params params;
+    rc_htsat *audio;
+    rc_text *text;
+    rc_head audio_head, text_head;
+    int64_t logit_scale; /* index */
+} rc_clap;
+
+rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c);
+void rc_clap_free(rc_clap *m);
+
+/* Lay out every linear weight for inference. The bound memory may be dropped by the caller's policy
+ * only if no backward is wanted. */
+rc_status rc_clap_pack(rc_clap *m);
+
+typedef struct {
+    rc_dnn *dnn;
+    int threads;
+    int busy;
+    rc_arena shared; /* activations of a tower */
+    rc_arena heads;  /* features and what the heads make of them */
+} rc_context;
+
+rc_status rc_context_new(rc_context **out, int threads);
+void rc_context_free(rc_context *c);
+
+/* RC_EBUSY when another thread is inside. */
+rc_status rc_context_enter(rc_context *c);
+void rc_context_leave(rc_context *c);
+
+/* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before the
+ * head, (b, width), not normalised. */
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel, int64_t b,
+                        int64_t frames, bool features);
+
+/* n sequences of ids, one after the other; sequence i is id[first[i]]..id[first[i + 1] - 1]. */
+rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,
+                       const int32_t *first, int64_t n, bool features);
+
+/* Text features (n, text_width) through the text head -> y (n, dim), unit rows. */
+rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n);
+
+/* x (n, width) against classes (labels, width): the k best labels of each row, best first, and, where
+ * `score` is not NULL, all scores (n, labels). In score.c. */
+rc_status rc_scores_topk(rc_context *c, float *score, int32_t *index, float *best, const float *x,
+                         const float *classes, int64_t n, int64_t labels, int64_t width, int64_t k);
+
+/* ---- The towers as clap.c calls them --------------------------------------------------------- */
+
+/* What a training forward keeps; NULL at inference. */
+typedef struct rc_htsat_tape rc_htsat_tape;
+
+rc_status rc_htsat_tape_new(rc_htsat_tape **out, const rc_htsat *t);
+void rc_htsat_tape_free(rc_htsat_tape *tape);
+
+/* y (b, width). With a tape: train mode, draws at (seed, step), running statistics updated. */
+rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c, float *y,
+                           const float *mel, int64_t b, int64_t frames, rc_htsat_tape *tape,
+                           rc_draw draw);
+rc_status rc_htsat_backward(const rc_htsat *t, const rc_params *p, rc_context *c, const float *dy,
+                            rc_htsat_tape *tape);
+
+rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, float *y,
+                          const int32_t *id, const int32_t *first, int64_t n);
+
+/* ---- loss.c ---------------------------------------------------------------------------------- */
+
+/* Symmetric InfoNCE (Radford et al. 2021; LAION: clap_module/loss.py, ClipLoss, default mode):
+ * S = exp(s) a tᵀ, loss = (CE(S) + CE(Sᵀ)) / 2, row i belongs to row i. a, t (n, c) have unit rows.
+ * Forward keeps logits (n, n) and the logarithm of each row's and column's sum (2, n). */
+rc_status rc_contrastive_forward(double *loss, float *logits, float *lse, rc_dnn *dnn, const float *a,
+                                 const float *t, float s, int64_t n, int64_t c);
+
+/* da, dt overwritten; ds accumulates. logits become their gradient. */
+rc_status rc_contrastive_backward(float *da, float *dt, float *ds, float *logits, const float *lse,
+                                  rc_dnn *dnn, const float *a, const float *t, float s, int64_t n,
+                                  int64_t c);
+
+/* ---- train.c --------------------------------------------------------------------------------- */
+
+typedef struct rc_trainer rc_trainer;
+
+typedef struct {
+    double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0: none */
+    uint64_t seed, step; /* step counts from 0 */
+} rc_step;
+
+typedef struct {
+    double loss, grad_norm, logit_scale;
+} rc_step_result;
+
+rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads);
+void rc_trainer_free(rc_trainer *t);
+
+/* Flat buffers of equal layout: values, gradients, first and second moment. */
+float *rc_trainer_buffer(rc_trainer *t, int which);
+int64_t rc_trainer_offset(const rc_trainer *t, int64_t param);
+int64_t rc_trainer_size(const rc_trainer *t);
+
+/* Loss and gradients of one batch: mel (b, frames, mels), text features (b, text_width). */
+rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const float *mel,
+                               const float *text, int64_t b, int64_t frames, const rc_step *how);
+
+/* The same, then clipping and AdamW. */
+rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel, const float *text,
+                          int64_t b, int64_t frames, const rc_step *how);
+
+#endif

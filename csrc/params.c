@@ -1,0 +1,60 @@
+/* The table of parameters: names, shapes, and where their values and gradients lie. */
+#include "model.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static rc_status make_room(rc_params *p)
+{
+    if (p->count < p->room) return RC_OK;
+    int64_t room = p->room == 0 ? 64 : 2 * p->room;
+    rc_param *item = realloc(p->item, (size_t)room * sizeof *item);
+    if (item == NULL) return rc_fail(RC_ENOMEM, "out of memory: table of %lld parameters", (long long)room);
+    p->item = item;
+    p->room = room;
+    return RC_OK;
+}
+
+int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format, ...)
+{
+    if (p->status == RC_OK) p->status = make_room(p);
+    if (p->status != RC_OK) return 0; /* the declaring function reports it at its end */
+    rc_param *item = &p->item[p->count];
+    *item = (rc_param){.kind = kind, .rank = rank, .count = 1};
+    for (int i = 0; i < rank && p->status == RC_OK; i++) {
+        item->size[i] = size[i];
+        p->status = rc_mul(&item->count, item->count, size[i]);
+    }
+    va_list args;
+    va_start(args, format);
+    vsnprintf(item->name, sizeof item->name, format, args);
+    va_end(args);
+    return p->count++;
+}
+
+void rc_params_free(rc_params *p)
+{
+    for (int64_t i = 0; i < p->count; i++) rc_packed_free(p->item[i].packed);
+    free(p->item);
+    *p = (rc_params){0};
+}
+
+rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char *name)
+{
+    rc_pair pair;
+    pair.w = rc_params_add(p, RC_BIAS, 1, &c, "%s%s.weight", prefix, name);
+    pair.b = rc_params_add(p, RC_BIAS, 1, &c, "%s%s.bias", prefix, name);
+    return pair;
+}
+
+rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
+                          const char *name)
+{
+    rc_pair pair = {.b = -1};
+    pair.w = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){n, c}, "%s%s.weight", prefix, name);
+    if (p->status == RC_OK) p->item[pair.w].linear = true;
+    if (bias) pair.b = rc_params_add(p, RC_BIAS, 1, &n, "%s%s.bias", prefix, name);
+    return pair;
+}

@@ -1,0 +1,456 @@
+/* Forward and backward kernels as plain functions, for tests, benchmarks and the curious.
+ * Arrays are (rows, columns) unless said otherwise; gradients of weights start from zero. */
+#include "kernels.h"
+#include "py.h"
+
+/* "y" or (y, a, b): what a binding returns, taking over the references; NULL if one is missing. */
+static PyObject *give(int count, PyArrayObject **array)
+{
+    bool whole = true;
+    for (int i = 0; i < count; i++) whole = whole && array[i] != NULL;
+    PyObject *tuple = whole && !PyErr_Occurred() ? PyTuple_New(count) : NULL;
+    for (int i = 0; i < count; i++) {
+        if (tuple != NULL)
+            PyTuple_SET_ITEM(tuple, i, (PyObject *)array[i]);
+        else
+            Py_XDECREF(array[i]);
+    }
+    return tuple;
+}
+
+static PyArrayObject *zeros(int rank, const int64_t *sizes)
+{
+    PyArrayObject *array = rc_py_new(rank, sizes, NPY_FLOAT32);
+    if (array != NULL) memset(PyArray_DATA(array), 0, (size_t)PyArray_NBYTES(array));
+    return array;
+}
+
+static void drop(int count, PyArrayObject **array)
+{
+    for (int i = 0; i < count; i++) Py_XDECREF(array[i]);
+}
+
+/* Parse `count` float32 arrays, then an optional float, by one format. */
+static int parse(PyObject *args, const char *name, int count, PyArrayObject **a, double *option)
+{
+    if (PyTuple_GET_SIZE(args) != count + (option != NULL)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected %d arguments, got %zd", name,
+                     count + (option != NULL), PyTuple_GET_SIZE(args));
+        return -1;
+    }
+    for (int i = 0; i < count; i++)
+        if (!rc_py_f32(PyTuple_GET_ITEM(args, i), &a[i])) return -1;
+    if (option == NULL) return 0;
+    *option = PyFloat_AsDouble(PyTuple_GET_ITEM(args, count));
+    return *option == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* a[0] is (n, c); every later array must have the shape its letter says: m matrix, r rows, c columns. */
+static int fit(PyArrayObject **a, const char *shapes, int64_t *n, int64_t *c)
+{
+    if (rc_py_rank(a[0], 2, "argument 1") < 0) return -1;
+    *n = rc_py_size(a[0], 0);
+    *c = rc_py_size(a[0], 1);
+    for (int i = 0; shapes[i] != 0; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "argument %d", i + 1);
+        int64_t matrix[2] = {*n, *c};
+        const int64_t *want = shapes[i] == 'm' ? matrix : shapes[i] == 'r' ? n : c;
+        if (rc_py_shape(a[i], name, shapes[i] == 'm' ? 2 : 1, want) < 0) return -1;
+    }
+    return 0;
+}
+
+#define DATA(i) rc_py_data(a[i])
+#define OUT(i) rc_py_data(out[i])
+#define NEW(rank, ...) rc_py_new(rank, (int64_t[]){__VA_ARGS__}, NPY_FLOAT32)
+#define ZERO(rank, ...) zeros(rank, (int64_t[]){__VA_ARGS__})
+
+/* ---- Norms ----------------------------------------------------------------------------------- */
+
+static PyObject *layernorm_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[3] = {NULL}, *out[3] = {NULL};
+    double eps;
+    int64_t n, c;
+    if (parse(args, "layernorm_forward", 3, a, &eps) == 0 && fit(a, "mcc", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = NEW(1, n), out[2] = NEW(1, n);
+        if (out[0] && out[1] && out[2])
+            rc_layernorm_forward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), n, c, (float)eps);
+    }
+    drop(3, a);
+    return give(3, out);
+}
+
+static PyObject *layernorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[5] = {NULL}, *out[3] = {NULL}; /* dy, x, mean, rstd, w */
+    int64_t n, c;
+    if (parse(args, "layernorm_backward", 5, a, NULL) == 0 && fit(a, "mmrrc", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = ZERO(1, c), out[2] = ZERO(1, c);
+        if (out[0] && out[1] && out[2]) {
+            rc_layernorm_backward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n, c);
+            rc_layernorm_backward_weight(OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3), n, c, 0, c);
+        }
+    }
+    drop(5, a);
+    return give(3, out);
+}
+
+static PyObject *rmsnorm_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[2] = {NULL}, *out[2] = {NULL};
+    double eps;
+    int64_t n, c;
+    if (parse(args, "rmsnorm_forward", 2, a, &eps) == 0 && fit(a, "mc", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = NEW(1, n);
+        if (out[0] && out[1])
+            rc_rmsnorm_forward(OUT(0), OUT(1), DATA(0), DATA(1), n, c, (float)eps);
+    }
+    drop(2, a);
+    return give(2, out);
+}
+
+static PyObject *rmsnorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[4] = {NULL}, *out[2] = {NULL}; /* dy, x, r, w */
+    int64_t n, c;
+    if (parse(args, "rmsnorm_backward", 4, a, NULL) == 0 && fit(a, "mmrc", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = ZERO(1, c);
+        if (out[0] && out[1]) {
+            rc_rmsnorm_backward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), n, c);
+            rc_rmsnorm_backward_weight(OUT(1), DATA(0), DATA(1), DATA(2), n, c, 0, c);
+        }
+    }
+    drop(4, a);
+    return give(2, out);
+}
+
+static PyObject *batchnorm_stats(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[1] = {NULL}, *out[2] = {NULL};
+    int64_t n, c;
+    if (parse(args, "batchnorm_stats", 1, a, NULL) == 0 && fit(a, "m", &n, &c) == 0) {
+        out[0] = NEW(1, c), out[1] = NEW(1, c);
+        if (out[0] && out[1]) rc_batchnorm_stats(OUT(0), OUT(1), DATA(0), n, c);
+    }
+    drop(1, a);
+    return give(2, out);
+}
+
+static PyObject *batchnorm_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[5] = {NULL}, *out[1] = {NULL}; /* x, mean, var, w, b */
+    double eps;
+    int64_t n, c;
+    if (parse(args, "batchnorm_forward", 5, a, &eps) == 0 && fit(a, "mcccc", &n, &c) == 0) {
+        out[0] = NEW(2, n, c);
+        if (out[0])
+            rc_batchnorm_forward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n, c, (float)eps);
+    }
+    drop(5, a);
+    return give(1, out);
+}
+
+/* batchnorm_backward(dy, x, mean, var, w, eps): batch statistics. */
+static PyObject *batchnorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[5] = {NULL}, *out[3] = {NULL};
+    double eps;
+    int64_t n, c;
+    if (parse(args, "batchnorm_backward", 5, a, &eps) == 0 && fit(a, "mmccc", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = ZERO(1, c), out[2] = ZERO(1, c);
+        if (out[0] && out[1] && out[2])
+            rc_batchnorm_backward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n,
+                                  c, (float)eps, true);
+    }
+    drop(5, a);
+    return give(3, out);
+}
+
+static PyObject *l2norm_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[1] = {NULL}, *out[2] = {NULL};
+    int64_t n, c;
+    if (parse(args, "l2norm_forward", 1, a, NULL) == 0 && fit(a, "m", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = NEW(1, n);
+        if (out[0] && out[1]) rc_l2norm_forward(OUT(0), OUT(1), DATA(0), n, c);
+    }
+    drop(1, a);
+    return give(2, out);
+}
+
+static PyObject *l2norm_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[3] = {NULL}, *out[1] = {NULL}; /* dy, y, length */
+    int64_t n, c;
+    if (parse(args, "l2norm_backward", 3, a, NULL) == 0 && fit(a, "mmr", &n, &c) == 0) {
+        out[0] = NEW(2, n, c);
+        if (out[0]) rc_l2norm_backward(OUT(0), DATA(0), DATA(1), DATA(2), n, c);
+    }
+    drop(3, a);
+    return give(1, out);
+}
+
+/* ---- Activations ----------------------------------------------------------------------------- */
+
+typedef void unary(float *y, const float *x, int64_t n);
+typedef void unary_backward(float *dx, const float *dy, const float *x, int64_t n);
+
+/* activation(kind, x) and activation_backward(kind, dy, x); tanh's backward takes y for x. */
+static const struct {
+    const char *name;
+    unary *forward;
+    unary_backward *backward;
+} activations[] = {
+    {"gelu", rc_gelu_forward, rc_gelu_backward},
+    {"gelu_tanh", rc_gelu_tanh_forward, rc_gelu_tanh_backward},
+    {"relu", rc_relu_forward, rc_relu_backward},
+    {"tanh", rc_tanh_forward, rc_tanh_backward},
+    {"exp", rc_exp, NULL},
+};
+
+static int activation_kind(const char *name)
+{
+    for (int i = 0; i < (int)(sizeof activations / sizeof *activations); i++)
+        if (strcmp(name, activations[i].name) == 0) return i;
+    PyErr_Format(PyExc_ValueError, "unknown activation \"%s\"", name);
+    return -1;
+}
+
+static PyObject *activation(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    const char *name;
+    PyArrayObject *x = NULL, *y = NULL;
+    if (!PyArg_ParseTuple(args, "sO&:activation", &name, rc_py_f32, &x)) return NULL;
+    int kind = activation_kind(name);
+    if (kind >= 0) y = (PyArrayObject *)PyArray_NewLikeArray(x, NPY_CORDER, NULL, 0);
+    if (y != NULL) activations[kind].forward(rc_py_data(y), rc_py_data(x), PyArray_SIZE(x));
+    Py_DECREF(x);
+    return (PyObject *)y;
+}
+
+static PyObject *activation_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    const char *name;
+    PyArrayObject *dy = NULL, *x = NULL, *dx = NULL;
+    if (!PyArg_ParseTuple(args, "sO&O&:activation_backward", &name, rc_py_f32, &dy, rc_py_f32, &x))
+        goto done;
+    int kind = activation_kind(name);
+    if (kind < 0) goto done;
+    if (PyArray_SIZE(dy) != PyArray_SIZE(x) || activations[kind].backward == NULL) {
+        PyErr_SetString(PyExc_ValueError, "activation_backward: sizes differ, or no backward");
+        goto done;
+    }
+    dx = (PyArrayObject *)PyArray_NewLikeArray(x, NPY_CORDER, NULL, 0);
+    if (dx != NULL)
+        activations[kind].backward(rc_py_data(dx), rc_py_data(dy), rc_py_data(x), PyArray_SIZE(x));
+done:
+    Py_XDECREF(dy);
+    Py_XDECREF(x);
+    return (PyObject *)dx;
+}
+
+/* dropout(x, p, seed, step, site, first) */
+static PyObject *dropout(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *x = NULL, *y;
+    double p;
+    unsigned long long seed, step, site;
+    long long first;
+    if (!PyArg_ParseTuple(args, "O&dKKKL:dropout", rc_py_f32, &x, &p, &seed, &step, &site, &first))
+        return NULL;
+    y = (PyArrayObject *)PyArray_NewLikeArray(x, NPY_CORDER, NULL, 0);
+    if (y != NULL)
+        rc_dropout(rc_py_data(y), rc_py_data(x), PyArray_SIZE(x), (float)p, (rc_draw){seed, step, site},
+                   first);
+    Py_DECREF(x);
+    return (PyObject *)y;
+}
+
+/* draws(kind, n, seed, step, site): n numbers of the counter-based generator. */
+static PyObject *draws(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    const char *kind;
+    long long n;
+    unsigned long long seed, step, site;
+    if (!PyArg_ParseTuple(args, "sLKKK:draws", &kind, &n, &seed, &step, &site)) return NULL;
+    PyArrayObject *y = NEW(1, n);
+    for (int64_t i = 0; y != NULL && i < n; i++) {
+        rc_draw at = {seed, step, site};
+        rc_py_data(y)[i] = kind[0] == 'n' ? rc_normal(at, (uint64_t)i) : rc_uniform(at, (uint64_t)i);
+    }
+    return (PyObject *)y;
+}
+
+/* ---- Moves ----------------------------------------------------------------------------------- */
+
+/* window_index(side, window, shift) or patch_index(spec_size, mels, patch) */
+static PyObject *window_index(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    long long side, window, shift;
+    if (!PyArg_ParseTuple(args, "LLL:window_index", &side, &window, &shift)) return NULL;
+    PyArrayObject *y = rc_py_new(1, (int64_t[]){side * side}, NPY_INT32);
+    if (y != NULL) rc_window_index(PyArray_DATA(y), side, window, shift);
+    return (PyObject *)y;
+}
+
+static PyObject *window_mask(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    long long side, window, shift;
+    if (!PyArg_ParseTuple(args, "LLL:window_mask", &side, &window, &shift)) return NULL;
+    int64_t t = window * window, windows = side * side / t;
+    PyArrayObject *y = NEW(3, windows, t, t);
+    if (y != NULL) rc_window_mask(rc_py_data(y), side, window, shift);
+    return (PyObject *)y;
+}
+
+static PyObject *patch_index(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    long long spec_size, mels, patch;
+    if (!PyArg_ParseTuple(args, "LLL:patch_index", &spec_size, &mels, &patch)) return NULL;
+    int64_t side = spec_size / patch;
+    PyArrayObject *y = rc_py_new(2, (int64_t[]){side * side, patch * patch}, NPY_INT32);
+    if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch);
+    return (PyObject *)y;
+}
+
+typedef void move(float *y, const float *x, const int32_t *index, int64_t n, int64_t c);
+
+/* x (rows, c) and index (n): every index must lie in 0..limit-1. */
+static PyObject *run_move(PyObject *args, move *kernel, int64_t out_rows, bool by_index)
+{
+    PyArrayObject *x = NULL, *index = NULL, *y = NULL;
+    long long rows = -1;
+    if (!PyArg_ParseTuple(args, "O&O&|L:move", rc_py_f32, &x, rc_py_i32, &index, &rows)) goto done;
+    if (rc_py_rank(x, 2, "x") < 0 || rc_py_rank(index, 1, "index") < 0) goto done;
+    int64_t n = rc_py_size(index, 0), limit = by_index ? rc_py_size(x, 0) : rows;
+    const int32_t *at = PyArray_DATA(index);
+    bool good = by_index || rc_py_size(x, 0) == n;
+    for (int64_t i = 0; good && i < n; i++) good = at[i] >= 0 && at[i] < limit;
+    if (!good) PyErr_SetString(PyExc_ValueError, "index: out of range, or of another length than x");
+    if (good) y = zeros(2, (int64_t[]){out_rows >= 0 ? n : rows, rc_py_size(x, 1)});
+    if (y != NULL) kernel(rc_py_data(y), rc_py_data(x), at, n, rc_py_size(x, 1));
+done:
+    Py_XDECREF(x);
+    Py_XDECREF(index);
+    return (PyObject *)y;
+}
+
+static PyObject *gather_rows(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return run_move(args, rc_gather_rows, 0, true);
+}
+static PyObject *scatter_rows(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return run_move(args, rc_scatter_rows, -1, false);
+}
+static PyObject *lookup_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return run_move(args, rc_lookup_forward, 0, true);
+}
+static PyObject *lookup_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return run_move(args, rc_lookup_backward, -1, false);
+}
+
+/* stretch_forward(x (from, c), to), stretch_backward(dy (to, c), from) */
+static PyObject *stretch(PyObject *args, bool forward)
+{
+    PyArrayObject *x = NULL, *y = NULL;
+    long long rows;
+    if (!PyArg_ParseTuple(args, "O&L:stretch", rc_py_f32, &x, &rows)) return NULL;
+    if (rc_py_rank(x, 2, "x") == 0) {
+        int64_t n = rc_py_size(x, 0), c = rc_py_size(x, 1);
+        if (n < 1 || rows < 1)
+            PyErr_SetString(PyExc_ValueError, "stretch: needs at least one frame on both sides");
+        else if ((y = NEW(2, rows, c)) != NULL && forward)
+            rc_stretch_forward(rc_py_data(y), rc_py_data(x), n, rows, c);
+        else if (y != NULL)
+            rc_stretch_backward(rc_py_data(y), rc_py_data(x), rows, n, c);
+    }
+    Py_DECREF(x);
+    return (PyObject *)y;
+}
+static PyObject *stretch_forward(PyObject *Py_UNUSED(m), PyObject *args) { return stretch(args, true); }
+static PyObject *stretch_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return stretch(args, false);
+}
+
+/* relpos_forward(table (places, h), window), relpos_backward(dbias (h, t, t), window) */
+static PyObject *relpos(PyObject *args, bool forward)
+{
+    PyArrayObject *x = NULL, *y = NULL;
+    long long w;
+    if (!PyArg_ParseTuple(args, "O&L:relpos", rc_py_f32, &x, &w)) return NULL;
+    int64_t places = (2 * w - 1) * (2 * w - 1), t = w * w;
+    int64_t table[2] = {places, -1}, bias[3] = {-1, t, t};
+    if (rc_py_shape(x, "argument 1", forward ? 2 : 3, forward ? table : bias) == 0) {
+        int64_t h = rc_py_size(x, forward ? 1 : 0);
+        y = forward ? NEW(3, h, t, t) : ZERO(2, places, h);
+        if (y != NULL)
+            (forward ? rc_relpos_forward : rc_relpos_backward)(rc_py_data(y), rc_py_data(x), w, h);
+    }
+    Py_DECREF(x);
+    return (PyObject *)y;
+}
+static PyObject *relpos_forward(PyObject *Py_UNUSED(m), PyObject *args) { return relpos(args, true); }
+static PyObject *relpos_backward(PyObject *Py_UNUSED(m), PyObject *args) { return relpos(args, false); }
+
+static PyObject *meanpool_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[1] = {NULL}, *out[1] = {NULL};
+    int64_t t, c;
+    if (parse(args, "meanpool_forward", 1, a, NULL) == 0 && fit(a, "m", &t, &c) == 0) {
+        if ((out[0] = NEW(1, c)) != NULL) rc_meanpool_forward(OUT(0), DATA(0), t, c);
+    }
+    drop(1, a);
+    return give(1, out);
+}
+
+/* meanpool_backward(dy (1, c), t) */
+static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[1] = {NULL}, *out[1] = {NULL};
+    double t;
+    int64_t n, c;
+    if (parse(args, "meanpool_backward", 1, a, &t) == 0 && fit(a, "m", &n, &c) == 0) {
+        if ((out[0] = NEW(2, (int64_t)t, c)) != NULL)
+            rc_meanpool_backward(OUT(0), DATA(0), (int64_t)t, c);
+    }
+    drop(1, a);
+    return give(1, out);
+}
+
+#define ENTRY(name, text) {#name, name, METH_VARARGS, text}
+
+PyMethodDef rc_py_kernel_methods[] = {
+    ENTRY(layernorm_forward, "layernorm_forward(x, w, b, eps): (y, mean, rstd)."),
+    ENTRY(layernorm_backward, "layernorm_backward(dy, x, mean, rstd, w): (dx, dw, db)."),
+    ENTRY(rmsnorm_forward, "rmsnorm_forward(x, w, eps): (y, r)."),
+    ENTRY(rmsnorm_backward, "rmsnorm_backward(dy, x, r, w): (dx, dw)."),
+    ENTRY(batchnorm_stats, "batchnorm_stats(x): (mean, biased variance) per column."),
+    ENTRY(batchnorm_forward, "batchnorm_forward(x, mean, var, w, b, eps): (y,)."),
+    ENTRY(batchnorm_backward, "batchnorm_backward(dy, x, mean, var, w, eps): (dx, dw, db)."),
+    ENTRY(l2norm_forward, "l2norm_forward(x): (y, length)."),
+    ENTRY(l2norm_backward, "l2norm_backward(dy, y, length): (dx,)."),
+    ENTRY(activation, "activation(kind, x); kind gelu, gelu_tanh, relu, tanh or exp."),
+    ENTRY(activation_backward, "activation_backward(kind, dy, x); tanh takes its output for x."),
+    ENTRY(dropout, "dropout(x, p, seed, step, site, first)."),
+    ENTRY(draws, "draws(kind, n, seed, step, site); kind uniform or normal."),
+    ENTRY(window_index, "window_index(side, window, shift)."),
+    ENTRY(window_mask, "window_mask(side, window, shift)."),
+    ENTRY(patch_index, "patch_index(spec_size, mels, patch)."),
+    ENTRY(gather_rows, "gather_rows(x, index)."),
+    ENTRY(scatter_rows, "scatter_rows(dy, index, rows)."),
+    ENTRY(lookup_forward, "lookup_forward(table, ids)."),
+    ENTRY(lookup_backward, "lookup_backward(dy, ids, rows)."),
+    ENTRY(stretch_forward, "stretch_forward(x, to): bicubic along axis 0."),
+    ENTRY(stretch_backward, "stretch_backward(dy, from)."),
+    ENTRY(relpos_forward, "relpos_forward(table, window)."),
+    ENTRY(relpos_backward, "relpos_backward(dbias, window)."),
+    ENTRY(meanpool_forward, "meanpool_forward(x): (y,)."),
+    ENTRY(meanpool_backward, "meanpool_backward(dy (1, c), t): (dx,)."),
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,393 @@
+/* The types Model and Context. */
+#include "py_model.h"
+
+/* ---- Configuration from a dictionary --------------------------------------------------------- */
+
+static PyObject *item_of(PyObject *dict, const char *key)
+{
+    PyObject *item = PyDict_GetItemString(dict, key); /* borrowed */
+    if (item == NULL) PyErr_Format(PyExc_ValueError, "configuration: \"%s\" is missing", key);
+    return item;
+}
+
+static int get_int(PyObject *dict, const char *key, int64_t *out)
+{
+    PyObject *item = item_of(dict, key);
+    if (item == NULL) return -1;
+    *out = PyLong_AsLongLong(item);
+    return *out == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int get_double(PyObject *dict, const char *key, double *out)
+{
+    PyObject *item = item_of(dict, key);
+    if (item == NULL) return -1;
+    *out = PyFloat_AsDouble(item);
+    return *out == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static int get_list(PyObject *dict, const char *key, int64_t *out, int64_t *count)
+{
+    PyObject *item = item_of(dict, key), *fast;
+    if (item == NULL || (fast = PySequence_Fast(item, "configuration: expected a list")) == NULL)
+        return -1;
+    *count = PySequence_Fast_GET_SIZE(fast);
+    if (*count > RC_STAGES_MAX)
+        PyErr_Format(PyExc_ValueError, "configuration: \"%s\" has more than %d entries", key,
+                     RC_STAGES_MAX);
+    for (Py_ssize_t i = 0; i < *count && !PyErr_Occurred(); i++)
+        out[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, i));
+    Py_DECREF(fast);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int get_audio(PyObject *d, rc_htsat_config *c)
+{
+    int64_t heads;
+    if (get_int(d, "mels", &c->mels) < 0 || get_int(d, "spec_size", &c->spec_size) < 0 ||
+        get_int(d, "patch", &c->patch) < 0 || get_int(d, "embed", &c->embed) < 0 ||
+        get_int(d, "window", &c->window) < 0 || get_int(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
+        get_list(d, "depths", c->depths, &c->stages) < 0 || get_list(d, "heads", c->heads, &heads) < 0)
+        return -1;
+    if (get_double(d, "drop_path", &c->drop_path) < 0 || get_double(d, "dropout", &c->dropout) < 0 ||
+        get_int(d, "time_stripes", &c->time_stripes) < 0 ||
+        get_int(d, "time_width", &c->time_width) < 0 ||
+        get_int(d, "freq_stripes", &c->freq_stripes) < 0 ||
+        get_int(d, "freq_width", &c->freq_width) < 0 ||
+        get_double(d, "bn_momentum", &c->bn_momentum) < 0 || get_double(d, "eps", &c->eps) < 0)
+        return -1;
+    if (heads == c->stages) return 0;
+    PyErr_Format(PyExc_ValueError, "configuration: %lld depths but %lld heads", (long long)c->stages,
+                 (long long)heads);
+    return -1;
+}
+
+static int get_text(PyObject *d, rc_text_config *c)
+{
+    return get_int(d, "vocab", &c->vocab) < 0 || get_int(d, "positions", &c->positions) < 0 ||
+                   get_int(d, "types", &c->types) < 0 || get_int(d, "width", &c->width) < 0 ||
+                   get_int(d, "layers", &c->layers) < 0 || get_int(d, "heads", &c->heads) < 0 ||
+                   get_int(d, "mlp", &c->mlp) < 0 || get_double(d, "eps", &c->eps) < 0 ||
+                   get_int(d, "pool", &c->pool) < 0
+               ? -1
+               : 0;
+}
+
+/* ---- Model ----------------------------------------------------------------------------------- */
+
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"audio", "text", "text_width", "audio_head", "text_head", "dim", NULL};
+    PyObject *audio, *text;
+    int audio_head, text_head;
+    long long text_width, dim;
+    rc_clap_config c = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOLiiL:Model", names, &audio, &text, &text_width,
+                                     &audio_head, &text_head, &dim))
+        return NULL;
+    c.has_audio = audio != Py_None;
+    c.has_text = text != Py_None;
+    c.text_width = text_width;
+    c.audio_head = (rc_head_kind)audio_head;
+    c.text_head = (rc_head_kind)text_head;
+    c.dim = dim;
+    if (c.has_audio && get_audio(audio, &c.audio) < 0) return NULL;
+    if (c.has_text && get_text(text, &c.text) < 0) return NULL;
+    rc_py_model *self = (rc_py_model *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    rc_status status = rc_clap_new(&self->model, &c);
+    if (status != RC_OK) {
+        rc_py_raise((PyObject *)self, status);
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static int model_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((rc_py_model *)self)->bound);
+    return 0;
+}
+
+static void model_dealloc(PyObject *object)
+{
+    rc_py_model *self = (rc_py_model *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    rc_clap_free(self->model);
+    Py_XDECREF(self->bound);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *model_parameters(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    const rc_params *p = &((rc_py_model *)object)->model->params;
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < p->count; i++) {
+        const rc_param *item = &p->item[i];
+        PyObject *shape = PyTuple_New(item->rank);
+        for (int k = 0; shape != NULL && k < item->rank; k++)
+            PyTuple_SET_ITEM(shape, k, PyLong_FromLongLong(item->size[k]));
+        PyObject *row = shape == NULL ? NULL : Py_BuildValue("(sNi)", item->name, shape, item->kind);
+        if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+/* Check `arrays` against the table, then point the parameters at them and keep them alive. */
+static PyObject *model_bind(PyObject *object, PyObject *arg)
+{
+    rc_py_model *self = (rc_py_model *)object;
+    rc_params *p = &self->model->params;
+    PyObject *bound = PySequence_Tuple(arg);
+    if (bound == NULL) return NULL;
+    if (PyTuple_GET_SIZE(bound) != p->count || self->bound != NULL) {
+        PyErr_Format(PyExc_ValueError, "bind: expected %lld arrays once, got %zd", (long long)p->count,
+                     PyTuple_GET_SIZE(bound));
+        Py_DECREF(bound);
+        return NULL;
+    }
+    for (int64_t i = 0; i < p->count; i++) {
+        PyArrayObject *array = (PyArrayObject *)PyTuple_GET_ITEM(bound, i);
+        bool fits = PyArray_Check(array) && PyArray_TYPE(array) == NPY_FLOAT32 &&
+                    PyArray_IS_C_CONTIGUOUS(array) && PyArray_ISALIGNED(array);
+        if (!fits) PyErr_Format(PyExc_TypeError, "bind: %s: expected contiguous float32", p->item[i].name);
+        if (!fits || rc_py_shape(array, p->item[i].name, p->item[i].rank, p->item[i].size) < 0) {
+            Py_DECREF(bound);
+            return NULL;
+        }
+        p->item[i].x = PyArray_DATA(array);
+    }
+    self->bound = bound;
+    self->ready = true;
+    Py_RETURN_NONE;
+}
+
+static rc_status pack_work(void *model) { return rc_clap_pack(model); }
+
+static PyObject *model_pack(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    rc_py_model *self = (rc_py_model *)object;
+    if (rc_py_model_ready(self) < 0 || rc_py_run(object, pack_work, self->model) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+int rc_py_model_ready(rc_py_model *self)
+{
+    if (self->ready) return 0;
+    PyErr_SetString(PyExc_RuntimeError, "this model has no parameters bound");
+    return -1;
+}
+
+typedef struct {
+    const rc_clap *model;
+    rc_context *context;
+    const float *x;
+    const int32_t *id, *first;
+    float *y;
+    int64_t n, frames;
+    int features;
+} embed_job;
+
+/* One call at a time per context, whatever happens inside. */
+static rc_status in_context(embed_job *job, rc_status (*run)(embed_job *))
+{
+    RC_TRY(rc_context_enter(job->context));
+    rc_status status = job->n == 0 ? RC_OK : run(job);
+    rc_context_leave(job->context);
+    return status;
+}
+
+static rc_status audio_run(embed_job *j)
+{
+    return rc_clap_audio(j->model, j->context, j->y, j->x, j->n, j->frames, j->features);
+}
+static rc_status audio_work(void *job) { return in_context(job, audio_run); }
+
+static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"context", "mel", "features", NULL};
+    rc_py_model *self = (rc_py_model *)object;
+    rc_py_context *context;
+    PyArrayObject *mel = NULL, *y = NULL;
+    embed_job job = {.model = self->model};
+    if (rc_py_model_ready(self) < 0) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&|p:audio", names, rc_py_state(object)->context_type,
+                                     &context, rc_py_f32, &mel, &job.features))
+        return NULL;
+    const rc_clap_config *c = &self->model->config;
+    int64_t shape[3] = {-1, -1, c->audio.mels};
+    if (rc_py_shape(mel, "mel", 3, shape) == 0) {
+        int64_t out[2] = {job.n = rc_py_size(mel, 0),
+                          job.features ? self->model->audio_head.in : c->dim};
+        job.frames = rc_py_size(mel, 1);
+        job.context = context->context;
+        job.x = rc_py_data(mel);
+        y = rc_py_new(2, out, NPY_FLOAT32);
+        job.y = rc_py_data(y);
+        if (y != NULL && rc_py_run(object, audio_work, &job) < 0) Py_CLEAR(y);
+    }
+    Py_DECREF(mel);
+    return (PyObject *)y;
+}
+
+static rc_status text_run(embed_job *j)
+{
+    return rc_clap_text(j->model, j->context, j->y, j->id, j->first, j->n, j->features);
+}
+static rc_status text_work(void *job) { return in_context(job, text_run); }
+
+/* first must rise from 0 to the number of ids. */
+static int check_first(PyArrayObject *id, PyArrayObject *first)
+{
+    if (rc_py_rank(id, 1, "ids") < 0 || rc_py_rank(first, 1, "first") < 0) return -1;
+    const int32_t *f = PyArray_DATA(first);
+    int64_t n = rc_py_size(first, 0);
+    bool good = n >= 1 && f[0] == 0 && f[n - 1] == rc_py_size(id, 0);
+    for (int64_t i = 1; good && i < n; i++) good = f[i] >= f[i - 1];
+    if (!good) PyErr_SetString(PyExc_ValueError, "first: must rise from 0 to the number of ids");
+    return good ? 0 : -1;
+}
+
+static PyObject *model_text(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"context", "ids", "first", "features", NULL};
+    rc_py_model *self = (rc_py_model *)object;
+    rc_py_context *context;
+    PyArrayObject *id = NULL, *first = NULL, *y = NULL;
+    embed_job job = {.model = self->model};
+    if (rc_py_model_ready(self) < 0) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&O&|p:text", names, rc_py_state(object)->context_type,
+                                     &context, rc_py_i32, &id, rc_py_i32, &first, &job.features)) {
+        Py_XDECREF(id);
+        return NULL;
+    }
+    if (check_first(id, first) == 0) {
+        const rc_clap_config *c = &self->model->config;
+        int64_t out[2] = {job.n = rc_py_size(first, 0) - 1, job.features ? c->text.width : c->dim};
+        job.context = context->context;
+        job.id = PyArray_DATA(id);
+        job.first = PyArray_DATA(first);
+        y = rc_py_new(2, out, NPY_FLOAT32);
+        job.y = rc_py_data(y);
+        if (y != NULL && rc_py_run(object, text_work, &job) < 0) Py_CLEAR(y);
+    }
+    Py_DECREF(id);
+    Py_DECREF(first);
+    return (PyObject *)y;
+}
+
+static rc_status head_run(embed_job *j)
+{
+    return rc_clap_text_head(j->model, j->context, j->y, j->x, j->n);
+}
+static rc_status head_work(void *job) { return in_context(job, head_run); }
+
+static PyObject *model_text_head(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"context", "x", NULL};
+    rc_py_model *self = (rc_py_model *)object;
+    rc_py_context *context;
+    PyArrayObject *x = NULL, *y = NULL;
+    embed_job job = {.model = self->model};
+    if (rc_py_model_ready(self) < 0) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&:text_head", names, rc_py_state(object)->context_type,
+                                     &context, rc_py_f32, &x))
+        return NULL;
+    int64_t shape[2] = {-1, self->model->config.text_width};
+    if (rc_py_shape(x, "x", 2, shape) == 0) {
+        int64_t out[2] = {job.n = rc_py_size(x, 0), self->model->config.dim};
+        job.context = context->context;
+        job.x = rc_py_data(x);
+        y = rc_py_new(2, out, NPY_FLOAT32);
+        job.y = rc_py_data(y);
+        if (y != NULL && rc_py_run(object, head_work, &job) < 0) Py_CLEAR(y);
+    }
+    Py_DECREF(x);
+    return (PyObject *)y;
+}
+
+static PyMethodDef model_methods[] = {
+    {"parameters", model_parameters, METH_NOARGS,
+     "List of (name, shape, kind) in order; kind 0 weight, 1 bias, 2 statistic."},
+    {"bind", model_bind, METH_O, "Point the parameters at float32 arrays, in order; kept alive."},
+    {"pack", model_pack, METH_NOARGS, "Lay out linear weights for inference."},
+    {"audio", (PyCFunction)(void (*)(void))model_audio, METH_VARARGS | METH_KEYWORDS,
+     "audio(context, mel, features=False): (b, frames, mels) dB to (b, dim) unit rows."},
+    {"text", (PyCFunction)(void (*)(void))model_text, METH_VARARGS | METH_KEYWORDS,
+     "text(context, ids, first, features=False): packed sequences to (n, dim) unit rows."},
+    {"text_head", (PyCFunction)(void (*)(void))model_text_head, METH_VARARGS | METH_KEYWORDS,
+     "text_head(context, x): text features (n, text_width) to (n, dim) unit rows."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot model_slots[] = {
+    {Py_tp_doc, "Model(audio, text, text_width, audio_head, text_head, dim): parameters and shape."},
+    {Py_tp_new, model_new},
+    {Py_tp_dealloc, model_dealloc},
+    {Py_tp_traverse, model_traverse},
+    {Py_tp_methods, model_methods},
+    {0, NULL},
+};
+
+PyType_Spec rc_py_model_spec = {
+    .name = "reclap._core.Model",
+    .basicsize = sizeof(rc_py_model),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = model_slots,
+};
+
+/* ---- Context --------------------------------------------------------------------------------- */
+
+static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"threads", NULL};
+    int threads;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "i:Context", names, &threads)) return NULL;
+    rc_py_context *self = (rc_py_context *)type->tp_alloc(type, 0);
+    if (self == NULL) return NULL;
+    rc_status status = rc_context_new(&self->context, threads);
+    if (status != RC_OK) {
+        rc_py_raise((PyObject *)self, status);
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static void context_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    rc_context_free(((rc_py_context *)object)->context);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *context_stats(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    int64_t hits, misses, slow;
+    rc_dnn_stats(((rc_py_context *)object)->context->dnn, &hits, &misses, &slow);
+    return Py_BuildValue("{sLsLsL}", "hits", hits, "misses", misses, "slow", slow);
+}
+
+static PyMethodDef context_methods[] = {
+    {"stats", context_stats, METH_NOARGS, "Cache of compiled products: hits, misses, slow."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot context_slots[] = {
+    {Py_tp_doc, "Context(threads): scratch memory and compiled products for one caller at a time."},
+    {Py_tp_new, context_new},
+    {Py_tp_dealloc, context_dealloc},
+    {Py_tp_methods, context_methods},
+    {0, NULL},
+};
+
+PyType_Spec rc_py_context_spec = {
+    .name = "reclap._core.Context",
+    .basicsize = sizeof(rc_py_context),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = context_slots,
+};

@@ -1,0 +1,23 @@
+/* py_model: what the types Model, Context and Trainer know of each other. */
+#ifndef RC_PY_MODEL_H
+#define RC_PY_MODEL_H
+
+#include "model.h"
+#include "py.h"
+
+typedef struct {
+    PyObject_HEAD
+    rc_clap *model;
+    PyObject *bound; /* tuple of the arrays that hold the parameters */
+    bool ready;      /* parameters point at live memory */
+} rc_py_model;
+
+typedef struct {
+    PyObject_HEAD
+    rc_context *context;
+} rc_py_context;
+
+/* -1 with RuntimeError before bind, or after a trainer took the parameters and went. */
+int rc_py_model_ready(rc_py_model *self);
+
+#endif

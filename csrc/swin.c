@@ -1,0 +1,315 @@
+/* One block of windowed attention, forward and backward, chunk by chunk. */
+#include "swin.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { CHUNK_ROWS = 512, SHARES = 8 };
+
+int64_t rc_chunk_rows(int64_t total, int64_t unit)
+{
+    int64_t units = (total / SHARES + unit - 1) / unit;
+    return unit * rc_max(1, rc_min(units, rc_max(1, CHUNK_ROWS / unit)));
+}
+
+void rc_swin_tape_take(rc_swin_tape *tape, rc_arena *arena, const rc_swin *s, int64_t rows)
+{
+    tape->x = rc_take(arena, rows * s->c);
+    tape->mean1 = rc_take(arena, rows);
+    tape->rstd1 = rc_take(arena, rows);
+    tape->qkv = rc_take(arena, rows * 3 * s->c);
+    tape->o = rc_take(arena, rows * s->c);
+    tape->mid = rc_take(arena, rows * s->c);
+    tape->mean2 = rc_take(arena, rows);
+    tape->rstd2 = rc_take(arena, rows);
+    tape->hidden = rc_take(arena, rows * s->mlp);
+}
+
+/* What every chunk of a call shares. */
+typedef struct {
+    const rc_swin *s;
+    const rc_params *p;
+    const rc_swin_tape *tape;
+    rc_attention attention;
+    rc_linear qkv, proj, fc1, fc2;
+    float *bias;            /* (heads, t, t) of this block */
+    float *scratch;         /* per worker */
+    int64_t scratch_size;   /* floats of one worker */
+    int64_t total, rows;    /* all rows, rows of a chunk */
+    rc_draw draw;
+    float *y;
+    const float *x;
+    /* backward only, over all rows */
+    float *dx;
+    const float *dy;
+    float *a1, *a2, *h, *dbranch1, *dbranch2, *dqkv, *dh, *da1, *da2;
+    float *dbias; /* (chunks, heads, t, t): one owner each, so the order of summation is fixed */
+} swin_job;
+
+static const float *value(const swin_job *job, int64_t index) { return job->p->item[index].x; }
+
+static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_t b, rc_draw draw)
+{
+    int64_t t = s->window * s->window;
+    *job = (swin_job){.s = s, .p = p, .total = b * s->tokens, .draw = draw};
+    job->rows = rc_chunk_rows(job->total, t);
+    float scale = 1 / sqrtf((float)(s->c / s->heads));
+    job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, scale};
+}
+
+static int64_t job_chunks(const swin_job *job) { return (job->total + job->rows - 1) / job->rows; }
+
+/* The rows of a chunk, looked up where the previous order has them. */
+static void gather_chunk(const swin_job *job, float *y, int64_t first, int64_t rows)
+{
+    int64_t n = job->s->tokens, c = job->s->c;
+    for (int64_t done = 0, run; done < rows; done += run) {
+        int64_t row = first + done, place = row % n;
+        run = rc_min(rows - done, n - place);
+        rc_gather_rows(y + done * c, job->x + (row - place) * c, job->s->from + place, run, c);
+    }
+}
+
+static void scatter_chunk(const swin_job *job, const float *dx, int64_t first, int64_t rows)
+{
+    int64_t n = job->s->tokens, c = job->s->c;
+    for (int64_t done = 0, run; done < rows; done += run) {
+        int64_t row = first + done, place = row % n;
+        run = rc_min(rows - done, n - place);
+        rc_scatter_rows(job->dx + (row - place) * c, dx + done * c, job->s->from + place, run, c);
+    }
+}
+
+static const float *window_mask(const swin_job *job, int64_t row)
+{
+    int64_t t = job->attention.t;
+    return job->s->mask == NULL ? NULL : job->s->mask + row % job->s->tokens / t * t * t;
+}
+
+/* Site of a branch's draws: 0 dropout and 1 drop path of attention, 2 and 3 of the MLP. */
+static rc_draw draw_at(const swin_job *job, uint64_t which)
+{
+    rc_draw at = job->draw;
+    at.site = job->s->site + which;
+    return at;
+}
+
+/* Dropout, then stochastic depth per clip (Huang et al. 2016), on a branch or on its gradient. */
+static void drop_branch(const swin_job *job, float *branch, uint64_t which, int64_t first, int64_t rows)
+{
+    int64_t c = job->s->c;
+    if (job->s->dropout > 0)
+        rc_dropout(branch, branch, rows * c, job->s->dropout, draw_at(job, which), first * c);
+    if (job->s->drop_path <= 0) return;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t clip = (first + i) / job->s->tokens;
+        rc_draw at = draw_at(job, which + 1);
+        bool keep = rc_uniform(at, (uint64_t)clip) >= job->s->drop_path;
+        float scale = keep ? 1 / (1 - job->s->drop_path) : 0;
+        for (int64_t j = 0; j < c; j++) branch[i * c + j] *= scale;
+    }
+}
+
+static void attend(const swin_job *job, float *o, const float *qkv, int64_t first, int64_t rows,
+                   float *scratch)
+{
+    int64_t t = job->attention.t, c = job->s->c;
+    for (int64_t i = 0; i < rows; i += t)
+        rc_attention_forward(o + i * c, qkv + i * 3 * c, job->bias, window_mask(job, first + i),
+                             &job->attention, scratch);
+}
+
+/* Inference: the residual stream is updated in place, the products add into it. */
+static void infer_chunk(void *arg, int64_t index, int worker)
+{
+    const swin_job *job = arg;
+    const rc_swin *s = job->s;
+    int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
+    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->rows * c;
+    float *x = job->y + first * c, *scratch = wide + job->rows * rc_max(3 * c, s->mlp);
+    gather_chunk(job, x, first, rows);
+    rc_layernorm_forward(a, NULL, NULL, x, value(job, s->norm1.w), value(job, s->norm1.b), rows, c,
+                         s->eps);
+    rc_linear_run(&job->qkv, worker, wide, a, rows);
+    attend(job, a, wide, first, rows, scratch);
+    rc_linear_run(&job->proj, worker, x, a, rows);
+    rc_layernorm_forward(a, NULL, NULL, x, value(job, s->norm2.w), value(job, s->norm2.b), rows, c,
+                         s->eps);
+    rc_linear_run(&job->fc1, worker, wide, a, rows);
+    rc_gelu_forward(wide, wide, rows * s->mlp);
+    rc_linear_run(&job->fc2, worker, x, wide, rows);
+}
+
+/* Training: the same steps, what backward needs is kept. */
+static void train_chunk(void *arg, int64_t index, int worker)
+{
+    const swin_job *job = arg;
+    const rc_swin *s = job->s;
+    const rc_swin_tape *k = job->tape;
+    int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
+    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->rows * c;
+    float *scratch = wide + job->rows * rc_max(3 * c, s->mlp);
+    float *x = k->x + first * c, *mid = k->mid + first * c, *y = job->y + first * c;
+    float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c, *hidden = k->hidden + first * s->mlp;
+    gather_chunk(job, x, first, rows);
+    rc_layernorm_forward(a, k->mean1 + first, k->rstd1 + first, x, value(job, s->norm1.w),
+                         value(job, s->norm1.b), rows, c, s->eps);
+    rc_linear_run(&job->qkv, worker, qkv, a, rows);
+    attend(job, o, qkv, first, rows, scratch);
+    rc_linear_run(&job->proj, worker, mid, o, rows);
+    drop_branch(job, mid, 0, first, rows);
+    rc_add(mid, x, rows * c);
+    rc_layernorm_forward(a, k->mean2 + first, k->rstd2 + first, mid, value(job, s->norm2.w),
+                         value(job, s->norm2.b), rows, c, s->eps);
+    rc_linear_run(&job->fc1, worker, hidden, a, rows);
+    rc_gelu_forward(wide, hidden, rows * s->mlp);
+    rc_linear_run(&job->fc2, worker, y, wide, rows);
+    drop_branch(job, y, 2, first, rows);
+    rc_add(y, mid, rows * c);
+}
+
+static void take_scratch(swin_job *job, rc_arena *arena, int threads)
+{
+    const rc_swin *s = job->s;
+    int64_t t = job->attention.t;
+    job->bias = rc_take(arena, s->heads * t * t);
+    job->scratch_size = job->rows * (s->c + rc_max(3 * s->c, s->mlp)) +
+                        rc_attention_scratch(&job->attention);
+    job->scratch_size = (job->scratch_size + 15) / 16 * 16; /* workers start on a cache line */
+    job->scratch = rc_take(arena, threads * job->scratch_size);
+}
+
+rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y, const float *x,
+                          int64_t b, rc_swin_tape *tape, rc_draw draw, rc_arena *arena)
+{
+    swin_job job;
+    job_open(&job, s, p, b, draw);
+    job.tape = tape;
+    job.y = y;
+    job.x = x;
+    take_scratch(&job, arena, rc_dnn_threads(dnn));
+    if (arena->base == NULL) return RC_OK;
+    bool add = tape == NULL;
+    RC_TRY(rc_linear_get(&job.qkv, dnn, p, s->qkv, job.total, job.rows, false));
+    RC_TRY(rc_linear_get(&job.proj, dnn, p, s->proj, job.total, job.rows, add));
+    RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows, false));
+    RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows, add));
+    rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
+    rc_parallel(rc_dnn_threads(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk, &job);
+    return RC_OK;
+}
+
+/* ---- Backward -------------------------------------------------------------------------------- */
+
+/* MLP branch: dy -> dmid (rows, c), the gradient of the stream between the branches. */
+static void backward_mlp(const swin_job *job, float *dmid, int64_t first, int64_t rows, int worker)
+{
+    const rc_swin *s = job->s;
+    const rc_swin_tape *k = job->tape;
+    int64_t c = s->c, at = first * c, wide = first * s->mlp;
+    rc_layernorm_forward(job->a2 + at, NULL, NULL, k->mid + at, value(job, s->norm2.w),
+                         value(job, s->norm2.b), rows, c, s->eps);
+    rc_gelu_forward(job->h + wide, k->hidden + wide, rows * s->mlp);
+    memcpy(job->dbranch2 + at, job->dy + at, (size_t)(rows * c) * sizeof(float));
+    drop_branch(job, job->dbranch2 + at, 2, first, rows);
+    rc_linear_backward_run(&job->fc2, worker, job->dh + wide, job->dbranch2 + at, rows);
+    rc_gelu_backward(job->dh + wide, job->dh + wide, k->hidden + wide, rows * s->mlp);
+    rc_linear_backward_run(&job->fc1, worker, job->da2 + at, job->dh + wide, rows);
+    rc_layernorm_backward(dmid, job->da2 + at, k->mid + at, k->mean2 + first, k->rstd2 + first,
+                          value(job, s->norm2.w), rows, c);
+    rc_add(dmid, job->dy + at, rows * c);
+}
+
+/* Attention branch: dmid -> dx (rows, c), both in this block's order. */
+static void backward_attention(const swin_job *job, float *dx, float *dmid, int64_t first, int64_t rows,
+                               int worker, float *dbias, float *dout, float *scratch)
+{
+    const rc_swin *s = job->s;
+    const rc_swin_tape *k = job->tape;
+    int64_t c = s->c, at = first * c, t = job->attention.t;
+    rc_layernorm_forward(job->a1 + at, NULL, NULL, k->x + at, value(job, s->norm1.w),
+                         value(job, s->norm1.b), rows, c, s->eps);
+    memcpy(job->dbranch1 + at, dmid, (size_t)(rows * c) * sizeof(float));
+    drop_branch(job, job->dbranch1 + at, 0, first, rows);
+    rc_linear_backward_run(&job->proj, worker, dout, job->dbranch1 + at, rows);
+    for (int64_t i = 0; i < rows; i += t)
+        rc_attention_backward(job->dqkv + 3 * (at + i * c), dbias, dout + i * c,
+                              k->qkv + 3 * (at + i * c), job->bias, window_mask(job, first + i),
+                              &job->attention, scratch);
+    rc_linear_backward_run(&job->qkv, worker, job->da1 + at, job->dqkv + 3 * at, rows);
+    rc_layernorm_backward(dx, job->da1 + at, k->x + at, k->mean1 + first, k->rstd1 + first,
+                          value(job, s->norm1.w), rows, c);
+    rc_add(dx, dmid, rows * c);
+}
+
+static void backward_chunk(void *arg, int64_t index, int worker)
+{
+    const swin_job *job = arg;
+    int64_t c = job->s->c, t = job->attention.t, table = job->s->heads * t * t;
+    int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
+    float *dmid = job->scratch + worker * job->scratch_size, *dx = dmid + job->rows * c;
+    float *dout = dx + job->rows * c, *scratch = dout + job->rows * c;
+    float *dbias = job->dbias + index * table;
+    memset(dbias, 0, (size_t)table * sizeof *dbias);
+    backward_mlp(job, dmid, first, rows, worker);
+    backward_attention(job, dx, dmid, first, rows, worker, dbias, dout, scratch);
+    scatter_chunk(job, dx, first, rows);
+}
+
+static void take_gradients(swin_job *job, rc_arena *arena)
+{
+    int64_t c = job->s->c, t = job->attention.t, n = job->total;
+    job->a1 = rc_take(arena, n * c);
+    job->a2 = rc_take(arena, n * c);
+    job->h = rc_take(arena, n * job->s->mlp);
+    job->dbranch1 = rc_take(arena, n * c);
+    job->dbranch2 = rc_take(arena, n * c);
+    job->dqkv = rc_take(arena, n * 3 * c);
+    job->dh = rc_take(arena, n * job->s->mlp);
+    job->da1 = rc_take(arena, n * c);
+    job->da2 = rc_take(arena, n * c);
+    job->dbias = rc_take(arena, job_chunks(job) * job->s->heads * t * t);
+}
+
+static void relpos_gradient(const swin_job *job)
+{
+    int64_t t = job->attention.t, table = job->s->heads * t * t;
+    for (int64_t i = 1; i < job_chunks(job); i++) rc_add(job->dbias, job->dbias + i * table, table);
+    rc_relpos_backward(job->p->item[job->s->relpos].dx, job->dbias, job->s->window, job->s->heads);
+}
+
+static rc_status weight_gradients(const swin_job *job, rc_dnn *dnn)
+{
+    const rc_swin *s = job->s;
+    const rc_swin_tape *k = job->tape;
+    int threads = rc_dnn_threads(dnn);
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc2, job->dbranch2, job->h, job->total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc1, job->dh, job->a2, job->total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->proj, job->dbranch1, k->o, job->total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->qkv, job->dqkv, job->a1, job->total));
+    rc_norm_backward_weight(threads, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2, job->total);
+    rc_norm_backward_weight(threads, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1, job->total);
+    relpos_gradient(job);
+    return RC_OK;
+}
+
+rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *dx,
+                           const float *dy, int64_t b, const rc_swin_tape *tape, rc_draw draw,
+                           rc_arena *arena)
+{
+    swin_job job;
+    job_open(&job, s, p, b, draw);
+    job.tape = tape;
+    job.dx = dx;
+    job.dy = dy;
+    take_scratch(&job, arena, rc_dnn_threads(dnn));
+    take_gradients(&job, arena);
+    if (arena->base == NULL) return RC_OK;
+    RC_TRY(rc_linear_backward_get(&job.qkv, dnn, p, s->qkv, job.total, job.rows));
+    RC_TRY(rc_linear_backward_get(&job.proj, dnn, p, s->proj, job.total, job.rows));
+    RC_TRY(rc_linear_backward_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows));
+    RC_TRY(rc_linear_backward_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows));
+    rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
+    rc_parallel(rc_dnn_threads(dnn), job_chunks(&job), backward_chunk, &job);
+    return weight_gradients(&job, dnn);
+}

@@ -1,0 +1,137 @@
+"""Find the shared libraries that wheels carry: oneDNN for the C core, libsndfile for decoding.
+
+A wheel's library lies where no loader looks: in ``lib`` of a virtual environment or of a user
+installation. The package metadata knows the place in all of them.
+Nothing is loaded before the first use of `core` or `sndfile`.
+"""
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclap.errors import BackendError
+
+if TYPE_CHECKING:
+    from reclap import _core as core
+    from reclap._core import SndFile
+
+__all__ = ["core", "load_core", "sndfile", "sndfile_path"]
+
+_DNNL_WHEEL = "onednn-cpu-gomp"
+_DNNL_FILE = "libdnnl.so.3"
+
+
+def __getattr__(name: str) -> Any:
+    """Load the C core at ``from reclap._libraries import core``."""
+    if name == "core":
+        return load_core()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def load_core() -> Any:
+    """Import ``reclap._core``, helping the loader to find oneDNN where it must be helped.
+
+    Returns
+    -------
+    module
+        ``reclap._core``.
+
+    Raises
+    ------
+    BackendError
+        If the extension was not built, or oneDNN 3.x is not found.
+    """
+    name = "reclap._core"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise BackendError(
+            "the C core of reclap is not built: pip install reclap, or in a checkout "
+            "python setup.py build_ext --inplace"
+        ) from error
+    except ImportError as error:
+        if "libdnnl" not in str(error):
+            raise BackendError(f"the C core of reclap cannot be loaded: {error}") from error
+    _preload_dnnl()
+    return importlib.import_module(name)
+
+
+def _preload_dnnl() -> None:
+    """Load oneDNN for the whole process; the loader then matches the core's need by name."""
+    path = _dnnl_path()
+    if path is None:
+        raise BackendError(
+            f"oneDNN ({_DNNL_FILE}) was not found: pip install {_DNNL_WHEEL}==2023.2.0 (without "
+            "--target, which leaves the library out), or set DNNLROOT to the folder of a oneDNN 3.x"
+        )
+    try:
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise BackendError(f"oneDNN cannot be loaded: {error}") from error
+
+
+def _dnnl_path() -> Path | None:
+    """Return oneDNN below DNNLROOT, as the build takes it, or among an installed wheel's files."""
+    root = os.environ.get("DNNLROOT") or os.environ.get("DNNL_ROOT")
+    found = [Path(root) / lib / _DNNL_FILE for lib in ("lib", "lib64")] if root else []
+    for wheel in metadata.distributions(name=_DNNL_WHEEL):  # all: a first one may lack the file
+        found += [
+            Path(str(wheel.locate_file(f))) for f in wheel.files or [] if f.name == _DNNL_FILE
+        ]
+    return next((path.resolve() for path in found if path.exists()), None)
+
+
+def sndfile_path() -> str:
+    """Return what to load as libsndfile.
+
+    Returns
+    -------
+    str
+        The environment's ``RECLAP_SNDFILE``; otherwise the library inside the ``soundfile``
+        wheel, whose Python code is not imported; otherwise the system library's name.
+    """
+    chosen = os.environ.get("RECLAP_SNDFILE")
+    if chosen:
+        return chosen
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    spec = importlib.util.find_spec("_soundfile_data")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for name in (f"libsndfile_{_machine()}{suffix}", f"libsndfile{suffix}"):
+            if (path := Path(folder) / name).exists():
+                return str(path)
+    return "libsndfile.1.dylib" if sys.platform == "darwin" else "libsndfile.so.1"
+
+
+def _machine() -> str:
+    """Return the processor as the wheel's file names spell it."""
+    machine = platform.machine().lower()
+    return {"aarch64": "arm64", "amd64": "x86_64"}.get(machine, machine)
+
+
+@functools.cache
+def sndfile() -> "SndFile":
+    """Return libsndfile, loaded at the first call.
+
+    Raises
+    ------
+    BackendError
+        If it cannot be loaded; the message says from where it was tried.
+    """
+    path = sndfile_path()
+    try:
+        library: SndFile = load_core().SndFile(path)
+    except BackendError as error:
+        raise BackendError(
+            f"{error} (tried {path}; pip install soundfile, or set RECLAP_SNDFILE)"
+        ) from None
+    return library

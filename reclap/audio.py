@@ -1,0 +1,486 @@
+"""Sound files and arrays to what an audio encoder takes: clips, windows, log-mel pictures."""
+
+import dataclasses
+import functools
+import operator
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap._libraries import core, sndfile
+from reclap.errors import FormatError
+
+if TYPE_CHECKING:
+    from reclap._core import Mel
+
+__all__ = ["AudioConfig", "Clip", "load", "log_mel", "read", "window_features", "windows"]
+
+Samples: TypeAlias = npt.NDArray[np.float32]
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+
+_CHOICES = {
+    "mel_scale": ("slaney", "htk"),
+    "mel_norm": ("slaney", "none"),
+    "padding": ("repeatpad", "repeat", "pad"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConfig:
+    """The audio front end of a model; the defaults are those of LAION-CLAP without fusion.
+
+    Parameters
+    ----------
+    rate : int
+        Samples per second (Hz) that the model was trained on.
+    samples : int
+        Length of one window in samples.
+    n_fft : int
+        Length of the Hann window and of its transform, a power of two in 32..65536.
+    hop : int
+        Samples between frames.
+    mels : int
+        Mel bands.
+    fmin, fmax : float
+        Range of the bands in Hz.
+    mel_scale : {"slaney", "htk"}
+        Frequency axis on which the bands are evenly spaced.
+    mel_norm : {"slaney", "none"}
+        Triangles of unit area, or of unit height.
+    bank_rate : int, optional
+        The rate in Hz that the filter bank is laid out for, where it is not `rate`. MS-CLAP 2023
+        applies a bank for 32 kHz to audio at 44.1 kHz (``msclap/models/config.py`` of
+        microsoft/CLAP).
+    padding : {"repeatpad", "repeat", "pad"}
+        How a short clip fills the window: whole copies, then zeros; copies, the last one cut;
+        zeros.
+    quantize : bool
+        Clamp to [-1, 1] and round towards zero to 16 bits, as LAION-CLAP does in training and
+        inference (``training/data.py``).
+    window_hop : float
+        Step between the windows of a long clip as a fraction of the window, in (0, 1].
+
+    Examples
+    --------
+    >>> AudioConfig().frames
+    1001
+    >>> AudioConfig.from_json({"rate": 44100, "samples": 308700, "hop": 320}).window_seconds
+    7.0
+    """
+
+    rate: int = 48000
+    samples: int = 480000
+    n_fft: int = 1024
+    hop: int = 480
+    mels: int = 64
+    fmin: float = 50.0
+    fmax: float = 14000.0
+    mel_scale: str = "slaney"
+    mel_norm: str = "slaney"
+    bank_rate: int | None = None
+    padding: str = "repeatpad"
+    quantize: bool = False
+    window_hop: float = 1.0
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of one window in seconds."""
+        return self.samples / self.rate
+
+    @property
+    def frames(self) -> int:
+        """Frames of the log-mel picture of one window."""
+        return self.samples // self.hop + 1
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        ValueError
+            Naming the field, its value and what is allowed.
+        """
+        for name in ("rate", "samples", "hop", "mels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"audio.{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 < self.window_hop <= 1:
+            raise ValueError(f"audio.window_hop is {self.window_hop}, expected above 0, at most 1")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"audio.{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+                )
+        _mel(self)  # the C core checks the rest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that `from_json` takes."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "AudioConfig":
+        """Build a checked configuration from a dictionary; absent fields keep their default.
+
+        Parameters
+        ----------
+        data : mapping
+            Field names to values, as `to_json` writes them.
+
+        Raises
+        ------
+        FormatError
+            If a key is unknown, or a value has the wrong type or is out of range.
+        """
+        if not isinstance(data, Mapping):
+            raise FormatError(f"audio: expected an object, got {type(data).__name__}")
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name, value in data.items():
+            if name not in types:
+                raise FormatError(f"audio.{name} is unknown; known are {', '.join(types)}")
+            if not _fits(value, types[name]):
+                kind = getattr(types[name], "__name__", str(types[name]))
+                raise FormatError(f"audio.{name} is {value!r}, expected {kind}")
+        config = cls(**data)
+        try:
+            config.check()
+        except ValueError as error:
+            raise FormatError(str(error)) from None
+        return config
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Tell whether a JSON value is of an annotated type; an integer is a float, a bool neither."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Decoded audio: `samples` (T, channels) float32, nominally in [-1, 1]; `rate` in Hz."""
+
+    samples: Samples
+    rate: int
+
+
+def read(source: Source) -> Clip:
+    """Decode a sound file: WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows.
+
+    Parameters
+    ----------
+    source : path, bytes-like or binary file object
+        The file, or its whole content.
+
+    Returns
+    -------
+    Clip
+        All channels at the file's own rate. A damaged file gives what can be decoded.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, PermissionError
+        As the operating system reports them.
+    FormatError
+        If the content is empty, no sound file, or holds no frame.
+    ValueError
+        If a sample is NaN or infinite.
+    """
+    name, data = _content(source)
+    try:
+        samples, rate = sndfile().decode(data)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from None
+    _refuse_non_finite(samples, name)
+    return Clip(samples, rate)
+
+
+def _content(source: Source) -> tuple[str, bytes | bytearray | memoryview]:
+    """Return a name for messages, and the bytes."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source), Path(source).read_bytes()
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"<{len(source)} bytes>", source
+    if callable(getattr(source, "read", None)):
+        name = str(getattr(source, "name", "<file object>"))
+        data = source.read()
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"{name}: expected a file opened in binary mode, read() gave a str")
+        return name, data
+    raise TypeError(
+        f"audio source: expected a path, bytes or a file object, got {type(source).__name__}"
+    )
+
+
+def _refuse_non_finite(samples: Samples, name: str) -> None:
+    if not core.all_finite(samples):
+        bad = int(np.argmin(np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
+        raise ValueError(f"{name}: NaN or infinite samples, the first at frame {bad}")
+
+
+def load(
+    source: Source | npt.ArrayLike,
+    rate: int = 48000,
+    mono: bool = True,
+    source_rate: int | None = None,
+) -> Samples:
+    """Load a clip from a file or an array at a given rate.
+
+    Parameters
+    ----------
+    source : path, bytes-like, binary file object, or array of shape (T,) or (T, channels)
+        Floating-point arrays hold amplitudes, nominally in [-1, 1]; integers of 8, 16 and 32
+        bits are scaled from their full range (unsigned 8 bits around 128, as in WAV files).
+    rate : int
+        Wanted rate in Hz.
+    mono : bool
+        Average the channels. Otherwise they are kept.
+    source_rate : int, optional
+        Rate in Hz of an array; required there, and refused for files, which say it themselves.
+
+    Returns
+    -------
+    ndarray of float32, shape (T',) or, if not `mono`, (T', channels)
+        Resampled by soxr (quality HQ). May share memory with an array that needs no change.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, PermissionError
+        As the operating system reports them.
+    FormatError
+        If a file's content cannot be decoded.
+    TypeError
+        If an array's type is complex, boolean, text, or an integer of 64 bits.
+    ValueError
+        If the source is empty, has the wrong number of axes or channels first, or holds NaN or
+        infinity, or if a rate is missing or not positive.
+
+    Examples
+    --------
+    >>> load(np.zeros((44100, 2), np.int16), source_rate=44100).shape
+    (48000,)
+    """
+    rate = _check_rate("rate", rate)
+    if _is_file(source):
+        if source_rate is not None:
+            raise ValueError("source_rate: a file says its rate itself; pass it with arrays only")
+        clip = read(source)
+    else:
+        clip = _from_array(cast("npt.ArrayLike", source), source_rate)
+    samples = clip.samples
+    if mono:
+        samples = samples[:, 0] if samples.shape[1] == 1 else core.downmix(samples)
+    return _resample(samples, clip.rate, rate)
+
+
+def _is_file(source: object) -> TypeGuard[Source]:
+    """Tell files and their content from arrays."""
+    named = (str, os.PathLike, bytes, bytearray, memoryview)
+    return isinstance(source, named) or hasattr(source, "read")
+
+
+def _check_rate(name: str, rate: Any) -> int:
+    whole = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
+    try:
+        whole = operator.index(whole)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number of Hz, got {rate!r}") from None
+    if whole < 1:
+        raise ValueError(f"{name}: expected a positive number of Hz, got {whole}")
+    return whole
+
+
+def _from_array(source: npt.ArrayLike, rate: int | None) -> Clip:
+    array = np.asarray(source)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"audio array: expected shape (T,) or (T, channels), got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"audio array: no samples, shape is {array.shape}")
+    if array.ndim == 2 and array.shape[1] > max(64, array.shape[0]):
+        raise ValueError(
+            f"audio array: shape {array.shape} means {array.shape[1]} channels; "
+            "channels come last, pass its transpose"
+        )
+    if rate is None:
+        raise ValueError("audio array: its rate in Hz is needed")
+    samples = _as_float(array)
+    _refuse_non_finite(samples, "audio array")
+    return Clip(samples.reshape(len(samples), -1), _check_rate("audio array's rate", rate))
+
+
+def _as_float(array: npt.NDArray[Any]) -> Samples:
+    """Convert to contiguous float32, integers from their full range to [-1, 1)."""
+    kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
+    if kind == "f":
+        with np.errstate(over="ignore"):  # becomes infinite and is refused as such
+            return np.ascontiguousarray(array, np.float32)
+    if kind == "i" and bits <= 32:
+        return np.ascontiguousarray(array * np.float32(2.0 ** (1 - bits)), np.float32)
+    if kind == "u" and bits == 8:
+        return np.ascontiguousarray(array * np.float32(2.0**-7) - np.float32(1), np.float32)
+    raise TypeError(
+        f"audio array: expected floating point, int8, int16, int32 or uint8, got {array.dtype}"
+    )
+
+
+def _resample(samples: Samples, source_rate: int, rate: int) -> Samples:
+    if source_rate == rate:
+        return np.ascontiguousarray(samples)
+    import soxr  # here, because importing reclap should stay cheap
+
+    out: Samples = soxr.resample(samples, source_rate, rate, quality="HQ")
+    if len(out) == 0:  # a clip shorter than one output sample
+        return np.ascontiguousarray(samples[:1])
+    return np.ascontiguousarray(out, np.float32)
+
+
+def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Samples:
+    """Cover a clip by windows of the model's length.
+
+    Parameters
+    ----------
+    samples : array_like, shape (T,)
+        Mono clip at ``config.rate``.
+    config : AudioConfig, optional
+        Gives the window, the padding of short clips and the step between windows.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, config.samples)
+        See Notes.
+
+    Raises
+    ------
+    ValueError
+        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+
+    Notes
+    -----
+    A clip no longer than the window W gives one window, padded as ``config.padding`` says. A
+    longer clip of L samples gives ``n = ceil((L - W) / H) + 1`` windows, ``H = window_hop W``,
+    evenly spaced so that the first starts with the clip and the last ends with it: all audio is
+    covered, nothing is padded, and equal clips give equal windows. (The reference
+    implementations crop one window at random.)
+
+    Examples
+    --------
+    >>> windows(np.zeros(480001, np.float32)).shape
+    (2, 480000)
+    """
+    config = config or AudioConfig()
+    clip = _mono(samples)
+    if config.quantize:
+        clip = (np.trunc(np.clip(clip, -1, 1) * np.float32(32767)) / np.float32(32767)).astype(
+            np.float32, copy=False
+        )
+    length, size = len(clip), config.samples
+    if length <= size:
+        return _padded(clip, config)[np.newaxis]
+    count = -(-(length - size) // max(1, round(size * config.window_hop))) + 1
+    out = np.empty((count, size), np.float32)
+    for i in range(count):
+        start = round(i * (length - size) / (count - 1))
+        out[i] = clip[start : start + size]
+    return out
+
+
+def _mono(samples: npt.ArrayLike) -> Samples:
+    clip = np.ascontiguousarray(samples, np.float32)
+    if np.ndim(samples) != 1:  # ascontiguousarray makes one axis of a scalar
+        raise ValueError(f"samples: expected shape (T,), got {np.shape(samples)}")
+    if len(clip) == 0:
+        raise ValueError("samples: expected at least one, got none")
+    _refuse_non_finite(clip, "samples")
+    return clip
+
+
+def _padded(clip: Samples, config: AudioConfig) -> Samples:
+    if len(clip) == config.samples:
+        return clip
+    if config.padding == "repeat":
+        return np.resize(clip, config.samples)
+    if config.padding == "pad":
+        return np.pad(clip, (0, config.samples - len(clip)))
+    padded: Samples = core.repeat_pad(clip, config.samples)
+    return padded
+
+
+def log_mel(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Samples:
+    """Compute the log-mel spectrogram of one mono clip.
+
+    Parameters
+    ----------
+    samples : array_like, shape (T,)
+        Amplitudes at ``config.rate``, nominally in [-1, 1]; converted to float32.
+    config : AudioConfig, optional
+        Window, hop, mel bands and their range in Hz; neither padded nor cropped to its window.
+
+    Returns
+    -------
+    ndarray of float32, shape (T // hop + 1, mels)
+        Decibels, ``10 log10(max(power, 1e-10))``.
+
+    Raises
+    ------
+    ValueError
+        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+
+    Notes
+    -----
+    Periodic Hann window, frames centred on multiples of the hop, edges reflected. Two banks are
+    in use upstream, 22 dB apart: Slaney's scale with unit area (``clap_module/htsat.py`` of
+    LAION-AI/CLAP, which models without fusion use) and HTK's with unit height
+    (``training/data.py``, models with fusion). Agrees with transformers' ClapFeatureExtractor
+    within 1e-4 dB.
+
+    Examples
+    --------
+    >>> log_mel(np.zeros(48000, np.float32)).shape
+    (101, 64)
+    """
+    picture: Samples = _mel(config or AudioConfig())(_mono(samples))
+    return picture
+
+
+def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Samples:
+    """Compute the log-mel spectrogram of every window of a clip.
+
+    Parameters
+    ----------
+    samples : array_like, shape (T,)
+        Mono clip at ``config.rate``.
+    config : AudioConfig, optional
+        The front end.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, config.frames, config.mels)
+        Decibels; the windows are those of `windows`.
+
+    Raises
+    ------
+    ValueError
+        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+    """
+    config = config or AudioConfig()
+    mel = _mel(config)
+    pictures = [mel(window) for window in windows(samples, config)]
+    return pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)
+
+
+@functools.lru_cache(maxsize=16)
+def _mel(config: AudioConfig) -> "Mel":
+    """Return the transform's tables; they cost more than one clip."""
+    mel: Mel = core.Mel(
+        rate=config.bank_rate or config.rate,
+        n_fft=config.n_fft,
+        hop=config.hop,
+        mels=config.mels,
+        fmin=config.fmin,
+        fmax=config.fmax,
+        htk=config.mel_scale == "htk",
+        area_norm=config.mel_norm == "slaney",
+    )
+    return mel
