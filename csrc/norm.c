@@ -173,7 +173,7 @@ static void batchnorm_columns(float *dx, float *dw, float *db, const float *dy, 
                               const float *mean, const float *var, const float *w, int64_t n,
                               int64_t ld, int64_t c, float eps, bool batch)
 {
-    double s[COLUMNS] = {0}, q[COLUMNS] = {0}, rstd[COLUMNS];
+    double s[COLUMNS] = {0}, q[COLUMNS] = {0}, rstd[COLUMNS] = {0};
     for (int64_t j = 0; j < c; j++) rstd[j] = 1 / sqrt((double)var[j] + eps);
     column_sums(s, q, dy, x, mean, rstd, n, ld, c);
     for (int64_t j = 0; j < c; j++) {

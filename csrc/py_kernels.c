@@ -1,7 +1,8 @@
 /* Forward and backward kernels as plain functions, for tests, benchmarks and the curious.
  * Arrays are (rows, columns) unless said otherwise; gradients of weights start from zero. */
-#include "kernels.h"
 #include "py.h"
+
+#include "kernels.h"
 
 /* "y" or (y, a, b): what a binding returns, taking over the references; NULL if one is missing. */
 static PyObject *give(int count, PyArrayObject **array)

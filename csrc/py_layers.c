@@ -1,6 +1,7 @@
 /* Attention, linear layers, the loss and the optimizer as plain functions, for tests and benchmarks. */
-#include "model.h"
 #include "py.h"
+
+#include "model.h"
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 

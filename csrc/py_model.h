@@ -2,8 +2,9 @@
 #ifndef RC_PY_MODEL_H
 #define RC_PY_MODEL_H
 
-#include "model.h"
 #include "py.h"
+
+#include "model.h"
 
 typedef struct {
     PyObject_HEAD

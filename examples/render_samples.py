@@ -140,33 +140,46 @@ def helicopter(rng: Rng) -> Signal:
 
 
 def dog_bark(rng: Rng) -> Signal:
-    """Four barks: a pitch that jumps up and falls, rough, with breath in it."""
+    """Four barks: a pitch that jumps up and falls, more breath than tone, and silence between."""
     out = 2e-4 * noise(rng, 4.5, [(50, 0), (1000, -20), (16000, -40)])
-    for at, top, level in [(0.3, 620, 1.0), (0.75, 560, 0.9), (2.2, 640, 1.0), (2.7, 570, 0.85)]:
-        t = seconds(0.24)
-        f0 = top * curve(t, [(0, 0.55), (0.04, 1.0), (0.1, 0.95), (0.24, 0.55)])
-        mouth = [(750, 400, 0), (1500, 500, -2), (2600, 900, -9), (4200, 1500, -18)]
-        breath = noise(rng, 0.24, [(200, -20), (700, 0), (1700, 0), (4000, -12), (10000, -30)])
-        bark = voice(rng, f0, mouth, -3, rough=0.05) + 0.7 * breath
-        bark *= curve(t, [(0, 0), (0.012, 1), (0.09, 0.8), (0.15, 0.25), (0.24, 0)])
+    for at, top, level in [(0.3, 520, 1.0), (0.8, 470, 0.9), (2.2, 540, 1.0), (2.75, 480, 0.85)]:
+        t = seconds(0.2)
+        f0 = top * curve(t, [(0, 0.5), (0.05, 1.0), (0.1, 0.9), (0.2, 0.5)])
+        mouth = [(650, 300, 0), (1250, 350, -4), (2500, 700, -12), (4000, 1200, -24)]
+        spectrum = [
+            (150, -24),
+            (450, -6),
+            (700, 2),
+            (1300, 0),
+            (2000, -8),
+            (4000, -18),
+            (9000, -36),
+        ]
+        bark = 0.7 * voice(rng, f0, mouth, -6, rough=0.09) + noise(rng, 0.2, spectrum)
+        bark *= curve(t, [(0, 0), (0.03, 1), (0.08, 0.9), (0.12, 0.3), (0.16, 0.06), (0.2, 0)])
+        onset = noise(rng, 0.05, [(300, -20), (1500, 0), (4000, 0), (9000, -8)])
+        add(bark, 0.25 * onset * np.hanning(len(onset)), 0.02)
         add(out, level * bark, at)
-        for delay in (0.031, 0.067, 0.11):  # a wall or two
-            add(out, 0.08 * level * bark, at + delay)
+        for delay in (0.043, 0.09):  # a wall or two
+            add(out, 0.03 * level * bark, at + delay)
     return out
 
 
 def rooster(rng: Rng) -> Signal:
     """One crow in four syllables, the last held long and falling."""
-    t = seconds(2.5)
-    pitch = [(0, 480), (0.12, 620), (0.24, 560), (0.3, 640), (0.45, 700), (0.6, 640), (0.7, 760)]
-    pitch += [(0.95, 860), (1.3, 850), (1.8, 760), (2.2, 640), (2.5, 480)]
-    level = [(0, 0), (0.03, 0.7), (0.2, 0.6), (0.25, 0.05), (0.3, 0.8), (0.5, 0.7), (0.57, 0.1)]
-    level += [(0.65, 0.9), (0.9, 1), (1.5, 1), (2.0, 0.6), (2.35, 0.2), (2.5, 0)]
-    throat = [(900, 500, -4), (1900, 800, 2), (3100, 900, 0), (4700, 1200, -8), (7000, 2000, -20)]
-    crow = voice(rng, curve(t, pitch), throat, -1, rough=0.008)
-    crow += 0.15 * noise(rng, 2.5, [(500, -20), (2000, 0), (4000, -3), (12000, -25)])
+    t = seconds(2.1)
+    pitch = [(0, 560), (0.1, 760), (0.2, 700), (0.26, 800), (0.38, 880), (0.5, 760), (0.56, 860)]
+    pitch += [(0.7, 980), (1.2, 960), (1.6, 880), (1.9, 740), (2.1, 560)]
+    level = [(0, 0), (0.03, 0.5), (0.15, 0.5), (0.2, 0.03), (0.26, 0.8), (0.44, 0.7), (0.5, 0.04)]
+    level += [(0.58, 0.9), (0.8, 1), (1.3, 0.9), (1.7, 0.4), (1.95, 0.1), (2.1, 0)]
+    throat = [(1000, 400, -10), (2000, 500, 2), (3000, 700, 2), (4100, 900, -8), (6500, 2500, -24)]
+    crow = voice(rng, curve(t, pitch), throat, -3, rough=0.006)
+    crow *= 1 + 0.25 * slow(rng, 2.1, 25)  # the syrinx flutters
+    crow += 0.12 * noise(rng, 2.1, [(500, -30), (1800, 0), (3500, 0), (6000, -18), (12000, -40)])
     out = 3e-4 * noise(rng, 4.5, [(50, 0), (1000, -15), (16000, -35)])
-    add(out, crow * curve(t, level), 0.5)
+    crow *= curve(t, level)
+    add(out, crow, 0.3)
+    add(out, 0.03 * crow, 0.42)  # the yard
     return out
 
 

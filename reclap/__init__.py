@@ -1,3 +1,50 @@
-"""Contrastive language-audio models on CPUs."""
+"""Contrastive language-audio models on CPUs.
+
+>>> import reclap
+>>> model = reclap.load("mini")
+>>> text = model.embed_text(["rain on a tin roof", "a dog barks"])
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from reclap.errors import BackendError, FormatError, ReclapError, SkippedWarning
+
+if TYPE_CHECKING:
+    from reclap.config import ClapConfig
+    from reclap.model import Model, load
+    from reclap.results import Classification, Timeline
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "Classification",
+    "ClapConfig",
+    "FormatError",
+    "Model",
+    "ReclapError",
+    "SkippedWarning",
+    "Timeline",
+    "load",
+]
+
+_HOME = {
+    "Classification": "reclap.results",
+    "ClapConfig": "reclap.config",
+    "Model": "reclap.model",
+    "Timeline": "reclap.results",
+    "load": "reclap.model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that ``import reclap`` stays cheap."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'reclap' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

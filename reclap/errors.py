@@ -1,6 +1,6 @@
 """The exceptions that reclap raises besides Python's own."""
 
-__all__ = ["BackendError", "FormatError", "ReclapError"]
+__all__ = ["BackendError", "FormatError", "ReclapError", "SkippedWarning"]
 
 
 class ReclapError(Exception):
@@ -13,3 +13,7 @@ class FormatError(ReclapError, ValueError):
 
 class BackendError(ReclapError, RuntimeError):
     """A library underneath (oneDNN, libsndfile) is missing or refused to work."""
+
+
+class SkippedWarning(UserWarning):
+    """Some items of a call could not be used and were skipped, as asked for."""

@@ -1,0 +1,340 @@
+"""Model folders: config.json, safetensors files, tokenizer; read by mapping, written atomically.
+
+A folder holds ``config.json`` (`ClapConfig`), ``model.safetensors`` (audio tower, heads,
+temperature), ``text.safetensors`` (text tower, kept apart because it is often frozen and shared)
+and ``tokenizer.json``. Tensors are float32, float16, bfloat16, or int8 rows with a tensor
+``<name>.scale`` beside them.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.config import ClapConfig
+from reclap.errors import FormatError
+
+__all__ = [
+    "atomic",
+    "digest",
+    "read_config",
+    "read_parameters",
+    "read_tensors",
+    "resolve",
+    "save",
+    "write_tensors",
+    "write_text",
+]
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+
+MODEL, TEXT, TOKENIZER, CONFIG = "model.safetensors", "text.safetensors", "tokenizer.json", "config.json"
+FORMAT = "reclap-1"
+
+_TYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+}
+_LARGEST_HEADER = 100_000_000  # as the safetensors library
+
+
+def resolve(name: str | os.PathLike[str]) -> Path:
+    """Return the folder of a bundled model or of a path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither; the message lists the bundled names.
+    """
+    bundled = Path(__file__).parent / "models"
+    names = sorted(p.name for p in bundled.iterdir()) if bundled.is_dir() else []
+    if isinstance(name, str) and name in names:
+        return bundled / name
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FormatError(f"{path}: expected a model folder with {CONFIG} and {MODEL}, got a file")
+    raise FileNotFoundError(
+        f"no model named or at {os.fspath(name)!r}; bundled: {', '.join(names)}"
+    )
+
+
+# ---- Reading ---------------------------------------------------------------------------------
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    """Map a safetensors file into memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Read-only views of the mapping; bfloat16 is widened to float32.
+
+    Raises
+    ------
+    FormatError
+        If the header or a byte range is not what the format asks for.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise FormatError(f"{path}: no safetensors file: {size} bytes, header of {length}")
+        header = _parse_header(path, f.read(length))
+    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.empty(0, "u1")
+    return {name: _tensor(f"{path}: {name}", entry, data) for name, entry in header.items()}
+
+
+def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: the header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise FormatError(f"{path}: the header is a {type(header).__name__}, expected an object")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _tensor(where: str, entry: Any, data: Array) -> Array:
+    if not isinstance(entry, dict) or entry.get("dtype") not in _TYPES:
+        raise FormatError(f"{where}: unknown dtype, known are {', '.join(_TYPES)}")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not all(map(_is_size, shape)):
+        raise FormatError(f"{where}: shape is {shape!r}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise FormatError(f"{where}: data_offsets is {offsets!r}")
+    kind = _TYPES[entry["dtype"]]
+    begin, end = offsets
+    if end > len(data) or end - begin != math.prod(shape) * kind.itemsize:
+        raise FormatError(
+            f"{where}: bytes {begin} to {end} of {len(data)} do not hold {entry['dtype']} {shape}"
+        )
+    try:
+        array = data[begin:end].view(kind).reshape(shape)
+    except ValueError as error:  # more axes than NumPy has
+        raise FormatError(f"{where}: shape is {shape!r}: {error}") from error
+    if entry["dtype"] == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+def read_config(folder: Path) -> ClapConfig:
+    """Read and check config.json of a model folder."""
+    path = folder / CONFIG
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}") from error
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
+    return ClapConfig.from_json(data, str(path))
+
+
+def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]]) -> list[Array]:
+    """Read the parameters of a model folder in a given order.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds `MODEL` and, where the model has a text tower, `TEXT`.
+    wanted : iterable of (name, shape)
+        What the configuration implies.
+
+    Returns
+    -------
+    list of ndarray of float32
+        Contiguous; views of the mapped file where it holds float32 already.
+
+    Raises
+    ------
+    FormatError
+        Listing every missing, unexpected and misshapen tensor at once.
+    """
+    wanted = list(wanted)
+    have: dict[str, Array] = {}
+    if any(name.startswith("text_branch.") for name, _ in wanted):
+        have |= read_tensors(folder / TEXT)
+    if any(not name.startswith("text_branch.") for name, _ in wanted):
+        have |= read_tensors(folder / MODEL)
+    return match(have, wanted, str(folder))
+
+
+def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) -> list[Array]:
+    """Order tensors as wanted and widen them to float32; see `read_parameters`."""
+    names = {name for name, _ in wanted}
+    scales = {name for name in have if name.endswith(".scale")}
+    missing = [n for n, _ in wanted if n not in have]
+    unexpected = [n for n in have if n not in names and n not in scales]
+    shapes = [
+        f"{n} is {list(have[n].shape)}, expected {list(shape)}"
+        for n, shape in wanted
+        if n in have and have[n].shape != shape
+    ]
+    faults = [
+        f"{len(items)} {kind}: {'; '.join(items)}"
+        for kind, items in (("missing", missing), ("unexpected", unexpected), ("misshapen", shapes))
+        if items
+    ]
+    if faults:
+        raise FormatError(f"{where}: the tensors do not fit the configuration. " + ". ".join(faults))
+    return [_widen(f"{where}: {n}", have[n], have.get(f"{n}.scale")) for n, _ in wanted]
+
+
+def _widen(where: str, array: Array, scale: Array | None) -> Array:
+    if array.dtype == np.int8:
+        if scale is None or scale.shape != array.shape[:1]:
+            raise FormatError(f"{where}: int8 without one scale a row")
+        return array * scale.astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+    if array.dtype.kind != "f":
+        raise FormatError(f"{where}: expected a floating-point tensor, got {array.dtype}")
+    wide = np.ascontiguousarray(array, np.float32).reshape(array.shape)
+    return wide if wide.flags.aligned else wide.copy()
+
+
+# ---- Writing ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of `path` when the block ends well.
+
+    The content is on disk before the name changes; on an exception nothing remains.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a changed name on disk; not every file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file atomically, in UTF-8."""
+    with atomic(path) as f:
+        f.write(text.encode())
+
+
+def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced at the end.
+    tensors : mapping of str to ndarray
+        Floating-point, int8, uint8, int32 or int64 arrays.
+    metadata : mapping of str to str, optional
+        Kept in the header.
+    """
+    kinds = {kind: name for name, kind in _TYPES.items() if name != "BF16"}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **(metadata or {})}}
+    at = 0
+    for name, array in tensors.items():
+        kind = kinds[array.dtype.newbyteorder("<")]
+        end = at + array.nbytes
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)  # data starts on a cache line, as float32 views need
+    with atomic(path) as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            f.write(np.ascontiguousarray(array).data)
+
+
+def save(
+    folder: Path,
+    config: ClapConfig,
+    tensors: Tensors,
+    text_from: Path,
+    *,
+    link: bool = False,
+) -> None:
+    """Write a model folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent. Each file is replaced atomically, config.json last.
+    config : ClapConfig
+        Becomes config.json.
+    tensors : mapping of str to ndarray
+        Audio tower, heads, temperature.
+    text_from : Path
+        Folder whose text tower and tokenizer the model uses.
+    link : bool
+        Hard-link them instead of copying, where the file system can; for the many checkpoints of
+        a training run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (TEXT, TOKENIZER):
+        _take_file(text_from / name, folder / name, link=link)
+    write_tensors(folder / MODEL, tensors)
+    data = {"format": FORMAT, **config.to_json()}
+    write_text(folder / CONFIG, json.dumps(data, indent=2) + "\n")
+
+
+def _take_file(source: Path, target: Path, *, link: bool) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    if link:
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)
+            os.link(source, target)
+            return
+    with atomic(target) as f, source.open("rb") as source_file:
+        shutil.copyfileobj(source_file, f)
+
+
+def digest(config: ClapConfig, parameters: Iterable[tuple[str, Array]]) -> str:
+    """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings."""
+    data = config.to_json()
+    data.pop("name")
+    data.pop("template")
+    total = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
+    for name, array in parameters:
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+

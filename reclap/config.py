@@ -1,0 +1,287 @@
+"""What a model is made of: front end, towers, heads, and how labels become prompts."""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from reclap.audio import AudioConfig
+from reclap.errors import FormatError
+
+__all__ = ["ClapConfig", "HtsatConfig", "TextConfig", "from_mapping"]
+
+HEADS = ("none", "linear", "mlp")
+POOLS = ("mean", "first")
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], data: Any, where: str) -> T:
+    """Build a dataclass from a mapping, naming unknown, missing and ill-typed keys.
+
+    Parameters
+    ----------
+    cls : type
+        A dataclass whose fields are numbers, strings, booleans or tuples of integers.
+    data : mapping
+        Field names to values; fields with a default may be absent.
+    where : str
+        How messages call this mapping.
+
+    Raises
+    ------
+    FormatError
+        If `data` does not fit `cls`.
+    """
+    if not isinstance(data, Mapping):
+        raise FormatError(f"{where}: expected a table of settings, got {type(data).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(fields)}")
+    required = [n for n, f in fields.items() if _is_required(f) and n not in data]
+    if required:
+        raise FormatError(f"{where}: {', '.join(required)} missing")
+    hints = typing.get_type_hints(cls)
+    values = {n: _convert(v, hints[n], f"{where}.{n}") for n, v in data.items()}
+    return cls(**values)
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return (
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (int, str, bool, dict) and type(value) is kind:
+        return value
+    if typing.get_origin(kind) in (list, dict) and isinstance(value, typing.get_origin(kind)):
+        return value
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    expected = getattr(kind, "__name__", str(kind))
+    raise FormatError(f"{where}: expected {expected}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class HtsatConfig:
+    """The audio tower HTS-AT (Chen et al. 2022, arXiv 2202.00874); defaults are LAION's tiny.
+
+    Parameters
+    ----------
+    mels : int
+        Mel bands of the input.
+    spec_size : int
+        Side of the square picture that the spectrogram is folded into; a multiple of `mels`.
+        The tower takes up to ``spec_size ** 2 // mels`` frames.
+    patch : int
+        Side of a patch and its stride.
+    embed : int
+        Width of the first stage; each stage doubles it.
+    depths, heads : tuple of int
+        Blocks and attention heads of each stage.
+    window : int
+        Side of an attention window in tokens; a smaller grid is one window.
+    mlp_ratio : int
+        Hidden width of the MLP as a multiple of the stage's width.
+    drop_path, dropout : float
+        In training: stochastic depth of the last block (rising linearly from 0), and dropout
+        after the attention projection and the MLP.
+    time_stripes, time_width, freq_stripes, freq_width : int
+        In training: SpecAugment stripes, their number and largest width in frames and bands.
+    bn_momentum, eps : float
+        Of the batch norm over mel bins; `eps` of all norms.
+    """
+
+    mels: int = 64
+    spec_size: int = 256
+    patch: int = 4
+    embed: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (4, 8, 16, 32)
+    window: int = 8
+    mlp_ratio: int = 4
+    drop_path: float = 0.1
+    dropout: float = 0.0
+    time_stripes: int = 2
+    time_width: int = 64
+    freq_stripes: int = 2
+    freq_width: int = 8
+    bn_momentum: float = 0.1
+    eps: float = 1e-5
+
+    @classmethod
+    def preset(cls, name: str) -> "HtsatConfig":
+        """Return LAION's ``tiny``, ``base`` or ``large``.
+
+        Raises
+        ------
+        ValueError
+            For another name.
+        """
+        if name == "tiny":
+            return cls()
+        if name in ("base", "large"):
+            return cls(embed=128 if name == "base" else 256, depths=(2, 2, 12, 2))
+        raise ValueError(f"audio preset is {name!r}, expected tiny, base or large")
+
+    @property
+    def width(self) -> int:
+        """Width of the embedding before the head."""
+        return self.embed * 2 ** (len(self.depths) - 1)
+
+    @property
+    def frames(self) -> int:
+        """Most spectrogram frames that the tower takes."""
+        return self.spec_size**2 // self.mels
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The text tower, a BERT encoder (Devlin et al. 2019).
+
+    Parameters
+    ----------
+    vocab, positions, types : int
+        Rows of the token, position and segment tables.
+    width, layers, heads, mlp : int
+        Width, layers, attention heads, hidden width of the MLP.
+    eps : float
+        Of the layer norms.
+    pool : {"mean", "first"}
+        Mean over all tokens, as sentence-transformers, or the first token.
+    max_tokens : int
+        Longer texts are cut here, special tokens included.
+    """
+
+    vocab: int = 30522
+    positions: int = 512
+    types: int = 2
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    mlp: int = 1536
+    eps: float = 1e-12
+    pool: str = "mean"
+    max_tokens: int = 256
+
+    def to_core(self) -> dict[str, Any]:
+        """Return the fields as the C core takes them."""
+        return dataclasses.asdict(self) | {"pool": POOLS.index(self.pool)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ClapConfig:
+    """A whole model.
+
+    Parameters
+    ----------
+    name : str
+        What `info` shows.
+    front : AudioConfig
+        From samples to log-mel.
+    audio : HtsatConfig
+        Audio tower.
+    text : TextConfig
+        Text tower.
+    audio_head, text_head : {"none", "linear", "mlp"}
+        Projection into the joint space: nothing, one linear layer, or linear - ReLU - linear as
+        LAION-CLAP.
+    dim : int
+        Width of the joint space.
+    template : str
+        How a label becomes a prompt; ``{label}`` stands for the label.
+    """
+
+    name: str = "clap"
+    front: AudioConfig = dataclasses.field(default_factory=AudioConfig)
+    audio: HtsatConfig = dataclasses.field(default_factory=HtsatConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    audio_head: str = "mlp"
+    text_head: str = "mlp"
+    dim: int = 512
+    template: str = "This is a sound of {label}."
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        ValueError
+            Naming the field, its value and what is allowed; the C core checks sizes.
+        """
+        for name in ("audio_head", "text_head"):
+            if getattr(self, name) not in HEADS:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {HEADS}")
+        if self.text.pool not in POOLS:
+            raise ValueError(f"text.pool is {self.text.pool!r}, expected one of {POOLS}")
+        if not 2 < self.text.max_tokens <= self.text.positions:
+            raise ValueError(
+                f"text.max_tokens is {self.text.max_tokens}, expected 3 to {self.text.positions}"
+            )
+        if "{label}" not in self.template:
+            raise ValueError(f"template is {self.template!r}, it must contain {{label}}")
+        if self.front.mels != self.audio.mels:
+            raise ValueError(f"front.mels is {self.front.mels}, audio.mels is {self.audio.mels}")
+        if self.front.frames > self.audio.frames:
+            raise ValueError(
+                f"a window has {self.front.frames} frames, the audio tower takes {self.audio.frames}"
+            )
+        self.front.check()
+
+    def core_arguments(self, *, with_text: bool) -> dict[str, Any]:
+        """Return the arguments of ``_core.Model``; without text the text tower is left out."""
+        return {
+            "audio": dataclasses.asdict(self.audio),
+            "text": self.text.to_core() if with_text else None,
+            "text_width": self.text.width,
+            "audio_head": HEADS.index(self.audio_head),
+            "text_head": HEADS.index(self.text_head),
+            "dim": self.dim,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that `from_json` takes."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "model") -> "ClapConfig":
+        """Build a checked configuration from a dictionary; absent fields keep their default.
+
+        Raises
+        ------
+        FormatError
+            If a key is unknown, or a value has the wrong type or is out of range.
+        """
+        if not isinstance(data, Mapping):
+            raise FormatError(f"{where}: expected an object, got {type(data).__name__}")
+        parts = dict(data)
+        build = {
+            "front": AudioConfig.from_json,
+            "audio": functools.partial(from_mapping, HtsatConfig, where=f"{where}.audio"),
+            "text": functools.partial(from_mapping, TextConfig, where=f"{where}.text"),
+        }
+        built = {name: make(parts.pop(name)) for name, make in build.items() if name in parts}
+        plain = from_mapping(_Plain, parts, where)
+        config = cls(**dataclasses.asdict(plain), **built)
+        try:
+            config.check()
+        except ValueError as error:
+            raise FormatError(f"{where}: {error}") from error
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    """The fields of `ClapConfig` that are not tables of their own."""
+
+    name: str = ClapConfig.name
+    audio_head: str = ClapConfig.audio_head
+    text_head: str = ClapConfig.text_head
+    dim: int = ClapConfig.dim
+    template: str = ClapConfig.template

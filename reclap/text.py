@@ -1,0 +1,91 @@
+"""Texts to token ids, packed one after the other as the text tower takes them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.errors import FormatError
+
+__all__ = ["Tokenizer", "check_texts"]
+
+log = logging.getLogger(__name__)
+
+Ids = npt.NDArray[np.int32]
+
+
+def check_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
+    """Return a list of non-empty strings.
+
+    Raises
+    ------
+    TypeError
+        If `texts` is a single string or holds something else than strings.
+    ValueError
+        If there is none, or one is empty; the message names its place.
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"{name}: expected a list of strings, got one string; write [{texts!r}]")
+    items = list(texts)
+    if not items:
+        raise ValueError(f"{name}: expected at least one, got none")
+    for i, text in enumerate(items):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}]: expected a string, got {type(text).__name__}")
+        if not text.strip():
+            raise ValueError(f"{name}[{i}] is empty")
+    return items
+
+
+class Tokenizer:
+    """A tokenizer.json of the `tokenizers` library, cut at the tower's length.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    max_tokens : int
+        Longer texts are cut here, special tokens included.
+
+    Raises
+    ------
+    FormatError
+        If the file is no tokenizer.
+    """
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        import tokenizers  # here, because it takes 50 ms
+
+        text = path.read_text("utf-8")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare exceptions
+            raise FormatError(f"{path}: not a tokenizer: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        self._max_tokens = max_tokens
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
+        """Tokenize texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Text without any token still gives its special tokens.
+
+        Returns
+        -------
+        ids : ndarray of int32, shape (total,)
+            All sequences, one after the other.
+        first : ndarray of int32, shape (len(texts) + 1,)
+            Where each begins, and the total.
+        """
+        encoded = self._tokenizer.encode_batch(list(texts))
+        cut = sum(bool(e.overflowing) for e in encoded)
+        if cut:
+            log.warning("%d of %d texts were cut at %d tokens", cut, len(encoded), self._max_tokens)
+        first = np.cumsum([0, *(len(e.ids) for e in encoded)], dtype=np.int32)
+        ids = np.fromiter((i for e in encoded for i in e.ids), np.int32, count=int(first[-1]))
+        return ids, first
