@@ -31,8 +31,8 @@ INLINE float exp_of(float x)
     return p * power;
 }
 
-/* Phi(x) of the normal distribution and e^(-x^2/2): erfc(z) = t P(t) e^(-z^2), t = 1 / (1 + 0.55 z), with
- * P a minimax fit of degree 5 (absolute error of Phi 1.5e-7 in float32). */
+/* Phi(x) of the normal distribution and e^(-x^2/2): erfc(z) = t P(t) e^(-z^2), t = 1 / (1 + 0.55
+ * z), with P a minimax fit of degree 5 (absolute error of Phi 1.5e-7 in float32). */
 INLINE float normal_cdf(float x, float *density)
 {
     float z = fabsf(x) * 0.707106781f;

@@ -4,7 +4,6 @@
  * products run on one small kernel that keeps a block of the result in registers. */
 #include "kernels.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { LANES = 16, ROWS = 4 };
@@ -14,9 +13,13 @@ typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(4))
 
 #define INLINE static inline __attribute__((always_inline))
 
-static int64_t pad(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+static int64_t pad(int64_t n)
+{
+    return (n + LANES - 1) / LANES * LANES;
+}
 
-/* c (rows, cols) = a b for a block that stays in registers; element (i, k) of a is a[i * ai + k * ak]. */
+/* c (rows, cols) = a b for a block that stays in registers; element (i, k) of a is a[i * ai + k *
+ * ak]. */
 INLINE void block(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak, const float *b,
                   int64_t ldb, int64_t terms, int rows, int vecs)
 {
@@ -30,8 +33,8 @@ INLINE void block(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak,
         for (int v = 0; v < vecs; v++) *(vec *)(c + i * ldc + v * LANES) = acc[i][v];
 }
 
-INLINE void block_rows(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak, const float *b,
-                       int64_t ldb, int64_t terms, int64_t n, int rows)
+INLINE void block_rows(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak,
+                       const float *b, int64_t ldb, int64_t terms, int64_t n, int rows)
 {
     int64_t j = 0;
     for (; j + 2 * LANES <= n; j += 2 * LANES)
@@ -92,8 +95,8 @@ static float row_max(const float *s, int64_t n)
     for (int k = 0; k < LANES; k++) lane[k] = s[0];
     for (; j + LANES <= n; j += LANES)
         for (int k = 0; k < LANES; k++) lane[k] = s[j + k] > lane[k] ? s[j + k] : lane[k];
-    for (int k = 0; k < LANES; k++) best = fmaxf(best, lane[k]);
-    for (; j < n; j++) best = fmaxf(best, s[j]);
+    for (int k = 0; k < LANES; k++) best = lane[k] > best ? lane[k] : best;
+    for (; j < n; j++) best = s[j] > best ? s[j] : best;
     return best;
 }
 
@@ -131,8 +134,8 @@ static void softmax_row(float *s, int64_t keys, int64_t padded)
 }
 
 /* p (t, pad(t)) = the probabilities of head `head`; kt is scratch of d pad(t) floats. */
-static void probabilities(float *p, float *kt, const float *qkv, const float *bias, const float *mask,
-                          const rc_attention *a, int64_t head)
+static void probabilities(float *p, float *kt, const float *qkv, const float *bias,
+                          const float *mask, const rc_attention *a, int64_t head)
 {
     int64_t t = a->t, d = a->d, hd = a->h * d, ld = 3 * hd, tp = pad(t);
     pack_transposed(kt, tp, qkv + hd + head * d, ld, t, d);

@@ -25,7 +25,10 @@ rc_status rc_fail(rc_status code, const char *format, ...)
     return code;
 }
 
-const char *rc_message(void) { return message; }
+const char *rc_message(void)
+{
+    return message;
+}
 
 rc_status rc_mul(int64_t *out, int64_t a, int64_t b)
 {
@@ -49,7 +52,10 @@ rc_status rc_alloc(void **out, int64_t bytes)
     return RC_OK;
 }
 
-void rc_free(void *p) { free(p); }
+void rc_free(void *p)
+{
+    free(p);
+}
 
 float *rc_take(rc_arena *arena, int64_t count)
 {
@@ -86,10 +92,19 @@ static unsigned flush_denormals(void)
     _mm_setcsr(before | 0x8040u);
     return before;
 }
-static void restore_denormals(unsigned before) { _mm_setcsr(before); }
+static void restore_denormals(unsigned before)
+{
+    _mm_setcsr(before);
+}
 #else
-static unsigned flush_denormals(void) { return 0; }
-static void restore_denormals(unsigned before) { (void)before; }
+static unsigned flush_denormals(void)
+{
+    return 0;
+}
+static void restore_denormals(unsigned before)
+{
+    (void)before;
+}
 #endif
 
 static void run_share(int64_t count, int worker, int workers, rc_task *task, void *job)
@@ -105,7 +120,11 @@ void rc_parallel(int threads, int64_t count, rc_task *task, void *job)
     int workers = (int)rc_max(1, rc_min(threads, count));
 #ifdef _OPENMP
 #pragma omp parallel num_threads(workers)
-    run_share(count, omp_get_thread_num(), omp_get_num_threads(), task, job);
+    {
+        /* this region's threads open no further ones, not even where it has a single thread */
+        omp_set_num_threads(1);
+        run_share(count, omp_get_thread_num(), omp_get_num_threads(), task, job);
+    }
 #else
     run_share(count, 0, 1, task, job);
     (void)workers;

@@ -1,8 +1,8 @@
 /* base: what everything else in C stands on.
  *
- * Status codes with a message per thread, checked size arithmetic, arenas, the one parallel loop, and
- * random numbers that are a pure function of their coordinates. Nothing here (or above) reads a file,
- * an environment variable or a clock, prints, or ends the process. */
+ * Status codes with a message per thread, checked size arithmetic, arenas, the one parallel loop,
+ * and random numbers that are a pure function of their coordinates. Nothing here (or above) reads a
+ * file, an environment variable or a clock, prints, or ends the process. */
 #ifndef RC_BASE_H
 #define RC_BASE_H
 
@@ -40,12 +40,19 @@ const char *rc_message(void);
  * does not fit. */
 rc_status rc_mul(int64_t *out, int64_t a, int64_t b);
 
-static inline int64_t rc_min(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t rc_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t rc_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t rc_max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-/* 64-byte aligned memory, zeroed; RC_ENOMEM names the byte count. Free with rc_free (NULL allowed). */
+/* 64-byte aligned memory, zeroed; RC_ENOMEM names the byte count. Free with rc_free (NULL allowed).
+ */
 rc_status rc_alloc(void **out, int64_t bytes);
 void rc_free(void *p);
 
@@ -102,7 +109,8 @@ void rc_parallel(int threads, int64_t count, rc_task *task, void *job);
 
 /* ---- Random numbers -------------------------------------------------------------------------- */
 
-/* Where in a run a draw stands: equal coordinates give equal numbers, on any thread, after resume. */
+/* Where in a run a draw stands: equal coordinates give equal numbers, on any thread, after resume.
+ */
 typedef struct {
     uint64_t seed, step, site;
 } rc_draw;

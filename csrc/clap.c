@@ -6,12 +6,26 @@
 
 /* ---- Model ----------------------------------------------------------------------------------- */
 
+static rc_status check_heads(const rc_clap_config *c)
+{
+    if (c->dim < 1 || c->dim > 16384)
+        return rc_fail(RC_EINVAL, "dim: expected 1 to 16384, got %lld", (long long)c->dim);
+    for (int i = 0; i < 2; i++) {
+        int kind = (int)(i == 0 ? c->audio_head : c->text_head);
+        if (kind < RC_HEAD_NONE || kind > RC_HEAD_MLP)
+            return rc_fail(RC_EINVAL, "%s head: unknown kind %d", i == 0 ? "audio" : "text", kind);
+    }
+    if (c->text_width < 0 || c->text_width > 16384 || (c->has_text && c->text_width != c->text.width))
+        return rc_fail(RC_EINVAL, "text_width: %lld is out of range, or not the text tower's %lld",
+                       (long long)c->text_width, (long long)c->text.width);
+    return RC_OK;
+}
+
 static rc_status open_model(rc_clap *m)
 {
     const rc_clap_config *c = &m->config;
     rc_params *p = &m->params;
-    if (c->dim < 1 || c->dim > 16384)
-        return rc_fail(RC_EINVAL, "dim: expected 1 to 16384, got %lld", (long long)c->dim);
+    RC_TRY(check_heads(c));
     if (c->has_audio) {
         RC_TRY(rc_htsat_new(&m->audio, &c->audio, p));
         rc_head_declare(&m->audio_head, p, c->audio_head, rc_htsat_width(m->audio), c->dim,
@@ -56,6 +70,8 @@ void rc_clap_free(rc_clap *m)
 rc_status rc_clap_pack(rc_clap *m)
 {
     rc_dnn *dnn;
+    if (m->params.item[0].dx != NULL)
+        return rc_fail(RC_EINVAL, "pack: this model is in training, its weights will change");
     RC_TRY(rc_dnn_new(&dnn, 1));
     rc_status status = RC_OK;
     for (int64_t i = 0; i < m->params.count && status == RC_OK; i++) {
@@ -101,12 +117,16 @@ rc_status rc_context_enter(rc_context *c)
     return RC_OK;
 }
 
-void rc_context_leave(rc_context *c) { __atomic_store_n(&c->busy, 0, __ATOMIC_RELEASE); }
+void rc_context_leave(rc_context *c)
+{
+    __atomic_store_n(&c->busy, 0, __ATOMIC_RELEASE);
+}
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
 /* Room for features (n, h->in) and the head's rows. */
-static rc_status take_head(rc_context *c, rc_head_tape *k, float **features, const rc_head *h, int64_t n)
+static rc_status take_head(rc_context *c, rc_head_tape *k, float **features, const rc_head *h,
+                           int64_t n)
 {
     rc_arena counting = {0};
     rc_take(&counting, n * h->in);

@@ -57,7 +57,8 @@ struct rc_packed {
 
 static rc_status dnn_fail(dnnl_status_t status, const char *call)
 {
-    if (status == dnnl_out_of_memory) return rc_fail(RC_ENOMEM, "oneDNN: out of memory in %s", call);
+    if (status == dnnl_out_of_memory)
+        return rc_fail(RC_ENOMEM, "oneDNN: out of memory in %s", call);
     return rc_fail(RC_EBACKEND, "oneDNN: status %d in %s", (int)status, call);
 }
 
@@ -90,7 +91,10 @@ rc_status rc_dnn_new(rc_dnn **out, int threads)
     return RC_OK;
 }
 
-int rc_dnn_threads(const rc_dnn *dnn) { return dnn->threads; }
+int rc_dnn_threads(const rc_dnn *dnn)
+{
+    return dnn->threads;
+}
 
 static void product_clear(rc_product *p, int threads)
 {
@@ -123,7 +127,8 @@ void rc_dnn_free(rc_dnn *dnn)
 
 void rc_dnn_trim(rc_dnn *dnn)
 {
-    if (dnn->used > SLOTS / 2) cache_clear(dnn); /* shapes are few: starting over beats bookkeeping */
+    if (dnn->used > SLOTS / 2)
+        cache_clear(dnn); /* shapes are few: starting over beats bookkeeping */
 }
 
 void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow)
@@ -208,8 +213,8 @@ static rc_status describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape *
     if (s->sum) DNN_TRY(dnnl_post_ops_append_sum(p->post, 1.0f, 0, dnnl_data_type_undef));
     DNN_TRY(dnnl_primitive_attr_set_post_ops(p->attr, p->post));
     int before = one_thread(1);
-    dnnl_status_t st =
-        dnnl_matmul_primitive_desc_create(&p->desc, dnn->engine, p->a, p->b, p->bias, p->c, p->attr);
+    dnnl_status_t st = dnnl_matmul_primitive_desc_create(&p->desc, dnn->engine, p->a, p->b, p->bias,
+                                                         p->c, p->attr);
     one_thread(before);
     DNN_TRY(st);
     return RC_OK;
@@ -228,7 +233,8 @@ static rc_status grow_scratch(rc_dnn *dnn, int64_t bytes)
     return RC_OK;
 }
 
-static rc_status make_args(rc_product *p, const matmul_parts *parts, const_dnnl_memory_desc_t scratch)
+static rc_status make_args(rc_product *p, const matmul_parts *parts,
+                           const_dnnl_memory_desc_t scratch)
 {
     rc_dnn *dnn = p->dnn;
     const_dnnl_memory_desc_t desc[ARGS] = {parts->a, parts->b, parts->bias, parts->c, scratch};
@@ -343,8 +349,8 @@ static rc_status reorder(rc_dnn *dnn, const rc_packed *packed, const float *w,
     dnnl_status_t st = dnnl_memory_create(&src, plain, dnn->engine, (void *)w);
     if (st == dnnl_success) st = dnnl_memory_create(&dst, packed->desc, dnn->engine, packed->data);
     if (st == dnnl_success)
-        st = dnnl_reorder_primitive_desc_create(&desc, plain, dnn->engine, packed->desc, dnn->engine,
-                                                NULL);
+        st = dnnl_reorder_primitive_desc_create(&desc, plain, dnn->engine, packed->desc,
+                                                dnn->engine, NULL);
     if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
     dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
     if (st == dnnl_success) st = dnnl_primitive_execute(primitive, dnn->worker[0].stream, 2, args);
@@ -395,6 +401,12 @@ void rc_packed_free(rc_packed *packed)
     free(packed);
 }
 
-const float *rc_packed_data(const rc_packed *packed) { return packed->data; }
+const float *rc_packed_data(const rc_packed *packed)
+{
+    return packed->data;
+}
 
-int64_t rc_packed_bytes(const rc_packed *packed) { return packed->bytes; }
+int64_t rc_packed_bytes(const rc_packed *packed)
+{
+    return packed->bytes;
+}

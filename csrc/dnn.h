@@ -1,23 +1,24 @@
 /* dnn: matrix products through oneDNN.
  *
- * A product runs on one thread. Parallelism is ours: rc_parallel hands chunks of rows to workers, and
- * each worker runs the same compiled primitive with its own memory objects and scratchpad. Results
- * therefore do not depend on the number of threads, and a chunk of windows can pass through a whole
- * block while it is warm in the cache.
+ * A product runs on one thread. Parallelism is ours: rc_parallel hands chunks of rows to workers,
+ * and each worker runs the same compiled primitive with its own memory objects and scratchpad.
+ * Results therefore do not depend on the number of threads, and a chunk of windows can pass through
+ * a whole block while it is warm in the cache.
  *
- * Look-ups (rc_product_get) happen outside parallel regions, runs (rc_product_run) inside. An rc_dnn
- * serves one caller at a time. */
+ * Look-ups (rc_product_get) happen outside parallel regions, runs (rc_product_run) inside. An
+ * rc_dnn serves one caller at a time. */
 #ifndef RC_DNN_H
 #define RC_DNN_H
 
 #include "base.h"
 
-typedef struct rc_dnn rc_dnn;         /* engine, one stream and scratchpad per worker, primitive cache */
+typedef struct rc_dnn rc_dnn; /* engine, one stream and scratchpad per worker, primitive cache */
 typedef struct rc_product rc_product; /* one compiled product of the cache */
 typedef struct rc_packed rc_packed;   /* a weight in oneDNN's preferred layout */
 
-/* c (m, n) = op(a) (m, k) op(b) (k, n) [+ bias (n)] [+ c].  Leading dimensions count floats per stored
- * row; op transposes where ta, tb are 1, so a is stored (m, k) or (k, m), b (k, n) or (n, k). */
+/* c (m, n) = op(a) (m, k) op(b) (k, n) [+ bias (n)] [+ c].  Leading dimensions count floats per
+ * stored row; op transposes where ta, tb are 1, so a is stored (m, k) or (k, m), b (k, n) or (n,
+ * k). */
 typedef struct {
     int64_t m, n, k, lda, ldb, ldc, ta, tb, bias, sum; /* one type only: no padding bytes to hash */
 } rc_product_shape;
@@ -27,9 +28,9 @@ rc_status rc_dnn_new(rc_dnn **out, int threads);
 void rc_dnn_free(rc_dnn *dnn);
 int rc_dnn_threads(const rc_dnn *dnn);
 
-/* The compiled product for a shape, built at its first use. `packed` replaces b (then tb, ldb do not
- * matter) or is NULL. Pointers stay valid until rc_dnn_trim or rc_dnn_free. Shapes with a zero size
- * give NULL, which rc_product_run skips. */
+/* The compiled product for a shape, built at its first use. `packed` replaces b (then tb, ldb do
+ * not matter) or is NULL. Pointers stay valid until rc_dnn_trim or rc_dnn_free. Shapes with a zero
+ * size give NULL, which rc_product_run skips. */
 rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
                          const rc_packed *packed);
 

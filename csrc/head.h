@@ -1,4 +1,5 @@
-/* head: projection into the joint space (LAION: audio_projection, text_projection), then unit length. */
+/* head: projection into the joint space (LAION: audio_projection, text_projection), then unit
+ * length. */
 #ifndef RC_HEAD_H
 #define RC_HEAD_H
 

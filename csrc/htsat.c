@@ -2,6 +2,7 @@
  * Mathematics: LAION-AI/CLAP clap_module/htsat.py, class HTSAT_Swin_Transformer, without fusion. */
 #include "htsat.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,11 +18,12 @@ static rc_status check_stage(const rc_htsat_config *c, int64_t i, int64_t side)
         return rc_fail(RC_EINVAL, "audio.heads[%d]: %lld does not divide the width %lld", (int)i,
                        (long long)c->heads[i], (long long)width);
     if (side < 1 || side % rc_min(side, c->window) != 0)
-        return rc_fail(RC_EINVAL, "audio.window: %lld does not divide the %lld tokens a side of stage %d",
+        return rc_fail(RC_EINVAL,
+                       "audio.window: %lld does not divide the %lld tokens a side of stage %d",
                        (long long)c->window, (long long)side, (int)i);
     if (i + 1 < c->stages && side % 2 != 0)
-        return rc_fail(RC_EINVAL, "audio.spec_size: stage %d has an odd side of %lld tokens", (int)i,
-                       (long long)side);
+        return rc_fail(RC_EINVAL, "audio.spec_size: stage %d has an odd side of %lld tokens",
+                       (int)i, (long long)side);
     return RC_OK;
 }
 
@@ -38,8 +40,11 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
         c->window < 1 || c->window > 64 || c->mlp_ratio < 1 || c->mlp_ratio > 16)
         return rc_fail(RC_EINVAL, "audio: stages, embed, window or mlp_ratio out of range");
     if (!(c->drop_path >= 0 && c->drop_path < 1) || !(c->dropout >= 0 && c->dropout < 1))
-        return rc_fail(RC_EINVAL, "audio: drop_path %g and dropout %g must lie in [0, 1)", c->drop_path,
-                       c->dropout);
+        return rc_fail(RC_EINVAL, "audio: drop_path %g and dropout %g must lie in [0, 1)",
+                       c->drop_path, c->dropout);
+    if (c->time_stripes < 0 || c->time_stripes > 32 || c->freq_stripes < 0 || c->freq_stripes > 32 ||
+        c->time_width < 0 || c->freq_width < 0)
+        return rc_fail(RC_EINVAL, "audio: expected 0 to 32 stripes, and widths that are not negative");
     for (int64_t i = 0, side = c->spec_size / c->patch; i < c->stages; i++, side /= 2)
         RC_TRY(check_stage(c, i, side));
     return RC_OK;
@@ -92,15 +97,17 @@ static rc_status new_table(int32_t **out, int64_t n)
     return rc_alloc((void **)out, n * (int64_t)sizeof **out);
 }
 
-/* to[i] = place in `before` order of what lies at place i of `order`; NULL stands for grid order. */
-static void compose(int32_t *to, int32_t *place, const int32_t *before, const int32_t *order, int64_t n)
+/* to[i] = place in `before` order of what lies at place i of `order`; NULL stands for grid order.
+ */
+static void compose(int32_t *to, int32_t *place, const int32_t *before, const int32_t *order,
+                    int64_t n)
 {
     for (int64_t i = 0; i < n; i++) place[before == NULL ? i : before[i]] = (int32_t)i;
     for (int64_t i = 0; i < n; i++) to[i] = place[order == NULL ? i : order[i]];
 }
 
-/* Rows that patch merging puts side by side, grid order of the next stage: (even, even), (odd, even),
- * (even, odd), (odd, odd) for row and column. */
+/* Rows that patch merging puts side by side, grid order of the next stage: (even, even), (odd,
+ * even), (even, odd), (odd, odd) for row and column. */
 static void merge_order(int32_t *order, int64_t side)
 {
     for (int64_t i = 0; i < side * side; i++) {
@@ -152,10 +159,16 @@ static rc_status open_stage(rc_htsat *t, rc_params *p, int64_t i, int64_t *block
     if (s->block == NULL) return rc_fail(RC_ENOMEM, "out of memory: blocks of stage %d", (int)i);
     for (int64_t j = 0; j < s->depth; j++, ++*block_of_all) {
         double share = t->blocks > 1 ? (double)*block_of_all / (double)(t->blocks - 1) : 0;
-        s->block[j] = (rc_swin){.c = s->c, .heads = c->heads[i], .mlp = c->mlp_ratio * s->c,
-                                .window = s->window, .tokens = s->tokens,
-                                .from = s->from[j == 0 ? 0 : j % 2 ? 1 : 2],
-                                .mask = j % 2 ? s->mask : NULL, .eps = (float)c->eps,
+        s->block[j] = (rc_swin){.c = s->c,
+                                .heads = c->heads[i],
+                                .mlp = c->mlp_ratio * s->c,
+                                .window = s->window,
+                                .tokens = s->tokens,
+                                .from = s->from[j == 0  ? 0
+                                                : j % 2 ? 1
+                                                        : 2],
+                                .mask = j % 2 ? s->mask : NULL,
+                                .eps = (float)c->eps,
                                 .drop_path = (float)(c->drop_path * share),
                                 .dropout = (float)c->dropout,
                                 .site = (uint64_t)(16 + 4 * *block_of_all)};
@@ -208,7 +221,10 @@ void rc_htsat_free(rc_htsat *t)
     free(t);
 }
 
-int64_t rc_htsat_width(const rc_htsat *t) { return t->config.embed << (t->config.stages - 1); }
+int64_t rc_htsat_width(const rc_htsat *t)
+{
+    return t->config.embed << (t->config.stages - 1);
+}
 
 int64_t rc_htsat_frames(const rc_htsat *t)
 {

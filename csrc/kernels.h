@@ -1,11 +1,12 @@
 /* kernels: the mathematics, every forward with its backward.
  *
- * Letters: n rows, c channels, b clips, t positions, h heads, d head width; x input, y output, w weight,
- * dx the gradient of x. Arrays are float32, contiguous, row-major; shapes stand in brackets.
- * Arguments come in one order: outputs, what forward keeps for backward, inputs, weights, sizes, options.
- * Input gradients are overwritten, weight gradients accumulate. Kernels are serial and never fail: the
- * towers hand them chunks of rows through rc_parallel. Where a weight gradient sums over all rows,
- * columns from..to-1 are done, so that workers can own columns and the order of summation is fixed. */
+ * Letters: n rows, c channels, b clips, t positions, h heads, d head width; x input, y output, w
+ * weight, dx the gradient of x. Arrays are float32, contiguous, row-major; shapes stand in
+ * brackets. Arguments come in one order: outputs, what forward keeps for backward, inputs, weights,
+ * sizes, options. Input gradients are overwritten, weight gradients accumulate. Kernels are serial
+ * and never fail: the towers hand them chunks of rows through rc_parallel. Where a weight gradient
+ * sums over all rows, columns from..to-1 are done, so that workers can own columns and the order of
+ * summation is fixed. */
 #ifndef RC_KERNELS_H
 #define RC_KERNELS_H
 
@@ -13,7 +14,8 @@
 
 /* ---- norm.c ---------------------------------------------------------------------------------- */
 
-/* y = (x - mean) rstd w + b per row, rstd = 1 / sqrt(var + eps). mean, rstd (n) may be NULL. x may be y. */
+/* y = (x - mean) rstd w + b per row, rstd = 1 / sqrt(var + eps). mean, rstd (n) may be NULL. x may
+ * be y. */
 void rc_layernorm_forward(float *y, float *mean, float *rstd, const float *x, const float *w,
                           const float *b, int64_t n, int64_t c, float eps);
 void rc_layernorm_backward(float *dx, const float *dy, const float *x, const float *mean,
@@ -27,8 +29,8 @@ void rc_rmsnorm_forward(float *y, float *r, const float *x, const float *w, int6
                         float eps);
 void rc_rmsnorm_backward(float *dx, const float *dy, const float *x, const float *r, const float *w,
                          int64_t n, int64_t c);
-void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, const float *r, int64_t n,
-                                int64_t c, int64_t from, int64_t to);
+void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, const float *r,
+                                int64_t n, int64_t c, int64_t from, int64_t to);
 
 /* Mean and biased variance of each of c columns over n rows, summed in double. */
 void rc_batchnorm_stats(float *mean, float *var, const float *x, int64_t n, int64_t c);
@@ -37,10 +39,11 @@ void rc_batchnorm_stats(float *mean, float *var, const float *x, int64_t n, int6
 void rc_batchnorm_forward(float *y, const float *x, const float *mean, const float *var,
                           const float *w, const float *b, int64_t n, int64_t c, float eps);
 
-/* `batch` says whether mean and var came from these very rows and so carry gradient. dx may be NULL. */
+/* `batch` says whether mean and var came from these very rows and so carry gradient. dx may be
+ * NULL. */
 void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
-                           const float *mean, const float *var, const float *w, int64_t n, int64_t c,
-                           float eps, bool batch);
+                           const float *mean, const float *var, const float *w, int64_t n,
+                           int64_t c, float eps, bool batch);
 
 /* y = x / max(|x|, 1e-12) per row, as torch.nn.functional.normalize; length (n) keeps |x|. */
 void rc_l2norm_forward(float *y, float *length, const float *x, int64_t n, int64_t c);
@@ -52,7 +55,8 @@ void rc_l2norm_backward(float *dx, const float *dy, const float *y, const float 
 /* Element-wise over n values; y may be x, dx may be dy. */
 void rc_gelu_forward(float *y, const float *x, int64_t n); /* x Phi(x), exact */
 void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
-void rc_gelu_tanh_forward(float *y, const float *x, int64_t n); /* "gelu_new" of GPT-2 and T5 v1.1 */
+void rc_gelu_tanh_forward(float *y, const float *x,
+                          int64_t n); /* "gelu_new" of GPT-2 and T5 v1.1 */
 void rc_gelu_tanh_backward(float *dx, const float *dy, const float *x, int64_t n);
 void rc_relu_forward(float *y, const float *x, int64_t n);
 void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n);
@@ -81,15 +85,16 @@ int64_t rc_attention_scratch(const rc_attention *a);
 void rc_attention_forward(float *o, const float *qkv, const float *bias, const float *mask,
                           const rc_attention *a, float *scratch);
 
-/* The probabilities are computed again, so nothing is kept. dbias (h, t, t) accumulates or is NULL. */
+/* The probabilities are computed again, so nothing is kept. dbias (h, t, t) accumulates or is NULL.
+ */
 void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const float *qkv,
                            const float *bias, const float *mask, const rc_attention *a,
                            float *scratch);
 
 /* ---- window.c -------------------------------------------------------------------------------- */
 
-/* Index tables of the audio tower on a side x side grid. All moves are gathers along such a table and
- * their transposes are scatters along the same one. */
+/* Index tables of the audio tower on a side x side grid. All moves are gathers along such a table
+ * and their transposes are scatters along the same one. */
 
 /* index[i] = grid position (row-major) of place i in window order, the grid rolled by -shift. */
 void rc_window_index(int32_t *index, int64_t side, int64_t window, int64_t shift);
@@ -105,8 +110,8 @@ void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t pat
 void rc_gather_rows(float *y, const float *x, const int32_t *index, int64_t n, int64_t c);
 void rc_scatter_rows(float *dx, const float *dy, const int32_t *index, int64_t n, int64_t c);
 
-/* Bicubic stretch along time, (from, c) -> (to, c): Keys kernel with a = -0.75, corners aligned, the
- * source coordinate in float32 and taps clamped at the borders, as torch's interpolate. */
+/* Bicubic stretch along time, (from, c) -> (to, c): Keys kernel with a = -0.75, corners aligned,
+ * the source coordinate in float32 and taps clamped at the borders, as torch's interpolate. */
 void rc_stretch_forward(float *y, const float *x, int64_t from, int64_t to, int64_t c);
 void rc_stretch_backward(float *dx, const float *dy, int64_t from, int64_t to, int64_t c);
 
@@ -128,7 +133,7 @@ void rc_meanpool_backward(float *dx, const float *dy, int64_t t, int64_t c);
 
 typedef struct {
     float lr, beta1, beta2, eps, weight_decay;
-    int64_t step;    /* 1 for the first update */
+    int64_t step;     /* 1 for the first update */
     float grad_scale; /* multiplies every gradient: clipping costs no pass of its own */
 } rc_adamw;
 

@@ -3,12 +3,12 @@
 
 static rc_product_shape forward_shape(int64_t m, int64_t n, int64_t k, bool bias, bool sum)
 {
-    return (rc_product_shape){.m = m, .n = n, .k = k, .lda = k, .ldb = k, .ldc = n, .tb = 1,
-                              .bias = bias, .sum = sum};
+    return (rc_product_shape){
+        .m = m, .n = n, .k = k, .lda = k, .ldb = k, .ldc = n, .tb = 1, .bias = bias, .sum = sum};
 }
 
-rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair, int64_t total,
-                        int64_t rows, bool sum)
+rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                        int64_t total, int64_t rows, bool sum)
 {
     const rc_param *w = &p->item[pair.w], *b = pair.b < 0 ? NULL : &p->item[pair.b];
     int64_t n = w->size[0], k = w->count / n;
@@ -39,7 +39,8 @@ rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p
     return rc_product_get(dnn, &out->tail, s, NULL);
 }
 
-void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy, int64_t rows)
+void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
+                            int64_t rows)
 {
     rc_product_run(rows == l->full_rows ? l->full : l->tail, worker, dx, dy, l->w->x, NULL);
 }
@@ -66,8 +67,7 @@ static void weight_slice(void *arg, int64_t index, int worker)
     int64_t from = index * job->slice, columns = rc_min(job->slice, job->n - from);
     rc_product_run(columns == job->slice ? job->full : job->tail, worker,
                    job->w->dx + from * job->k, job->dy + from, job->x, NULL);
-    if (job->b != NULL)
-        add_columns(job->b->dx + from, job->dy + from, job->total, job->n, columns);
+    if (job->b != NULL) add_columns(job->b->dx + from, job->dy + from, job->total, job->n, columns);
 }
 
 enum { SLICES = 8, SLICE_UNIT = 16 };
@@ -79,8 +79,14 @@ rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pai
     int64_t n = w->size[0], k = w->count / n;
     int64_t slice = (n + SLICES - 1) / SLICES;
     slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
-    weight_job job = {.w = w, .b = pair.b < 0 ? NULL : &p->item[pair.b], .dy = dy, .x = x,
-                      .total = total, .n = n, .k = k, .slice = slice};
+    weight_job job = {.w = w,
+                      .b = pair.b < 0 ? NULL : &p->item[pair.b],
+                      .dy = dy,
+                      .x = x,
+                      .total = total,
+                      .n = n,
+                      .k = k,
+                      .slice = slice};
     rc_product_shape s = {.n = k, .k = total, .lda = n, .ldb = k, .ldc = k, .ta = 1, .sum = 1};
     s.m = slice;
     RC_TRY(rc_product_get(dnn, &job.full, s, NULL));
@@ -108,7 +114,7 @@ static void norm_columns(void *arg, int64_t index, int worker)
 void rc_norm_backward_weight(int threads, const rc_params *p, rc_pair pair, const float *dy,
                              const float *x, const float *mean, const float *rstd, int64_t total)
 {
-    norm_job job = {&p->item[pair.w], &p->item[pair.b], dy, x, mean, rstd, total,
+    norm_job job = {&p->item[pair.w],     &p->item[pair.b], dy, x, mean, rstd, total,
                     p->item[pair.w].count};
     rc_parallel(threads, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
 }

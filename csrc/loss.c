@@ -29,8 +29,8 @@ static void line_sums(void *arg, int64_t i, int worker)
     job->lse[n + i] = (float)log_sum_exp(job->logits + i, n, n, job->scale);
 }
 
-rc_status rc_contrastive_forward(double *loss, float *logits, float *lse, rc_dnn *dnn, const float *a,
-                                 const float *t, float s, int64_t n, int64_t c)
+rc_status rc_contrastive_forward(double *loss, float *logits, float *lse, rc_dnn *dnn,
+                                 const float *a, const float *t, float s, int64_t n, int64_t c)
 {
     if (n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
     rc_product *product;

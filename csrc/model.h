@@ -1,8 +1,8 @@
 /* model: parameters, the two towers, heads, one training step.
  *
- * An rc_clap holds configuration and parameters and is read-only in use, so any number of contexts may
- * share it. An rc_context holds scratch memory and compiled products for one caller at a time. An
- * rc_trainer owns values, gradients, moments and the activations of one step. */
+ * An rc_clap holds configuration and parameters and is read-only in use, so any number of contexts
+ * may share it. An rc_context holds scratch memory and compiled products for one caller at a time.
+ * An rc_trainer owns values, gradients, moments and the activations of one step. */
 #ifndef RC_MODEL_H
 #define RC_MODEL_H
 
@@ -38,8 +38,8 @@ typedef struct {
 } rc_params;
 
 /* Index of a new parameter. */
-int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
+                      ...) __attribute__((format(printf, 5, 6)));
 void rc_params_free(rc_params *p);
 
 /* Weight and bias indices; -1 for an absent bias. */
@@ -54,23 +54,25 @@ rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const c
 
 /* ---- linear.c -------------------------------------------------------------------------------- */
 
-/* y = x wᵀ + b over chunks of `rows` rows, the last one shorter. Looked up once per call of a tower,
- * run by any worker on any chunk. */
+/* y = x wᵀ + b over chunks of `rows` rows, the last one shorter. Looked up once per call of a
+ * tower, run by any worker on any chunk. */
 typedef struct {
     const rc_param *w, *b;
     rc_product *full, *tail;
     int64_t full_rows;
 } rc_linear;
 
-/* Forward products, adding into y with `sum`. total is the number of rows of all chunks together. */
-rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair, int64_t total,
-                        int64_t rows, bool sum);
+/* Forward products, adding into y with `sum`. total is the number of rows of all chunks together.
+ */
+rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                        int64_t total, int64_t rows, bool sum);
 void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows);
 
 /* dx = dy w. */
 rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
                                  int64_t total, int64_t rows);
-void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy, int64_t rows);
+void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
+                            int64_t rows);
 
 /* dw += dyᵀ x and db += column sums of dy over all `total` rows, sliced over outputs: worker-count
  * independent because each slice has one owner. */
@@ -87,7 +89,7 @@ void rc_norm_backward_weight(int threads, const rc_params *p, rc_pair pair, cons
 typedef struct {
     int64_t mels, spec_size, patch, embed, window, mlp_ratio;
     int64_t stages, depths[RC_STAGES_MAX], heads[RC_STAGES_MAX];
-    double drop_path, dropout;      /* training only */
+    double drop_path, dropout;        /* training only */
     int64_t time_stripes, time_width; /* SpecAugment, training only */
     int64_t freq_stripes, freq_width;
     double bn_momentum, eps;
@@ -167,8 +169,8 @@ void rc_context_free(rc_context *c);
 rc_status rc_context_enter(rc_context *c);
 void rc_context_leave(rc_context *c);
 
-/* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before the
- * head, (b, width), not normalised. */
+/* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before
+ * the head, (b, width), not normalised. */
 rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel, int64_t b,
                         int64_t frames, bool features);
 
@@ -179,8 +181,8 @@ rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t 
 /* Text features (n, text_width) through the text head -> y (n, dim), unit rows. */
 rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n);
 
-/* x (n, width) against classes (labels, width): the k best labels of each row, best first, and, where
- * `score` is not NULL, all scores (n, labels). In score.c. */
+/* x (n, width) against classes (labels, width): the k best labels of each row, best first, and,
+ * where `score` is not NULL, all scores (n, labels). In score.c. */
 rc_status rc_scores_topk(rc_context *c, float *score, int32_t *index, float *best, const float *x,
                          const float *classes, int64_t n, int64_t labels, int64_t width, int64_t k);
 
@@ -207,8 +209,8 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
 /* Symmetric InfoNCE (Radford et al. 2021; LAION: clap_module/loss.py, ClipLoss, default mode):
  * S = exp(s) a tᵀ, loss = (CE(S) + CE(Sᵀ)) / 2, row i belongs to row i. a, t (n, c) have unit rows.
  * Forward keeps logits (n, n) and the logarithm of each row's and column's sum (2, n). */
-rc_status rc_contrastive_forward(double *loss, float *logits, float *lse, rc_dnn *dnn, const float *a,
-                                 const float *t, float s, int64_t n, int64_t c);
+rc_status rc_contrastive_forward(double *loss, float *logits, float *lse, rc_dnn *dnn,
+                                 const float *a, const float *t, float s, int64_t n, int64_t c);
 
 /* da, dt overwritten; ds accumulates. logits become their gradient. */
 rc_status rc_contrastive_backward(float *da, float *dt, float *ds, float *logits, const float *lse,
@@ -221,7 +223,7 @@ typedef struct rc_trainer rc_trainer;
 
 typedef struct {
     double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0: none */
-    uint64_t seed, step; /* step counts from 0 */
+    uint64_t seed, step;                              /* step counts from 0 */
 } rc_step;
 
 typedef struct {
@@ -241,7 +243,7 @@ rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const floa
                                const float *text, int64_t b, int64_t frames, const rc_step *how);
 
 /* The same, then clipping and AdamW. */
-rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel, const float *text,
-                          int64_t b, int64_t frames, const rc_step *how);
+rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel,
+                          const float *text, int64_t b, int64_t frames, const rc_step *how);
 
 #endif

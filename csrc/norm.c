@@ -18,7 +18,8 @@ static float row_mean(const float *x, int64_t c)
     return total / (float)c;
 }
 
-/* Mean of (x - mean)^2: a second pass, because the sum of squares less the square of the sum cancels. */
+/* Mean of (x - mean)^2: a second pass, because the sum of squares less the square of the sum
+ * cancels. */
 RC_CLONES
 static float row_var(const float *x, float mean, int64_t c)
 {
@@ -116,8 +117,8 @@ void rc_rmsnorm_backward(float *dx, const float *dy, const float *x, const float
 }
 
 RC_CLONES
-void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, const float *r, int64_t n,
-                                int64_t c, int64_t from, int64_t to)
+void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, const float *r,
+                                int64_t n, int64_t c, int64_t from, int64_t to)
 {
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = from; j < to; j++) dw[j] += dy[i * c + j] * x[i * c + j] * r[i];
@@ -128,7 +129,8 @@ void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, cons
 enum { COLUMNS = 64 }; /* summed together, so that rows are read along */
 
 RC_CLONES
-static void column_moments(float *mean, float *var, const float *x, int64_t n, int64_t ld, int64_t c)
+static void column_moments(float *mean, float *var, const float *x, int64_t n, int64_t ld,
+                           int64_t c)
 {
     double s[COLUMNS] = {0}, q[COLUMNS] = {0};
     for (int64_t i = 0; i < n; i++)
@@ -190,12 +192,12 @@ static void batchnorm_columns(float *dx, float *dw, float *db, const float *dy, 
 }
 
 void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
-                           const float *mean, const float *var, const float *w, int64_t n, int64_t c,
-                           float eps, bool batch)
+                           const float *mean, const float *var, const float *w, int64_t n,
+                           int64_t c, float eps, bool batch)
 {
     for (int64_t j = 0; j < c; j += COLUMNS)
-        batchnorm_columns(dx == NULL ? NULL : dx + j, dw + j, db + j, dy + j, x + j, mean + j, var + j,
-                          w + j, n, c, rc_min(COLUMNS, c - j), eps, batch);
+        batchnorm_columns(dx == NULL ? NULL : dx + j, dw + j, db + j, dy + j, x + j, mean + j,
+                          var + j, w + j, n, c, rc_min(COLUMNS, c - j), eps, batch);
 }
 
 /* ---- L2 normalisation ------------------------------------------------------------------------ */

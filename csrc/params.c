@@ -11,13 +11,15 @@ static rc_status make_room(rc_params *p)
     if (p->count < p->room) return RC_OK;
     int64_t room = p->room == 0 ? 64 : 2 * p->room;
     rc_param *item = realloc(p->item, (size_t)room * sizeof *item);
-    if (item == NULL) return rc_fail(RC_ENOMEM, "out of memory: table of %lld parameters", (long long)room);
+    if (item == NULL)
+        return rc_fail(RC_ENOMEM, "out of memory: table of %lld parameters", (long long)room);
     p->item = item;
     p->room = room;
     return RC_OK;
 }
 
-int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format, ...)
+int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
+                      ...)
 {
     if (p->status == RC_OK) p->status = make_room(p);
     if (p->status != RC_OK) return 0; /* the declaring function reports it at its end */

@@ -1,7 +1,7 @@
 /* py: the only code that knows Python. Every py_*.c includes this header and nothing foreign else.
  *
- * A binding fills a plain job struct, calls rc_py_run, and wraps the result. rc_py_run alone releases
- * the interpreter lock; no Python object is touched while it is released. */
+ * A binding fills a plain job struct, calls rc_py_run, and wraps the result. rc_py_run alone
+ * releases the interpreter lock; no Python object is touched while it is released. */
 #ifndef RC_PY_H
 #define RC_PY_H
 
@@ -33,15 +33,15 @@ extern PyModuleDef rc_py_module;
 /* Work without the lock. */
 typedef rc_status rc_work(void *job);
 
-/* Run `work(job)` with the lock released; -1 with an exception set when it fails. `self` is a module
- * or an instance of one of our types. */
+/* Run `work(job)` with the lock released; -1 with an exception set when it fails. `self` is a
+ * module or an instance of one of our types. */
 int rc_py_run(PyObject *self, rc_work *work, void *job);
 
 /* The state of the module that defines `self`'s type. */
 rc_state *rc_py_state(PyObject *self);
 
-/* Turn a status into its exception: ValueError, MemoryError, FormatError, BackendError, RuntimeError.
- * Always returns -1. */
+/* Turn a status into its exception: ValueError, MemoryError, FormatError, BackendError,
+ * RuntimeError. Always returns -1. */
 int rc_py_raise(PyObject *self, rc_status status);
 
 /* "O&" converters: a new reference to a C-contiguous, aligned array; anything numeric is converted,
@@ -63,7 +63,8 @@ int rc_py_shape(PyArrayObject *array, const char *name, int rank, const int64_t 
 /* A new uninitialised array. */
 PyArrayObject *rc_py_new(int rank, const int64_t *sizes, int type);
 
-/* An array over memory from rc_alloc; the array frees it with rc_free, also when this call fails. */
+/* An array over memory from rc_alloc; the array frees it with rc_free, also when this call fails.
+ */
 PyArrayObject *rc_py_adopt(void *memory, int rank, const int64_t *sizes);
 
 /* A float32 array over memory that `owner` keeps alive. */

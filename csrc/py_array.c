@@ -14,14 +14,17 @@ static int convert(PyObject *object, int type, void *out)
         Py_DECREF(any);
         return 0;
     }
-    PyObject *array = PyArray_FROMANY((PyObject *)any, type, 0, 0,
-                                      NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
+    PyObject *array =
+        PyArray_FROMANY((PyObject *)any, type, 0, 0, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_FORCECAST);
     Py_DECREF(any);
     *(PyArrayObject **)out = (PyArrayObject *)array;
     return array != NULL;
 }
 
-int rc_py_f32(PyObject *object, void *out) { return convert(object, NPY_FLOAT32, out); }
+int rc_py_f32(PyObject *object, void *out)
+{
+    return convert(object, NPY_FLOAT32, out);
+}
 
 int rc_py_f32_or_none(PyObject *object, void *out)
 {
@@ -30,7 +33,10 @@ int rc_py_f32_or_none(PyObject *object, void *out)
     return 1;
 }
 
-int rc_py_i32(PyObject *object, void *out) { return convert(object, NPY_INT32, out); }
+int rc_py_i32(PyObject *object, void *out)
+{
+    return convert(object, NPY_INT32, out);
+}
 
 int rc_py_f32_inout(PyObject *object, void *out)
 {
@@ -93,7 +99,10 @@ PyObject *rc_py_view(float *memory, int rank, const npy_intp *dims, PyObject *ow
     return array;
 }
 
-static void capsule_free(PyObject *capsule) { rc_free(PyCapsule_GetPointer(capsule, NULL)); }
+static void capsule_free(PyObject *capsule)
+{
+    rc_free(PyCapsule_GetPointer(capsule, NULL));
+}
 
 PyArrayObject *rc_py_adopt(void *memory, int rank, const int64_t *sizes)
 {

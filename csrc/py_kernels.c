@@ -286,11 +286,30 @@ static PyObject *draws(PyObject *Py_UNUSED(m), PyObject *args)
 
 /* ---- Moves ----------------------------------------------------------------------------------- */
 
-/* window_index(side, window, shift) or patch_index(spec_size, mels, patch) */
+enum { MOST_SIDE = 4096 };
+
+/* A side must be whole pieces. */
+static int whole(const char *name, long long side, long long piece)
+{
+    if (side >= 1 && side <= MOST_SIDE && piece >= 1 && side % piece == 0) return 0;
+    PyErr_Format(PyExc_ValueError, "%s: expected %lld to divide %lld, of 1 to %d", name, piece, side,
+                 MOST_SIDE);
+    return -1;
+}
+
+static int window_sizes(PyObject *args, long long *side, long long *window, long long *shift)
+{
+    if (!PyArg_ParseTuple(args, "LLL:window", side, window, shift)) return -1;
+    if (whole("window", *side, *window) < 0) return -1;
+    if (*shift >= 0 && *shift < *window) return 0;
+    PyErr_Format(PyExc_ValueError, "shift: expected 0 to %lld, got %lld", *window - 1, *shift);
+    return -1;
+}
+
 static PyObject *window_index(PyObject *Py_UNUSED(m), PyObject *args)
 {
     long long side, window, shift;
-    if (!PyArg_ParseTuple(args, "LLL:window_index", &side, &window, &shift)) return NULL;
+    if (window_sizes(args, &side, &window, &shift) < 0) return NULL;
     PyArrayObject *y = rc_py_new(1, (int64_t[]){side * side}, NPY_INT32);
     if (y != NULL) rc_window_index(PyArray_DATA(y), side, window, shift);
     return (PyObject *)y;
@@ -299,7 +318,7 @@ static PyObject *window_index(PyObject *Py_UNUSED(m), PyObject *args)
 static PyObject *window_mask(PyObject *Py_UNUSED(m), PyObject *args)
 {
     long long side, window, shift;
-    if (!PyArg_ParseTuple(args, "LLL:window_mask", &side, &window, &shift)) return NULL;
+    if (window_sizes(args, &side, &window, &shift) < 0) return NULL;
     int64_t t = window * window, windows = side * side / t;
     PyArrayObject *y = NEW(3, windows, t, t);
     if (y != NULL) rc_window_mask(rc_py_data(y), side, window, shift);
@@ -310,6 +329,7 @@ static PyObject *patch_index(PyObject *Py_UNUSED(m), PyObject *args)
 {
     long long spec_size, mels, patch;
     if (!PyArg_ParseTuple(args, "LLL:patch_index", &spec_size, &mels, &patch)) return NULL;
+    if (whole("mels", spec_size, mels) < 0 || whole("patch", spec_size, patch) < 0) return NULL;
     int64_t side = spec_size / patch;
     PyArrayObject *y = rc_py_new(2, (int64_t[]){side * side, patch * patch}, NPY_INT32);
     if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch);
@@ -387,7 +407,9 @@ static PyObject *relpos(PyObject *args, bool forward)
     if (!PyArg_ParseTuple(args, "O&L:relpos", rc_py_f32, &x, &w)) return NULL;
     int64_t places = (2 * w - 1) * (2 * w - 1), t = w * w;
     int64_t table[2] = {places, -1}, bias[3] = {-1, t, t};
-    if (rc_py_shape(x, "argument 1", forward ? 2 : 3, forward ? table : bias) == 0) {
+    if (w < 1)
+        PyErr_Format(PyExc_ValueError, "window: expected at least 1, got %lld", w);
+    else if (rc_py_shape(x, "argument 1", forward ? 2 : 3, forward ? table : bias) == 0) {
         int64_t h = rc_py_size(x, forward ? 1 : 0);
         y = forward ? NEW(3, h, t, t) : ZERO(2, places, h);
         if (y != NULL)
@@ -413,15 +435,14 @@ static PyObject *meanpool_forward(PyObject *Py_UNUSED(m), PyObject *args)
 /* meanpool_backward(dy (1, c), t) */
 static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
 {
-    PyArrayObject *a[1] = {NULL}, *out[1] = {NULL};
-    double t;
-    int64_t n, c;
-    if (parse(args, "meanpool_backward", 1, a, &t) == 0 && fit(a, "m", &n, &c) == 0) {
-        if ((out[0] = NEW(2, (int64_t)t, c)) != NULL)
-            rc_meanpool_backward(OUT(0), DATA(0), (int64_t)t, c);
-    }
-    drop(1, a);
-    return give(1, out);
+    PyArrayObject *dy = NULL, *dx[1] = {NULL};
+    long long t;
+    if (!PyArg_ParseTuple(args, "O&L:meanpool_backward", rc_py_f32, &dy, &t)) return NULL;
+    if (rc_py_shape(dy, "argument 1", 2, (int64_t[]){1, -1}) == 0 &&
+        (dx[0] = NEW(2, t, rc_py_size(dy, 1))) != NULL)
+        rc_meanpool_backward(rc_py_data(dx[0]), rc_py_data(dy), t, rc_py_size(dy, 1));
+    Py_DECREF(dy);
+    return give(1, dx);
 }
 
 #define ENTRY(name, text) {#name, name, METH_VARARGS, text}

@@ -110,6 +110,17 @@ static void fill_items(linear_job *job, PyArrayObject *w, PyArrayObject *b)
     job->item[1] = (rc_param){.rank = 1, .x = rc_py_data(b)};
 }
 
+/* The towers have no empty layers and no empty chunks; callers from Python might. */
+static int check_linear(PyArrayObject *w, long long rows)
+{
+    if (rows >= 1 && PyArray_SIZE(w) > 0) return 0;
+    if (rows < 1)
+        PyErr_Format(PyExc_ValueError, "rows: expected at least 1, got %lld", rows);
+    else
+        PyErr_SetString(PyExc_ValueError, "w: needs at least one row and one column");
+    return -1;
+}
+
 /* linear_forward(x (n, in), w (out, in), b or None, threads=1, rows=64, packed=False) */
 static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
 {
@@ -121,9 +132,9 @@ static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iLp:linear_forward", names, rc_py_f32, &x,
                                      rc_py_f32, &w, rc_py_f32_or_none, &b, &job.threads, &rows, &packed))
         goto done;
-    if (rc_py_rank(x, 2, "x") < 0 || rows < 1) goto done;
+    if (rc_py_rank(x, 2, "x") < 0) goto done;
     int64_t w_shape[2] = {-1, rc_py_size(x, 1)};
-    if (rc_py_shape(w, "w", 2, w_shape) < 0) goto done;
+    if (rc_py_shape(w, "w", 2, w_shape) < 0 || check_linear(w, rows) < 0) goto done;
     int64_t out[2] = {rc_py_size(x, 0), rc_py_size(w, 0)};
     if (b != NULL && rc_py_shape(b, "b", 1, out + 1) < 0) goto done;
     if ((y = rc_py_new(2, out, NPY_FLOAT32)) == NULL) goto done;
@@ -152,7 +163,7 @@ static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iL:linear_backward", names, rc_py_f32, &dy,
                                      rc_py_f32, &x, rc_py_f32, &w, &job.threads, &rows))
         goto done;
-    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || rows < 1) goto done;
+    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows) < 0) goto done;
     int64_t out = rc_py_size(w, 0), in = rc_py_size(w, 1), n = rc_py_size(x, 0);
     if (rc_py_shape(x, "x", 2, (int64_t[]){n, in}) < 0 ||
         rc_py_shape(dy, "dy", 2, (int64_t[]){n, out}) < 0)
@@ -217,6 +228,10 @@ static PyObject *contrastive(PyObject *module, PyObject *args)
     if (rc_py_rank(a, 2, "a") < 0) goto done;
     int64_t shape[2] = {job.n = rc_py_size(a, 0), job.c = rc_py_size(a, 1)};
     if (rc_py_shape(t, "t", 2, shape) < 0) goto done;
+    if (job.c < 1) {
+        PyErr_SetString(PyExc_ValueError, "contrastive: the embeddings have no columns");
+        goto done;
+    }
     da = rc_py_new(2, shape, NPY_FLOAT32);
     dt = rc_py_new(2, shape, NPY_FLOAT32);
     logits = rc_py_new(2, (int64_t[]){job.n, job.n}, NPY_FLOAT32);

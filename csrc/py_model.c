@@ -47,9 +47,11 @@ static int get_audio(PyObject *d, rc_htsat_config *c)
     if (get_int(d, "mels", &c->mels) < 0 || get_int(d, "spec_size", &c->spec_size) < 0 ||
         get_int(d, "patch", &c->patch) < 0 || get_int(d, "embed", &c->embed) < 0 ||
         get_int(d, "window", &c->window) < 0 || get_int(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
-        get_list(d, "depths", c->depths, &c->stages) < 0 || get_list(d, "heads", c->heads, &heads) < 0)
+        get_list(d, "depths", c->depths, &c->stages) < 0 ||
+        get_list(d, "heads", c->heads, &heads) < 0)
         return -1;
-    if (get_double(d, "drop_path", &c->drop_path) < 0 || get_double(d, "dropout", &c->dropout) < 0 ||
+    if (get_double(d, "drop_path", &c->drop_path) < 0 ||
+        get_double(d, "dropout", &c->dropout) < 0 ||
         get_int(d, "time_stripes", &c->time_stripes) < 0 ||
         get_int(d, "time_width", &c->time_width) < 0 ||
         get_int(d, "freq_stripes", &c->freq_stripes) < 0 ||
@@ -57,8 +59,8 @@ static int get_audio(PyObject *d, rc_htsat_config *c)
         get_double(d, "bn_momentum", &c->bn_momentum) < 0 || get_double(d, "eps", &c->eps) < 0)
         return -1;
     if (heads == c->stages) return 0;
-    PyErr_Format(PyExc_ValueError, "configuration: %lld depths but %lld heads", (long long)c->stages,
-                 (long long)heads);
+    PyErr_Format(PyExc_ValueError, "configuration: %lld depths but %lld heads",
+                 (long long)c->stages, (long long)heads);
     return -1;
 }
 
@@ -130,7 +132,8 @@ static PyObject *model_parameters(PyObject *object, PyObject *Py_UNUSED(none))
         PyObject *shape = PyTuple_New(item->rank);
         for (int k = 0; shape != NULL && k < item->rank; k++)
             PyTuple_SET_ITEM(shape, k, PyLong_FromLongLong(item->size[k]));
-        PyObject *row = shape == NULL ? NULL : Py_BuildValue("(sNi)", item->name, shape, item->kind);
+        PyObject *row =
+            shape == NULL ? NULL : Py_BuildValue("(sNi)", item->name, shape, item->kind);
         if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }
@@ -145,8 +148,8 @@ static PyObject *model_bind(PyObject *object, PyObject *arg)
     PyObject *bound = PySequence_Tuple(arg);
     if (bound == NULL) return NULL;
     if (PyTuple_GET_SIZE(bound) != p->count || self->bound != NULL) {
-        PyErr_Format(PyExc_ValueError, "bind: expected %lld arrays once, got %zd", (long long)p->count,
-                     PyTuple_GET_SIZE(bound));
+        PyErr_Format(PyExc_ValueError, "bind: expected %lld arrays once, got %zd",
+                     (long long)p->count, PyTuple_GET_SIZE(bound));
         Py_DECREF(bound);
         return NULL;
     }
@@ -154,7 +157,8 @@ static PyObject *model_bind(PyObject *object, PyObject *arg)
         PyArrayObject *array = (PyArrayObject *)PyTuple_GET_ITEM(bound, i);
         bool fits = PyArray_Check(array) && PyArray_TYPE(array) == NPY_FLOAT32 &&
                     PyArray_IS_C_CONTIGUOUS(array) && PyArray_ISALIGNED(array);
-        if (!fits) PyErr_Format(PyExc_TypeError, "bind: %s: expected contiguous float32", p->item[i].name);
+        if (!fits)
+            PyErr_Format(PyExc_TypeError, "bind: %s: expected contiguous float32", p->item[i].name);
         if (!fits || rc_py_shape(array, p->item[i].name, p->item[i].rank, p->item[i].size) < 0) {
             Py_DECREF(bound);
             return NULL;
@@ -166,7 +170,10 @@ static PyObject *model_bind(PyObject *object, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-static rc_status pack_work(void *model) { return rc_clap_pack(model); }
+static rc_status pack_work(void *model)
+{
+    return rc_clap_pack(model);
+}
 
 static PyObject *model_pack(PyObject *object, PyObject *Py_UNUSED(none))
 {
@@ -205,7 +212,10 @@ static rc_status audio_run(embed_job *j)
 {
     return rc_clap_audio(j->model, j->context, j->y, j->x, j->n, j->frames, j->features);
 }
-static rc_status audio_work(void *job) { return in_context(job, audio_run); }
+static rc_status audio_work(void *job)
+{
+    return in_context(job, audio_run);
+}
 
 static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
 {
@@ -215,8 +225,9 @@ static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
     PyArrayObject *mel = NULL, *y = NULL;
     embed_job job = {.model = self->model};
     if (rc_py_model_ready(self) < 0) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&|p:audio", names, rc_py_state(object)->context_type,
-                                     &context, rc_py_f32, &mel, &job.features))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&|p:audio", names,
+                                     rc_py_state(object)->context_type, &context, rc_py_f32, &mel,
+                                     &job.features))
         return NULL;
     const rc_clap_config *c = &self->model->config;
     int64_t shape[3] = {-1, -1, c->audio.mels};
@@ -238,7 +249,10 @@ static rc_status text_run(embed_job *j)
 {
     return rc_clap_text(j->model, j->context, j->y, j->id, j->first, j->n, j->features);
 }
-static rc_status text_work(void *job) { return in_context(job, text_run); }
+static rc_status text_work(void *job)
+{
+    return in_context(job, text_run);
+}
 
 /* first must rise from 0 to the number of ids. */
 static int check_first(PyArrayObject *id, PyArrayObject *first)
@@ -260,8 +274,9 @@ static PyObject *model_text(PyObject *object, PyObject *args, PyObject *kw)
     PyArrayObject *id = NULL, *first = NULL, *y = NULL;
     embed_job job = {.model = self->model};
     if (rc_py_model_ready(self) < 0) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&O&|p:text", names, rc_py_state(object)->context_type,
-                                     &context, rc_py_i32, &id, rc_py_i32, &first, &job.features)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&O&|p:text", names,
+                                     rc_py_state(object)->context_type, &context, rc_py_i32, &id,
+                                     rc_py_i32, &first, &job.features)) {
         Py_XDECREF(id);
         return NULL;
     }
@@ -284,7 +299,10 @@ static rc_status head_run(embed_job *j)
 {
     return rc_clap_text_head(j->model, j->context, j->y, j->x, j->n);
 }
-static rc_status head_work(void *job) { return in_context(job, head_run); }
+static rc_status head_work(void *job)
+{
+    return in_context(job, head_run);
+}
 
 static PyObject *model_text_head(PyObject *object, PyObject *args, PyObject *kw)
 {
@@ -294,8 +312,8 @@ static PyObject *model_text_head(PyObject *object, PyObject *args, PyObject *kw)
     PyArrayObject *x = NULL, *y = NULL;
     embed_job job = {.model = self->model};
     if (rc_py_model_ready(self) < 0) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&:text_head", names, rc_py_state(object)->context_type,
-                                     &context, rc_py_f32, &x))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&:text_head", names,
+                                     rc_py_state(object)->context_type, &context, rc_py_f32, &x))
         return NULL;
     int64_t shape[2] = {-1, self->model->config.text_width};
     if (rc_py_shape(x, "x", 2, shape) == 0) {
@@ -325,7 +343,8 @@ static PyMethodDef model_methods[] = {
 };
 
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, "Model(audio, text, text_width, audio_head, text_head, dim): parameters and shape."},
+    {Py_tp_doc,
+     "Model(audio, text, text_width, audio_head, text_head, dim): parameters and shape."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_traverse, model_traverse},

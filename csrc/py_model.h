@@ -7,15 +7,13 @@
 #include "model.h"
 
 typedef struct {
-    PyObject_HEAD
-    rc_clap *model;
+    PyObject_HEAD rc_clap *model;
     PyObject *bound; /* tuple of the arrays that hold the parameters */
     bool ready;      /* parameters point at live memory */
 } rc_py_model;
 
 typedef struct {
-    PyObject_HEAD
-    rc_context *context;
+    PyObject_HEAD rc_context *context;
 } rc_py_context;
 
 /* -1 with RuntimeError before bind, or after a trainer took the parameters and went. */

@@ -4,7 +4,8 @@
 
 rc_state *rc_py_state(PyObject *self)
 {
-    PyObject *module = PyModule_Check(self) ? self : PyType_GetModuleByDef(Py_TYPE(self), &rc_py_module);
+    PyObject *module =
+        PyModule_Check(self) ? self : PyType_GetModuleByDef(Py_TYPE(self), &rc_py_module);
     return module == NULL ? NULL : PyModule_GetState(module);
 }
 
@@ -56,7 +57,10 @@ static int module_clear(PyObject *module)
     return 0;
 }
 
-static void module_free(void *module) { module_clear(module); }
+static void module_free(void *module)
+{
+    module_clear(module);
+}
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyObject **slot)
 {
@@ -105,4 +109,7 @@ PyModuleDef rc_py_module = {
 };
 
 PyMODINIT_FUNC PyInit__core(void);
-PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&rc_py_module); }
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&rc_py_module);
+}

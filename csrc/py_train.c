@@ -2,8 +2,7 @@
 #include "py_model.h"
 
 typedef struct {
-    PyObject_HEAD
-    rc_trainer *trainer;
+    PyObject_HEAD rc_trainer *trainer;
     rc_py_model *model;
 } rc_py_trainer;
 
@@ -16,7 +15,8 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kw)
     if (self == NULL) return NULL;
     rc_state *state = rc_py_state((PyObject *)self);
     rc_status status = RC_OK;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!i:Trainer", names, state->model_type, &model, &threads) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!i:Trainer", names, state->model_type, &model,
+                                     &threads) ||
         rc_py_model_ready(model) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -72,8 +72,8 @@ static rc_status gradients_work(void *arg)
 
 static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_work *work)
 {
-    static char *names[] = {"mel", "text", "seed", "step", "lr", "beta1", "beta2", "eps",
-                            "weight_decay", "clip", NULL};
+    static char *names[] = {"mel",   "text", "seed",         "step", "lr", "beta1",
+                            "beta2", "eps",  "weight_decay", "clip", NULL};
     rc_py_trainer *self = (rc_py_trainer *)object;
     step_job job = {.trainer = self->trainer};
     rc_step *h = &job.how;
@@ -81,9 +81,9 @@ static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_wor
     PyArrayObject *mel = NULL, *text = NULL;
     PyObject *result = NULL;
     *h = (rc_step){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&KK|dddddd:step", names, rc_py_f32, &mel, rc_py_f32,
-                                     &text, &seed, &step, &h->lr, &h->beta1, &h->beta2, &h->eps,
-                                     &h->weight_decay, &h->clip))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&KK|dddddd:step", names, rc_py_f32, &mel,
+                                     rc_py_f32, &text, &seed, &step, &h->lr, &h->beta1, &h->beta2,
+                                     &h->eps, &h->weight_decay, &h->clip))
         goto done;
     const rc_clap_config *c = &self->model->model->config;
     int64_t mel_shape[3] = {-1, -1, c->audio.mels};
@@ -96,8 +96,8 @@ static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_wor
     job.mel = rc_py_data(mel);
     job.text = rc_py_data(text);
     if (rc_py_run(object, work, &job) == 0)
-        result = Py_BuildValue("{sdsdsd}", "loss", job.result.loss, "grad_norm", job.result.grad_norm,
-                               "logit_scale", job.result.logit_scale);
+        result = Py_BuildValue("{sdsdsd}", "loss", job.result.loss, "grad_norm",
+                               job.result.grad_norm, "logit_scale", job.result.logit_scale);
 done:
     Py_XDECREF(mel);
     Py_XDECREF(text);
@@ -114,7 +114,8 @@ static PyObject *trainer_gradients(PyObject *self, PyObject *args, PyObject *kw)
     return run_step(self, args, kw, gradients_work);
 }
 
-/* One of the four flat buffers, cut into arrays of the parameters' shapes that keep the trainer alive. */
+/* One of the four flat buffers, cut into arrays of the parameters' shapes that keep the trainer
+ * alive. */
 static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
 {
     rc_py_trainer *self = (rc_py_trainer *)object;
@@ -129,7 +130,8 @@ static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
     for (int64_t i = 0; list != NULL && i < p->count; i++) {
         npy_intp dims[4];
         for (int k = 0; k < p->item[i].rank; k++) dims[k] = (npy_intp)p->item[i].size[k];
-        float *x = rc_trainer_buffer(self->trainer, (int)which) + rc_trainer_offset(self->trainer, i);
+        float *x =
+            rc_trainer_buffer(self->trainer, (int)which) + rc_trainer_offset(self->trainer, i);
         PyObject *view = rc_py_view(x, p->item[i].rank, dims, object);
         if (view == NULL || PyList_Append(list, view) < 0) Py_CLEAR(list);
         Py_XDECREF(view);
@@ -139,7 +141,8 @@ static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
 
 static PyMethodDef trainer_methods[] = {
     {"step", (PyCFunction)(void (*)(void))trainer_step, METH_VARARGS | METH_KEYWORDS,
-     "step(mel, text, seed, step, lr=, ...): one AdamW step; loss, grad_norm, logit_scale before it."},
+     "step(mel, text, seed, step, lr=, ...): one AdamW step; loss, grad_norm, logit_scale before "
+     "it."},
     {"gradients", (PyCFunction)(void (*)(void))trainer_gradients, METH_VARARGS | METH_KEYWORDS,
      "gradients(mel, text, seed, step): loss and gradients without an update."},
     {"buffers", trainer_buffers, METH_O,
@@ -172,7 +175,8 @@ static int check_groups(PyArrayObject *first, int64_t prompts)
     int64_t n = rc_py_size(first, 0);
     bool good = n >= 2 && f[0] == 0 && f[n - 1] == prompts;
     for (int64_t i = 1; good && i < n; i++) good = f[i] > f[i - 1];
-    if (!good) PyErr_SetString(PyExc_ValueError, "first: must rise strictly from 0 to the number of rows");
+    if (!good)
+        PyErr_SetString(PyExc_ValueError, "first: must rise strictly from 0 to the number of rows");
     return good ? 0 : -1;
 }
 
@@ -225,6 +229,10 @@ static PyObject *scores(PyObject *module, PyObject *args, PyObject *kw)
     int64_t shape[2] = {-1, rc_py_size(x, 1)};
     if (rc_py_shape(classes, "classes", 2, shape) < 0) goto done;
     int64_t n = rc_py_size(x, 0), labels = rc_py_size(classes, 0);
+    if (shape[1] < 1) {
+        PyErr_SetString(PyExc_ValueError, "x: the embeddings have no columns");
+        goto done;
+    }
     if (k < 1 || k > labels) {
         PyErr_Format(PyExc_ValueError, "top_k: expected 1 to %lld, got %lld", (long long)labels, k);
         goto done;
@@ -234,8 +242,16 @@ static PyObject *scores(PyObject *module, PyObject *args, PyObject *kw)
     best = rc_py_new(2, top_shape, NPY_FLOAT32);
     index = rc_py_new(2, top_shape, NPY_INT32);
     if (best == NULL || index == NULL) goto done;
-    score_job job = {context->context, rc_py_data(x), rc_py_data(classes), rc_py_data(all),
-                     rc_py_data(best), PyArray_DATA(index), n, labels, shape[1], k};
+    score_job job = {context->context,
+                     rc_py_data(x),
+                     rc_py_data(classes),
+                     rc_py_data(all),
+                     rc_py_data(best),
+                     PyArray_DATA(index),
+                     n,
+                     labels,
+                     shape[1],
+                     k};
     if (rc_py_run(module, score_work, &job) == 0)
         result = PyTuple_Pack(3, all == NULL ? Py_None : (PyObject *)all, best, index);
 done:

@@ -19,7 +19,10 @@ static uint64_t bits(rc_draw at, uint64_t index)
     return mix(z + (index + 1) * golden);
 }
 
-float rc_uniform(rc_draw at, uint64_t index) { return (float)(bits(at, index) >> 40) * 0x1p-24f; }
+float rc_uniform(rc_draw at, uint64_t index)
+{
+    return (float)(bits(at, index) >> 40) * 0x1p-24f;
+}
 
 float rc_normal(rc_draw at, uint64_t index)
 {

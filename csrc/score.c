@@ -69,9 +69,17 @@ static void score_chunk(void *arg, int64_t chunk, int worker)
 rc_status rc_scores_topk(rc_context *c, float *score, int32_t *index, float *best, const float *x,
                          const float *classes, int64_t n, int64_t labels, int64_t width, int64_t k)
 {
-    score_job job = {.score = score, .best = best, .index = index, .x = x, .classes = classes,
-                     .n = n, .labels = labels, .c = width, .k = k};
-    rc_product_shape s = {.n = labels, .k = width, .lda = width, .ldb = width, .ldc = labels, .tb = 1};
+    score_job job = {.score = score,
+                     .best = best,
+                     .index = index,
+                     .x = x,
+                     .classes = classes,
+                     .n = n,
+                     .labels = labels,
+                     .c = width,
+                     .k = k};
+    rc_product_shape s = {
+        .n = labels, .k = width, .lda = width, .ldb = width, .ldc = labels, .tb = 1};
     s.m = rc_min(n, SCORE_ROWS);
     RC_TRY(rc_product_get(c->dnn, &job.full, s, NULL));
     s.m = n % SCORE_ROWS;

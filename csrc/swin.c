@@ -32,10 +32,10 @@ typedef struct {
     const rc_swin_tape *tape;
     rc_attention attention;
     rc_linear qkv, proj, fc1, fc2;
-    float *bias;            /* (heads, t, t) of this block */
-    float *scratch;         /* per worker */
-    int64_t scratch_size;   /* floats of one worker */
-    int64_t total, rows;    /* all rows, rows of a chunk */
+    float *bias;          /* (heads, t, t) of this block */
+    float *scratch;       /* per worker */
+    int64_t scratch_size; /* floats of one worker */
+    int64_t total, rows;  /* all rows, rows of a chunk */
     rc_draw draw;
     float *y;
     const float *x;
@@ -46,7 +46,10 @@ typedef struct {
     float *dbias; /* (chunks, heads, t, t): one owner each, so the order of summation is fixed */
 } swin_job;
 
-static const float *value(const swin_job *job, int64_t index) { return job->p->item[index].x; }
+static const float *value(const swin_job *job, int64_t index)
+{
+    return job->p->item[index].x;
+}
 
 static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_t b, rc_draw draw)
 {
@@ -57,7 +60,10 @@ static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_
     job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, scale};
 }
 
-static int64_t job_chunks(const swin_job *job) { return (job->total + job->rows - 1) / job->rows; }
+static int64_t job_chunks(const swin_job *job)
+{
+    return (job->total + job->rows - 1) / job->rows;
+}
 
 /* The rows of a chunk, looked up where the previous order has them. */
 static void gather_chunk(const swin_job *job, float *y, int64_t first, int64_t rows)
@@ -95,7 +101,8 @@ static rc_draw draw_at(const swin_job *job, uint64_t which)
 }
 
 /* Dropout, then stochastic depth per clip (Huang et al. 2016), on a branch or on its gradient. */
-static void drop_branch(const swin_job *job, float *branch, uint64_t which, int64_t first, int64_t rows)
+static void drop_branch(const swin_job *job, float *branch, uint64_t which, int64_t first,
+                        int64_t rows)
 {
     int64_t c = job->s->c;
     if (job->s->dropout > 0)
@@ -150,7 +157,8 @@ static void train_chunk(void *arg, int64_t index, int worker)
     float *a = job->scratch + worker * job->scratch_size, *wide = a + job->rows * c;
     float *scratch = wide + job->rows * rc_max(3 * c, s->mlp);
     float *x = k->x + first * c, *mid = k->mid + first * c, *y = job->y + first * c;
-    float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c, *hidden = k->hidden + first * s->mlp;
+    float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c,
+          *hidden = k->hidden + first * s->mlp;
     gather_chunk(job, x, first, rows);
     rc_layernorm_forward(a, k->mean1 + first, k->rstd1 + first, x, value(job, s->norm1.w),
                          value(job, s->norm1.b), rows, c, s->eps);
@@ -173,14 +181,15 @@ static void take_scratch(swin_job *job, rc_arena *arena, int threads)
     const rc_swin *s = job->s;
     int64_t t = job->attention.t;
     job->bias = rc_take(arena, s->heads * t * t);
-    job->scratch_size = job->rows * (s->c + rc_max(3 * s->c, s->mlp)) +
-                        rc_attention_scratch(&job->attention);
+    job->scratch_size =
+        job->rows * (s->c + rc_max(3 * s->c, s->mlp)) + rc_attention_scratch(&job->attention);
     job->scratch_size = (job->scratch_size + 15) / 16 * 16; /* workers start on a cache line */
     job->scratch = rc_take(arena, threads * job->scratch_size);
 }
 
-rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y, const float *x,
-                          int64_t b, rc_swin_tape *tape, rc_draw draw, rc_arena *arena)
+rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y,
+                          const float *x, int64_t b, rc_swin_tape *tape, rc_draw draw,
+                          rc_arena *arena)
 {
     swin_job job;
     job_open(&job, s, p, b, draw);
@@ -195,7 +204,8 @@ rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, flo
     RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows, false));
     RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows, add));
     rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_parallel(rc_dnn_threads(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk, &job);
+    rc_parallel(rc_dnn_threads(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk,
+                &job);
     return RC_OK;
 }
 
@@ -221,8 +231,8 @@ static void backward_mlp(const swin_job *job, float *dmid, int64_t first, int64_
 }
 
 /* Attention branch: dmid -> dx (rows, c), both in this block's order. */
-static void backward_attention(const swin_job *job, float *dx, float *dmid, int64_t first, int64_t rows,
-                               int worker, float *dbias, float *dout, float *scratch)
+static void backward_attention(const swin_job *job, float *dx, float *dmid, int64_t first,
+                               int64_t rows, int worker, float *dbias, float *dout, float *scratch)
 {
     const rc_swin *s = job->s;
     const rc_swin_tape *k = job->tape;
@@ -287,8 +297,10 @@ static rc_status weight_gradients(const swin_job *job, rc_dnn *dnn)
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc1, job->dh, job->a2, job->total));
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->proj, job->dbranch1, k->o, job->total));
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->qkv, job->dqkv, job->a1, job->total));
-    rc_norm_backward_weight(threads, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2, job->total);
-    rc_norm_backward_weight(threads, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1, job->total);
+    rc_norm_backward_weight(threads, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2,
+                            job->total);
+    rc_norm_backward_weight(threads, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1,
+                            job->total);
     relpos_gradient(job);
     return RC_OK;
 }

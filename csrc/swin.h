@@ -1,8 +1,8 @@
 /* swin: one block of windowed attention, the repeated part of the audio tower.
  *
- * The residual stream lies in window order, clip after clip. A block gathers its input from the order
- * of the block before it, so that shifting windows costs no pass of its own, and then every chunk of
- * whole windows runs through the block on one worker. */
+ * The residual stream lies in window order, clip after clip. A block gathers its input from the
+ * order of the block before it, so that shifting windows costs no pass of its own, and then every
+ * chunk of whole windows runs through the block on one worker. */
 #ifndef RC_SWIN_H
 #define RC_SWIN_H
 
@@ -17,7 +17,7 @@ typedef struct {
     const int32_t *from;   /* (tokens) where in the previous order each row lies */
     const float *mask;     /* (windows of a clip, window^2, window^2) or NULL */
     float eps, drop_path, dropout;
-    uint64_t site;         /* first of the four places where this block draws */
+    uint64_t site; /* first of the four places where this block draws */
 } rc_swin;
 
 /* What forward keeps for backward, rows in this block's order. */
@@ -31,18 +31,19 @@ typedef struct {
 /* Take the tape's memory for `rows` rows. */
 void rc_swin_tape_take(rc_swin_tape *tape, rc_arena *arena, const rc_swin *s, int64_t rows);
 
-/* y, x (b tokens, c), y in this block's order, x in the previous one. Scratch comes from `arena`, which
- * may be counting (then nothing runs). With a tape: train mode. */
-rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y, const float *x,
-                          int64_t b, rc_swin_tape *tape, rc_draw draw, rc_arena *arena);
+/* y, x (b tokens, c), y in this block's order, x in the previous one. Scratch comes from `arena`,
+ * which may be counting (then nothing runs). With a tape: train mode. */
+rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y,
+                          const float *x, int64_t b, rc_swin_tape *tape, rc_draw draw,
+                          rc_arena *arena);
 
 /* dx in the previous order, dy in this block's. */
 rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *dx,
                            const float *dy, int64_t b, const rc_swin_tape *tape, rc_draw draw,
                            rc_arena *arena);
 
-/* Rows of a chunk: whole windows, enough chunks to share, small enough to stay in the cache. A function
- * of the batch alone, so that results do not depend on the number of threads. */
+/* Rows of a chunk: whole windows, enough chunks to share, small enough to stay in the cache. A
+ * function of the batch alone, so that results do not depend on the number of threads. */
 int64_t rc_chunk_rows(int64_t total, int64_t unit);
 
 #endif

@@ -1,7 +1,7 @@
 /* One training step: forward, loss, backward, clipping, AdamW.
  *
- * Values, gradients and the two moments are four flat buffers of equal layout, so that the optimizer,
- * the gradient norm and a checkpoint are each one loop. */
+ * Values, gradients and the two moments are four flat buffers of equal layout, so that the
+ * optimizer, the gradient norm and a checkpoint are each one loop. */
 #include "head.h"
 
 #include <math.h>
@@ -38,6 +38,8 @@ static rc_status open_trainer(rc_trainer *t, int threads)
         float *x = t->buffer[0] + t->offset[i];
         memcpy(x, item->x, (size_t)item->count * sizeof *x);
         item->x = x;
+        rc_packed_free(item->packed); /* would keep the values of before the first step */
+        item->packed = NULL;
         item->dx = t->buffer[1] + t->offset[i];
     }
     return RC_OK;
@@ -48,6 +50,8 @@ rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
     *out = NULL;
     if (m->audio == NULL || m->config.text_width < 1 || m->text != NULL)
         return rc_fail(RC_EINVAL, "trainer: needs an audio tower and text features, no text tower");
+    if (m->params.item[0].dx != NULL)
+        return rc_fail(RC_EINVAL, "trainer: this model already has one");
     rc_trainer *t = calloc(1, sizeof *t);
     if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
     t->model = m;
@@ -71,9 +75,18 @@ void rc_trainer_free(rc_trainer *t)
     free(t);
 }
 
-float *rc_trainer_buffer(rc_trainer *t, int which) { return t->buffer[which]; }
-int64_t rc_trainer_offset(const rc_trainer *t, int64_t param) { return t->offset[param]; }
-int64_t rc_trainer_size(const rc_trainer *t) { return t->size; }
+float *rc_trainer_buffer(rc_trainer *t, int which)
+{
+    return t->buffer[which];
+}
+int64_t rc_trainer_offset(const rc_trainer *t, int64_t param)
+{
+    return t->offset[param];
+}
+int64_t rc_trainer_size(const rc_trainer *t)
+{
+    return t->size;
+}
 
 /* ---- Gradients ------------------------------------------------------------------------------- */
 
@@ -108,8 +121,8 @@ static rc_status backward(rc_trainer *t, step_buffers *s, const float *text, int
     return rc_htsat_backward(m->audio, &m->params, t->context, s->dfeatures, t->tape);
 }
 
-static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const float *text, int64_t b,
-                           int64_t frames, const rc_step *how)
+static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const float *text,
+                           int64_t b, int64_t frames, const rc_step *how)
 {
     rc_clap *m = t->model;
     rc_dnn *dnn = t->context->dnn;
@@ -120,7 +133,8 @@ static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const 
     take_step(&s, &t->arena, m, b);
     memset(t->buffer[1], 0, (size_t)t->size * sizeof(float));
     rc_draw draw = {.seed = how->seed, .step = how->step};
-    RC_TRY(rc_htsat_forward(m->audio, &m->params, t->context, s.features, mel, b, frames, t->tape, draw));
+    RC_TRY(rc_htsat_forward(m->audio, &m->params, t->context, s.features, mel, b, frames, t->tape,
+                            draw));
     RC_TRY(rc_head_forward(&m->audio_head, &m->params, dnn, &s.audio, s.features, b));
     RC_TRY(rc_head_forward(&m->text_head, &m->params, dnn, &s.text, text, b));
     RC_TRY(rc_contrastive_forward(loss, s.logits, s.lse, dnn, s.audio.y, s.text.y,
@@ -160,7 +174,8 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
 {
     int64_t most = rc_htsat_frames(t->model->audio);
     if (b < 1 || frames < 1 || frames > most)
-        return rc_fail(RC_EINVAL, "mel: expected at least 1 clip of 1 to %lld frames, got %lld of %lld",
+        return rc_fail(RC_EINVAL,
+                       "mel: expected at least 1 clip of 1 to %lld frames, got %lld of %lld",
                        (long long)most, (long long)b, (long long)frames);
     RC_TRY(gradients(t, &result->loss, mel, text, b, frames, how));
     result->logit_scale = t->model->params.item[t->model->logit_scale].x[0];
@@ -195,8 +210,8 @@ static void update_param(void *arg, int64_t i, int worker)
     rc_adamw how = job->how;
     how.weight_decay = p->kind == RC_WEIGHT ? job->decay : 0;
     int64_t at = t->offset[i];
-    rc_adamw_step(t->buffer[0] + at, t->buffer[2] + at, t->buffer[3] + at, t->buffer[1] + at, p->count,
-                  &how);
+    rc_adamw_step(t->buffer[0] + at, t->buffer[2] + at, t->buffer[3] + at, t->buffer[1] + at,
+                  p->count, &how);
 }
 
 /* The temperature stays in [0, ln 100] (LAION: training/train.py). */
@@ -211,20 +226,25 @@ static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, c
 {
     RC_TRY(checked_gradients(t, result, mel, text, b, frames, how));
     if (!isfinite(result->grad_norm) || !isfinite(result->loss))
-        return rc_fail(RC_EINVAL, "step %llu: loss %g and gradient norm %g are not finite; no update",
+        return rc_fail(RC_EINVAL,
+                       "step %llu: loss %g and gradient norm %g are not finite; no update",
                        (unsigned long long)how->step, result->loss, result->grad_norm);
-    double clip = how->clip > 0 && result->grad_norm > how->clip ? how->clip / (result->grad_norm + 1e-6) : 1;
+    double clip =
+        how->clip > 0 && result->grad_norm > how->clip ? how->clip / (result->grad_norm + 1e-6) : 1;
     update_job job = {.t = t, .decay = (float)how->weight_decay};
-    job.how = (rc_adamw){.lr = (float)how->lr, .beta1 = (float)how->beta1, .beta2 = (float)how->beta2,
-                         .eps = (float)how->eps, .step = (int64_t)how->step + 1,
+    job.how = (rc_adamw){.lr = (float)how->lr,
+                         .beta1 = (float)how->beta1,
+                         .beta2 = (float)how->beta2,
+                         .eps = (float)how->eps,
+                         .step = (int64_t)how->step + 1,
                          .grad_scale = (float)clip};
     rc_parallel(t->context->threads, t->model->params.count, update_param, &job);
     clamp_scale(t);
     return RC_OK;
 }
 
-rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel, const float *text,
-                          int64_t b, int64_t frames, const rc_step *how)
+rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel,
+                          const float *text, int64_t b, int64_t frames, const rc_step *how)
 {
     RC_TRY(rc_context_enter(t->context));
     rc_status status = step(t, result, mel, text, b, frames, how);

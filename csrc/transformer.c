@@ -1,8 +1,8 @@
 /* The text tower: a BERT encoder (Devlin et al. 2019) over packed sequences.
  *
- * Sequences lie one after the other without padding. Everything but attention works on chunks of rows;
- * attention on one sequence. Rows are rounded up to a multiple of ROUND so that few shapes of products
- * occur; what the added rows compute is never read. */
+ * Sequences lie one after the other without padding. Everything but attention works on chunks of
+ * rows; attention on one sequence. Rows are rounded up to a multiple of ROUND so that few shapes of
+ * products occur; what the added rows compute is never read. */
 #include "swin.h"
 
 #include <math.h>
@@ -61,9 +61,10 @@ rc_status rc_text_new(rc_text **out, const rc_text_config *c, rc_params *p)
         return rc_fail(RC_ENOMEM, "out of memory: text tower");
     }
     t->config = *c;
-    t->token = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){c->vocab, c->width}, BRANCH "token.weight");
-    t->position =
-        rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){c->positions, c->width}, BRANCH "position.weight");
+    t->token =
+        rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){c->vocab, c->width}, BRANCH "token.weight");
+    t->position = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){c->positions, c->width},
+                                BRANCH "position.weight");
     t->type = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){c->types, c->width}, BRANCH "type.weight");
     t->norm = rc_declare_norm(p, c->width, BRANCH, "norm");
     for (int64_t i = 0; i < c->layers; i++) declare_layer(&t->layer[i], p, c, i);
@@ -85,13 +86,17 @@ typedef struct {
     const rc_params *p;
     const text_layer *layer;
     const int32_t *id, *first;
-    int64_t n, real, total, rows, longest; /* sequences, rows with and without rounding, of a chunk */
+    int64_t n, real, total, rows,
+        longest; /* sequences, rows with and without rounding, of a chunk */
     rc_linear qkv, proj, fc1, fc2;
     float *x, *wide, *o, *scratch, *y;
     int64_t scratch_size;
 } text_job;
 
-static const float *value(const text_job *job, int64_t index) { return job->p->item[index].x; }
+static const float *value(const text_job *job, int64_t index)
+{
+    return job->p->item[index].x;
+}
 
 static void norm_rows(const text_job *job, rc_pair pair, float *x, int64_t rows)
 {
@@ -187,7 +192,8 @@ static rc_status run_layer(text_job *job, rc_dnn *dnn)
     return RC_OK;
 }
 
-static rc_status check_sequences(const rc_text *t, const int32_t *id, const int32_t *first, int64_t n)
+static rc_status check_sequences(const rc_text *t, const int32_t *id, const int32_t *first,
+                                 int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         int64_t length = (int64_t)first[i + 1] - first[i];
@@ -196,7 +202,8 @@ static rc_status check_sequences(const rc_text *t, const int32_t *id, const int3
                            (long long)length, (long long)t->config.positions);
         for (int64_t j = first[i]; j < first[i + 1]; j++)
             if (id[j] < 0 || id[j] >= t->config.vocab)
-                return rc_fail(RC_EINVAL, "text %lld: token id %d is outside the vocabulary of %lld",
+                return rc_fail(RC_EINVAL,
+                               "text %lld: token id %d is outside the vocabulary of %lld",
                                (long long)i, (int)id[j], (long long)t->config.vocab);
     }
     return RC_OK;

@@ -52,8 +52,7 @@ void rc_gather_rows(float *y, const float *x, const int32_t *index, int64_t n, i
     if (c == 1)
         for (int64_t i = 0; i < n; i++) y[i] = x[index[i]];
     else
-        for (int64_t i = 0; i < n; i++)
-            memcpy(y + i * c, x + index[i] * c, (size_t)c * sizeof *y);
+        for (int64_t i = 0; i < n; i++) memcpy(y + i * c, x + index[i] * c, (size_t)c * sizeof *y);
 }
 
 void rc_scatter_rows(float *dx, const float *dy, const int32_t *index, int64_t n, int64_t c)

@@ -63,6 +63,10 @@ class AudioConfig:
         inference (``training/data.py``).
     window_hop : float
         Step between the windows of a long clip as a fraction of the window, in (0, 1].
+    level_db : float, optional
+        Shift the log-mel picture of every window to this level in dB: the mean power of its
+        frames, each weighted by its own power, so that silence around a sound does not count.
+        For models that were trained to ignore loudness; see `set_level`.
 
     Examples
     --------
@@ -85,6 +89,7 @@ class AudioConfig:
     padding: str = "repeatpad"
     quantize: bool = False
     window_hop: float = 1.0
+    level_db: float | None = None
 
     @property
     def window_seconds(self) -> float:
@@ -467,7 +472,33 @@ def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -
     config = config or AudioConfig()
     mel = _mel(config)
     pictures = [mel(window) for window in windows(samples, config)]
+    if config.level_db is not None:
+        pictures = [set_level(picture, config.level_db) for picture in pictures]
     return pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)
+
+
+def set_level(picture: Samples, level_db: float) -> Samples:
+    """Shift a log-mel picture to a level; what lies at its floor stays there.
+
+    Parameters
+    ----------
+    picture : ndarray of float32, shape (frames, mels)
+        Decibels, at least -100.
+    level_db : float
+        Wanted mean power of the frames, each weighted by its power, in dB.
+
+    Returns
+    -------
+    ndarray of float32, shape (frames, mels)
+        Decibels, at least -100. Silence comes back unchanged.
+    """
+    floor = np.float32(-100)
+    heard = picture > floor + np.float32(0.005)
+    frames = np.where(heard, np.power(np.float32(10), picture * np.float32(0.1)), 0).sum(axis=1)
+    if not frames.any():
+        return picture
+    present = 10 * np.log10(frames @ frames / frames.sum())
+    return np.where(heard, np.maximum(picture + np.float32(level_db - present), floor), floor)
 
 
 @functools.lru_cache(maxsize=16)

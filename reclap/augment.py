@@ -1,0 +1,175 @@
+"""Random changes to spectrograms: level, colour, noise, mixtures and the captions of mixtures.
+
+Pictures hold mel *power*, not decibels, so that sounds add: the power of a sum of unrelated sounds
+is on average the sum of their powers. Nothing is decoded or transformed again for a mixture, which
+makes a training example cost a millisecond.
+"""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "FLOOR",
+    "Augment",
+    "colour",
+    "compose",
+    "from_db",
+    "level_of",
+    "mix",
+    "splice",
+    "take",
+    "to_db",
+]
+
+Floats = npt.NDArray[np.float32]
+
+FLOOR = 1e-10  # power of the log-mel's floor, -100 dB
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random changes in training; all are off by default.
+
+    Every clip is brought to a common level first, so that ratios below are ratios of loudness, and
+    back to the front end's level (or its own, where the front end sets none) at the end.
+
+    Parameters
+    ----------
+    shift : bool
+        Start a clip that is no longer than the window at a random place and wrap around. A longer
+        clip always gives a window at a random place.
+    speeds : tuple of float
+        Play at one of these speeds, by resampling: 1.25 is faster and higher. Each (clip, speed)
+        is decoded once and cached.
+    tilt_db : float
+        Largest gain or loss at the outer mel bands, falling linearly to the opposite at the
+        other end.
+    eq_db, eq_points : float, int
+        Largest gain or loss at `eq_points` evenly spaced mel bands, interpolated between.
+    same : float
+        Probability that a second clip of the same group, changed in the same manner, joins.
+    splice : float
+        Probability that it then follows at a cut in the middle half instead of sounding at the
+        same time.
+    snr_db : float
+        Largest difference in level between two joined clips.
+    sequence : float
+        Probability that a mixture of two groups is one after the other ("..., followed by ...")
+        instead of both at once ("... while ...").
+    compositions : int
+        Captions of mixtures per ordered pair of groups and kind, composed once from captions
+        drawn from both groups; for sets whose captions describe the group. 0: composed from the
+        two clips' own captions each time, as captions that describe one clip need.
+    noise : float
+        Probability that noise is added: one of twelve stretches of white, pink and brown noise.
+    noise_db : tuple of float
+        Least and greatest distance below the clip.
+    gain_db : float
+        Largest change of the final level.
+    """
+
+    shift: bool = False
+    speeds: tuple[float, ...] = ()
+    tilt_db: float = 0.0
+    eq_db: float = 0.0
+    eq_points: int = 6
+    same: float = 0.0
+    splice: float = 0.5
+    snr_db: float = 6.0
+    sequence: float = 0.5
+    compositions: int = 0
+    noise: float = 0.0
+    noise_db: tuple[float, ...] = (10.0, 40.0)
+    gain_db: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        ValueError
+            Naming the field, its value and what is allowed.
+        """
+        for name in ("same", "splice", "sequence", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a probability")
+        for name in ("tilt_db", "eq_db", "snr_db", "gain_db", "compositions"):
+            if not 0 <= getattr(self, name) < 1000:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1000")
+        if not all(0.25 <= s <= 4 for s in self.speeds):
+            raise ValueError(f"speeds is {list(self.speeds)}, expected 0.25 to 4")
+        if self.eq_points < 2:
+            raise ValueError(f"eq_points is {self.eq_points}, expected at least 2")
+        if len(self.noise_db) != 2 or self.noise_db[0] > self.noise_db[1]:
+            raise ValueError(f"noise_db is {list(self.noise_db)}, expected [least, greatest]")
+
+
+# ---- Level -----------------------------------------------------------------------------------
+
+
+def from_db(picture: Floats) -> Floats:
+    """Turn decibels into power; what lies at the floor becomes nothing at all."""
+    power = np.power(np.float32(10), picture * np.float32(0.1))
+    power[power <= FLOOR * 1.001] = 0
+    return power
+
+
+def to_db(power: Floats) -> Floats:
+    """Turn power into decibels, at least -100."""
+    return np.float32(10) * np.log10(np.maximum(power, np.float32(FLOOR)))
+
+
+def level_of(power: Floats) -> float:
+    """Return the mean power of frames, each weighted by its power.
+
+    Unlike the plain mean it does not depend on how much silence surrounds a short sound.
+    """
+    frames = power.sum(axis=1, dtype=np.float64)
+    return float((frames @ frames) / max(frames.sum(), FLOOR)) or FLOOR
+
+
+# ---- Changes ---------------------------------------------------------------------------------
+
+
+def take(power: Floats, frames: int, start: int) -> Floats:
+    """Return `frames` frames from `start` on, around the end as often as needed."""
+    return power[(start + np.arange(frames)) % len(power)]
+
+
+def colour(rng: np.random.Generator, mels: int, how: Augment) -> Floats:
+    """Draw a gain per mel band, shape (mels,): a tilt plus a curve through random points."""
+    gain = rng.uniform(-how.tilt_db, how.tilt_db) * np.linspace(-1, 1, mels)
+    points = rng.uniform(-how.eq_db, how.eq_db, how.eq_points)
+    gain += np.interp(np.linspace(0, how.eq_points - 1, mels), np.arange(how.eq_points), points)
+    return np.power(10, gain / 10).astype(np.float32)
+
+
+def _ratio(rng: np.random.Generator, snr_db: float) -> np.float32:
+    return np.float32(10 ** (rng.uniform(-snr_db, snr_db) / 10))
+
+
+def mix(rng: np.random.Generator, a: Floats, b: Floats, snr_db: float) -> Floats:
+    """Let two sounds of equal level sound together, the second at a random level."""
+    return a + b * _ratio(rng, snr_db)
+
+
+def splice(rng: np.random.Generator, a: Floats, b: Floats, snr_db: float) -> Floats:
+    """Let the second sound replace the first from a cut in its middle half on."""
+    cut = int(rng.integers(len(a) // 4, 3 * len(a) // 4 + 1))
+    return np.concatenate([a[:cut], b[cut:] * _ratio(rng, snr_db)])
+
+
+def compose(a: str, b: str, *, sequence: bool) -> str:
+    """Compose the caption of two sounds, together or one after the other.
+
+    Examples
+    --------
+    >>> compose("A dog barks.", "Rain falls.", sequence=False)
+    'A dog barks while rain falls.'
+    """
+    a, b = a.rstrip(". "), b.rstrip(". ")
+    if not b[:2].isupper():  # an acronym keeps its capitals
+        b = b[:1].lower() + b[1:]
+    return f"{a}, followed by {b}." if sequence else f"{a} while {b}."

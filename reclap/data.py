@@ -1,0 +1,512 @@
+"""Training batches as a pure function of (settings, seed, step), and threads that work ahead."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap import audio, augment
+from reclap.audio import AudioConfig
+from reclap.augment import Augment
+from reclap.errors import FormatError, ReclapError
+from reclap.manifest import Row
+
+__all__ = ["Batch", "Batches", "Data", "Loader", "generator"]
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+# What a generator is for; streams of different purposes never meet.
+ITEM, ORDER, PLAN, POOL, NOISE, INIT = range(6)
+
+_BAD_FILE = (OSError, ReclapError, ValueError)
+
+
+def generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
+    """Return random numbers that depend on nothing but the arguments.
+
+    Parameters
+    ----------
+    seed : int
+        Of the run, 0 to 2**64 - 1.
+    purpose : int
+        One of the constants of this module.
+    *place : int
+        Up to three numbers: step, item and the like.
+    """
+    counter = [0, *reversed(place), *[0] * (3 - len(place))]
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run is trained on, and how batches are made of it.
+
+    Parameters
+    ----------
+    manifest : str
+        See `reclap.manifest.read`; a relative path starts at the recipe.
+    root : str
+        Folder that relative sound paths start from; the manifest's own if empty.
+    where : dict of str to list
+        Use only the rows whose column has one of these values.
+    batch : int
+        Examples in a batch, mixtures included.
+    mixtures : int
+        How many of them join two sounds of different groups, each pair of groups at most once.
+    group : str
+        Column that says which rows sound alike; without it every row is a group of its own.
+    per_group : int
+        Most times a group occurs among the examples that are no mixture, so that no wrong pair
+        of a batch is in truth a right one. Rows are then drawn from drawn groups, rare groups
+        as often as frequent ones. 0: no such rule, and every row occurs once an epoch.
+    original : float
+        Probability that a caption is used as it stands; otherwise one of its rewrites is, all
+        alike (ReCLAP, arXiv 2409.09213, section 3.2: 0.4).
+    errors : {"raise", "skip"}
+        What an unreadable sound does: end the run, or be replaced by the next row of its group
+        that can be read, and reported once.
+    threads : int
+        Threads that decode and transform ahead of the trainer.
+    ahead : int
+        Batches they may be ahead.
+    cache_mb : int
+        Spectrograms kept in memory, in units of 2**20 bytes.
+    """
+
+    manifest: str
+    root: str = ""
+    where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    batch: int = 32
+    mixtures: int = 0
+    group: str = ""
+    per_group: int = 0
+    original: float = 0.4
+    errors: str = "raise"
+    threads: int = 2
+    ahead: int = 4
+    cache_mb: int = 1024
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises
+        ------
+        ValueError
+            Naming the field, its value and what is allowed.
+        """
+        for name, least in (("batch", 1), ("mixtures", 0), ("per_group", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if self.mixtures > self.batch:
+            raise ValueError(f"mixtures is {self.mixtures}, of a batch of {self.batch}")
+        if self.per_group and not self.group:
+            raise ValueError("per_group: needs group, the column that says what sounds alike")
+        if self.ahead < 1 or self.cache_mb < 0:
+            raise ValueError("ahead must be at least 1, cache_mb at least 0")
+        if not 0 <= self.original <= 1:
+            raise ValueError(f"original is {self.original}, expected a probability")
+        if self.errors not in ("raise", "skip"):
+            raise ValueError(f'errors is {self.errors!r}, expected "raise" or "skip"')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """What one training step sees.
+
+    Attributes
+    ----------
+    step : int
+        Counted from 0.
+    mel : ndarray of float32, shape (b, frames, mels)
+        Decibels.
+    captions : tuple of str
+        One for each picture.
+    rows : tuple of tuple of int
+        The rows of the manifest in each picture.
+    """
+
+    step: int
+    mel: Floats
+    captions: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sound:
+    """Mel power of a whole clip, at least one window long unless it is to be wrapped around."""
+
+    power: Floats
+    level: float
+
+
+class _Cache:
+    """The sounds used last, up to a number of bytes; for several threads."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._sounds: collections.OrderedDict[tuple[int, float], _Sound] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, float]) -> _Sound | None:
+        with self._lock:
+            if key in self._sounds:
+                self._sounds.move_to_end(key)
+            return self._sounds.get(key)
+
+    def put(self, key: tuple[int, float], sound: _Sound) -> None:
+        with self._lock:
+            if key in self._sounds or sound.power.nbytes > self._room:
+                return
+            self._sounds[key] = sound
+            self._room -= sound.power.nbytes
+            while self._room < 0:
+                _, oldest = self._sounds.popitem(last=False)
+                self._room += oldest.power.nbytes
+
+
+class Batches:
+    """Batches of a manifest; `batch` is a pure function of the step and safe to call from threads.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        See `reclap.manifest.read`.
+    data, how : Data, Augment
+        How batches are made.
+    front : AudioConfig
+        The model's front end.
+    seed : int
+        Of the run.
+
+    Raises
+    ------
+    FormatError
+        If a row has no group, or there are too few groups for a batch.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], data: Data, how: Augment, front: AudioConfig, seed: int
+    ) -> None:
+        self.rows, self.data, self.how, self.front, self.seed = rows, data, how, front, seed
+        self._members = _group(rows, data.group)
+        self._group_of = {i: g for g, members in enumerate(self._members) for i in members}
+        self._cache = _Cache(data.cache_mb << 20)
+        self._bad: set[int] = set()
+        self._lock = threading.Lock()
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        groups, singles = len(self._members), self.data.batch - self.data.mixtures
+        if self.data.per_group and singles > groups * self.data.per_group:
+            raise FormatError(
+                f"a batch of {singles} with at most {self.data.per_group} of a group needs more "
+                f"than the {groups} groups of these rows"
+            )
+        if self.data.mixtures > groups * (groups - 1) // 2:
+            raise FormatError(f"{self.data.mixtures} mixtures a batch: {groups} groups are too few")
+
+    def epoch(self, step: int) -> int:
+        """Return how often the rows had been gone through before a step."""
+        return step * max(1, self.data.batch - self.data.mixtures) // len(self.rows)
+
+    def batch(self, step: int) -> Batch:
+        """Make the batch of a step.
+
+        Raises
+        ------
+        OSError, FormatError, ValueError
+            If a sound cannot be read; see `Data.errors`.
+        """
+        plan = self.plan(step)
+        made = [self._example(step, i, rows) for i, rows in enumerate(plan)]
+        return Batch(
+            step,
+            np.stack([mel for mel, _, _ in made]),
+            tuple(caption for _, caption, _ in made),
+            tuple(rows for _, _, rows in made),
+        )
+
+    # ---- Which rows ------------------------------------------------------------------------------
+
+    def plan(self, step: int) -> list[tuple[int, ...]]:
+        """Return the rows of each example of a step: one, or the two of a mixture."""
+        rng = generator(self.seed, PLAN, step)
+        count = self.data.batch - self.data.mixtures
+        if self.data.per_group:
+            singles = self._drawn(rng, count)
+        else:
+            singles = [self._dealt(step * count + i) for i in range(count)]
+        return [(row,) for row in singles] + self._pairs(rng)
+
+    def _dealt(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.rows))
+        return int(self._order(epoch)[place])
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - dies with the few objects there are
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        return generator(self.seed, ORDER, epoch).permutation(len(self.rows))
+
+    def _drawn(self, rng: np.random.Generator, count: int) -> list[int]:
+        slots = rng.permutation(len(self._members) * self.data.per_group)[:count]
+        return [self._member(rng, int(s) // self.data.per_group) for s in slots]
+
+    def _member(self, rng: np.random.Generator, group: int) -> int:
+        members = self._members[group]
+        return members[int(rng.integers(len(members)))]
+
+    def _pairs(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        groups = len(self._members)
+        total = groups * (groups - 1) // 2
+        chosen = rng.choice(total, self.data.mixtures, replace=False) if self.data.mixtures else []
+        pairs = []
+        for index in chosen:
+            a, b = _unrank(int(index))
+            if rng.random() < 0.5:
+                a, b = b, a
+            pairs.append((self._member(rng, a), self._member(rng, b)))
+        return pairs
+
+    # ---- What they sound like ----------------------------------------------------------------------
+
+    def _example(
+        self, step: int, item: int, rows: tuple[int, ...]
+    ) -> tuple[Floats, str, tuple[int, ...]]:
+        rng, how = generator(self.seed, ITEM, step, item), self.how
+        power, level, first = self._changed(rng, rows[0])
+        used: tuple[int, ...] = (first,)
+        if len(rows) == 2:
+            sequence = bool(rng.random() < how.sequence)
+            other, _, second = self._changed(rng, rows[1])
+            join = augment.splice if sequence else augment.mix
+            power = join(rng, power, other, how.snr_db)
+            used = (first, second)
+            caption = self._composed(rng, first, second, sequence)
+        else:
+            caption = self._caption(rng, first)
+            if rng.random() < how.same:
+                partner = self._member(rng, self._group_of[first])
+                other, _, second = self._changed(rng, partner)
+                join = augment.splice if rng.random() < how.splice else augment.mix
+                power = join(rng, power, other, how.snr_db)
+                used = (first, second)
+        if rng.random() < how.noise:
+            power = power + self._noise(rng)
+        if self.front.level_db is not None:
+            level = 10 ** (self.front.level_db / 10)
+        level *= 10 ** (rng.uniform(-how.gain_db, how.gain_db) / 10)
+        return augment.to_db(power * np.float32(level)), caption, used
+
+    def _changed(self, rng: np.random.Generator, row: int) -> tuple[Floats, float, int]:
+        """Return a window of a sound at level 1, its level, and the row that it comes from."""
+        speeds = self.how.speeds or (1.0,)
+        sound, row = self._good(row, speeds[int(rng.integers(len(speeds)))])
+        frames, have = self.front.frames, len(sound.power)
+        if have > frames:
+            start = int(rng.integers(have - frames + 1))
+        else:
+            start = int(rng.integers(have)) if self.how.shift else 0
+        power = augment.take(sound.power, frames, start) * np.float32(1 / sound.level)
+        return power * augment.colour(rng, self.front.mels, self.how), sound.level, row
+
+    def _noise(self, rng: np.random.Generator) -> Floats:
+        noises = _noises(self.front)
+        noise = noises[int(rng.integers(len(noises)))]
+        power = augment.take(noise.power, self.front.frames, int(rng.integers(len(noise.power))))
+        below = rng.uniform(*self.how.noise_db)
+        return power * np.float32(10 ** (-below / 10) / noise.level)
+
+    def _good(self, row: int, speed: float) -> tuple[_Sound, int]:
+        """Return a row's sound, or with ``errors = "skip"`` that of the next good one's."""
+        if self.data.errors == "raise":
+            return self._sound(row, speed), row
+        members = self._members[self._group_of[row]] if self.data.group else range(len(self.rows))
+        at = members.index(row)
+        for candidate in itertools.chain(members[at:], members[:at]):
+            if candidate in self._bad:
+                continue
+            try:
+                return self._sound(candidate, speed), candidate
+            except _BAD_FILE as error:
+                self._report(candidate, error)
+        raise FormatError(f"{self.rows[row].path}: neither this nor any other of its group is readable")
+
+    def _report(self, row: int, error: Exception) -> None:
+        with self._lock:
+            if row not in self._bad:
+                log.warning("skipped %s: %s", self.rows[row].path, error)
+            self._bad.add(row)
+
+    def _sound(self, row: int, speed: float) -> _Sound:
+        sound = self._cache.get((row, speed))
+        if sound is None:
+            path = self.rows[row].path
+            try:
+                sound = _load(path, speed, self.front, wrap=self.how.shift)
+            except Exception as error:
+                error.add_note(f"while preparing {path} for training")
+                raise
+            self._cache.put((row, speed), sound)
+        return sound
+
+    # ---- What is said of them ----------------------------------------------------------------------
+
+    def texts(self) -> list[str]:
+        """Return every text that can occur; but for mixtures with ``compositions = 0``."""
+        texts = [
+            text
+            for row in self.rows
+            for caption in row.captions
+            for text in (caption.text, *caption.rewrites)
+        ]
+        if self.data.mixtures:
+            pairs = itertools.permutations(range(len(self._members)), 2)
+            kinds = [kind for kind, p in ((False, 1 - self.how.sequence), (True, self.how.sequence)) if p]
+            for (a, b), kind in itertools.product(pairs, kinds):
+                texts += [self._pooled(a, b, kind, k) for k in range(self.how.compositions)]
+        return list(dict.fromkeys(texts))
+
+    def _caption(self, rng: np.random.Generator, row: int) -> str:
+        """Draw a caption, then its original or one of its rewrites."""
+        captions = self.rows[row].captions
+        caption = captions[int(rng.integers(len(captions)))]
+        if rng.random() < self.data.original or not caption.rewrites:
+            return caption.text
+        return caption.rewrites[int(rng.integers(len(caption.rewrites)))]
+
+    def _composed(self, rng: np.random.Generator, a: int, b: int, sequence: bool) -> str:
+        if self.how.compositions:
+            k = int(rng.integers(self.how.compositions))
+            return self._pooled(self._group_of[a], self._group_of[b], sequence, k)
+        first, second = self._caption(rng, a), self._caption(rng, b)
+        return augment.compose(first, second, sequence=sequence)
+
+    def _pooled(self, a: int, b: int, sequence: bool, k: int) -> str:
+        """Return the k-th composed caption of two groups."""
+        rng = generator(self.seed, POOL, a, b, 2 * k + sequence)
+        first, second = (self._caption(rng, self._member(rng, g)) for g in (a, b))
+        return augment.compose(first, second, sequence=sequence)
+
+
+def _group(rows: Sequence[Row], column: str) -> list[list[int]]:
+    """Return the rows of each group, groups in alphabetical order."""
+    if not column:
+        return [[i] for i in range(len(rows))]
+    members: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if column not in row.extra:
+            raise FormatError(f"{row.path}: the manifest has no column {column} for its group")
+        members.setdefault(row.extra[column], []).append(i)
+    return [members[name] for name in sorted(members)]
+
+
+def _unrank(index: int) -> tuple[int, int]:
+    """Return the pair (a, b), b < a, at a place in the list (1, 0), (2, 0), (2, 1), ..."""
+    a = int((1 + (1 + 8 * index) ** 0.5) / 2)
+    while a * (a - 1) // 2 > index:  # the root is rounded
+        a -= 1
+    return a, index - a * (a - 1) // 2
+
+
+def _load(path: Path, speed: float, front: AudioConfig, *, wrap: bool) -> _Sound:
+    """Decode a sound and return its spectrogram, played at a speed."""
+    samples = audio.load(path, rate=round(front.rate / speed))
+    return _sound(samples, front, wrap=wrap)
+
+
+def _sound(samples: Floats, front: AudioConfig, *, wrap: bool) -> _Sound:
+    if wrap:
+        picture = _wrapped(samples, front)
+    else:  # as at inference, but not cut at the window
+        whole = dataclasses.replace(front, samples=max(len(samples), front.samples))
+        picture = audio.log_mel(audio.windows(samples, whole)[0], front)
+    power = augment.from_db(picture)
+    return _Sound(power, augment.level_of(power))
+
+
+def _wrapped(samples: Floats, front: AudioConfig) -> Floats:
+    """Return the spectrogram of an endless repetition, one period of whole hops."""
+    frames = max(1, len(samples) // front.hop)
+    period = np.resize(samples, frames * front.hop)
+    margin = -(-front.n_fft // (2 * front.hop))  # in frames, more than half a transform
+    padded = np.resize(np.roll(period, margin * front.hop), (frames + 2 * margin) * front.hop)
+    whole = dataclasses.replace(front, samples=len(padded))
+    return audio.log_mel(audio.windows(padded, whole)[0], front)[margin : margin + frames]
+
+
+@functools.lru_cache(maxsize=2)
+def _noises(front: AudioConfig) -> list[_Sound]:
+    """Return stretches of six seconds of noise, four each of amplitude 1, f^-1/2 and f^-1."""
+    made = []
+    for k in range(12):
+        rng = generator(0, NOISE, k)
+        spectrum = np.fft.rfft(rng.standard_normal(6 * front.rate))
+        f = np.fft.rfftfreq(6 * front.rate, 1 / front.rate)
+        noise = np.fft.irfft(spectrum * np.maximum(f, 50.0) ** (-0.5 * (k // 4)))
+        made.append(_sound((noise * (0.1 / noise.std())).astype(np.float32), front, wrap=True))
+    return made
+
+
+class Loader:
+    """Batches of consecutive steps, made ahead by threads; iterate over it inside ``with``.
+
+    Parameters
+    ----------
+    batches : Batches
+        Where they come from.
+    first, last : int
+        Steps, the last one excluded.
+
+    Notes
+    -----
+    Order and content do not depend on the number of threads. An exception of a thread is raised
+    where its batch would have come.
+    """
+
+    def __init__(self, batches: Batches, first: int, last: int) -> None:
+        self._batches, self._last = batches, last
+        self._next = first
+        self._pool = ThreadPoolExecutor(batches.data.threads, "reclap-data")
+        self._pending: collections.deque[Future[Batch]] = collections.deque()
+
+    def __enter__(self) -> Self:
+        """Start working ahead."""
+        self._fill()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Drop what is not begun and wait for what is."""
+        self.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches in order."""
+        while self._pending:
+            batch = self._pending.popleft().result()
+            self._fill()
+            yield batch
+
+    def _fill(self) -> None:
+        while len(self._pending) < self._batches.data.ahead and self._next < self._last:
+            self._pending.append(self._pool.submit(self._batches.batch, self._next))
+            self._next += 1
+
+    def close(self) -> None:
+        """Stop; may be called twice."""
+        self._pending.clear()
+        self._pool.shutdown(cancel_futures=True)

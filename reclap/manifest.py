@@ -1,0 +1,226 @@
+"""Manifests: which sound goes with which captions, in CSV or JSON lines."""
+
+import ast
+import csv
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap.errors import FormatError
+
+__all__ = ["Caption", "Row", "read"]
+
+_PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
+_LISTED = 5  # missing files that a message names
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """One caption and what a language model made of it.
+
+    Attributes
+    ----------
+    text : str
+        As a person wrote it.
+    rewrites : tuple of str
+        The same scene in other words; may be empty.
+    """
+
+    text: str
+    rewrites: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One sound of a manifest.
+
+    Attributes
+    ----------
+    path : Path
+        The sound file.
+    captions : tuple of Caption
+        At least one; training draws one of them first, then its original or a rewrite.
+    extra : dict of str to str
+        All other columns.
+    """
+
+    path: Path
+    captions: tuple[Caption, ...]
+    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read(
+    path: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    where: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    files: bool = True,
+) -> list[Row]:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    path : path
+        ``.csv`` with a header line, or ``.jsonl`` with one object a line. Columns: ``path`` (or
+        ``audio``); ``caption``, and optionally ``rewrites``, a list of strings; or instead of
+        both, in JSON lines only, ``captions``, a list of ``{"caption": ..., "rewrites": ...}``.
+        In CSV a list is a cell that holds a JSON list; ReCLAP's name ``rewritten_captions`` and
+        the text of a Python list are read as well. Other columns are kept as strings.
+    root : path, optional
+        Folder that relative sound paths start from; the manifest's own by default.
+    where : mapping of str to sequence, optional
+        Keep the rows whose column has one of these values, compared as strings.
+    files : bool
+        Check that the sound files of these rows exist.
+
+    Returns
+    -------
+    list of Row
+        In the order of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the manifest, or a sound file, does not exist; all missing ones are counted.
+    FormatError
+        Naming file and line: a missing or empty column, a bad list, no row left.
+    """
+    path = Path(path)
+    root = path.parent if root is None else Path(root)
+    allowed = {column: {str(v) for v in values} for column, values in (where or {}).items()}
+    rows = [row for line, item in _items(path) for row in _keep(f"{path}:{line}", item, root, allowed)]
+    if not rows:
+        kept = f" where {_show(allowed)}" if allowed else ""
+        raise FormatError(f"{path}: no row{kept}")
+    if files:
+        _refuse_missing(path, rows)
+    return rows
+
+
+def _show(allowed: Mapping[str, set[str]]) -> str:
+    return " and ".join(f"{column} is {' or '.join(sorted(v))}" for column, v in allowed.items())
+
+
+def _items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line numbers and rows as they stand in the file."""
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise FormatError(f"{path}: expected a manifest called .csv or .jsonl")
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        try:
+            yield from _csv(path, f) if path.suffix.lower() == ".csv" else _json_lines(path, f)
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: not UTF-8: {error}") from error
+
+
+def _csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(lines, restkey="", strict=True)
+    line = 1
+    try:
+        for item in reader:
+            line = reader.line_num
+            if "" in item:
+                raise FormatError(f"{path}:{line}: more cells than the {len(item) - 1} columns")
+            yield line, {column: value for column, value in item.items() if value is not None}
+    except csv.Error as error:
+        raise FormatError(f"{path}:{max(line, reader.line_num)}: {error}") from error
+
+
+def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            item = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}:{line}: not JSON: {error}") from error
+        if not isinstance(item, dict):
+            raise FormatError(f"{path}:{line}: expected an object, got {type(item).__name__}")
+        yield line, item
+
+
+def _keep(
+    at: str, item: dict[str, Any], root: Path, allowed: Mapping[str, set[str]]
+) -> Iterator[Row]:
+    """Yield the row if the filter lets it pass."""
+    absent = [column for column in allowed if column not in item]
+    if absent:
+        raise FormatError(f"{at}: no column {', '.join(absent)} to filter by; has {', '.join(item)}")
+    if all(str(item[column]) in values for column, values in allowed.items()):
+        yield _row(at, dict(item), root)
+
+
+def _row(at: str, item: dict[str, Any], root: Path) -> Row:
+    names = [name for name in _PATH if name in item]
+    if not names:
+        raise FormatError(f"{at}: no column path; has {', '.join(item)}")
+    sound = _text(at, names[0], item.pop(names[0]))
+    if "captions" in item:
+        captions = _captions(at, item.pop("captions"))
+    else:
+        captions = (_caption(at, item),)
+    return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()})
+
+
+def _captions(at: str, value: Any) -> tuple[Caption, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+        raise FormatError(f"{at}: captions: expected a list of objects with a caption each")
+    items = [dict(v) for v in value]
+    captions = tuple(_caption(f"{at}: captions[{i}]", item) for i, item in enumerate(items))
+    for i, rest in enumerate(items):
+        if rest:
+            raise FormatError(f"{at}: captions[{i}]: unknown {', '.join(rest)}")
+    return captions
+
+
+def _caption(at: str, item: dict[str, Any]) -> Caption:
+    """Take a caption and its rewrites out of a row."""
+    if "caption" not in item:
+        raise FormatError(f"{at}: no column caption; has {', '.join(item)}")
+    text = _text(at, "caption", item.pop("caption"))
+    names = [name for name in _REWRITES if name in item]
+    return Caption(text, _rewrites(at, names[0], item.pop(names[0])) if names else ())
+
+
+def _text(at: str, name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise FormatError(f"{at}: {name}: expected a text, got {value!r}")
+    if not value.strip():
+        raise FormatError(f"{at}: {name} is empty")
+    return value.strip()
+
+
+def _rewrites(at: str, name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = _parse_list(value) if value.strip() else []
+    if not isinstance(value, list):
+        raise FormatError(f"{at}: {name}: expected a list of texts")
+    return tuple(_text(at, f"{name}[{i}]", v) for i, v in enumerate(value))
+
+
+def _parse_list(text: str) -> Any:
+    """Read a JSON or a Python list; None for anything else."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip())  # constants only: nothing is called
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _refuse_missing(path: Path, rows: Sequence[Row]) -> None:
+    missing = [os.fspath(row.path) for row in rows if not row.path.is_file()]
+    if missing:
+        more = ", ..." if len(missing) > _LISTED else ""
+        raise FileNotFoundError(
+            f"{path}: {len(missing)} of {len(rows)} sound files are missing: "
+            f"{', '.join(missing[:_LISTED])}{more}"
+        )

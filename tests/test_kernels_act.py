@@ -1,0 +1,142 @@
+"""Activations, dropout and the counter-based draws."""
+
+import numpy as np
+import pytest
+import reference
+from closeness import EPSILON, assert_close, f32
+
+from reclap._libraries import core
+
+SIZES = [1, 7, 16, 1025, 4099]
+
+
+def values(rng, n):
+    """Both tails, the middle, and the points where a formula may break."""
+    x = f32(rng, n) * rng.choice(np.float32([0.01, 1, 10, 50]), n)
+    special = np.float32([0, -0.0, 50, -50, 1e-20, -1e-20, 0.0632, 0.0633, 5.5, -5.5, 87, -87])
+    x[: min(n, len(special))] = special[:n]
+    return x
+
+
+FORWARD = {
+    "gelu": reference.gelu,
+    "gelu_tanh": reference.gelu_tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": lambda x: np.tanh(x.astype(np.float64)),
+}
+SLOPE = {
+    "gelu": reference.gelu_slope,
+    "gelu_tanh": reference.gelu_tanh_slope,
+    "relu": lambda x: (x > 0).astype(np.float64),
+    "tanh": lambda x: 1 - np.tanh(x.astype(np.float64)) ** 2,
+}
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("kind", FORWARD)
+def test_activation_matches_formula(rng, kind, n):
+    x = values(rng, n)
+    # Every value by itself: the error is epsilon of |x|, which is what Phi or tanh multiplies.
+    size = 1 if kind == "tanh" else np.maximum(np.abs(x), 1e-3)
+    assert_close(core.activation(kind, x) / size, FORWARD[kind](x) / size, magnitude=1)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("kind", SLOPE)
+def test_activation_backward_matches_formula(rng, kind, n):
+    x, dy = values(rng, n), f32(rng, n)
+    given = core.activation(kind, x) if kind == "tanh" else x
+    # 1 - t^2 has twice the error of t; x times a density adds |x| epsilon at the sides of the bell.
+    assert_close(core.activation_backward(kind, dy, given), dy * SLOPE[kind](x), magnitude=8)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("kind", "approximate"), [("gelu", "none"), ("gelu_tanh", "tanh")])
+def test_gelu_matches_torch(rng, kind, approximate):
+    torch = pytest.importorskip("torch")
+    x, dy = values(rng, 2053), f32(rng, 2053)
+    t = torch.from_numpy(x).requires_grad_()
+    y = torch.nn.functional.gelu(t, approximate=approximate)
+    y.backward(torch.from_numpy(dy))
+    assert_close(core.activation(kind, x), y.detach(), magnitude=8)
+    assert_close(core.activation_backward(kind, dy, x), t.grad, magnitude=8)
+
+
+def test_gelu_saturates():
+    x = np.float32([50, -50, 1e4, -1e4])
+    for kind in ("gelu", "gelu_tanh"):
+        np.testing.assert_allclose(core.activation(kind, x), [50, 0, 1e4, 0], atol=1e-30)
+        slope = core.activation_backward(kind, np.ones(4, np.float32), x)
+        np.testing.assert_allclose(slope, [1, 0, 1, 0], atol=1e-30)
+
+
+def test_exp_keeps_its_promise():
+    x = np.linspace(-87, 88, 100_003, dtype=np.float32)
+    want = np.exp(x.astype(np.float64))
+    assert np.abs(core.activation("exp", x) / want - 1).max() < 2e-7
+    beyond = core.activation("exp", np.float32([-100, -1e30, -np.inf]))
+    assert (beyond <= 2e-38).all()
+    assert np.isnan(core.activation("exp", np.float32([np.nan]))).all()
+
+
+def test_activation_keeps_the_shape(rng):
+    x = f32(rng, 2, 3, 5)
+    assert core.activation("relu", x).shape == (2, 3, 5)
+    assert core.activation("gelu", np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_activation_rejects_what_it_cannot_do(rng):
+    with pytest.raises(ValueError, match='unknown activation "swish"'):
+        core.activation("swish", f32(rng, 3))
+    with pytest.raises(ValueError, match="sizes differ, or no backward"):
+        core.activation_backward("gelu", f32(rng, 3), f32(rng, 4))
+    with pytest.raises(ValueError, match="sizes differ, or no backward"):
+        core.activation_backward("exp", f32(rng, 3), f32(rng, 3))
+
+
+# ---- Draws and dropout ---------------------------------------------------------------------------
+
+N = 100_000
+
+
+@pytest.mark.parametrize(("seed", "step", "site"), [(0, 0, 0), (1, 2, 3), (2**64 - 1, 10**9, 79)])
+def test_uniform_draws_are_uniform(seed, step, site):
+    u = core.draws("uniform", N, seed, step, site)
+    assert (u >= 0).all()
+    assert (u < 1).all()
+    assert abs(u.mean() - 0.5) < 5 / np.sqrt(12 * N)  # five standard errors
+    counts = np.histogram(u, bins=64, range=(0, 1))[0]
+    chi2 = ((counts - N / 64) ** 2 / (N / 64)).sum()
+    assert chi2 < 63 + 5 * np.sqrt(2 * 63)
+
+
+def test_normal_draws_are_normal():
+    z = core.draws("normal", N, 3, 1, 4)
+    assert abs(z.mean()) < 5 / np.sqrt(N)
+    assert abs(z.var() - 1) < 5 * np.sqrt(2 / N)
+    assert abs((np.abs(z) < 1).mean() - 0.682689) < 5 * np.sqrt(0.25 / N)
+
+
+@pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_draws_at_other_coordinates_are_independent(other):
+    a = core.draws("uniform", N, 0, 0, 0) - 0.5
+    b = core.draws("uniform", N, *other) - 0.5
+    assert abs(12 * (a * b).mean()) < 5 / np.sqrt(N)
+    assert abs(12 * (a[1:] * b[:-1]).mean()) < 5 / np.sqrt(N)  # nor shifted by one
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_keeps_the_expectation(p):
+    y = core.dropout(np.ones(N, np.float32), p, 1, 2, 3, 0)
+    assert set(np.unique(y)) <= {np.float32(0), np.float32(1 / np.float32(1 - np.float32(p)))}
+    assert abs((y != 0).mean() - (1 - p)) < 5 * np.sqrt(0.25 / N)
+    assert abs(y.mean() - 1) <= 5 * np.sqrt(p / (1 - p) / N) + EPSILON * N
+
+
+def test_dropout_is_a_function_of_its_coordinates(rng):
+    x = f32(rng, 1000)
+    whole = core.dropout(x, 0.3, 5, 6, 7, 40)
+    parts = [core.dropout(x[i : i + 100], 0.3, 5, 6, 7, 40 + i) for i in range(0, 1000, 100)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    kept = core.draws("uniform", 1040, 5, 6, 7)[40:] >= np.float32(0.3)
+    np.testing.assert_array_equal(whole != 0, kept)

@@ -1,0 +1,83 @@
+"""Linear layers over chunks of rows: plain, packed, with tails, on one and on two threads."""
+
+import numpy as np
+import pytest
+from closeness import assert_close, f32
+
+from reclap._libraries import core
+
+SIZES = [(1, 1, 1), (7, 5, 3), (64, 96, 384), (65, 96, 97), (200, 1025, 17), (129, 7, 288)]
+
+
+def double(*arrays):
+    return tuple(a.astype(np.float64) for a in arrays)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("n", "k", "out"), SIZES)
+def test_linear_forward_matches_formula(rng, n, k, out, packed):
+    x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
+    x64, w64, b64 = double(x, w, b)
+    assert_close(core.linear_forward(x, w, b, packed=packed), x64 @ w64.T + b64, terms=k)
+    assert_close(core.linear_forward(x, w, None, packed=packed), x64 @ w64.T, terms=k)
+
+
+@pytest.mark.parametrize(("n", "k", "out"), SIZES)
+def test_linear_backward_matches_formula(rng, n, k, out):
+    dy, x, w = f32(rng, n, out), f32(rng, n, k), f32(rng, out, k)
+    dx, dw, db = core.linear_backward(dy, x, w)
+    dy64, x64, w64 = double(dy, x, w)
+    assert_close(dx, dy64 @ w64, terms=out)
+    assert_close(dw, dy64.T @ x64, terms=n)
+    assert_close(db, dy64.sum(0), terms=n, magnitude=4)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 64, 128, 1000])
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 200])
+def test_linear_does_not_depend_on_the_chunk(rng, n, rows):
+    x, w, b, dy = f32(rng, n, 48), f32(rng, 37, 48), f32(rng, 37), f32(rng, n, 37)
+    x64, w64, b64, dy64 = double(x, w, b, dy)
+    for packed in (False, True):
+        y = core.linear_forward(x, w, b, rows=rows, packed=packed)
+        assert_close(y, x64 @ w64.T + b64, terms=48)
+    dx, dw, db = core.linear_backward(dy, x, w, rows=rows)
+    assert_close(dx, dy64 @ w64, terms=37)
+    assert_close(dw, dy64.T @ x64, terms=n)
+    assert_close(db, dy64.sum(0), terms=n, magnitude=4)
+
+
+@pytest.mark.parametrize(("n", "k", "out"), [(1, 7, 5), (65, 96, 97), (200, 130, 384)])
+def test_linear_is_bitwise_equal_on_one_and_two_threads(rng, n, k, out):
+    x, w, b, dy = f32(rng, n, k), f32(rng, out, k), f32(rng, out), f32(rng, n, out)
+    for packed in (False, True):
+        one, two = (core.linear_forward(x, w, b, threads=t, packed=packed) for t in (1, 2))
+        np.testing.assert_array_equal(one, two)
+    for one, two in zip(*(core.linear_backward(dy, x, w, threads=t) for t in (1, 2)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_linear_of_no_rows_is_empty(rng):
+    w = f32(rng, 5, 3)
+    assert core.linear_forward(np.zeros((0, 3)), w, None).shape == (0, 5)
+    dx, dw, db = core.linear_backward(np.zeros((0, 5)), np.zeros((0, 3)), w)
+    assert dx.shape == (0, 3)
+    assert not dw.any()
+    assert not db.any()
+
+
+def test_linear_rejects_what_does_not_fit(rng):
+    x, w = f32(rng, 4, 3), f32(rng, 5, 3)
+    with pytest.raises(ValueError, match=r"w: expected shape \(\*, 3\), got \(5, 2\)"):
+        core.linear_forward(x, f32(rng, 5, 2), None)
+    with pytest.raises(ValueError, match=r"b: expected shape \(5,\)"):
+        core.linear_forward(x, w, f32(rng, 4))
+    with pytest.raises(ValueError, match="rows: expected at least 1"):
+        core.linear_forward(x, w, None, rows=0)
+    with pytest.raises(ValueError, match="rows: expected at least 1"):
+        core.linear_backward(f32(rng, 4, 5), x, w, rows=-1)
+    with pytest.raises(ValueError, match="threads: expected 1 to 4096, got 0"):
+        core.linear_forward(x, w, None, threads=0)
+    with pytest.raises(ValueError, match="w: needs at least one row and one column"):
+        core.linear_forward(x, f32(rng, 0, 3), None)
+    with pytest.raises(ValueError, match="w: needs at least one row and one column"):
+        core.linear_backward(f32(rng, 4, 5), f32(rng, 4, 0), f32(rng, 5, 0))

@@ -1,0 +1,629 @@
+"""Both towers, their gradients and training steps against independent implementations."""
+
+import threading
+
+import numpy as np
+import pytest
+from closeness import EPSILON
+from models import (
+    AUDIO,
+    LINEAR,
+    MLP,
+    STATISTIC,
+    TEXT,
+    WEIGHT,
+    decibels,
+    new_model,
+    unit,
+)
+
+from reclap._libraries import core
+
+torch = pytest.importorskip("torch")
+torch_htsat = pytest.importorskip("torch_htsat")
+pytestmark = pytest.mark.torch
+
+# ---- The audio tower at inference --------------------------------------------------------------
+
+TINY = AUDIO | {"mels": 64, "spec_size": 256, "window": 8, "embed": 96, "depths": [2, 2, 6, 2]}
+TINY["heads"] = [4, 8, 16, 32]
+BASE = TINY | {"embed": 128, "depths": [2, 2, 12, 2]}
+
+RENAMES = (  # LAION to transformers, in order: clap-family.md, section 5.4
+    ("audio_branch", "audio_model.audio_encoder"),
+    ("attn", "attention.self"),
+    ("self.proj", "output.dense"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+    ("norm1", "layernorm_before"),
+    ("norm2", "layernorm_after"),
+    ("bn0", "batch_norm"),
+    ("_projection.0.", "_projection.linear1."),
+    ("_projection.2.", "_projection.linear2."),
+)
+
+
+def hf_names(name):
+    """Where transformers keeps a parameter; q, k and v one by one."""
+    for ours, theirs in RENAMES:
+        name = name.replace(ours, theirs)
+    return [name.replace("qkv", part) for part in ("query", "key", "value")] if "qkv" in name else [name]
+
+
+def hf_audio(config):
+    """Return transformers' tower with random weights, nothing left at 0 or 1."""
+    transformers = pytest.importorskip("transformers")
+    stages = len(config["depths"])
+    tower = transformers.ClapAudioModelWithProjection(
+        transformers.ClapAudioConfig(
+            window_size=config["window"],
+            num_mel_bins=config["mels"],
+            spec_size=config["spec_size"],
+            patch_size=config["patch"],
+            patch_stride=[config["patch"]] * 2,
+            patch_embeds_hidden_size=config["embed"],
+            hidden_size=config["embed"] << (stages - 1),
+            depths=config["depths"],
+            num_attention_heads=config["heads"],
+            num_hidden_layers=stages,
+            projection_dim=512,
+        )
+    ).eval()
+    state = tower.state_dict()
+    for name, x in state.items():
+        if name.endswith("bias_table"):
+            x.normal_()
+        elif "running_mean" in name:
+            x.normal_(-40, 10)
+        elif "running_var" in name:
+            x.uniform_(50, 400)
+        elif "norm" in name and x.is_floating_point():
+            x.normal_(1 if name.endswith("weight") else 0, 0.2)
+        elif x.is_floating_point():
+            x.normal_(0, 0.2 if x.ndim < 2 else x[0].numel() ** -0.5)
+    return tower
+
+
+def same_model(tower, config):
+    state = {k: v.numpy() for k, v in tower.state_dict().items()}
+    model = core.Model(config, None, 512, MLP, 0, 512)
+    arrays = []
+    for name, shape, _ in model.parameters():
+        if name == "logit_scale":
+            arrays.append(np.zeros((), np.float32))
+            continue
+        x = np.concatenate([state[n] for n in hf_names(name)])
+        arrays.append(np.ascontiguousarray(x.reshape(shape)))
+    model.bind(arrays)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("config", "frames", "b"),
+    [
+        (AUDIO, 256, 3),
+        (AUDIO, 250, 1),
+        (AUDIO | {"depths": [1, 3], "heads": [3, 2], "window": 8}, 31, 2),
+        pytest.param(TINY, 1001, 2, marks=pytest.mark.slow),
+        pytest.param(BASE, 1001, 2, marks=pytest.mark.slow),
+    ],
+    ids=["small", "stretched", "two_stages", "tiny", "base"],
+)
+def test_audio_tower_matches_transformers(rng, config, frames, b):
+    torch.manual_seed(5)
+    tower = hf_audio(config)
+    mel = decibels(rng, b, frames, config["mels"])
+    with torch.no_grad():
+        want = unit(tower(torch.from_numpy(mel)[:, None]).audio_embeds.numpy())
+    model = same_model(tower, config)
+    context = core.Context(2)
+    plain = model.audio(context, mel)
+    model.pack()
+    packed = model.audio(context, mel)
+    assert np.abs(plain - want).max() <= 2e-5
+    assert np.abs(packed - want).max() <= 2e-5
+    assert context.stats()["slow"] == 0
+
+
+def test_audio_tower_matches_its_formula_in_float64(rng):
+    for config in (AUDIO, AUDIO | {"depths": [1, 1], "heads": [2, 3]}, AUDIO | {"patch": 2}):
+        model, values = new_model(rng, config)
+        p = {k: torch.from_numpy(v.astype(np.float64)) for k, v in values.items()}
+        mel = decibels(rng, 2)
+        x = torch_htsat.features(p, torch.from_numpy(mel.astype(np.float64)), config)
+        got = model.audio(core.Context(1), mel, features=True)
+        assert np.abs(got - x.numpy()).max() <= 2e-5 * np.abs(x.numpy()).max()
+        y = torch_htsat.head(p, "audio_projection", x, MLP)
+        assert np.abs(model.audio(core.Context(1), mel) - y.numpy()).max() <= 2e-5
+
+
+# ---- The text tower ----------------------------------------------------------------------------
+
+
+def hf_bert(vocab, layers, width, heads, mlp):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=mlp,
+    )
+    bert = transformers.BertModel(config, add_pooling_layer=False).eval()
+    for name, x in bert.state_dict().items():
+        if "LayerNorm" in name:
+            x.normal_(1 if name.endswith("weight") else 0, 0.2)
+        elif x.is_floating_point():
+            x.normal_(0, 0.2 if x.ndim < 2 or "embeddings" in name else x.shape[1] ** -0.5)
+    return bert, config
+
+
+BERT_NAMES = {
+    "token": ["embeddings.word_embeddings"],
+    "position": ["embeddings.position_embeddings"],
+    "type": ["embeddings.token_type_embeddings"],
+    "norm": ["embeddings.LayerNorm"],
+    "attn.qkv": [f"attention.self.{x}" for x in ("query", "key", "value")],
+    "attn.proj": ["attention.output.dense"],
+    "norm1": ["attention.output.LayerNorm"],
+    "mlp.fc1": ["intermediate.dense"],
+    "mlp.fc2": ["output.dense"],
+    "norm2": ["output.LayerNorm"],
+}
+
+
+def bert_parameter(state, name):
+    place, kind = name.removeprefix("text_branch.").rsplit(".", 1)
+    prefix = ""
+    if place.startswith("layers."):
+        _, i, place = place.split(".", 2)
+        prefix = f"encoder.layer.{i}."
+    parts = [state[f"{prefix}{n}.{kind}"].numpy() for n in BERT_NAMES[place]]
+    return np.ascontiguousarray(np.concatenate(parts))
+
+
+def same_text_model(bert, c, pool):
+    config = {
+        "vocab": c.vocab_size,
+        "positions": c.max_position_embeddings,
+        "types": c.type_vocab_size,
+        "width": c.hidden_size,
+        "layers": c.num_hidden_layers,
+        "heads": c.num_attention_heads,
+        "mlp": c.intermediate_size,
+        "eps": c.layer_norm_eps,
+        "pool": pool,
+    }
+    model = core.Model(None, config, c.hidden_size, 0, 0, c.hidden_size)
+    state = bert.state_dict()
+    names = [name for name, _, _ in model.parameters()]
+    zero = np.zeros((), np.float32)
+    model.bind([zero if n == "logit_scale" else bert_parameter(state, n) for n in names])
+    return model
+
+
+MINILM = (1000, 6, 384, 12, 1536)
+
+
+@pytest.mark.parametrize("size", [(101, 2, 48, 2, 96), MINILM], ids=["small", "minilm"])
+@pytest.mark.parametrize("pool", [0, 1], ids=["mean", "first"])
+def test_text_tower_matches_transformers(rng, size, pool):
+    torch.manual_seed(6)
+    bert, config = hf_bert(*size)
+    lengths = [77, 1, 5, 64, 2, 16, 33, 1, 76]
+    ids = [rng.integers(0, size[0], n, dtype=np.int32) for n in lengths]
+    with torch.no_grad():
+        states = [bert(torch.from_numpy(i.astype(np.int64))[None]).last_hidden_state[0] for i in ids]
+    want = unit(np.stack([(s.mean(0) if pool == 0 else s[0]).numpy() for s in states]))
+    model = same_text_model(bert, config, pool)
+    packed, first = np.concatenate(ids), np.cumsum([0, *lengths])
+    context = core.Context(2)
+    assert np.abs(model.text(context, packed, first) - want).max() <= 1e-5
+    model.pack()
+    got = model.text(context, packed, first)
+    assert np.abs(got - want).max() <= 1e-5
+    assert np.abs(unit(model.text(context, packed, first, features=True)) - want).max() <= 1e-5
+    back = np.cumsum([0, *lengths[::-1]])  # the order of the rows is the order of the texts
+    reversed_ = model.text(context, np.concatenate(ids[::-1]), back)[::-1]
+    assert np.abs(got - reversed_).max() <= 1e-6
+
+
+# ---- Independence ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["plain", "packed"])
+def test_audio_embedding_does_not_depend_on_the_batch(rng, pack):
+    model, _ = new_model(rng)
+    if pack:
+        model.pack()
+    mel = decibels(rng, 7)
+    context = core.Context(2)
+    together = model.audio(context, mel)
+    alone = np.concatenate([model.audio(context, m[None]) for m in mel])
+    assert np.abs(together - alone).max() <= 1e-6
+    others = np.concatenate([mel[:1], decibels(rng, 6)])
+    assert np.abs(model.audio(context, others)[0] - together[0]).max() <= 1e-6
+
+
+def test_text_embedding_does_not_depend_on_the_batch(rng):
+    model, _ = new_model(rng, None, TEXT, 48)
+    lengths = rng.integers(1, 78, 23)
+    ids, first = rng.integers(0, 101, lengths.sum()), np.cumsum([0, *lengths])
+    context = core.Context(2)
+    together = model.text(context, ids, first)
+    for i, (a, b) in enumerate(zip(first, first[1:], strict=False)):
+        alone = model.text(context, ids[a:b], [0, b - a])[0]
+        assert np.abs(together[i] - alone).max() <= 1e-6
+
+
+@pytest.mark.parametrize("b", [1, 2, 7])
+def test_embeddings_are_bitwise_equal_on_any_thread_count(rng, b):
+    model, _ = new_model(rng, text=TEXT, text_width=48)
+    mel, ids = decibels(rng, b), rng.integers(0, 101, 20 * b)
+    first = np.arange(0, 20 * b + 1, 20)
+    x = rng.standard_normal((b, 48))
+    one, *more = (
+        (model.audio(c, mel), model.text(c, ids, first), model.text_head(c, x))
+        for c in map(core.Context, (1, 2, 3))
+    )
+    for other in more:
+        for ours, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_context_serves_models_of_any_size_in_turn(rng):
+    small, _ = new_model(rng)
+    large, _ = new_model(rng, AUDIO | {"embed": 24, "heads": [2, 2, 2]}, dim=40)
+    mel, context = decibels(rng, 3), core.Context(2)
+    want = small.audio(core.Context(2), mel), large.audio(core.Context(2), mel)
+    for _ in range(3):
+        np.testing.assert_array_equal(small.audio(context, mel), want[0])
+        np.testing.assert_array_equal(large.audio(context, mel), want[1])
+
+
+def test_one_model_serves_many_threads(rng):
+    model, _ = new_model(rng)
+    model.pack()
+    mel = decibels(rng, 2)
+    want = model.audio(core.Context(1), mel)
+    got = [None] * 4
+
+    def work(i):
+        context = core.Context(1)
+        got[i] = [model.audio(context, mel) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for results in got:
+        for y in results:
+            np.testing.assert_array_equal(y, want)
+
+
+# ---- Gradients ---------------------------------------------------------------------------------
+
+INACTIVE = AUDIO | {"window": 16}  # a window as large as the grid: nothing is shifted, nothing masked
+ONE_STAGE = AUDIO | {"depths": [3], "heads": [3]}
+
+
+def torch_parameters(model, values, dtype=torch.float64):
+    p = {name: torch.tensor(x, dtype=dtype) for name, x in values.items()}
+    for name, _, kind in model.parameters():
+        p[name].requires_grad_(kind != STATISTIC)
+    return p
+
+
+def double(x):
+    return torch.from_numpy(np.asarray(x, np.float64))
+
+
+def assert_gradients_match(model, trainer, p, limit=1e-3):
+    for (name, _, kind), got in zip(model.parameters(), trainer.buffers(1), strict=True):
+        if kind == STATISTIC:
+            assert not got.any()
+            continue
+        want = p[name].grad.numpy()
+        distance = np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-12)
+        assert distance <= limit, f"{name}: {distance:.2e} apart"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("config", "frames", "b", "kinds"),
+    [
+        (AUDIO, 250, 5, (MLP, MLP)),
+        (AUDIO, 256, 2, (MLP, LINEAR)),
+        (INACTIVE, 100, 3, (LINEAR, MLP)),
+        (ONE_STAGE, 250, 3, (MLP, MLP)),
+        (AUDIO | {"patch": 2, "depths": [1, 2], "heads": [2, 3]}, 7, 2, (MLP, MLP)),
+        (AUDIO, 250, 3, (0, 0)),
+    ],
+    ids=["shifted", "linear_text_head", "unshifted", "one_stage", "seven_frames", "no_heads"],
+)
+def test_gradients_match_autograd(rng, config, frames, b, kinds, threads):
+    dim, text_width = (48, 48) if kinds == (0, 0) else (20, 24)
+    model, values = new_model(rng, config, text_width=text_width, heads=kinds, dim=dim)
+    p = torch_parameters(model, values)
+    mel, text = decibels(rng, b, frames), rng.standard_normal((b, text_width)).astype(np.float32)
+    want = torch_htsat.loss(p, double(mel), double(text), config, kinds)
+    want.backward()
+    trainer = core.Trainer(model, threads)
+    got = trainer.gradients(mel, text, 0, 0)
+    assert got["loss"] == pytest.approx(float(want.detach()), rel=1e-5)
+    assert_gradients_match(model, trainer, p)
+    norms = [float((x.grad**2).sum()) for x in p.values() if x.requires_grad]
+    assert got["grad_norm"] == pytest.approx(np.sqrt(sum(norms)), rel=1e-4)
+    after = dict(zip(p, trainer.buffers(0), strict=True))
+    for name in ("running_mean", "running_var"):
+        name = "audio_branch.bn0." + name
+        np.testing.assert_allclose(after[name], p[name].numpy(), rtol=1e-5)
+
+
+def test_gradients_are_bitwise_equal_on_any_thread_count(rng):
+    results = []
+    for threads in (1, 2, 3):
+        model, _ = new_model(np.random.default_rng(1))
+        trainer = core.Trainer(model, threads)
+        local = np.random.default_rng(2)
+        trainer.gradients(decibels(local, 5), local.standard_normal((5, 24)), 3, 4)
+        results.append([x.copy() for x in trainer.buffers(1)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_training_forgets_the_packed_weights(rng):
+    model, values = new_model(rng)
+    model.pack()
+    p = torch_parameters(model, values)
+    mel, text = decibels(rng, 3), rng.standard_normal((3, 24)).astype(np.float32)
+    trainer = core.Trainer(model, 1)
+    for x in trainer.buffers(0):  # packed copies would not see this
+        x *= 1.25
+    with torch.no_grad():
+        for x in p.values():
+            x *= 1.25
+    want = torch_htsat.loss(p, double(mel), double(text), AUDIO)
+    want.backward()
+    got = trainer.gradients(mel, text, 0, 0)
+    assert got["loss"] == pytest.approx(float(want.detach()), rel=1e-5)
+    assert_gradients_match(model, trainer, p)
+
+
+# ---- Training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ten_steps_follow_torch(rng, threads):
+    model, values = new_model(rng)
+    p = torch_parameters(model, values)
+    decay = [p[name] for name, _, kind in model.parameters() if kind == WEIGHT]
+    rest = [x for x in p.values() if x.requires_grad and not any(x is d for d in decay)]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-6)
+    trainer = core.Trainer(model, threads)
+    batches = [(decibels(rng, 6), rng.standard_normal((6, 24)).astype(np.float32)) for _ in range(3)]
+    for step in range(10):
+        mel, text = batches[step % 3]
+        optimizer.zero_grad()
+        want = torch_htsat.loss(p, double(mel), double(text), AUDIO)
+        want.backward()
+        norm = torch.nn.utils.clip_grad_norm_(p.values(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            p["logit_scale"].clamp_(0, np.log(100))
+        got = trainer.step(
+            mel, text, 0, step, lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-6, weight_decay=0.1, clip=1.0
+        )
+        assert got["loss"] == pytest.approx(float(want.detach()), rel=1e-4)
+        assert got["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    for x, want in zip(trainer.buffers(0), p.values(), strict=True):
+        # Where a gradient is smaller than its own rounding Adam still moves by lr: one step in ten.
+        np.testing.assert_allclose(x, want.detach().numpy(), atol=1e-3, rtol=1e-3)
+
+
+def test_logit_scale_stays_below_its_limit(rng):
+    model, _ = new_model(rng)
+    trainer = core.Trainer(model, 1)
+    scale = trainer.buffers(0)[-1]
+    for start, lr, want in ((4.6, 1.0, np.log(100)), (0.1, 1.0, 0.0)):
+        scale[...] = start
+        sign = 1 if want == 0 else -1  # whichever way the gradient points, one of two batches hits
+        for step in range(2):
+            mel, text = decibels(rng, 3), sign * rng.standard_normal((3, 24))
+            trainer.step(mel, text, 0, step, lr=lr)
+            assert 0 <= scale <= np.float32(np.log(100)) * (1 + EPSILON)
+
+
+# ---- Draws in training -------------------------------------------------------------------------
+
+DROPS = {
+    "drop_path": {"drop_path": 0.4},
+    "dropout": {"dropout": 0.3},
+    "stripes": {"time_stripes": 2, "time_width": 64, "freq_stripes": 2, "freq_width": 8},
+}
+DROPS["all"] = DROPS["drop_path"] | DROPS["dropout"] | DROPS["stripes"]
+
+
+@pytest.mark.parametrize("kind", DROPS)
+def test_gradients_with_draws_match_autograd(rng, kind):
+    config = AUDIO | DROPS[kind]
+    model, values = new_model(rng, config)
+    p = torch_parameters(model, values)
+    mel, text = decibels(rng, 4), rng.standard_normal((4, 24)).astype(np.float32)
+    trainer = core.Trainer(model, 2)
+    losses = set()
+    for seed, step in ((1, 0), (1, 7), (2, 7)):
+        for x in p.values():
+            x.grad = None
+        draws = torch_htsat.CoreDraws(core, config, seed, step)
+        want = torch_htsat.loss(p, double(mel), double(text), config, drop=draws)
+        want.backward()
+        got = trainer.gradients(mel, text, seed, step)
+        assert got["loss"] == pytest.approx(float(want.detach()), rel=1e-5)
+        assert_gradients_match(model, trainer, p)
+        assert trainer.gradients(mel, text, seed, step)["loss"] == got["loss"]
+        losses.add(got["loss"])
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize("kind", [*DROPS, "none"])
+def test_gradient_with_draws_matches_finite_difference(rng, kind):
+    """Along g weighted by random positive numbers.
+
+    A direction of pure noise has a derivative of |g| / sqrt(n), which the rounding of a float32
+    loss would drown; any factor that is wrong in one tensor still shows along this one.
+    """
+    model, _ = new_model(rng, AUDIO | DROPS.get(kind, {}))
+    mel, text = decibels(rng, 4), rng.standard_normal((4, 24)).astype(np.float32)
+    trainer = core.Trainer(model, 1)
+    trainer.gradients(mel, text, 9, 3)
+    g = [x.astype(np.float64) for x in trainer.buffers(1)]
+    along = [x * rng.uniform(0.2, 1.8, x.shape) for x in g]
+    length = np.sqrt(sum((x**2).sum() for x in along))
+    along = [x / length for x in along]
+    slope = sum((x * y).sum() for x, y in zip(g, along, strict=True))
+    values = trainer.buffers(0)
+    start = [x.copy() for x in values]
+
+    def loss_at(h):
+        for x, x0, d in zip(values, start, along, strict=True):
+            x[...] = x0 + h * d
+        return trainer.gradients(mel, text, 9, 3)["loss"]
+
+    def difference(h):
+        return (loss_at(h) - loss_at(-h)) / (2 * h)
+
+    h = 2e-3
+    got = (4 * difference(h) - difference(2 * h)) / 3  # Richardson: the cubic term cancels
+    assert got == pytest.approx(slope, rel=2e-3)
+
+
+def test_dropping_a_path_drops_the_whole_clip(rng):
+    """With drop_path near 1 the last block passes its input on, scaled by nothing."""
+    config = AUDIO | {"depths": [2], "heads": [1], "drop_path": 0.999999}
+    model, values = new_model(rng, config)
+    trainer = core.Trainer(model, 1)
+    mel, text = decibels(rng, 3), rng.standard_normal((3, 24)).astype(np.float32)
+    trainer.gradients(mel, text, 0, 0)
+    for name, g in zip(values, trainer.buffers(1), strict=True):
+        if "blocks.1." in name:
+            assert not g.any()
+        elif "blocks.0." in name and "weight" in name:
+            assert g.any()
+
+
+# ---- Refusals ----------------------------------------------------------------------------------
+
+
+def test_model_names_what_is_wrong_with_its_configuration():
+    cases = [
+        ({"mels": 15}, "spec_size 64 must be a multiple of mels 15"),
+        ({"patch": 5}, "audio.patch: 5 does not divide"),
+        ({"heads": [5, 2, 4]}, r"audio.heads\[0\]: 5 does not divide the width 12"),
+        ({"heads": [1, 2]}, "3 depths but 2 heads"),
+        ({"window": 5}, "audio.window: 5 does not divide"),
+        ({"depths": [0, 2, 2]}, r"audio.depths\[0\]: expected 1 to 64"),
+        ({"depths": [1] * 9, "heads": [1] * 9}, "more than 8 entries"),
+        ({"drop_path": 1.0}, r"drop_path 1 and dropout 0 must lie in \[0, 1\)"),
+        ({"dropout": float("nan")}, "must lie in"),
+        ({"freq_stripes": -1}, "stripes"),
+        ({"freq_stripes": 1, "freq_width": -3}, "stripes"),
+        ({"time_stripes": 200}, "stripes"),
+    ]
+    for change, message in cases:
+        with pytest.raises(ValueError, match=message):
+            core.Model(AUDIO | change, None, 24, MLP, MLP, 20)
+    with pytest.raises(ValueError, match='"embed" is missing'):
+        core.Model({k: v for k, v in AUDIO.items() if k != "embed"}, None, 24, MLP, MLP, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((AUDIO, None, 24, 7, MLP, 20), "head: unknown kind 7"),
+        ((AUDIO, None, 24, MLP, -1, 20), "head: unknown kind -1"),
+        ((AUDIO, None, 24, 0, MLP, 20), "a tower without a head has another width"),
+        ((None, TEXT, 24, MLP, MLP, 20), "text_width"),
+        ((None, TEXT, 0, MLP, MLP, 20), "text_width"),
+        ((AUDIO, None, 24, MLP, MLP, 0), "dim: expected 1 to 16384"),
+        ((None, TEXT | {"heads": 5}, 48, MLP, MLP, 20), "text.heads: 5 does not divide"),
+        ((None, TEXT | {"pool": 2}, 48, MLP, MLP, 20), "text.pool: unknown kind 2"),
+    ],
+)
+def test_model_refuses_towers_and_heads_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        core.Model(*arguments)
+
+
+def test_bind_names_the_parameter_that_does_not_fit(rng):
+    model = core.Model(AUDIO, None, 24, MLP, MLP, 20)
+    arrays = [np.zeros(shape, np.float32) for _, shape, _ in model.parameters()]
+    with pytest.raises(RuntimeError, match="no parameters bound"):
+        model.audio(core.Context(1), decibels(rng, 1))
+    with pytest.raises(ValueError, match=f"expected {len(arrays)} arrays once, got 1"):
+        model.bind(arrays[:1])
+    with pytest.raises(ValueError, match=r"audio_branch.bn0.weight: expected shape \(16,\)"):
+        model.bind([np.zeros(3, np.float32), *arrays[1:]])
+    with pytest.raises(TypeError, match="bn0.weight: expected contiguous float32"):
+        model.bind([arrays[0].astype(np.float64), *arrays[1:]])
+    model.bind(arrays)
+
+
+def test_towers_refuse_what_does_not_fit(rng):
+    model, _ = new_model(rng, text=TEXT, text_width=48)
+    context = core.Context(1)
+    with pytest.raises(ValueError, match=r"mel: expected shape \(\*, \*, 16\)"):
+        model.audio(context, decibels(rng, 1, 250, 15))
+    with pytest.raises(ValueError, match="mel: 257 frames, this audio tower takes 1 to 256"):
+        model.audio(context, decibels(rng, 1, 257))
+    with pytest.raises(ValueError, match="mel: 0 frames"):
+        model.audio(context, decibels(rng, 1, 0))
+    with pytest.raises(ValueError, match="text 1: 78 tokens, expected 1 to 77"):
+        model.text(context, np.zeros(79, np.int32), [0, 1, 79])
+    with pytest.raises(ValueError, match="text 0: 0 tokens"):
+        model.text(context, np.zeros(1, np.int32), [0, 0, 1])
+    with pytest.raises(ValueError, match="text 0: token id 101 is outside the vocabulary"):
+        model.text(context, [101], [0, 1])
+    with pytest.raises(ValueError, match="first: must rise from 0"):
+        model.text(context, [1, 2], [0, 1])
+    with pytest.raises(ValueError, match=r"x: expected shape \(\*, 48\)"):
+        model.text_head(context, np.zeros((1, 3)))
+    assert model.audio(context, decibels(rng, 0)).shape == (0, 20)
+    assert model.text(context, [], [0]).shape == (0, 20)
+    with pytest.raises(ValueError, match="no text tower"):
+        new_model(rng)[0].text(context, [1], [0, 1])
+    with pytest.raises(ValueError, match="threads: expected 1 to 4096, got 0"):
+        core.Context(0)
+
+
+def test_trainer_refuses_what_does_not_fit(rng):
+    model, _ = new_model(rng)
+    with pytest.raises(ValueError, match="threads: expected 1 to 4096"):
+        core.Trainer(model, 0)
+    trainer = core.Trainer(model, 1)
+    mel = decibels(rng, 2)
+    with pytest.raises(ValueError, match=r"text: expected shape \(2, 24\)"):
+        trainer.gradients(mel, np.zeros((3, 24)), 0, 0)
+    with pytest.raises(ValueError, match="expected at least 1 clip of 1 to 256 frames"):
+        trainer.gradients(mel[:0], np.zeros((0, 24)), 0, 0)
+    with pytest.raises(ValueError, match="buffers: expected 0 to 3, got 4"):
+        trainer.buffers(4)
+    with pytest.raises(ValueError, match="trainer: needs an audio tower"):
+        core.Trainer(new_model(rng, text=TEXT, text_width=48)[0], 1)
+
+
+def test_step_on_a_broken_batch_changes_nothing(rng):
+    model, _ = new_model(rng)
+    trainer = core.Trainer(model, 1)
+    mel, text = decibels(rng, 3), rng.standard_normal((3, 24)).astype(np.float32)
+    trainer.step(mel, text, 0, 0)
+    before = [[x.copy() for x in trainer.buffers(k)] for k in (0, 2, 3)]
+    mel[1, 5, 3] = np.nan
+    with pytest.raises(ValueError, match="not finite; no update"):
+        trainer.step(mel, text, 0, 1)
+    for k, kept in zip((0, 2, 3), before, strict=True):
+        for x, y in zip(trainer.buffers(k), kept, strict=True):
+            np.testing.assert_array_equal(x, y)
