@@ -1,4 +1,4 @@
-/* Status, sizes, arenas and the parallel loop. */
+/* Status, sizes and arenas. */
 #include "base.h"
 
 #include <assert.h>
@@ -6,13 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#ifdef __SSE2__
-#include <xmmintrin.h>
-#endif
 
 static _Thread_local char message[512];
 
@@ -82,51 +75,4 @@ void rc_arena_free(rc_arena *arena)
 {
     rc_free(arena->base);
     *arena = (rc_arena){0};
-}
-
-/* Flush-to-zero (bit 15) and denormals-are-zero (bit 6) of MXCSR. */
-#ifdef __SSE2__
-static unsigned flush_denormals(void)
-{
-    unsigned before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040u);
-    return before;
-}
-static void restore_denormals(unsigned before)
-{
-    _mm_setcsr(before);
-}
-#else
-static unsigned flush_denormals(void)
-{
-    return 0;
-}
-static void restore_denormals(unsigned before)
-{
-    (void)before;
-}
-#endif
-
-static void run_share(int64_t count, int worker, int workers, rc_task *task, void *job)
-{
-    unsigned before = flush_denormals();
-    int64_t end = count * (worker + 1) / workers;
-    for (int64_t i = count * worker / workers; i < end; i++) task(job, i, worker);
-    restore_denormals(before);
-}
-
-void rc_parallel(int threads, int64_t count, rc_task *task, void *job)
-{
-    int workers = (int)rc_max(1, rc_min(threads, count));
-#ifdef _OPENMP
-#pragma omp parallel num_threads(workers)
-    {
-        /* this region's threads open no further ones, not even where it has a single thread */
-        omp_set_num_threads(1);
-        run_share(count, omp_get_thread_num(), omp_get_num_threads(), task, job);
-    }
-#else
-    run_share(count, 0, 1, task, job);
-    (void)workers;
-#endif
 }

@@ -1,8 +1,8 @@
 /* base: what everything else in C stands on.
  *
- * Status codes with a message per thread, checked size arithmetic, arenas, the one parallel loop,
- * and random numbers that are a pure function of their coordinates. Nothing here (or above) reads a
- * file, an environment variable or a clock, prints, or ends the process. */
+ * Status codes with a message per thread, checked size arithmetic, arenas, the one parallel loop
+ * (parallel.c), and random numbers that are a pure function of their coordinates. Nothing here (or
+ * above) reads a file, an environment variable or a clock, prints, or ends the process. */
 #ifndef RC_BASE_H
 #define RC_BASE_H
 
@@ -78,11 +78,20 @@ void rc_arena_free(rc_arena *arena);
 /* One piece of work: `index` in 0..count-1, `worker` in 0..threads-1. It must not fail. */
 typedef void rc_task(void *job, int64_t index, int worker);
 
-/* Run task(job, i, worker) for every i, in contiguous shares, on at most `threads` threads. This is
- * the only place that opens a parallel region. Inside it denormals are flushed to zero (attention
- * masks make them by the million), and the caller's floating-point state is restored after it.
- * Results do not depend on `threads` as long as each element is written by one index. */
-void rc_parallel(int threads, int64_t count, rc_task *task, void *job);
+/* Threads that wait for work. Serves one caller at a time; a forked child runs alone. */
+typedef struct rc_pool rc_pool;
+
+/* `threads` counts the caller. */
+rc_status rc_pool_new(rc_pool **out, int threads);
+void rc_pool_free(rc_pool *pool);
+int rc_pool_threads(const rc_pool *pool);
+
+/* Run task(job, i, worker) for every i, claimed one by one by the caller and the pool's threads.
+ * This is the only place where work is shared. Inside it denormals are flushed to zero (attention
+ * masks make them by the million) and oneDNN runs on one thread; the caller's state is restored
+ * after it. Results do not depend on the number of threads as long as each element is written by
+ * one index. */
+void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job);
 
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 

@@ -15,7 +15,8 @@ static rc_status check_heads(const rc_clap_config *c)
         if (kind < RC_HEAD_NONE || kind > RC_HEAD_MLP)
             return rc_fail(RC_EINVAL, "%s head: unknown kind %d", i == 0 ? "audio" : "text", kind);
     }
-    if (c->text_width < 0 || c->text_width > 16384 || (c->has_text && c->text_width != c->text.width))
+    if (c->text_width < 0 || c->text_width > 16384 ||
+        (c->has_text && c->text_width != c->text.width))
         return rc_fail(RC_EINVAL, "text_width: %lld is out of range, or not the text tower's %lld",
                        (long long)c->text_width, (long long)c->text.width);
     return RC_OK;
@@ -95,7 +96,6 @@ rc_status rc_context_new(rc_context **out, int threads)
         rc_context_free(c);
         return status;
     }
-    c->threads = threads;
     *out = c;
     return RC_OK;
 }

@@ -36,6 +36,7 @@ typedef struct {
 
 struct rc_dnn {
     dnnl_engine_t engine;
+    rc_pool *pool;
     dnn_worker *worker;
     int threads;
     int failed; /* status of a failed run, 0 if none; written atomically */
@@ -66,6 +67,7 @@ static rc_status dnn_fail(dnnl_status_t status, const char *call)
 
 static rc_status dnn_open(rc_dnn *dnn)
 {
+    RC_TRY(rc_pool_new(&dnn->pool, dnn->threads));
     DNN_TRY(dnnl_engine_create(&dnn->engine, dnnl_cpu, 0));
     dnn->worker = calloc((size_t)dnn->threads, sizeof *dnn->worker);
     if (dnn->worker == NULL) return rc_fail(RC_ENOMEM, "out of memory: workers");
@@ -77,8 +79,6 @@ static rc_status dnn_open(rc_dnn *dnn)
 rc_status rc_dnn_new(rc_dnn **out, int threads)
 {
     *out = NULL;
-    if (threads < 1 || threads > 4096)
-        return rc_fail(RC_EINVAL, "threads: expected 1 to 4096, got %d", threads);
     rc_dnn *dnn = calloc(1, sizeof *dnn);
     if (dnn == NULL) return rc_fail(RC_ENOMEM, "out of memory: oneDNN context");
     dnn->threads = threads;
@@ -94,6 +94,11 @@ rc_status rc_dnn_new(rc_dnn **out, int threads)
 int rc_dnn_threads(const rc_dnn *dnn)
 {
     return dnn->threads;
+}
+
+rc_pool *rc_dnn_pool(const rc_dnn *dnn)
+{
+    return dnn->pool;
 }
 
 static void product_clear(rc_product *p, int threads)
@@ -115,6 +120,7 @@ static void cache_clear(rc_dnn *dnn)
 void rc_dnn_free(rc_dnn *dnn)
 {
     if (dnn == NULL) return;
+    rc_pool_free(dnn->pool);
     cache_clear(dnn);
     for (int i = 0; dnn->worker != NULL && i < dnn->threads; i++) {
         if (dnn->worker[i].stream != NULL) dnnl_stream_destroy(dnn->worker[i].stream);

@@ -27,6 +27,7 @@ typedef struct {
 rc_status rc_dnn_new(rc_dnn **out, int threads);
 void rc_dnn_free(rc_dnn *dnn);
 int rc_dnn_threads(const rc_dnn *dnn);
+rc_pool *rc_dnn_pool(const rc_dnn *dnn); /* its workers, for rc_parallel */
 
 /* The compiled product for a shape, built at its first use. `packed` replaces b (then tb, ldb do
  * not matter) or is NULL. Pointers stay valid until rc_dnn_trim or rc_dnn_free. Shapes with a zero

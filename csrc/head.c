@@ -58,7 +58,7 @@ rc_status rc_head_forward(const rc_head *h, const rc_params *p, rc_dnn *dnn, con
         RC_TRY(rc_linear_get(&job.first, dnn, p, h->first, n, HEAD_ROWS, false));
     if (h->kind == RC_HEAD_MLP)
         RC_TRY(rc_linear_get(&job.second, dnn, p, h->second, n, HEAD_ROWS, false));
-    rc_parallel(rc_dnn_threads(dnn), (n + HEAD_ROWS - 1) / HEAD_ROWS, forward_chunk, &job);
+    rc_parallel(rc_dnn_pool(dnn), (n + HEAD_ROWS - 1) / HEAD_ROWS, forward_chunk, &job);
     return RC_OK;
 }
 
@@ -89,7 +89,7 @@ rc_status rc_head_backward(const rc_head *h, const rc_params *p, rc_dnn *dnn, fl
         RC_TRY(rc_linear_backward_get(&job.first, dnn, p, h->first, n, HEAD_ROWS));
     if (h->kind == RC_HEAD_MLP)
         RC_TRY(rc_linear_backward_get(&job.second, dnn, p, h->second, n, HEAD_ROWS));
-    rc_parallel(rc_dnn_threads(dnn), (n + HEAD_ROWS - 1) / HEAD_ROWS, backward_chunk, &job);
+    rc_parallel(rc_dnn_pool(dnn), (n + HEAD_ROWS - 1) / HEAD_ROWS, backward_chunk, &job);
     if (h->kind == RC_HEAD_NONE) return RC_OK;
     const float *dfirst = h->kind == RC_HEAD_MLP ? k->dhidden : k->draw;
     if (h->kind == RC_HEAD_MLP)

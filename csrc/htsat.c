@@ -42,9 +42,10 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
     if (!(c->drop_path >= 0 && c->drop_path < 1) || !(c->dropout >= 0 && c->dropout < 1))
         return rc_fail(RC_EINVAL, "audio: drop_path %g and dropout %g must lie in [0, 1)",
                        c->drop_path, c->dropout);
-    if (c->time_stripes < 0 || c->time_stripes > 32 || c->freq_stripes < 0 || c->freq_stripes > 32 ||
-        c->time_width < 0 || c->freq_width < 0)
-        return rc_fail(RC_EINVAL, "audio: expected 0 to 32 stripes, and widths that are not negative");
+    if (c->time_stripes < 0 || c->time_stripes > 32 || c->freq_stripes < 0 ||
+        c->freq_stripes > 32 || c->time_width < 0 || c->freq_width < 0)
+        return rc_fail(RC_EINVAL,
+                       "audio: expected 0 to 32 stripes, and widths that are not negative");
     for (int64_t i = 0, side = c->spec_size / c->patch; i < c->stages; i++, side /= 2)
         RC_TRY(check_stage(c, i, side));
     return RC_OK;

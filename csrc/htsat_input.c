@@ -82,7 +82,7 @@ rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
         job->bn_mean = job->tape != NULL ? job->tape->bn_mean : rc_call_value(job, t->bn_mean);
         job->bn_var = job->tape != NULL ? job->tape->bn_var : rc_call_value(job, t->bn_var);
         job->y = y;
-        rc_parallel(rc_dnn_threads(job->dnn), job->b, input_clip, job);
+        rc_parallel(rc_dnn_pool(job->dnn), job->b, input_clip, job);
     }
     job->arena->used = used;
     return RC_OK;
@@ -118,10 +118,10 @@ rc_status rc_htsat_input_backward(rc_htsat_call *job, const float *dy)
     if (job->arena->base != NULL) {
         job->dy = dy;
         RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, t->patch, n, n));
-        rc_parallel(rc_dnn_threads(job->dnn), job->b, input_clip_backward, job);
+        rc_parallel(rc_dnn_pool(job->dnn), job->b, input_clip_backward, job);
         RC_TRY(rc_linear_backward_weight(job->dnn, job->p, t->patch, job->da, k->pixels, rows));
-        rc_norm_backward_weight(rc_dnn_threads(job->dnn), job->p, t->patch_norm, dy, k->embed,
-                                k->mean, k->rstd, rows);
+        rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, t->patch_norm, dy, k->embed, k->mean,
+                                k->rstd, rows);
         rc_batchnorm_backward(NULL, job->p->item[t->bn.w].dx, job->p->item[t->bn.b].dx, job->dx,
                               job->mel, k->bn_mean, k->bn_var, rc_call_value(job, t->bn.w),
                               job->b * job->frames, c->mels, (float)c->eps, true);

@@ -98,7 +98,7 @@ static rc_status merge_forward(rc_htsat_call *job, int64_t stage, float *y, cons
         job->y = y;
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->stage->merge, job->total,
                              job->rows, false));
-        rc_parallel(rc_dnn_threads(job->dnn), (job->total + job->rows - 1) / job->rows, merge_chunk,
+        rc_parallel(rc_dnn_pool(job->dnn), (job->total + job->rows - 1) / job->rows, merge_chunk,
                     job);
     }
     job->arena->used = used;
@@ -140,10 +140,10 @@ static rc_status merge_backward(rc_htsat_call *job, int64_t stage, float *dx, co
         job->dy = dy;
         RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, s->merge, job->total,
                                       job->rows));
-        rc_parallel(rc_dnn_threads(job->dnn), (job->total + job->rows - 1) / job->rows,
+        rc_parallel(rc_dnn_pool(job->dnn), (job->total + job->rows - 1) / job->rows,
                     merge_chunk_backward, job);
         RC_TRY(rc_linear_backward_weight(job->dnn, job->p, s->merge, dy, job->y, job->total));
-        rc_norm_backward_weight(rc_dnn_threads(job->dnn), job->p, s->merge_norm, job->da, k->x,
+        rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, s->merge_norm, job->da, k->x,
                                 k->mean, k->rstd, job->total);
     }
     job->arena->used = used;
@@ -185,7 +185,7 @@ static void pool_forward(rc_htsat_call *job, float *y, const float *x)
     rc_call_take(job, n * rc_htsat_width(t));
     job->x = x;
     job->y = y;
-    if (job->arena->base != NULL) rc_parallel(rc_dnn_threads(job->dnn), job->b, pool_clip, job);
+    if (job->arena->base != NULL) rc_parallel(rc_dnn_pool(job->dnn), job->b, pool_clip, job);
     job->arena->used = used;
 }
 
@@ -198,8 +198,8 @@ static void pool_backward(rc_htsat_call *job, float *dx, const float *dy)
     job->dx = dx;
     job->dy = dy;
     if (job->arena->base != NULL) {
-        rc_parallel(rc_dnn_threads(job->dnn), job->b, pool_clip_backward, job);
-        rc_norm_backward_weight(rc_dnn_threads(job->dnn), job->p, t->norm, job->da, k->last,
+        rc_parallel(rc_dnn_pool(job->dnn), job->b, pool_clip_backward, job);
+        rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, t->norm, job->da, k->last,
                                 k->last_mean, k->last_rstd, rows);
     }
     job->arena->used = used;

@@ -92,7 +92,7 @@ rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pai
     RC_TRY(rc_product_get(dnn, &job.full, s, NULL));
     s.m = n % slice;
     RC_TRY(rc_product_get(dnn, &job.tail, s, NULL));
-    rc_parallel(rc_dnn_threads(dnn), (n + slice - 1) / slice, weight_slice, &job);
+    rc_parallel(rc_dnn_pool(dnn), (n + slice - 1) / slice, weight_slice, &job);
     return RC_OK;
 }
 
@@ -111,10 +111,10 @@ static void norm_columns(void *arg, int64_t index, int worker)
                                  job->total, job->c, from, rc_min(from + SLICE_UNIT, job->c));
 }
 
-void rc_norm_backward_weight(int threads, const rc_params *p, rc_pair pair, const float *dy,
+void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,
                              const float *x, const float *mean, const float *rstd, int64_t total)
 {
     norm_job job = {&p->item[pair.w],     &p->item[pair.b], dy, x, mean, rstd, total,
                     p->item[pair.w].count};
-    rc_parallel(threads, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
+    rc_parallel(pool, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
 }

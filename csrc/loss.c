@@ -38,7 +38,7 @@ rc_status rc_contrastive_forward(double *loss, float *logits, float *lse, rc_dnn
     RC_TRY(rc_product_get(dnn, &product, shape, NULL));
     rc_product_run(product, 0, logits, a, t, NULL);
     loss_job job = {.logits = logits, .lse = lse, .n = n, .scale = expf(s)};
-    rc_parallel(rc_dnn_threads(dnn), n, line_sums, &job);
+    rc_parallel(rc_dnn_pool(dnn), n, line_sums, &job);
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += 0.5 * ((double)lse[i] + lse[n + i]) - (double)job.scale * logits[i * n + i];
@@ -76,7 +76,7 @@ rc_status rc_contrastive_backward(float *da, float *dt, float *ds, float *logits
     double *partial;
     RC_TRY(rc_alloc((void **)&partial, n * (int64_t)sizeof *partial));
     loss_job job = {logits, (float *)lse, partial, n, expf(s)};
-    rc_parallel(rc_dnn_threads(dnn), n, line_gradients, &job);
+    rc_parallel(rc_dnn_pool(dnn), n, line_gradients, &job);
     for (int64_t i = 0; i < n; i++) *ds += (float)partial[i];
     rc_free(partial);
     rc_product_run(for_a, 0, da, logits, t, NULL);

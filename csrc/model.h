@@ -80,7 +80,7 @@ rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pai
                                     const float *x, int64_t total);
 
 /* Layer-norm weight gradient over all rows, sliced over columns. */
-void rc_norm_backward_weight(int threads, const rc_params *p, rc_pair pair, const float *dy,
+void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,
                              const float *x, const float *mean, const float *rstd, int64_t total);
 
 /* ---- htsat.c --------------------------------------------------------------------------------- */
@@ -156,7 +156,6 @@ rc_status rc_clap_pack(rc_clap *m);
 
 typedef struct {
     rc_dnn *dnn;
-    int threads;
     int busy;
     rc_arena shared; /* activations of a tower */
     rc_arena heads;  /* features and what the heads make of them */

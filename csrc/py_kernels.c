@@ -46,7 +46,8 @@ static int parse(PyObject *args, const char *name, int count, PyArrayObject **a,
     return *option == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* a[0] is (n, c); every later array must have the shape its letter says: m matrix, r rows, c columns. */
+/* a[0] is (n, c); every later array must have the shape its letter says: m matrix, r rows, c
+ * columns. */
 static int fit(PyArrayObject **a, const char *shapes, int64_t *n, int64_t *c)
 {
     if (rc_py_rank(a[0], 2, "argument 1") < 0) return -1;
@@ -77,7 +78,8 @@ static PyObject *layernorm_forward(PyObject *Py_UNUSED(m), PyObject *args)
     if (parse(args, "layernorm_forward", 3, a, &eps) == 0 && fit(a, "mcc", &n, &c) == 0) {
         out[0] = NEW(2, n, c), out[1] = NEW(1, n), out[2] = NEW(1, n);
         if (out[0] && out[1] && out[2])
-            rc_layernorm_forward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), n, c, (float)eps);
+            rc_layernorm_forward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), n, c,
+                                 (float)eps);
     }
     drop(3, a);
     return give(3, out);
@@ -91,7 +93,8 @@ static PyObject *layernorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
         out[0] = NEW(2, n, c), out[1] = ZERO(1, c), out[2] = ZERO(1, c);
         if (out[0] && out[1] && out[2]) {
             rc_layernorm_backward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n, c);
-            rc_layernorm_backward_weight(OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3), n, c, 0, c);
+            rc_layernorm_backward_weight(OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3), n, c,
+                                         0, c);
         }
     }
     drop(5, a);
@@ -147,7 +150,8 @@ static PyObject *batchnorm_forward(PyObject *Py_UNUSED(m), PyObject *args)
     if (parse(args, "batchnorm_forward", 5, a, &eps) == 0 && fit(a, "mcccc", &n, &c) == 0) {
         out[0] = NEW(2, n, c);
         if (out[0])
-            rc_batchnorm_forward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n, c, (float)eps);
+            rc_batchnorm_forward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n, c,
+                                 (float)eps);
     }
     drop(5, a);
     return give(1, out);
@@ -162,8 +166,8 @@ static PyObject *batchnorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
     if (parse(args, "batchnorm_backward", 5, a, &eps) == 0 && fit(a, "mmccc", &n, &c) == 0) {
         out[0] = NEW(2, n, c), out[1] = ZERO(1, c), out[2] = ZERO(1, c);
         if (out[0] && out[1] && out[2])
-            rc_batchnorm_backward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), n,
-                                  c, (float)eps, true);
+            rc_batchnorm_backward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3),
+                                  DATA(4), n, c, (float)eps, true);
     }
     drop(5, a);
     return give(3, out);
@@ -263,8 +267,8 @@ static PyObject *dropout(PyObject *Py_UNUSED(m), PyObject *args)
         return NULL;
     y = (PyArrayObject *)PyArray_NewLikeArray(x, NPY_CORDER, NULL, 0);
     if (y != NULL)
-        rc_dropout(rc_py_data(y), rc_py_data(x), PyArray_SIZE(x), (float)p, (rc_draw){seed, step, site},
-                   first);
+        rc_dropout(rc_py_data(y), rc_py_data(x), PyArray_SIZE(x), (float)p,
+                   (rc_draw){seed, step, site}, first);
     Py_DECREF(x);
     return (PyObject *)y;
 }
@@ -279,170 +283,10 @@ static PyObject *draws(PyObject *Py_UNUSED(m), PyObject *args)
     PyArrayObject *y = NEW(1, n);
     for (int64_t i = 0; y != NULL && i < n; i++) {
         rc_draw at = {seed, step, site};
-        rc_py_data(y)[i] = kind[0] == 'n' ? rc_normal(at, (uint64_t)i) : rc_uniform(at, (uint64_t)i);
+        rc_py_data(y)[i] =
+            kind[0] == 'n' ? rc_normal(at, (uint64_t)i) : rc_uniform(at, (uint64_t)i);
     }
     return (PyObject *)y;
-}
-
-/* ---- Moves ----------------------------------------------------------------------------------- */
-
-enum { MOST_SIDE = 4096 };
-
-/* A side must be whole pieces. */
-static int whole(const char *name, long long side, long long piece)
-{
-    if (side >= 1 && side <= MOST_SIDE && piece >= 1 && side % piece == 0) return 0;
-    PyErr_Format(PyExc_ValueError, "%s: expected %lld to divide %lld, of 1 to %d", name, piece, side,
-                 MOST_SIDE);
-    return -1;
-}
-
-static int window_sizes(PyObject *args, long long *side, long long *window, long long *shift)
-{
-    if (!PyArg_ParseTuple(args, "LLL:window", side, window, shift)) return -1;
-    if (whole("window", *side, *window) < 0) return -1;
-    if (*shift >= 0 && *shift < *window) return 0;
-    PyErr_Format(PyExc_ValueError, "shift: expected 0 to %lld, got %lld", *window - 1, *shift);
-    return -1;
-}
-
-static PyObject *window_index(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    long long side, window, shift;
-    if (window_sizes(args, &side, &window, &shift) < 0) return NULL;
-    PyArrayObject *y = rc_py_new(1, (int64_t[]){side * side}, NPY_INT32);
-    if (y != NULL) rc_window_index(PyArray_DATA(y), side, window, shift);
-    return (PyObject *)y;
-}
-
-static PyObject *window_mask(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    long long side, window, shift;
-    if (window_sizes(args, &side, &window, &shift) < 0) return NULL;
-    int64_t t = window * window, windows = side * side / t;
-    PyArrayObject *y = NEW(3, windows, t, t);
-    if (y != NULL) rc_window_mask(rc_py_data(y), side, window, shift);
-    return (PyObject *)y;
-}
-
-static PyObject *patch_index(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    long long spec_size, mels, patch;
-    if (!PyArg_ParseTuple(args, "LLL:patch_index", &spec_size, &mels, &patch)) return NULL;
-    if (whole("mels", spec_size, mels) < 0 || whole("patch", spec_size, patch) < 0) return NULL;
-    int64_t side = spec_size / patch;
-    PyArrayObject *y = rc_py_new(2, (int64_t[]){side * side, patch * patch}, NPY_INT32);
-    if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch);
-    return (PyObject *)y;
-}
-
-typedef void move(float *y, const float *x, const int32_t *index, int64_t n, int64_t c);
-
-/* x (rows, c) and index (n): every index must lie in 0..limit-1. */
-static PyObject *run_move(PyObject *args, move *kernel, int64_t out_rows, bool by_index)
-{
-    PyArrayObject *x = NULL, *index = NULL, *y = NULL;
-    long long rows = -1;
-    if (!PyArg_ParseTuple(args, "O&O&|L:move", rc_py_f32, &x, rc_py_i32, &index, &rows)) goto done;
-    if (rc_py_rank(x, 2, "x") < 0 || rc_py_rank(index, 1, "index") < 0) goto done;
-    int64_t n = rc_py_size(index, 0), limit = by_index ? rc_py_size(x, 0) : rows;
-    const int32_t *at = PyArray_DATA(index);
-    bool good = by_index || rc_py_size(x, 0) == n;
-    for (int64_t i = 0; good && i < n; i++) good = at[i] >= 0 && at[i] < limit;
-    if (!good) PyErr_SetString(PyExc_ValueError, "index: out of range, or of another length than x");
-    if (good) y = zeros(2, (int64_t[]){out_rows >= 0 ? n : rows, rc_py_size(x, 1)});
-    if (y != NULL) kernel(rc_py_data(y), rc_py_data(x), at, n, rc_py_size(x, 1));
-done:
-    Py_XDECREF(x);
-    Py_XDECREF(index);
-    return (PyObject *)y;
-}
-
-static PyObject *gather_rows(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    return run_move(args, rc_gather_rows, 0, true);
-}
-static PyObject *scatter_rows(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    return run_move(args, rc_scatter_rows, -1, false);
-}
-static PyObject *lookup_forward(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    return run_move(args, rc_lookup_forward, 0, true);
-}
-static PyObject *lookup_backward(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    return run_move(args, rc_lookup_backward, -1, false);
-}
-
-/* stretch_forward(x (from, c), to), stretch_backward(dy (to, c), from) */
-static PyObject *stretch(PyObject *args, bool forward)
-{
-    PyArrayObject *x = NULL, *y = NULL;
-    long long rows;
-    if (!PyArg_ParseTuple(args, "O&L:stretch", rc_py_f32, &x, &rows)) return NULL;
-    if (rc_py_rank(x, 2, "x") == 0) {
-        int64_t n = rc_py_size(x, 0), c = rc_py_size(x, 1);
-        if (n < 1 || rows < 1)
-            PyErr_SetString(PyExc_ValueError, "stretch: needs at least one frame on both sides");
-        else if ((y = NEW(2, rows, c)) != NULL && forward)
-            rc_stretch_forward(rc_py_data(y), rc_py_data(x), n, rows, c);
-        else if (y != NULL)
-            rc_stretch_backward(rc_py_data(y), rc_py_data(x), rows, n, c);
-    }
-    Py_DECREF(x);
-    return (PyObject *)y;
-}
-static PyObject *stretch_forward(PyObject *Py_UNUSED(m), PyObject *args) { return stretch(args, true); }
-static PyObject *stretch_backward(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    return stretch(args, false);
-}
-
-/* relpos_forward(table (places, h), window), relpos_backward(dbias (h, t, t), window) */
-static PyObject *relpos(PyObject *args, bool forward)
-{
-    PyArrayObject *x = NULL, *y = NULL;
-    long long w;
-    if (!PyArg_ParseTuple(args, "O&L:relpos", rc_py_f32, &x, &w)) return NULL;
-    int64_t places = (2 * w - 1) * (2 * w - 1), t = w * w;
-    int64_t table[2] = {places, -1}, bias[3] = {-1, t, t};
-    if (w < 1)
-        PyErr_Format(PyExc_ValueError, "window: expected at least 1, got %lld", w);
-    else if (rc_py_shape(x, "argument 1", forward ? 2 : 3, forward ? table : bias) == 0) {
-        int64_t h = rc_py_size(x, forward ? 1 : 0);
-        y = forward ? NEW(3, h, t, t) : ZERO(2, places, h);
-        if (y != NULL)
-            (forward ? rc_relpos_forward : rc_relpos_backward)(rc_py_data(y), rc_py_data(x), w, h);
-    }
-    Py_DECREF(x);
-    return (PyObject *)y;
-}
-static PyObject *relpos_forward(PyObject *Py_UNUSED(m), PyObject *args) { return relpos(args, true); }
-static PyObject *relpos_backward(PyObject *Py_UNUSED(m), PyObject *args) { return relpos(args, false); }
-
-static PyObject *meanpool_forward(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    PyArrayObject *a[1] = {NULL}, *out[1] = {NULL};
-    int64_t t, c;
-    if (parse(args, "meanpool_forward", 1, a, NULL) == 0 && fit(a, "m", &t, &c) == 0) {
-        if ((out[0] = NEW(1, c)) != NULL) rc_meanpool_forward(OUT(0), DATA(0), t, c);
-    }
-    drop(1, a);
-    return give(1, out);
-}
-
-/* meanpool_backward(dy (1, c), t) */
-static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
-{
-    PyArrayObject *dy = NULL, *dx[1] = {NULL};
-    long long t;
-    if (!PyArg_ParseTuple(args, "O&L:meanpool_backward", rc_py_f32, &dy, &t)) return NULL;
-    if (rc_py_shape(dy, "argument 1", 2, (int64_t[]){1, -1}) == 0 &&
-        (dx[0] = NEW(2, t, rc_py_size(dy, 1))) != NULL)
-        rc_meanpool_backward(rc_py_data(dx[0]), rc_py_data(dy), t, rc_py_size(dy, 1));
-    Py_DECREF(dy);
-    return give(1, dx);
 }
 
 #define ENTRY(name, text) {#name, name, METH_VARARGS, text}
@@ -461,18 +305,5 @@ PyMethodDef rc_py_kernel_methods[] = {
     ENTRY(activation_backward, "activation_backward(kind, dy, x); tanh takes its output for x."),
     ENTRY(dropout, "dropout(x, p, seed, step, site, first)."),
     ENTRY(draws, "draws(kind, n, seed, step, site); kind uniform or normal."),
-    ENTRY(window_index, "window_index(side, window, shift)."),
-    ENTRY(window_mask, "window_mask(side, window, shift)."),
-    ENTRY(patch_index, "patch_index(spec_size, mels, patch)."),
-    ENTRY(gather_rows, "gather_rows(x, index)."),
-    ENTRY(scatter_rows, "scatter_rows(dy, index, rows)."),
-    ENTRY(lookup_forward, "lookup_forward(table, ids)."),
-    ENTRY(lookup_backward, "lookup_backward(dy, ids, rows)."),
-    ENTRY(stretch_forward, "stretch_forward(x, to): bicubic along axis 0."),
-    ENTRY(stretch_backward, "stretch_backward(dy, from)."),
-    ENTRY(relpos_forward, "relpos_forward(table, window)."),
-    ENTRY(relpos_backward, "relpos_backward(dbias, window)."),
-    ENTRY(meanpool_forward, "meanpool_forward(x): (y,)."),
-    ENTRY(meanpool_backward, "meanpool_backward(dy (1, c), t): (dx,)."),
     {NULL, NULL, 0, NULL},
 };

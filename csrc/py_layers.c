@@ -1,4 +1,5 @@
-/* Attention, linear layers, the loss and the optimizer as plain functions, for tests and benchmarks. */
+/* Attention, linear layers, the loss and the optimizer as plain functions, for tests and
+ * benchmarks. */
 #include "py.h"
 
 #include "model.h"
@@ -19,7 +20,8 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
     if (rc_py_rank(qkv, 2, "qkv") < 0) goto done;
     int64_t t = rc_py_size(qkv, 0), wide = rc_py_size(qkv, 1);
     if (h < 1 || wide % (3 * h) != 0 || keys < 1 || keys > t) {
-        PyErr_SetString(PyExc_ValueError, "attention: heads do not divide qkv, or keys out of range");
+        PyErr_SetString(PyExc_ValueError,
+                        "attention: heads do not divide qkv, or keys out of range");
         goto done;
     }
     rc_attention a = {t, h, wide / 3 / h, keys, (float)scale};
@@ -27,7 +29,8 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
     if (bias != NULL && rc_py_shape(bias, "bias", 3, bias_shape) < 0) goto done;
     if (mask != NULL && rc_py_shape(mask, "mask", 2, bias_shape + 1) < 0) goto done;
     if (dout != NULL && rc_py_shape(dout, "dout", 2, out_shape) < 0) goto done;
-    rc_status status = rc_alloc((void **)&scratch, rc_attention_scratch(&a) * (int64_t)sizeof(float));
+    rc_status status =
+        rc_alloc((void **)&scratch, rc_attention_scratch(&a) * (int64_t)sizeof(float));
     if (status != RC_OK) {
         PyErr_NoMemory();
         goto done;
@@ -74,7 +77,8 @@ static void linear_chunk(void *arg, int64_t i, int worker)
     if (job->dy == NULL)
         rc_linear_run(&job->layer, worker, job->y + from * out, job->x + from * in, rows);
     else
-        rc_linear_backward_run(&job->layer, worker, job->dx + from * in, job->dy + from * out, rows);
+        rc_linear_backward_run(&job->layer, worker, job->dx + from * in, job->dy + from * out,
+                               rows);
 }
 
 static rc_status linear_run(linear_job *job, rc_dnn *dnn)
@@ -87,7 +91,7 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
         RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, job->rows, false));
     else
         RC_TRY(rc_linear_backward_get(&job->layer, dnn, &p, pair, job->n, job->rows));
-    rc_parallel(job->threads, (job->n + job->rows - 1) / job->rows, linear_chunk, job);
+    rc_parallel(rc_dnn_pool(dnn), (job->n + job->rows - 1) / job->rows, linear_chunk, job);
     if (job->dy != NULL) RC_TRY(rc_linear_backward_weight(dnn, &p, pair, job->dy, job->x, job->n));
     return rc_dnn_check(dnn);
 }
@@ -105,8 +109,10 @@ static rc_status linear_work(void *arg)
 
 static void fill_items(linear_job *job, PyArrayObject *w, PyArrayObject *b)
 {
-    job->item[0] = (rc_param){.rank = 2, .size = {rc_py_size(w, 0), rc_py_size(w, 1)},
-                              .count = PyArray_SIZE(w), .x = rc_py_data(w)};
+    job->item[0] = (rc_param){.rank = 2,
+                              .size = {rc_py_size(w, 0), rc_py_size(w, 1)},
+                              .count = PyArray_SIZE(w),
+                              .x = rc_py_data(w)};
     job->item[1] = (rc_param){.rank = 1, .x = rc_py_data(b)};
 }
 
@@ -130,7 +136,8 @@ static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
     long long rows = 64;
     int packed = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iLp:linear_forward", names, rc_py_f32, &x,
-                                     rc_py_f32, &w, rc_py_f32_or_none, &b, &job.threads, &rows, &packed))
+                                     rc_py_f32, &w, rc_py_f32_or_none, &b, &job.threads, &rows,
+                                     &packed))
         goto done;
     if (rc_py_rank(x, 2, "x") < 0) goto done;
     int64_t w_shape[2] = {-1, rc_py_size(x, 1)};
@@ -163,7 +170,8 @@ static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iL:linear_backward", names, rc_py_f32, &dy,
                                      rc_py_f32, &x, rc_py_f32, &w, &job.threads, &rows))
         goto done;
-    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows) < 0) goto done;
+    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows) < 0)
+        goto done;
     int64_t out = rc_py_size(w, 0), in = rc_py_size(w, 1), n = rc_py_size(x, 0);
     if (rc_py_shape(x, "x", 2, (int64_t[]){n, in}) < 0 ||
         rc_py_shape(dy, "dy", 2, (int64_t[]){n, out}) < 0)
@@ -211,8 +219,8 @@ static rc_status contrastive_work(void *arg)
     rc_status status =
         rc_contrastive_forward(&j->loss, j->logits, j->lse, dnn, j->a, j->t, j->s, j->n, j->c);
     if (status == RC_OK)
-        status = rc_contrastive_backward(j->da, j->dt, &j->ds, j->logits, j->lse, dnn, j->a, j->t, j->s,
-                                         j->n, j->c);
+        status = rc_contrastive_backward(j->da, j->dt, &j->ds, j->logits, j->lse, dnn, j->a, j->t,
+                                         j->s, j->n, j->c);
     rc_dnn_free(dnn);
     return status;
 }
@@ -223,7 +231,8 @@ static PyObject *contrastive(PyObject *module, PyObject *args)
     PyArrayObject *a = NULL, *t = NULL, *da = NULL, *dt = NULL, *logits = NULL, *lse = NULL;
     PyObject *result = NULL;
     contrastive_job job = {.threads = 1};
-    if (!PyArg_ParseTuple(args, "O&O&f|i:contrastive", rc_py_f32, &a, rc_py_f32, &t, &job.s, &job.threads))
+    if (!PyArg_ParseTuple(args, "O&O&f|i:contrastive", rc_py_f32, &a, rc_py_f32, &t, &job.s,
+                          &job.threads))
         goto done;
     if (rc_py_rank(a, 2, "a") < 0) goto done;
     int64_t shape[2] = {job.n = rc_py_size(a, 0), job.c = rc_py_size(a, 1)};
@@ -264,9 +273,9 @@ static PyObject *adamw_step(PyObject *Py_UNUSED(module), PyObject *args)
     long long step;
     rc_adamw how;
     bool good = false;
-    if (!PyArg_ParseTuple(args, "O&O&O&O&Lffffff:adamw_step", rc_py_f32_inout, &w, rc_py_f32_inout, &m,
-                          rc_py_f32_inout, &v, rc_py_f32, &g, &step, &how.lr, &how.beta1, &how.beta2,
-                          &how.eps, &how.weight_decay, &how.grad_scale))
+    if (!PyArg_ParseTuple(args, "O&O&O&O&Lffffff:adamw_step", rc_py_f32_inout, &w, rc_py_f32_inout,
+                          &m, rc_py_f32_inout, &v, rc_py_f32, &g, &step, &how.lr, &how.beta1,
+                          &how.beta2, &how.eps, &how.weight_decay, &how.grad_scale))
         goto done;
     int64_t n = PyArray_SIZE(w);
     good = PyArray_SIZE(m) == n && PyArray_SIZE(v) == n && PyArray_SIZE(g) == n && step >= 1;
@@ -300,7 +309,8 @@ PyMethodDef rc_py_layer_methods[] = {
      "linear_forward(x, w, b, threads=1, rows=64, packed=False): x wT + b."},
     {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
-    {"contrastive", contrastive, METH_VARARGS, "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
+    {"contrastive", contrastive, METH_VARARGS,
+     "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
     {"adamw_step", adamw_step, METH_VARARGS,
      "adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale): in place."},
     {"sum_squares", sum_squares, METH_O, "Sum of squares, in double."},

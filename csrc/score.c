@@ -86,10 +86,12 @@ rc_status rc_scores_topk(rc_context *c, float *score, int32_t *index, float *bes
     RC_TRY(rc_product_get(c->dnn, &job.tail, s, NULL));
     if (score == NULL) {
         int64_t floats;
-        RC_TRY(rc_mul(&floats, (int64_t)c->threads * SCORE_ROWS * (int64_t)sizeof(float), labels));
+        RC_TRY(rc_mul(&floats,
+                      (int64_t)rc_dnn_threads(c->dnn) * SCORE_ROWS * (int64_t)sizeof(float),
+                      labels));
         RC_TRY(rc_arena_reserve(&c->shared, floats));
         job.scratch = (float *)c->shared.base;
     }
-    rc_parallel(c->threads, (n + SCORE_ROWS - 1) / SCORE_ROWS, score_chunk, &job);
+    rc_parallel(rc_dnn_pool(c->dnn), (n + SCORE_ROWS - 1) / SCORE_ROWS, score_chunk, &job);
     return rc_dnn_check(c->dnn);
 }

@@ -204,8 +204,7 @@ rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, flo
     RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows, false));
     RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows, add));
     rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_parallel(rc_dnn_threads(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk,
-                &job);
+    rc_parallel(rc_dnn_pool(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk, &job);
     return RC_OK;
 }
 
@@ -292,15 +291,14 @@ static rc_status weight_gradients(const swin_job *job, rc_dnn *dnn)
 {
     const rc_swin *s = job->s;
     const rc_swin_tape *k = job->tape;
-    int threads = rc_dnn_threads(dnn);
+    rc_pool *pool = rc_dnn_pool(dnn);
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc2, job->dbranch2, job->h, job->total));
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc1, job->dh, job->a2, job->total));
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->proj, job->dbranch1, k->o, job->total));
     RC_TRY(rc_linear_backward_weight(dnn, job->p, s->qkv, job->dqkv, job->a1, job->total));
-    rc_norm_backward_weight(threads, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2,
+    rc_norm_backward_weight(pool, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2,
                             job->total);
-    rc_norm_backward_weight(threads, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1,
-                            job->total);
+    rc_norm_backward_weight(pool, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1, job->total);
     relpos_gradient(job);
     return RC_OK;
 }
@@ -322,6 +320,6 @@ rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, fl
     RC_TRY(rc_linear_backward_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows));
     RC_TRY(rc_linear_backward_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows));
     rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_parallel(rc_dnn_threads(dnn), job_chunks(&job), backward_chunk, &job);
+    rc_parallel(rc_dnn_pool(dnn), job_chunks(&job), backward_chunk, &job);
     return weight_gradients(&job, dnn);
 }

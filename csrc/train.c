@@ -161,7 +161,7 @@ static rc_status gradient_norm(rc_trainer *t, double *norm)
     int64_t pieces = (t->size + PIECE - 1) / PIECE;
     norm_job job = {.x = t->buffer[1], .size = t->size};
     RC_TRY(rc_alloc((void **)&job.partial, pieces * (int64_t)sizeof(double)));
-    rc_parallel(t->context->threads, pieces, norm_piece, &job);
+    rc_parallel(rc_dnn_pool(t->context->dnn), pieces, norm_piece, &job);
     double sum = 0;
     for (int64_t i = 0; i < pieces; i++) sum += job.partial[i];
     rc_free(job.partial);
@@ -238,7 +238,7 @@ static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, c
                          .eps = (float)how->eps,
                          .step = (int64_t)how->step + 1,
                          .grad_scale = (float)clip};
-    rc_parallel(t->context->threads, t->model->params.count, update_param, &job);
+    rc_parallel(rc_dnn_pool(t->context->dnn), t->model->params.count, update_param, &job);
     clamp_scale(t);
     return RC_OK;
 }

@@ -180,15 +180,15 @@ static void take_buffers(text_job *job, rc_arena *arena, int threads)
 static rc_status run_layer(text_job *job, rc_dnn *dnn)
 {
     const text_layer *l = job->layer;
-    int threads = rc_dnn_threads(dnn);
+    rc_pool *pool = rc_dnn_pool(dnn);
     int64_t chunks = (job->total + job->rows - 1) / job->rows;
     RC_TRY(rc_linear_get(&job->qkv, dnn, job->p, l->qkv, job->total, job->rows, false));
     RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, job->total, job->rows, true));
     RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, job->total, job->rows, false));
     RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, job->total, job->rows, true));
-    rc_parallel(threads, chunks, qkv_chunk, job);
-    rc_parallel(threads, job->n, attend_sequence, job);
-    rc_parallel(threads, chunks, rest_chunk, job);
+    rc_parallel(pool, chunks, qkv_chunk, job);
+    rc_parallel(pool, job->n, attend_sequence, job);
+    rc_parallel(pool, chunks, rest_chunk, job);
     return RC_OK;
 }
 
@@ -213,23 +213,23 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
                           const int32_t *id, const int32_t *first, int64_t n)
 {
     RC_TRY(check_sequences(t, id, first, n));
-    int threads = rc_dnn_threads(c->dnn);
+    rc_pool *pool = rc_dnn_pool(c->dnn);
     text_job job = {.t = t, .p = p, .id = id, .first = first, .n = n, .real = first[n], .y = y};
     for (int64_t i = 0; i < n; i++) job.longest = rc_max(job.longest, first[i + 1] - first[i]);
     job.total = (job.real + ROUND - 1) / ROUND * ROUND;
     job.rows = rc_chunk_rows(job.total, 4 * ROUND);
     rc_arena counting = {0};
-    take_buffers(&job, &counting, threads);
+    take_buffers(&job, &counting, rc_pool_threads(pool));
     RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
-    take_buffers(&job, &c->shared, threads);
+    take_buffers(&job, &c->shared, rc_pool_threads(pool));
     size_t extra = (size_t)((job.total - job.real) * t->config.width) * sizeof(float);
     memset(job.x + job.real * t->config.width, 0, extra);
     memset(job.o + job.real * t->config.width, 0, extra);
-    rc_parallel(threads, n, embed_sequence, &job);
+    rc_parallel(pool, n, embed_sequence, &job);
     for (int64_t i = 0; i < t->config.layers; i++) {
         job.layer = &t->layer[i];
         RC_TRY(run_layer(&job, c->dnn));
     }
-    rc_parallel(threads, n, pool_sequence, &job);
+    rc_parallel(pool, n, pool_sequence, &job);
     return RC_OK;
 }

@@ -1,20 +1,24 @@
 """Models: embed sounds and texts, name sounds by text."""
 
+import contextlib
 import dataclasses
+import itertools
+import math
 import os
 import threading
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from reclap import audio, checkpoint
+from reclap import checkpoint, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
-from reclap.errors import ReclapError
+from reclap.errors import FormatError, SkippedWarning
 from reclap.results import Classification, Timeline
 from reclap.text import Tokenizer, check_texts
 
@@ -22,15 +26,31 @@ __all__ = ["Model", "TextEncoder", "load"]
 
 Floats = npt.NDArray[np.float32]
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
+T = TypeVar("T")
 
 BATCH = 8  # windows in one call of the audio tower
 TEXT_BATCH = 128
-_BAD_FILE = (OSError, ReclapError, ValueError, TypeError)
 
 
 def default_threads() -> int:
     """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _shape_of(folder: Path, config: ClapConfig, **changes: Any) -> "core.Model":
+    """Return the core's model of a configuration, without parameters.
+
+    Raises
+    ------
+    FormatError
+        If the core refuses the sizes, naming the file that they come from.
+    """
+    try:
+        return core.Model(**config.core_arguments(with_text=True) | changes)
+    except (ValueError, OverflowError) as error:
+        raise FormatError(f"{folder / checkpoint.CONFIG}: {error}") from error
 
 
 def load(
@@ -83,14 +103,13 @@ class TextEncoder:
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.folder = folder
         self.config = checkpoint.read_config(folder)
-        arguments = self.config.core_arguments(with_text=True)
-        arguments |= {"audio": None, "text_head": 0, "dim": self.config.text.width}
-        self._core = core.Model(**arguments)
+        width = self.config.text.width
+        self._core = _shape_of(folder, self.config, audio=None, text_head=0, dim=width)
         wanted = [(n, s) for n, s, _ in self._core.parameters() if n != "logit_scale"]
         arrays = checkpoint.read_parameters(folder, wanted)
         self._core.bind([*arrays, np.zeros((), np.float32)])
         self._core.pack()
-        self._context = core.Context(threads or default_threads())
+        self._context = core.Context(default_threads() if threads is None else threads)
         self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text.max_tokens)
 
     def features(self, texts: Sequence[str]) -> Floats:
@@ -127,10 +146,10 @@ class Model:
         threads: int | None = None,
     ) -> None:
         self.config = config
-        self.threads = threads or default_threads()
+        self.threads = default_threads() if threads is None else threads
         self._source = source
         self._tokenizer = tokenizer
-        self._core = core.Model(**config.core_arguments(with_text=True))
+        self._core = _shape_of(source, config)
         self._core.bind(parameters)
         self._core.pack()
         self._context = core.Context(self.threads)
@@ -144,8 +163,8 @@ class Model:
     def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
         """Load a model folder; see `load`."""
         config = checkpoint.read_config(folder)
-        shape = core.Model(**config.core_arguments(with_text=True))
-        parameters = checkpoint.read_parameters(folder, [(n, s) for n, s, _ in shape.parameters()])
+        wanted = [(name, shape) for name, shape, _ in _shape_of(folder, config).parameters()]
+        parameters = checkpoint.read_parameters(folder, wanted)
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, config.text.max_tokens)
         return cls(config, parameters, tokenizer, folder, threads)
 
@@ -188,8 +207,10 @@ class Model:
         unit embeddings are averaged and normalised. Nothing is cropped at random, and no row
         depends on the others.
         """
-        rows, faults = self._embed(_as_list(source), rate, errors, progress)
-        _warn_skipped(faults)
+        rows, faults = self._embed(sources.as_list(source), rate, errors, progress)
+        if faults:
+            shown = "; ".join(itertools.islice(faults.values(), 5))
+            warnings.warn(f"skipped {len(faults)}: {shown}", SkippedWarning, stacklevel=2)
         return rows
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
@@ -210,73 +231,57 @@ class Model:
         TypeError, ValueError
             If `texts` is empty, a single string, or holds an empty text.
         """
-        items = check_texts(texts)
-        with self._lock:
-            parts = [
-                self._core.text(self._context, *self._tokenizer.encode(part))
-                for part in _batches(items, TEXT_BATCH)
-            ]
+        parts = []
+        for part in _batches(check_texts(texts), TEXT_BATCH):
+            ids, first = self._tokenizer.encode(part)
+            with self._lock:
+                parts.append(self._core.text(self._context, ids, first))
         return np.concatenate(parts)
 
     def _embed(
         self, items: list[Any], rate: int | None, errors: str, progress: bool
     ) -> tuple[Floats, dict[int, str]]:
+        """Return a row for each item, NaN for those that are in the second result with a reason."""
         if errors not in ("raise", "skip"):
             raise ValueError(f'errors is {errors!r}, expected "raise" or "skip"')
-        rows = np.full((len(items), self.config.dim), np.nan, np.float32)
+        sources.require_rate(items, rate)
         faults: dict[int, str] = {}
-        waiting: list[tuple[int, Floats]] = []
-        for i, mel in self._features(items, rate, progress):
-            if isinstance(mel, Exception):
-                if errors == "raise":
-                    raise mel
-                faults[i] = str(mel)
-                continue
-            waiting.append((i, mel))
-            if sum(len(m) for _, m in waiting) >= BATCH:
-                self._encode(waiting, rows)
-                waiting.clear()
-        self._encode(waiting, rows)
+        embedded: list[list[Floats]] = [[] for _ in items]
+        with contextlib.closing(self._windows(items, rate, progress)) as windows:
+            good = _without_faults(windows, None if errors == "raise" else faults)
+            for batch in _batches(good, BATCH):
+                mel = np.stack([window for _, window in batch])
+                with self._lock:
+                    part = self._core.audio(self._context, mel)
+                for (i, _), row in zip(batch, part, strict=True):
+                    embedded[i].append(row)
+        rows = np.full((len(items), self.config.dim), np.nan, np.float32)
+        for row, parts in zip(rows, embedded, strict=True):
+            if parts:
+                row[:] = _pool(np.stack(parts))
         return rows, faults
 
-    def _features(
+    def _windows(
         self, items: list[Any], rate: int | None, progress: bool
     ) -> Iterator[tuple[int, Floats | Exception]]:
-        """Decode and transform ahead of the tower, in order, in threads that release the lock."""
-        from tqdm import tqdm
+        """Yield each window with the place of its sound, or what is wrong with the sound."""
+        from tqdm import tqdm  # here, because importing reclap should stay cheap
 
+        found = sources.features(items, rate, self.config.front, self.threads)
         bar = tqdm(total=len(items), unit="clip", disable=not progress, leave=False)
-        with bar, ThreadPoolExecutor(self.threads, "reclap-audio") as pool:
-            ahead = 2 * BATCH
-            pending = [pool.submit(self._feature, i, items, rate) for i in range(min(ahead, len(items)))]
-            for i in range(len(items)):
-                result = pending.pop(0).result()
-                if i + ahead < len(items):
-                    pending.append(pool.submit(self._feature, i + ahead, items, rate))
-                yield i, result
+        with bar, contextlib.closing(found):
+            for i, result in enumerate(found):
+                if isinstance(result, Exception):
+                    yield i, result
+                else:
+                    yield from ((i, window) for window in result)
                 bar.update()
-
-    def _feature(self, i: int, items: list[Any], rate: int | None) -> Floats | Exception:
-        try:
-            clip = _load_item(items[i], rate, self.config.front.rate)
-            return audio.window_features(clip, self.config.front)
-        except _BAD_FILE as error:
-            return _named(error, items[i], i)
-
-    def _encode(self, waiting: list[tuple[int, Floats]], rows: Floats) -> None:
-        if not waiting:
-            return
-        mels = np.concatenate([m for _, m in waiting])
-        with self._lock:
-            parts = [self._core.audio(self._context, part) for part in _batches(mels, BATCH)]
-        embedded, at = np.concatenate(parts), 0
-        for i, mel in waiting:
-            rows[i] = _pool(embedded[at : at + len(mel)])
-            at += len(mel)
 
     # ---- Naming ------------------------------------------------------------------------------
 
-    def class_vectors(self, labels: Labels, template: str | None = None) -> tuple[list[str], Floats]:
+    def class_vectors(
+        self, labels: Labels, template: str | None = None
+    ) -> tuple[list[str], Floats]:
         """Embed labels as classes.
 
         Parameters
@@ -297,7 +302,7 @@ class Model:
         TypeError, ValueError
             If there is no label, one is empty or occurs twice, or one has no prompt.
         """
-        prompts = _prompts(labels, template or self.config.template)
+        prompts = _prompts(labels, self.config.template if template is None else template)
         first = np.cumsum([0, *(len(p) for p in prompts.values())], dtype=np.int32)
         embedded = self.embed_text([p for group in prompts.values() for p in group])
         return list(prompts), core.class_vectors(embedded, first)
@@ -337,10 +342,10 @@ class Model:
         >>> sorted(r.top) == ["dog bark", "rain"]
         True
         """
-        names, vectors = self.class_vectors(labels, template)
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected at least 1")
-        items = _as_list(source)
+        names, vectors = self.class_vectors(labels, template)
+        items = sources.as_list(source)
         rows, faults = self._embed(items, rate, errors, progress)
         good = [i for i in range(len(items)) if i not in faults]
         with self._lock:
@@ -348,7 +353,7 @@ class Model:
                 self._context, rows[good], vectors, min(top_k, len(names))
             )
         results = [
-            Classification(_item_name(item, i), tuple(names), error=faults.get(i))
+            Classification(sources.name_of(item, i), tuple(names), error=faults.get(i))
             for i, item in enumerate(items)
         ]
         for k, i in enumerate(good):
@@ -366,12 +371,13 @@ class Model:
         *,
         rate: int | None = None,
         template: str | None = None,
+        progress: bool = False,
     ) -> Timeline:
         """Score labels along a recording.
 
         Parameters
         ----------
-        source, rate
+        source, rate, progress
             One sound, as in `embed_audio`.
         labels, template
             As in `class_vectors`.
@@ -384,23 +390,31 @@ class Model:
         -------
         Timeline
             Scores (windows, labels) and each window's start and end in seconds.
+
+        Raises
+        ------
+        OSError, FormatError, ValueError, TypeError
+            As `classify`, or if `window` or `hop` is not positive, or there is not one sound.
         """
         front = self.config.front
         window = front.window_seconds if window is None else window
         hop = window / 2 if hop is None else hop
-        if not (window > 0 and hop > 0):
+        if not (0 < window < math.inf and 0 < hop < math.inf):
             raise ValueError(f"window is {window} s and hop {hop} s, expected both above 0")
+        items = sources.as_list(source)
+        if len(items) != 1:
+            raise ValueError(f"timeline: expected one sound, got {len(items)}")
+        sources.require_rate(items, rate)
         names, vectors = self.class_vectors(labels, template)
-        clip = _load_item(source, rate, front.rate)
+        clip = sources.load(items[0], 0, rate, front.rate)
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
-        starts = np.arange(0, max(1, len(clip) - size + step), step)
-        pieces = [clip[s : s + size] for s in starts]
-        rows = self.embed_audio(pieces, rate=front.rate)
-        ends = np.minimum(starts + size, len(clip))
+        starts = _starts(len(clip), size, step)
+        rows, _ = self._embed([clip[s : s + size] for s in starts], front.rate, "raise", progress)
         with self._lock:
             scores, _, _ = core.scores(self._context, rows, vectors, 1)
-        seconds = np.stack([starts, ends], axis=1) / front.rate
-        return Timeline(_item_name(source, 0), tuple(names), seconds, scores, self.logit_scale)
+        seconds = np.stack([starts, np.minimum(starts + size, len(clip))], axis=1) / front.rate
+        name = sources.name_of(items[0], 0)
+        return Timeline(name, tuple(names), seconds, scores, self.logit_scale)
 
     # ---- About -------------------------------------------------------------------------------
 
@@ -448,34 +462,30 @@ class Model:
 # ---- Arguments ---------------------------------------------------------------------------------
 
 
-def _batches(items: Any, size: int) -> Iterator[Any]:
-    for i in range(0, len(items), size):
-        yield items[i : i + size]
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch
 
 
-def _as_list(source: Any) -> list[Any]:
-    """Return the sounds of an argument: a list or iterator of them, or one."""
-    if isinstance(source, list | tuple):
-        numbers = bool(source) and all(isinstance(x, int | float) for x in source)
-        return [np.asarray(source, np.float32)] if numbers else list(source)
-    return list(source) if isinstance(source, Iterator) else [source]
+def _without_faults(
+    windows: Iterable[tuple[int, Floats | Exception]], faults: dict[int, str] | None
+) -> Iterator[tuple[int, Floats]]:
+    """Yield the windows; raise the first exception among them, or note each in `faults`."""
+    for i, window in windows:
+        if not isinstance(window, Exception):
+            yield i, window
+        elif faults is None:
+            raise window
+        else:
+            faults[i] = str(window)
 
 
-def _load_item(item: Any, rate: int | None, target: int) -> Floats:
-    is_array = isinstance(item, np.ndarray | list | tuple) or hasattr(item, "__array__")
-    return audio.load(item, rate=target, source_rate=rate if is_array else None)
-
-
-def _item_name(item: Any, i: int) -> str:
-    return os.fspath(item) if isinstance(item, str | os.PathLike) else f"audio[{i}]"
-
-
-def _named(error: Exception, item: Any, i: int) -> Exception:
-    """Return the error with the item's name in its message."""
-    name = _item_name(item, i)
-    if isinstance(error, OSError) or name in str(error):
-        return error
-    return type(error)(f"{name}: {error}")
+def _starts(length: int, size: int, step: int) -> npt.NDArray[np.int64]:
+    """Return where windows begin so that the last one reaches the end of the clip."""
+    count = 1 + max(0, -(-(length - size) // step))
+    starts = step * np.arange(count, dtype=np.int64)
+    return starts[starts < length]
 
 
 def _pool(rows: Floats) -> Floats:
@@ -489,22 +499,10 @@ def _prompts(labels: Labels, template: str) -> dict[str, list[str]]:
     if "{label}" not in template:
         raise ValueError(f"template is {template!r}, it must contain {{label}}")
     if isinstance(labels, Mapping):
-        if not labels:
-            raise ValueError("labels: expected at least one, got none")
+        check_texts(list(labels), "labels")
         return {label: check_texts(p, f"labels[{label!r}]") for label, p in labels.items()}
     names = check_texts(labels, "labels")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"labels: {', '.join(map(repr, twice))} more than once")
     return {name: [template.replace("{label}", name.replace("_", " "))] for name in names}
-
-
-def _warn_skipped(faults: Mapping[int, str]) -> None:
-    if not faults:
-        return
-    import warnings
-
-    from reclap.errors import SkippedWarning
-
-    shown = "; ".join(list(faults.values())[:5])
-    warnings.warn(f"skipped {len(faults)}: {shown}", SkippedWarning, stacklevel=3)

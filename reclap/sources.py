@@ -28,15 +28,18 @@ def as_list(source: Any) -> list[Any]:
 
     An array and a list of numbers are one sound each; an array of objects or strings holds several.
     """
-    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
-        return [source]
-    if hasattr(source, "read") or not isinstance(source, Iterable):
+    if _is_file(source) or not isinstance(source, Iterable):
         return [source]
     if _is_array(source) and np.asarray(source).dtype.kind not in "OU":
         return [source]
     items = list(source)
     is_clip = bool(items) and all(isinstance(x, numbers.Real) for x in items)
     return [np.asarray(items)] if is_clip else items
+
+
+def _is_file(item: Any) -> bool:
+    named = isinstance(item, str | os.PathLike | bytes | bytearray | memoryview)
+    return named or hasattr(item, "read")
 
 
 def _is_array(item: Any) -> bool:
@@ -64,9 +67,8 @@ def load(item: Any, i: int, rate: int | None, target: int) -> Floats:
     OSError, FormatError, ValueError, TypeError, MemoryError
         As `reclap.audio.load`, the message naming the file or the place in the list.
     """
-    is_array = _is_array(item) or isinstance(item, list | tuple)
     try:
-        return audio.load(item, rate=target, source_rate=rate if is_array else None)
+        return audio.load(item, rate=target, source_rate=None if _is_file(item) else rate)
     except BAD_SOUND as error:
         _name(error, name_of(item, i))
         raise

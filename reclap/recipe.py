@@ -1,0 +1,326 @@
+"""Training recipes: TOML files of what to train, on what, and how."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap import checkpoint
+from reclap.augment import Augment
+from reclap.config import ClapConfig, TextConfig, from_mapping
+from reclap.data import Data
+from reclap.errors import FormatError
+
+__all__ = ["Eval", "ModelPart", "Optim", "Recipe", "Run", "differences", "load"]
+
+INITS = ("xavier_uniform", "trunc_normal")
+
+# Settings that hold a path, and settings that may change between a run and its continuation.
+_PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
+_FREE = {
+    "data": ("root", "threads", "ahead", "cache_mb"),
+    "run": ("threads", "save_every", "keep"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPart:
+    """Section ``[model]``: what is trained.
+
+    Parameters
+    ----------
+    text : str
+        Bundled model or model folder whose text tower is used, frozen.
+    front, audio : dict
+        Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]`` (`HtsatConfig`).
+    name, audio_head, text_head, dim, template
+        As in `ClapConfig`.
+    init : {"xavier_uniform", "trunc_normal"}
+        First values of linear layers: uniform by their widths, which small towers learn much
+        faster from, or normal with deviation 0.02 as LAION-CLAP.
+    """
+
+    text: str = "mini"
+    front: dict[str, Any] = dataclasses.field(default_factory=dict)
+    audio: dict[str, Any] = dataclasses.field(default_factory=dict)
+    name: str = "clap"
+    audio_head: str = ClapConfig.audio_head
+    text_head: str = ClapConfig.text_head
+    dim: int = ClapConfig.dim
+    template: str = ClapConfig.template
+    init: str = "xavier_uniform"
+
+    def check(self) -> None:
+        """Refuse what cannot work; `config` checks the rest."""
+        if self.init not in INITS:
+            raise ValueError(f"init is {self.init!r}, expected one of {', '.join(INITS)}")
+
+    def config(self, text: TextConfig) -> ClapConfig:
+        """Return the configuration of the whole model."""
+        parts = dataclasses.asdict(self)
+        del parts["init"]
+        return ClapConfig.from_json(parts | {"text": dataclasses.asdict(text)}, "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """Section ``[optim]``: AdamW with decoupled weight decay, cosine schedule with warm-up.
+
+    Parameters
+    ----------
+    lr : float
+        Greatest learning rate. Rises over `warmup` steps, ``lr (step + 1) / warmup``, then falls
+        to zero with a half cosine.
+    warmup : int
+        Steps.
+    beta1, beta2, eps : float
+        Of AdamW.
+    weight_decay : float
+        For matrices and tables; biases, norms and the temperature have none.
+    clip : float
+        Largest norm of the whole gradient; 0: not clipped.
+    ema : float
+        Decay of a running mean of the weights, ``min(ema, (1 + step) / (10 + step))``. The model
+        that is saved and evaluated is then the mean. 0: none.
+    """
+
+    lr: float = 1e-4
+    warmup: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    ema: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("beta1", "beta2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 up to 1")
+        for name in ("lr", "eps", "weight_decay", "clip", "warmup"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Section ``[run]``.
+
+    Parameters
+    ----------
+    steps : int
+        Length of the run, and of the schedule.
+    seed : int
+        Of every random draw.
+    save_every : int
+        Steps between checkpoints; the last step is always saved.
+    keep : int
+        Checkpoints that stay; older ones are removed.
+    threads : int
+        Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
+        only for the same number.
+    """
+
+    steps: int
+    seed: int = 0
+    save_every: int = 1000
+    keep: int = 2
+    threads: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot work."""
+        for name, least in (("steps", 1), ("seed", 0), ("save_every", 1), ("keep", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Section ``[eval]``: zero-shot accuracy during training.
+
+    Parameters
+    ----------
+    every : int
+        Steps between evaluations; 0: none.
+    manifest : str
+        See `reclap.manifest.read`; the training manifest if empty. Captions are not used.
+    where : dict of str to list
+        Which of its rows.
+    label : str
+        Column that holds the truth.
+    prompts : dict
+        A text or list of texts for each label; the model's template where absent.
+    """
+
+    every: int = 0
+    manifest: str = ""
+    where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    label: str = "label"
+    prompts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse what cannot work."""
+        if self.every < 0:
+            raise ValueError(f"every is {self.every}, expected at least 0")
+        for label, texts in self.prompts.items():
+            several = [texts] if isinstance(texts, str) else texts
+            if not isinstance(several, list) or not several:
+                raise ValueError(f"prompts.{label}: expected a text or a list of texts")
+            if not all(isinstance(t, str) and t.strip() for t in several):
+                raise ValueError(f"prompts.{label}: expected texts that are not empty")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A training run; see the parts."""
+
+    data: Data
+    run: Run
+    model: ModelPart = dataclasses.field(default_factory=ModelPart)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    eval: Eval = dataclasses.field(default_factory=Eval)
+
+    @classmethod
+    def from_mapping(cls, data: Any, where: str = "recipe") -> "Recipe":
+        """Build a checked recipe from nested dictionaries.
+
+        Raises
+        ------
+        FormatError
+            Naming a section or key that is unknown, missing, ill-typed or out of range.
+        """
+        if not isinstance(data, Mapping):
+            raise FormatError(f"{where}: expected sections, got {type(data).__name__}")
+        unknown = sorted(set(data) - set(_SECTIONS))
+        if unknown:
+            raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(_SECTIONS)}")
+        parts = {
+            name: from_mapping(part, data.get(name, {}), f"{where}: {name}")
+            for name, part in _SECTIONS.items()
+        }
+        for name, part in parts.items():
+            try:
+                part.check()
+            except ValueError as error:
+                raise FormatError(f"{where}: {name}: {error}") from error
+        return cls(**parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return nested dictionaries that `from_mapping` takes."""
+        return dataclasses.asdict(self)
+
+    def identity(self, text: Path) -> dict[str, Any]:
+        """Return what a continuation must share with the run: settings, and digests of files.
+
+        Parameters
+        ----------
+        text : Path
+            The folder of the text tower.
+        """
+        data = self.to_json()
+        del data["eval"]
+        for section, keys in _FREE.items():
+            for key in keys:
+                del data[section][key]
+        data["data"]["manifest"] = _sha256(Path(self.data.manifest))
+        data["model"]["text"] = _sha256(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
+        return json.loads(json.dumps(data))  # tuples become lists, as in a file
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "model": ModelPart,
+    "data": Data,
+    "augment": Augment,
+    "optim": Optim,
+    "run": Run,
+    "eval": Eval,
+}
+
+
+def _sha256(*paths: Path) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
+    """Return where two identities differ, as ``section.key: old, now new``."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b, name = old.get(key), new.get(key), f"{at}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{name}.")
+        elif a != b:
+            found.append(f"{name}: {a!r}, now {b!r}")
+    return found
+
+
+def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Parameters
+    ----------
+    path : path
+        TOML file. Relative paths in it start at its folder.
+    overrides : iterable of str
+        ``section.key=value``, the value in TOML, or else a text. Relative paths start at the
+        working directory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FormatError
+        If it is no TOML, or a key is unknown, missing, ill-typed or out of range.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:  # also bytes that are no UTF-8
+        raise FormatError(f"{path}: {error}") from error
+    _absolute(data, path.parent)
+    for text in overrides:
+        _place(data, *_override(text))
+    return Recipe.from_mapping(data, str(path))
+
+
+def _absolute(data: dict[str, Any], folder: Path) -> None:
+    """Let relative paths start at a folder."""
+    for section, key in _PATHS:
+        part = data.get(section)
+        if isinstance(part, dict) and isinstance(part.get(key), str) and part[key]:
+            part[key] = os.path.normpath(folder / part[key])
+    model = data.get("model")
+    text = model.get("text") if isinstance(model, dict) else None
+    if isinstance(text, str) and (folder / text / checkpoint.CONFIG).is_file():
+        data["model"]["text"] = os.path.normpath(folder / text)
+
+
+def _override(text: str) -> tuple[Sequence[str], Any]:
+    name, equals, value = text.partition("=")
+    keys = tuple(key.strip() for key in name.split("."))
+    if not equals or len(keys) < 2 or not all(keys):
+        raise FormatError(f"{text!r}: expected section.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    if keys in _PATHS and isinstance(parsed, str) and parsed:
+        parsed = os.path.abspath(parsed)
+    return keys, parsed
+
+
+def _place(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    part = data
+    for i, key in enumerate(keys[:-1]):
+        part = part.setdefault(key, {})
+        if not isinstance(part, dict):
+            raise FormatError(f"{'.'.join(keys)}: {'.'.join(keys[: i + 1])} is not a table")
+    part[keys[-1]] = value
