@@ -61,9 +61,7 @@ class Peer:
     def __init__(self, make: Callable[..., Call], *arguments: Any, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, make, arguments), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
         before = dict(os.environ)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         for name in UNSET:
@@ -124,6 +122,14 @@ def clock(run: Call) -> float:
 def memory() -> float:
     """Return this process's peak resident memory in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def same(name: str, ours: Any, peer: Any, tolerance: float) -> float:
+    """Return the largest difference of two answers; end the program where it is too large."""
+    gap = float(np.abs(np.asarray(ours) - np.asarray(peer)).max())
+    if not gap <= tolerance:  # NaN too
+        raise SystemExit(f"{name}: answers differ by {gap:.1e}, allowed {tolerance:.0e}")
+    return gap
 
 
 def alternate(ours: Call, peer: Peer, rounds: int) -> tuple[np.ndarray, np.ndarray]:

@@ -74,7 +74,7 @@ static void declare_block(rc_swin *s, rc_params *p, int64_t stage, int64_t block
     snprintf(at, sizeof at, BRANCH "layers.%d.blocks.%d.", (int)stage, (int)block);
     int64_t places = (2 * s->window - 1) * (2 * s->window - 1);
     s->norm1 = rc_declare_norm(p, s->c, at, "norm1");
-    s->relpos = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){places, s->heads},
+    s->relpos = rc_params_add(p, RC_BIAS, 2, (int64_t[]){places, s->heads},
                               "%sattn.relative_position_bias_table", at);
     s->qkv = rc_declare_linear(p, 3 * s->c, s->c, true, at, "attn.qkv");
     s->proj = rc_declare_linear(p, s->c, s->c, true, at, "attn.proj");

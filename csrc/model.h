@@ -15,7 +15,7 @@ enum { RC_NAME_MAX = 112, RC_STAGES_MAX = 8 };
 
 typedef enum {
     RC_WEIGHT, /* a matrix or table: weight decay applies */
-    RC_BIAS,   /* a vector or scalar: no decay */
+    RC_BIAS,   /* a vector, a scalar, a table of biases: no decay */
     RC_BUFFER, /* a statistic: no gradient */
 } rc_kind;
 

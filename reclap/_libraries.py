@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reclap import _core as core
     from reclap._core import SndFile
 
-__all__ = ["core", "load_core", "sndfile", "sndfile_path"]
+__all__ = ["core", "describe", "load_core", "sndfile", "sndfile_path"]
 
 _DNNL_WHEEL = "onednn-cpu-gomp"
 _DNNL_FILE = "libdnnl.so.3"
@@ -135,3 +135,33 @@ def sndfile() -> "SndFile":
             f"{error} (tried {path}; pip install soundfile, or set RECLAP_SNDFILE)"
         ) from None
     return library
+
+
+def describe() -> dict[str, Any]:
+    """Return what the core runs on: oneDNN's version, and the processor's relevant features."""
+    load_core()
+    return {"onednn": _dnnl_version(), "cpu": _cpu_features()}
+
+
+class _DnnlVersion(ctypes.Structure):
+    """The head of oneDNN's ``dnnl_version_t``."""
+
+    _fields_ = (("major", ctypes.c_int), ("minor", ctypes.c_int), ("patch", ctypes.c_int))
+
+
+def _dnnl_version() -> str:
+    version = ctypes.CDLL(_DNNL_FILE).dnnl_version  # loaded already: found by name
+    version.restype = ctypes.POINTER(_DnnlVersion)
+    found = version().contents
+    return f"{found.major}.{found.minor}.{found.patch}"
+
+
+def _cpu_features() -> list[str]:
+    """Return which of the instruction sets that decide over speed the processor has, on Linux."""
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+    return [name for name in known if name in flags]

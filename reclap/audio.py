@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
@@ -114,6 +114,8 @@ class AudioConfig:
                 raise ValueError(f"audio.{name} is {getattr(self, name)}, expected at least 1")
         if not 0 < self.window_hop <= 1:
             raise ValueError(f"audio.window_hop is {self.window_hop}, expected above 0, at most 1")
+        if self.level_db is not None and not -100 <= self.level_db <= 100:
+            raise ValueError(f"audio.level_db is {self.level_db}, expected -100 to 100")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -151,7 +153,7 @@ class AudioConfig:
         config = cls(**data)
         try:
             config.check()
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # the latter from the C core
             raise FormatError(str(error)) from None
         return config
 
@@ -274,10 +276,11 @@ def load(
         clip = read(source)
     else:
         clip = _from_array(cast("npt.ArrayLike", source), source_rate)
-    samples = clip.samples
+    samples, own_rate = clip.samples, clip.rate
+    del clip  # an hour in stereo is more than a gigabyte
     if mono:
         samples = samples[:, 0] if samples.shape[1] == 1 else core.downmix(samples)
-    return _resample(samples, clip.rate, rate)
+    return _resample(samples, own_rate, rate)
 
 
 def _is_file(source: object) -> TypeGuard[Source]:
@@ -374,7 +377,11 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
     >>> windows(np.zeros(480001, np.float32)).shape
     (2, 480000)
     """
-    config = config or AudioConfig()
+    return np.stack(list(_each_window(samples, config or AudioConfig())))
+
+
+def _each_window(samples: npt.ArrayLike, config: AudioConfig) -> Iterator[Samples]:
+    """Yield the windows of `windows` one by one; those of a long clip are views of it."""
     clip = _mono(samples)
     if config.quantize:
         clip = (np.trunc(np.clip(clip, -1, 1) * np.float32(32767)) / np.float32(32767)).astype(
@@ -382,13 +389,12 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
         )
     length, size = len(clip), config.samples
     if length <= size:
-        return _padded(clip, config)[np.newaxis]
+        yield _padded(clip, config)
+        return
     count = -(-(length - size) // max(1, round(size * config.window_hop))) + 1
-    out = np.empty((count, size), np.float32)
     for i in range(count):
         start = round(i * (length - size) / (count - 1))
-        out[i] = clip[start : start + size]
-    return out
+        yield clip[start : start + size]
 
 
 def _mono(samples: npt.ArrayLike) -> Samples:
@@ -471,7 +477,7 @@ def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -
     """
     config = config or AudioConfig()
     mel = _mel(config)
-    pictures = [mel(window) for window in windows(samples, config)]
+    pictures = [mel(window) for window in _each_window(samples, config)]
     if config.level_db is not None:
         pictures = [set_level(picture, config.level_db) for picture in pictures]
     return pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)

@@ -111,14 +111,15 @@ class Augment:
 
 def from_db(picture: Floats) -> Floats:
     """Turn decibels into power; what lies at the floor becomes nothing at all."""
-    power = np.power(np.float32(10), picture * np.float32(0.1))
+    power: Floats = np.power(np.float32(10), picture * np.float32(0.1))
     power[power <= FLOOR * 1.001] = 0
     return power
 
 
 def to_db(power: Floats) -> Floats:
     """Turn power into decibels, at least -100."""
-    return np.float32(10) * np.log10(np.maximum(power, np.float32(FLOOR)))
+    picture = np.float32(10) * np.log10(np.maximum(power, np.float32(FLOOR)))
+    return np.maximum(picture, np.float32(-100))  # the logarithm is rounded
 
 
 def level_of(power: Floats) -> float:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ __all__ = [
     "read_tensors",
     "resolve",
     "save",
+    "staged",
     "write_tensors",
     "write_text",
 ]
@@ -37,10 +39,13 @@ __all__ = [
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
-MODEL, TEXT, TOKENIZER, CONFIG = "model.safetensors", "text.safetensors", "tokenizer.json", "config.json"
+MODEL = "model.safetensors"
+TEXT = "text.safetensors"
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
 FORMAT = "reclap-1"
 
-_TYPES = {
+_TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -62,7 +67,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
         If it is neither; the message lists the bundled names.
     """
     bundled = Path(__file__).parent / "models"
-    names = sorted(p.name for p in bundled.iterdir()) if bundled.is_dir() else []
+    names = sorted(p.parent.name for p in bundled.glob(f"*/{CONFIG}"))
     if isinstance(name, str) and name in names:
         return bundled / name
     path = Path(name)
@@ -107,14 +112,18 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: the header is not JSON: {error}") from error
+    header = _parse(f"{path}: header", text)
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is a {type(header).__name__}, expected an object")
     header.pop("__metadata__", None)
     return header
+
+
+def _parse(where: str, text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not JSON: {error}") from error
 
 
 def _is_size(value: object) -> bool:
@@ -122,8 +131,12 @@ def _is_size(value: object) -> bool:
 
 
 def _tensor(where: str, entry: Any, data: Array) -> Array:
-    if not isinstance(entry, dict) or entry.get("dtype") not in _TYPES:
-        raise FormatError(f"{where}: unknown dtype, known are {', '.join(_TYPES)}")
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where}: expected an object, got {entry!r}")
+    if entry.get("dtype") not in list(_TYPES):  # a list, because the value may be unhashable
+        raise FormatError(
+            f"{where}: dtype is {entry.get('dtype')!r}, known are {', '.join(_TYPES)}"
+        )
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list) or not all(map(_is_size, shape)):
         raise FormatError(f"{where}: shape is {shape!r}")
@@ -136,21 +149,25 @@ def _tensor(where: str, entry: Any, data: Array) -> Array:
             f"{where}: bytes {begin} to {end} of {len(data)} do not hold {entry['dtype']} {shape}"
         )
     try:
-        array = data[begin:end].view(kind).reshape(shape)
+        array: Array = data[begin:end].view(kind).reshape(shape)
     except ValueError as error:  # more axes than NumPy has
         raise FormatError(f"{where}: shape is {shape!r}: {error}") from error
     if entry["dtype"] == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        wide: Array = (array.astype(np.uint32) << 16).view(np.float32)
+        return wide
     return array
 
 
 def read_config(folder: Path) -> ClapConfig:
-    """Read and check config.json of a model folder."""
+    """Read and check config.json of a model folder.
+
+    Raises
+    ------
+    FormatError
+        If it is not a configuration; the message names the file and the key.
+    """
     path = folder / CONFIG
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: {error}") from error
+    data = _parse(str(path), path.read_bytes())
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
     return ClapConfig.from_json(data, str(path))
@@ -188,7 +205,7 @@ def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]])
 def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) -> list[Array]:
     """Order tensors as wanted and widen them to float32; see `read_parameters`."""
     names = {name for name, _ in wanted}
-    scales = {name for name in have if name.endswith(".scale")}
+    scales = {f"{n}.scale" for n in names if n in have and have[n].dtype == np.int8}
     missing = [n for n, _ in wanted if n not in have]
     unexpected = [n for n in have if n not in names and n not in scales]
     shapes = [
@@ -202,15 +219,18 @@ def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) 
         if items
     ]
     if faults:
-        raise FormatError(f"{where}: the tensors do not fit the configuration. " + ". ".join(faults))
+        raise FormatError(
+            f"{where}: the tensors do not fit the configuration. " + ". ".join(faults)
+        )
     return [_widen(f"{where}: {n}", have[n], have.get(f"{n}.scale")) for n, _ in wanted]
 
 
 def _widen(where: str, array: Array, scale: Array | None) -> Array:
     if array.dtype == np.int8:
-        if scale is None or scale.shape != array.shape[:1]:
+        if scale is None or array.ndim == 0 or scale.shape != array.shape[:1]:
             raise FormatError(f"{where}: int8 without one scale a row")
-        return array * scale.astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+        rows = scale.astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+        return np.ascontiguousarray(array * rows)
     if array.dtype.kind != "f":
         raise FormatError(f"{where}: expected a floating-point tensor, got {array.dtype}")
     wide = np.ascontiguousarray(array, np.float32).reshape(array.shape)
@@ -221,31 +241,48 @@ def _widen(where: str, array: Array, scale: Array | None) -> Array:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes the place of `path` when the block ends well.
+def staged(*paths: Path) -> Iterator[list[Path]]:
+    """Give temporary names, which take the place of `paths` together when the block ends well.
 
-    The content is on disk before the name changes; on an exception nothing remains.
+    All content is on disk before the first name changes; on an exception, and so on a full disk,
+    nothing changes and nothing remains. System errors name the final path, not the temporary one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    mine = threading.get_native_id()
+    temporary = [path.with_name(f".{path.name}.{mine}.tmp") for path in paths]
     try:
-        with temporary.open("wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        yield temporary
+        for new in temporary:
+            _sync(new)
+        for new, path in zip(temporary, paths, strict=True):
+            new.replace(path)
+        for folder in {path.parent for path in paths}:
+            with contextlib.suppress(OSError):  # not every file system can
+                _sync(folder)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        named = dict(zip(map(str, temporary), paths, strict=True))
+        given = {str(error.filename), str(error.filename2)} & set(named)
+        culprit = named[given.pop()] if given else error.filename or os.path.commonpath(paths)
+        raise OSError(error.errno, error.strerror, str(culprit)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for new in temporary:
+            new.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put a changed name on disk; not every file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of `path` when the block ends well."""
+    with staged(path) as [new], new.open("wb") as f:
+        yield f
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -266,20 +303,29 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
     metadata : mapping of str to str, optional
         Kept in the header.
     """
+    with atomic(path) as f:
+        _write_tensors(f, tensors, metadata or {})
+
+
+def _write_tensors(f: IO[bytes], tensors: Tensors, metadata: Mapping[str, str]) -> None:
     kinds = {kind: name for name, kind in _TYPES.items() if name != "BF16"}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **(metadata or {})}}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **metadata}}
     at = 0
     for name, array in tensors.items():
-        kind = kinds[array.dtype.newbyteorder("<")]
-        end = at + array.nbytes
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, end]}
-        at = end
+        kind = kinds.get(array.dtype.newbyteorder("<"))
+        if kind is None:
+            raise TypeError(f"{name}: safetensors files hold no {array.dtype} here")
+        header[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 64)  # data starts on a cache line, as float32 views need
-    with atomic(path) as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for array in tensors.values():
-            f.write(np.ascontiguousarray(array).data)
+    text += b" " * (-(8 + len(text)) % 64)  # data starts on a cache line, as float32 views need
+    f.write(len(text).to_bytes(8, "little") + text)
+    for array in tensors.values():
+        f.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
 
 
 def save(
@@ -295,7 +341,7 @@ def save(
     Parameters
     ----------
     folder : Path
-        Made if absent. Each file is replaced atomically, config.json last.
+        Made if absent. Its files are replaced together, and only once all are on disk.
     config : ClapConfig
         Becomes config.json.
     tensors : mapping of str to ndarray
@@ -307,34 +353,34 @@ def save(
         a training run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (TEXT, TOKENIZER):
-        _take_file(text_from / name, folder / name, link=link)
-    write_tensors(folder / MODEL, tensors)
     data = {"format": FORMAT, **config.to_json()}
-    write_text(folder / CONFIG, json.dumps(data, indent=2) + "\n")
+    shared = [n for n in (TEXT, TOKENIZER) if not _is_same(folder / n, text_from / n)]
+    with staged(*(folder / name for name in (*shared, MODEL, CONFIG))) as new:
+        for name, path in zip(shared, new, strict=False):
+            _take_file(text_from / name, path, link=link)
+        with new[-2].open("wb") as f:
+            _write_tensors(f, tensors, {})
+        new[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    return a.exists() and a.samefile(b)
 
 
 def _take_file(source: Path, target: Path, *, link: bool) -> None:
-    if target.exists() and target.samefile(source):
-        return
     if link:
         with contextlib.suppress(OSError):
-            target.unlink(missing_ok=True)
-            os.link(source, target)
+            target.hardlink_to(source)
             return
-    with atomic(target) as f, source.open("rb") as source_file:
-        shutil.copyfileobj(source_file, f)
+    shutil.copyfile(source, target)
 
 
 def digest(config: ClapConfig, parameters: Iterable[tuple[str, Array]]) -> str:
     """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings."""
     data = config.to_json()
-    data.pop("name")
-    data.pop("template")
+    del data["name"], data["template"]
     total = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
     for name, array in parameters:
         total.update(name.encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
-
-

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from reclap.audio import AudioConfig
@@ -49,9 +49,7 @@ def from_mapping(cls: type[T], data: Any, where: str) -> T:
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return (
-        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    )
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
@@ -133,7 +131,7 @@ class HtsatConfig:
     @property
     def width(self) -> int:
         """Width of the embedding before the head."""
-        return self.embed * 2 ** (len(self.depths) - 1)
+        return self.embed << (len(self.depths) - 1)
 
     @property
     def frames(self) -> int:
@@ -230,7 +228,8 @@ class ClapConfig:
             raise ValueError(f"front.mels is {self.front.mels}, audio.mels is {self.audio.mels}")
         if self.front.frames > self.audio.frames:
             raise ValueError(
-                f"a window has {self.front.frames} frames, the audio tower takes {self.audio.frames}"
+                f"a window has {self.front.frames} frames, "
+                f"the audio tower takes {self.audio.frames}"
             )
         self.front.check()
 
@@ -261,8 +260,8 @@ class ClapConfig:
         if not isinstance(data, Mapping):
             raise FormatError(f"{where}: expected an object, got {type(data).__name__}")
         parts = dict(data)
-        build = {
-            "front": AudioConfig.from_json,
+        build: dict[str, Callable[[Any], Any]] = {
+            "front": functools.partial(_front, where=where),
             "audio": functools.partial(from_mapping, HtsatConfig, where=f"{where}.audio"),
             "text": functools.partial(from_mapping, TextConfig, where=f"{where}.text"),
         }
@@ -274,6 +273,13 @@ class ClapConfig:
         except ValueError as error:
             raise FormatError(f"{where}: {error}") from error
         return config
+
+
+def _front(data: Any, where: str) -> AudioConfig:
+    try:
+        return AudioConfig.from_json(data)
+    except FormatError as error:
+        raise FormatError(f"{where}: front: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

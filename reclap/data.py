@@ -8,45 +8,28 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from reclap import audio, augment
+from reclap import augment
 from reclap.audio import AudioConfig
 from reclap.augment import Augment
+from reclap.draw import ITEM, ORDER, PLAN, POOL, generator
 from reclap.errors import FormatError, ReclapError
 from reclap.manifest import Row
+from reclap.spectra import Cache, Spectrum, load, noises
 
-__all__ = ["Batch", "Batches", "Data", "Loader", "generator"]
+__all__ = ["Batch", "Batches", "Data", "Loader"]
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-# What a generator is for; streams of different purposes never meet.
-ITEM, ORDER, PLAN, POOL, NOISE, INIT = range(6)
-
+_MOST_COMPOSED = 200_000
 _BAD_FILE = (OSError, ReclapError, ValueError)
-
-
-def generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
-    """Return random numbers that depend on nothing but the arguments.
-
-    Parameters
-    ----------
-    seed : int
-        Of the run, 0 to 2**64 - 1.
-    purpose : int
-        One of the constants of this module.
-    *place : int
-        Up to three numbers: step, item and the like.
-    """
-    counter = [0, *reversed(place), *[0] * (3 - len(place))]
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,39 +126,6 @@ class Batch:
     rows: tuple[tuple[int, ...], ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Sound:
-    """Mel power of a whole clip, at least one window long unless it is to be wrapped around."""
-
-    power: Floats
-    level: float
-
-
-class _Cache:
-    """The sounds used last, up to a number of bytes; for several threads."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._sounds: collections.OrderedDict[tuple[int, float], _Sound] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[int, float]) -> _Sound | None:
-        with self._lock:
-            if key in self._sounds:
-                self._sounds.move_to_end(key)
-            return self._sounds.get(key)
-
-    def put(self, key: tuple[int, float], sound: _Sound) -> None:
-        with self._lock:
-            if key in self._sounds or sound.power.nbytes > self._room:
-                return
-            self._sounds[key] = sound
-            self._room -= sound.power.nbytes
-            while self._room < 0:
-                _, oldest = self._sounds.popitem(last=False)
-                self._room += oldest.power.nbytes
-
-
 class Batches:
     """Batches of a manifest; `batch` is a pure function of the step and safe to call from threads.
 
@@ -202,7 +152,7 @@ class Batches:
         self.rows, self.data, self.how, self.front, self.seed = rows, data, how, front, seed
         self._members = _group(rows, data.group)
         self._group_of = {i: g for g, members in enumerate(self._members) for i in members}
-        self._cache = _Cache(data.cache_mb << 20)
+        self._cache = Cache(data.cache_mb << 20)
         self._bad: set[int] = set()
         self._lock = threading.Lock()
         self._check_groups()
@@ -213,6 +163,12 @@ class Batches:
             raise FormatError(
                 f"a batch of {singles} with at most {self.data.per_group} of a group needs more "
                 f"than the {groups} groups of these rows"
+            )
+        composed = groups * (groups - 1) * self.how.compositions
+        if self.data.mixtures and composed > _MOST_COMPOSED:
+            raise FormatError(
+                f"compositions is {self.how.compositions} for each pair of {groups} groups: "
+                f"{composed} captions, at most {_MOST_COMPOSED} make sense; use fewer, or 0"
             )
         if self.data.mixtures > groups * (groups - 1) // 2:
             raise FormatError(f"{self.data.mixtures} mixtures a batch: {groups} groups are too few")
@@ -238,7 +194,7 @@ class Batches:
             tuple(rows for _, _, rows in made),
         )
 
-    # ---- Which rows ------------------------------------------------------------------------------
+    # ---- Which rows ----------------------------------------------------------------------------
 
     def plan(self, step: int) -> list[tuple[int, ...]]:
         """Return the rows of each example of a step: one, or the two of a mixture."""
@@ -252,11 +208,7 @@ class Batches:
 
     def _dealt(self, position: int) -> int:
         epoch, place = divmod(position, len(self.rows))
-        return int(self._order(epoch)[place])
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - dies with the few objects there are
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        return generator(self.seed, ORDER, epoch).permutation(len(self.rows))
+        return int(_order(self.seed, epoch, len(self.rows))[place])
 
     def _drawn(self, rng: np.random.Generator, count: int) -> list[int]:
         slots = rng.permutation(len(self._members) * self.data.per_group)[:count]
@@ -269,16 +221,17 @@ class Batches:
     def _pairs(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
         groups = len(self._members)
         total = groups * (groups - 1) // 2
-        chosen = rng.choice(total, self.data.mixtures, replace=False) if self.data.mixtures else []
-        pairs = []
-        for index in chosen:
+        pairs: list[tuple[int, ...]] = []
+        if not self.data.mixtures:
+            return pairs
+        for index in rng.choice(total, self.data.mixtures, replace=False):
             a, b = _unrank(int(index))
             if rng.random() < 0.5:
                 a, b = b, a
             pairs.append((self._member(rng, a), self._member(rng, b)))
         return pairs
 
-    # ---- What they sound like ----------------------------------------------------------------------
+    # ---- What they sound like ------------------------------------------------------------------
 
     def _example(
         self, step: int, item: int, rows: tuple[int, ...]
@@ -321,13 +274,14 @@ class Batches:
         return power * augment.colour(rng, self.front.mels, self.how), sound.level, row
 
     def _noise(self, rng: np.random.Generator) -> Floats:
-        noises = _noises(self.front)
-        noise = noises[int(rng.integers(len(noises)))]
+        choice = noises(self.front)
+        noise = choice[int(rng.integers(len(choice)))]
         power = augment.take(noise.power, self.front.frames, int(rng.integers(len(noise.power))))
-        below = rng.uniform(*self.how.noise_db)
+        least, greatest = self.how.noise_db
+        below = rng.uniform(least, greatest)
         return power * np.float32(10 ** (-below / 10) / noise.level)
 
-    def _good(self, row: int, speed: float) -> tuple[_Sound, int]:
+    def _good(self, row: int, speed: float) -> tuple[Spectrum, int]:
         """Return a row's sound, or with ``errors = "skip"`` that of the next good one's."""
         if self.data.errors == "raise":
             return self._sound(row, speed), row
@@ -340,7 +294,7 @@ class Batches:
                 return self._sound(candidate, speed), candidate
             except _BAD_FILE as error:
                 self._report(candidate, error)
-        raise FormatError(f"{self.rows[row].path}: neither this nor any other of its group is readable")
+        raise FormatError(f"{self.rows[row].path}: not readable, nor any other of its group")
 
     def _report(self, row: int, error: Exception) -> None:
         with self._lock:
@@ -348,19 +302,19 @@ class Batches:
                 log.warning("skipped %s: %s", self.rows[row].path, error)
             self._bad.add(row)
 
-    def _sound(self, row: int, speed: float) -> _Sound:
+    def _sound(self, row: int, speed: float) -> Spectrum:
         sound = self._cache.get((row, speed))
         if sound is None:
             path = self.rows[row].path
             try:
-                sound = _load(path, speed, self.front, wrap=self.how.shift)
+                sound = load(path, speed, self.front, wrap=self.how.shift)
             except Exception as error:
                 error.add_note(f"while preparing {path} for training")
                 raise
             self._cache.put((row, speed), sound)
         return sound
 
-    # ---- What is said of them ----------------------------------------------------------------------
+    # ---- What is said of them ------------------------------------------------------------------
 
     def texts(self) -> list[str]:
         """Return every text that can occur; but for mixtures with ``compositions = 0``."""
@@ -372,7 +326,7 @@ class Batches:
         ]
         if self.data.mixtures:
             pairs = itertools.permutations(range(len(self._members)), 2)
-            kinds = [kind for kind, p in ((False, 1 - self.how.sequence), (True, self.how.sequence)) if p]
+            kinds = [kind for kind in (False, True) if abs(self.how.sequence - kind) < 1]
             for (a, b), kind in itertools.product(pairs, kinds):
                 texts += [self._pooled(a, b, kind, k) for k in range(self.how.compositions)]
         return list(dict.fromkeys(texts))
@@ -411,51 +365,18 @@ def _group(rows: Sequence[Row], column: str) -> list[list[int]]:
     return [members[name] for name in sorted(members)]
 
 
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """Return the rows in the order of an epoch."""
+    return generator(seed, ORDER, epoch).permutation(count)
+
+
 def _unrank(index: int) -> tuple[int, int]:
     """Return the pair (a, b), b < a, at a place in the list (1, 0), (2, 0), (2, 1), ..."""
     a = int((1 + (1 + 8 * index) ** 0.5) / 2)
     while a * (a - 1) // 2 > index:  # the root is rounded
         a -= 1
     return a, index - a * (a - 1) // 2
-
-
-def _load(path: Path, speed: float, front: AudioConfig, *, wrap: bool) -> _Sound:
-    """Decode a sound and return its spectrogram, played at a speed."""
-    samples = audio.load(path, rate=round(front.rate / speed))
-    return _sound(samples, front, wrap=wrap)
-
-
-def _sound(samples: Floats, front: AudioConfig, *, wrap: bool) -> _Sound:
-    if wrap:
-        picture = _wrapped(samples, front)
-    else:  # as at inference, but not cut at the window
-        whole = dataclasses.replace(front, samples=max(len(samples), front.samples))
-        picture = audio.log_mel(audio.windows(samples, whole)[0], front)
-    power = augment.from_db(picture)
-    return _Sound(power, augment.level_of(power))
-
-
-def _wrapped(samples: Floats, front: AudioConfig) -> Floats:
-    """Return the spectrogram of an endless repetition, one period of whole hops."""
-    frames = max(1, len(samples) // front.hop)
-    period = np.resize(samples, frames * front.hop)
-    margin = -(-front.n_fft // (2 * front.hop))  # in frames, more than half a transform
-    padded = np.resize(np.roll(period, margin * front.hop), (frames + 2 * margin) * front.hop)
-    whole = dataclasses.replace(front, samples=len(padded))
-    return audio.log_mel(audio.windows(padded, whole)[0], front)[margin : margin + frames]
-
-
-@functools.lru_cache(maxsize=2)
-def _noises(front: AudioConfig) -> list[_Sound]:
-    """Return stretches of six seconds of noise, four each of amplitude 1, f^-1/2 and f^-1."""
-    made = []
-    for k in range(12):
-        rng = generator(0, NOISE, k)
-        spectrum = np.fft.rfft(rng.standard_normal(6 * front.rate))
-        f = np.fft.rfftfreq(6 * front.rate, 1 / front.rate)
-        noise = np.fft.irfft(spectrum * np.maximum(f, 50.0) ** (-0.5 * (k // 4)))
-        made.append(_sound((noise * (0.1 / noise.std())).astype(np.float32), front, wrap=True))
-    return made
 
 
 class Loader:

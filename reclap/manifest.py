@@ -91,7 +91,11 @@ def read(
     path = Path(path)
     root = path.parent if root is None else Path(root)
     allowed = {column: {str(v) for v in values} for column, values in (where or {}).items()}
-    rows = [row for line, item in _items(path) for row in _keep(f"{path}:{line}", item, root, allowed)]
+    rows = [
+        _row(f"{path}:{line}", item, root)
+        for line, item in _items(path)
+        if _keep(f"{path}:{line}", item, allowed)
+    ]
     if not rows:
         kept = f" where {_show(allowed)}" if allowed else ""
         raise FormatError(f"{path}: no row{kept}")
@@ -125,7 +129,7 @@ def _csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]
                 raise FormatError(f"{path}:{line}: more cells than the {len(item) - 1} columns")
             yield line, {column: value for column, value in item.items() if value is not None}
     except csv.Error as error:
-        raise FormatError(f"{path}:{max(line, reader.line_num)}: {error}") from error
+        raise FormatError(f"{path}:{reader.reader.line_num}: {error}") from error
 
 
 def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -141,15 +145,14 @@ def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
         yield line, item
 
 
-def _keep(
-    at: str, item: dict[str, Any], root: Path, allowed: Mapping[str, set[str]]
-) -> Iterator[Row]:
-    """Yield the row if the filter lets it pass."""
+def _keep(at: str, item: dict[str, Any], allowed: Mapping[str, set[str]]) -> bool:
+    """Tell whether the filter lets a row pass."""
     absent = [column for column in allowed if column not in item]
     if absent:
-        raise FormatError(f"{at}: no column {', '.join(absent)} to filter by; has {', '.join(item)}")
-    if all(str(item[column]) in values for column, values in allowed.items()):
-        yield _row(at, dict(item), root)
+        raise FormatError(
+            f"{at}: no column {', '.join(absent)} to filter by, but {', '.join(item)}"
+        )
+    return all(str(item[column]) in values for column, values in allowed.items())
 
 
 def _row(at: str, item: dict[str, Any], root: Path) -> Row:
@@ -157,10 +160,8 @@ def _row(at: str, item: dict[str, Any], root: Path) -> Row:
     if not names:
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
     sound = _text(at, names[0], item.pop(names[0]))
-    if "captions" in item:
-        captions = _captions(at, item.pop("captions"))
-    else:
-        captions = (_caption(at, item),)
+    listed = item.pop("captions", None)
+    captions = (_caption(at, item),) if listed is None else _captions(at, listed)
     return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()})
 
 

@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from reclap import checkpoint, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, SkippedWarning
+from reclap.errors import FormatError, SkippedWarning, one_line
 from reclap.results import Classification, Timeline
 from reclap.text import Tokenizer, check_texts
 
@@ -39,7 +39,7 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _shape_of(folder: Path, config: ClapConfig, **changes: Any) -> "core.Model":
+def _core_of(folder: Path, config: ClapConfig, **changes: Any) -> "core.Model":
     """Return the core's model of a configuration, without parameters.
 
     Raises
@@ -104,7 +104,7 @@ class TextEncoder:
         self.folder = folder
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
-        self._core = _shape_of(folder, self.config, audio=None, text_head=0, dim=width)
+        self._core = _core_of(folder, self.config, audio=None, text_head=0, dim=width)
         wanted = [(n, s) for n, s, _ in self._core.parameters() if n != "logit_scale"]
         arrays = checkpoint.read_parameters(folder, wanted)
         self._core.bind([*arrays, np.zeros((), np.float32)])
@@ -149,7 +149,7 @@ class Model:
         self.threads = default_threads() if threads is None else threads
         self._source = source
         self._tokenizer = tokenizer
-        self._core = _shape_of(source, config)
+        self._core = _core_of(source, config)
         self._core.bind(parameters)
         self._core.pack()
         self._context = core.Context(self.threads)
@@ -163,7 +163,7 @@ class Model:
     def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
         """Load a model folder; see `load`."""
         config = checkpoint.read_config(folder)
-        wanted = [(name, shape) for name, shape, _ in _shape_of(folder, config).parameters()]
+        wanted = [(name, shape) for name, shape, _ in _core_of(folder, config).parameters()]
         parameters = checkpoint.read_parameters(folder, wanted)
         tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, config.text.max_tokens)
         return cls(config, parameters, tokenizer, folder, threads)
@@ -209,8 +209,7 @@ class Model:
         """
         rows, faults = self._embed(sources.as_list(source), rate, errors, progress)
         if faults:
-            shown = "; ".join(itertools.islice(faults.values(), 5))
-            warnings.warn(f"skipped {len(faults)}: {shown}", SkippedWarning, stacklevel=2)
+            warnings.warn(SkippedWarning(faults), stacklevel=2)
         return rows
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
@@ -258,12 +257,12 @@ class Model:
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
         for row, parts in zip(rows, embedded, strict=True):
             if parts:
-                row[:] = _pool(np.stack(parts))
+                row[:] = _pool(np.stack(parts))[0]
         return rows, faults
 
     def _windows(
         self, items: list[Any], rate: int | None, progress: bool
-    ) -> Iterator[tuple[int, Floats | Exception]]:
+    ) -> Generator[tuple[int, Floats | Exception], None, None]:
         """Yield each window with the place of its sound, or what is wrong with the sound."""
         from tqdm import tqdm  # here, because importing reclap should stay cheap
 
@@ -478,7 +477,7 @@ def _without_faults(
         elif faults is None:
             raise window
         else:
-            faults[i] = str(window)
+            faults[i] = one_line(window)
 
 
 def _starts(length: int, size: int, step: int) -> npt.NDArray[np.int64]:
@@ -489,10 +488,8 @@ def _starts(length: int, size: int, step: int) -> npt.NDArray[np.int64]:
 
 
 def _pool(rows: Floats) -> Floats:
-    if len(rows) == 1:
-        return rows[0]
-    mean: Floats = core.class_vectors(rows, [0, len(rows)])[0]
-    return mean
+    """Return the normalised mean of unit rows; a single row as it is."""
+    return rows if len(rows) == 1 else core.class_vectors(rows, [0, len(rows)])
 
 
 def _prompts(labels: Labels, template: str) -> dict[str, list[str]]:

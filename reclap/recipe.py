@@ -134,7 +134,13 @@ class Run:
 
     def check(self) -> None:
         """Refuse what cannot work."""
-        for name, least in (("steps", 1), ("seed", 0), ("save_every", 1), ("keep", 1), ("threads", 0)):
+        for name, least in {
+            "steps": 1,
+            "seed": 0,
+            "save_every": 1,
+            "keep": 1,
+            "threads": 0,
+        }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
@@ -199,7 +205,8 @@ class Recipe:
             raise FormatError(f"{where}: expected sections, got {type(data).__name__}")
         unknown = sorted(set(data) - set(_SECTIONS))
         if unknown:
-            raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(_SECTIONS)}")
+            known = ", ".join(_SECTIONS)
+            raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {known}")
         parts = {
             name: from_mapping(part, data.get(name, {}), f"{where}: {name}")
             for name, part in _SECTIONS.items()
@@ -230,7 +237,8 @@ class Recipe:
                 del data[section][key]
         data["data"]["manifest"] = _sha256(Path(self.data.manifest))
         data["model"]["text"] = _sha256(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
-        return json.loads(json.dumps(data))  # tuples become lists, as in a file
+        plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
+        return plain
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -313,7 +321,7 @@ def _override(text: str) -> tuple[Sequence[str], Any]:
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     if keys in _PATHS and isinstance(parsed, str) and parsed:
-        parsed = os.path.abspath(parsed)
+        parsed = os.path.normpath(Path.cwd() / parsed)
     return keys, parsed
 
 

@@ -1,5 +1,7 @@
-"""What naming sounds returns. Cosine, logit and probability are three different things:
-a logit is the model's temperature times a cosine, probabilities are the softmax of logits.
+"""What naming sounds returns.
+
+Cosine, logit and probability are three different things: a logit is the model's temperature times
+a cosine, probabilities are the softmax of logits.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 def softmax(logits: Floats) -> Floats:
     """Return the softmax along the last axis."""
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)
 
 
@@ -32,8 +34,12 @@ class Classification:
         All labels, in the order given.
     scores : ndarray of float32, shape (labels,)
         Cosine of the sound with each label, in the order given.
+    order : ndarray of int32, shape (k,)
+        Places of the best labels, best first.
+    logit_scale : float
+        Factor from cosines to logits.
     error : str or None
-        Why there are no scores.
+        Why there are no scores; then `scores` and `order` are empty.
     """
 
     file: str
@@ -66,7 +72,10 @@ class Classification:
         return softmax(np.float32(self.logit_scale) * self.scores)
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``{"file": ..., "labels": [{"label", "score", "probability"}, ...]}``, best first."""
+        """Return ``{"file", "labels": [{"label", "score", "probability"}, ...]}``, best first.
+
+        The score is the cosine. A sound that could not be read has ``"error"`` for ``"labels"``.
+        """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
         best = [

@@ -3,7 +3,7 @@
 import numbers
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -89,7 +89,7 @@ def _name(error: Exception, name: str) -> None:
 
 def features(
     items: Sequence[Any], rate: int | None, front: AudioConfig, threads: int
-) -> Iterator[Floats | Exception]:
+) -> Generator[Floats | Exception, None, None]:
     """Yield the log-mel windows of each sound in order, or why it has none.
 
     Parameters

@@ -36,7 +36,18 @@ def check_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
             raise TypeError(f"{name}[{i}]: expected a string, got {type(text).__name__}")
         if not text.strip():
             raise ValueError(f"{name}[{i}] is empty")
+        if not _is_unicode(text):
+            raise ValueError(f"{name}[{i}]: not valid Unicode: {text!r}")
     return items
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether there are no lone surrogates, as file names with stray bytes bring them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Tokenizer:
@@ -58,9 +69,9 @@ class Tokenizer:
     def __init__(self, path: Path, max_tokens: int) -> None:
         import tokenizers  # here, because it takes 50 ms
 
-        text = path.read_text("utf-8")
+        data = path.read_bytes()
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # the library raises bare exceptions
             raise FormatError(f"{path}: not a tokenizer: {error}") from error
         self._tokenizer.no_padding()

@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+import folders
 import numpy as np
 import pytest
+
+import reclap
+import reclap.checkpoint
 
 
 def _find_shared() -> Path:
@@ -35,3 +39,33 @@ def real_clips(shared: Path) -> list[Path]:
     """Return twenty real clips, two of every class of ESC-10, and the stereo recordings."""
     ogg = sorted((shared / "audio" / "esc10").glob("*/*.ogg"))[::16]
     return [*ogg, *sorted((shared / "audio" / "stereo").glob("*.wav"))]
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a complete model folder of a few kilobytes with random weights; not to be changed."""
+    return folders.write_folder(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="session")
+def small(small_folder: Path) -> reclap.Model:
+    """Return the model of that folder."""
+    return reclap.load(small_folder, threads=2)
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return seven WAV files of 0.3 to 3.6 s, which is up to four windows of the small model."""
+    folder = tmp_path_factory.mktemp("tones")
+    return [
+        folders.write_wav(folder / f"{i}.wav", folders.tone(200 * 1.5**i, 0.3 + 0.55 * (i * 3 % 7)))
+        for i in range(7)
+    ]
+
+
+@pytest.fixture(scope="session")
+def mini() -> reclap.Model:
+    """Return the bundled model."""
+    if not (reclap.checkpoint.resolve("mini") / "model.safetensors").exists():
+        pytest.skip("the bundled model's audio tower is not trained yet")
+    return reclap.load("mini")

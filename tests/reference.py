@@ -1,5 +1,7 @@
 """The formulas of the C kernels in float64, as short as the papers state them."""
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.special import ndtr  # the normal distribution's Phi
 
@@ -232,7 +234,7 @@ def adamw(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale=1.0)
 
 def class_vectors(prompts, first):
     unit = l2norm(prompts)
-    return l2norm(np.stack([unit[a:b].mean(0) for a, b in zip(first, first[1:], strict=False)]))
+    return l2norm(np.stack([unit[a:b].mean(0) for a, b in pairwise(first)]))
 
 
 def top_k(scores, k):

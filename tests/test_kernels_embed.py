@@ -29,7 +29,9 @@ def test_lookup_rejects_ids_outside_the_table(rng):
 @pytest.mark.parametrize(("window", "heads"), [(1, 1), (2, 3), (3, 1), (8, 4), (7, 5)])
 def test_relpos_matches_formula(rng, window, heads):
     table, dbias = f32(rng, (2 * window - 1) ** 2, heads), f32(rng, heads, window**2, window**2)
-    np.testing.assert_array_equal(core.relpos_forward(table, window), reference.relpos(table, window))
+    np.testing.assert_array_equal(
+        core.relpos_forward(table, window), reference.relpos(table, window)
+    )
     want = reference.relpos_backward(dbias, window)
     assert_close(core.relpos_backward(dbias, window), want, terms=window**2)
 

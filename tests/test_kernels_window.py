@@ -38,7 +38,9 @@ def test_fold_puts_later_quarters_below_and_low_mels_first():
 
 
 @pytest.mark.parametrize("call", ["window_index", "window_mask", "patch_index"])
-@pytest.mark.parametrize("sizes", [(0, 0, 0), (8, 0, 0), (4, 8, 0), (8, -2, 0), (-8, 2, 0), (9, 2, 5)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 0, 0), (8, 0, 0), (4, 8, 0), (8, -2, 0), (-8, 2, 0), (9, 2, 5)]
+)
 def test_tables_reject_sizes_that_do_not_divide(call, sizes):
     with pytest.raises(ValueError, match="expected"):
         getattr(core, call)(*sizes)

@@ -1,6 +1,7 @@
 """Both towers, their gradients and training steps against independent implementations."""
 
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,6 +23,11 @@ from reclap._libraries import core
 torch = pytest.importorskip("torch")
 torch_htsat = pytest.importorskip("torch_htsat")
 pytestmark = pytest.mark.torch
+torch.set_num_threads(1)  # its idle threads spin, and would be timed against ours
+
+# Between unit vectors of float32 towers; ten times what was measured (2.4e-7), far below what two
+# clips of a random model are apart (2e-3).
+UNIT = 2e-6
 
 # ---- The audio tower at inference --------------------------------------------------------------
 
@@ -29,7 +35,7 @@ TINY = AUDIO | {"mels": 64, "spec_size": 256, "window": 8, "embed": 96, "depths"
 TINY["heads"] = [4, 8, 16, 32]
 BASE = TINY | {"embed": 128, "depths": [2, 2, 12, 2]}
 
-RENAMES = (  # LAION to transformers, in order: clap-family.md, section 5.4
+RENAMES = (  # LAION to transformers, in this order (convert_clap_original_pytorch_to_hf.py)
     ("audio_branch", "audio_model.audio_encoder"),
     ("attn", "attention.self"),
     ("self.proj", "output.dense"),
@@ -44,10 +50,14 @@ RENAMES = (  # LAION to transformers, in order: clap-family.md, section 5.4
 
 
 def hf_names(name):
-    """Where transformers keeps a parameter; q, k and v one by one."""
+    """Return where transformers keeps a parameter; q, k and v one by one."""
     for ours, theirs in RENAMES:
         name = name.replace(ours, theirs)
-    return [name.replace("qkv", part) for part in ("query", "key", "value")] if "qkv" in name else [name]
+    return (
+        [name.replace("qkv", part) for part in ("query", "key", "value")]
+        if "qkv" in name
+        else [name]
+    )
 
 
 def hf_audio(config):
@@ -120,8 +130,8 @@ def test_audio_tower_matches_transformers(rng, config, frames, b):
     plain = model.audio(context, mel)
     model.pack()
     packed = model.audio(context, mel)
-    assert np.abs(plain - want).max() <= 2e-5
-    assert np.abs(packed - want).max() <= 2e-5
+    assert np.abs(plain - want).max() <= UNIT
+    assert np.abs(packed - want).max() <= UNIT
     assert context.stats()["slow"] == 0
 
 
@@ -132,9 +142,9 @@ def test_audio_tower_matches_its_formula_in_float64(rng):
         mel = decibels(rng, 2)
         x = torch_htsat.features(p, torch.from_numpy(mel.astype(np.float64)), config)
         got = model.audio(core.Context(1), mel, features=True)
-        assert np.abs(got - x.numpy()).max() <= 2e-5 * np.abs(x.numpy()).max()
+        assert np.abs(got - x.numpy()).max() <= UNIT * np.abs(x.numpy()).max()
         y = torch_htsat.head(p, "audio_projection", x, MLP)
-        assert np.abs(model.audio(core.Context(1), mel) - y.numpy()).max() <= 2e-5
+        assert np.abs(model.audio(core.Context(1), mel) - y.numpy()).max() <= UNIT
 
 
 # ---- The text tower ----------------------------------------------------------------------------
@@ -213,16 +223,18 @@ def test_text_tower_matches_transformers(rng, size, pool):
     lengths = [77, 1, 5, 64, 2, 16, 33, 1, 76]
     ids = [rng.integers(0, size[0], n, dtype=np.int32) for n in lengths]
     with torch.no_grad():
-        states = [bert(torch.from_numpy(i.astype(np.int64))[None]).last_hidden_state[0] for i in ids]
+        states = [
+            bert(torch.from_numpy(i.astype(np.int64))[None]).last_hidden_state[0] for i in ids
+        ]
     want = unit(np.stack([(s.mean(0) if pool == 0 else s[0]).numpy() for s in states]))
     model = same_text_model(bert, config, pool)
     packed, first = np.concatenate(ids), np.cumsum([0, *lengths])
     context = core.Context(2)
-    assert np.abs(model.text(context, packed, first) - want).max() <= 1e-5
+    assert np.abs(model.text(context, packed, first) - want).max() <= UNIT
     model.pack()
     got = model.text(context, packed, first)
-    assert np.abs(got - want).max() <= 1e-5
-    assert np.abs(unit(model.text(context, packed, first, features=True)) - want).max() <= 1e-5
+    assert np.abs(got - want).max() <= UNIT
+    assert np.abs(unit(model.text(context, packed, first, features=True)) - want).max() <= UNIT
     back = np.cumsum([0, *lengths[::-1]])  # the order of the rows is the order of the texts
     reversed_ = model.text(context, np.concatenate(ids[::-1]), back)[::-1]
     assert np.abs(got - reversed_).max() <= 1e-6
@@ -251,7 +263,7 @@ def test_text_embedding_does_not_depend_on_the_batch(rng):
     ids, first = rng.integers(0, 101, lengths.sum()), np.cumsum([0, *lengths])
     context = core.Context(2)
     together = model.text(context, ids, first)
-    for i, (a, b) in enumerate(zip(first, first[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(first)):
         alone = model.text(context, ids[a:b], [0, b - a])[0]
         assert np.abs(together[i] - alone).max() <= 1e-6
 
@@ -304,7 +316,9 @@ def test_one_model_serves_many_threads(rng):
 
 # ---- Gradients ---------------------------------------------------------------------------------
 
-INACTIVE = AUDIO | {"window": 16}  # a window as large as the grid: nothing is shifted, nothing masked
+INACTIVE = AUDIO | {
+    "window": 16
+}  # a window as large as the grid: nothing is shifted, nothing masked
 ONE_STAGE = AUDIO | {"depths": [3], "heads": [3]}
 
 
@@ -319,7 +333,7 @@ def double(x):
     return torch.from_numpy(np.asarray(x, np.float64))
 
 
-def assert_gradients_match(model, trainer, p, limit=1e-3):
+def assert_gradients_match(model, trainer, p, limit=1e-4):
     for (name, _, kind), got in zip(model.parameters(), trainer.buffers(1), strict=True):
         if kind == STATISTIC:
             assert not got.any()
@@ -404,7 +418,9 @@ def test_ten_steps_follow_torch(rng, threads):
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), eps=1e-6)
     trainer = core.Trainer(model, threads)
-    batches = [(decibels(rng, 6), rng.standard_normal((6, 24)).astype(np.float32)) for _ in range(3)]
+    batches = [
+        (decibels(rng, 6), rng.standard_normal((6, 24)).astype(np.float32)) for _ in range(3)
+    ]
     for step in range(10):
         mel, text = batches[step % 3]
         optimizer.zero_grad()
@@ -493,12 +509,8 @@ def test_gradient_with_draws_matches_finite_difference(rng, kind):
             x[...] = x0 + h * d
         return trainer.gradients(mel, text, 9, 3)["loss"]
 
-    def difference(h):
-        return (loss_at(h) - loss_at(-h)) / (2 * h)
-
-    h = 2e-3
-    got = (4 * difference(h) - difference(2 * h)) / 3  # Richardson: the cubic term cancels
-    assert got == pytest.approx(slope, rel=2e-3)
+    h = 3e-4  # larger steps cross the kinks of ReLU, smaller ones meet the rounding of the loss
+    assert (loss_at(h) - loss_at(-h)) / (2 * h) == pytest.approx(slope, rel=1e-3)
 
 
 def test_dropping_a_path_drops_the_whole_clip(rng):
@@ -567,7 +579,7 @@ def test_bind_names_the_parameter_that_does_not_fit(rng):
         model.bind(arrays[:1])
     with pytest.raises(ValueError, match=r"audio_branch.bn0.weight: expected shape \(16,\)"):
         model.bind([np.zeros(3, np.float32), *arrays[1:]])
-    with pytest.raises(TypeError, match="bn0.weight: expected contiguous float32"):
+    with pytest.raises(TypeError, match=r"bn0\.weight: expected contiguous float32"):
         model.bind([arrays[0].astype(np.float64), *arrays[1:]])
     model.bind(arrays)
 
@@ -595,13 +607,13 @@ def test_towers_refuse_what_does_not_fit(rng):
     assert model.text(context, [], [0]).shape == (0, 20)
     with pytest.raises(ValueError, match="no text tower"):
         new_model(rng)[0].text(context, [1], [0, 1])
-    with pytest.raises(ValueError, match="threads: expected 1 to 4096, got 0"):
+    with pytest.raises(ValueError, match="threads: expected 1 to 1024, got 0"):
         core.Context(0)
 
 
 def test_trainer_refuses_what_does_not_fit(rng):
     model, _ = new_model(rng)
-    with pytest.raises(ValueError, match="threads: expected 1 to 4096"):
+    with pytest.raises(ValueError, match="threads: expected 1 to 1024"):
         core.Trainer(model, 0)
     trainer = core.Trainer(model, 1)
     mel = decibels(rng, 2)

@@ -1,8 +1,8 @@
 """HTS-AT, projection heads and loss in plain PyTorch: the formulas, in the order of the paper.
 
-Written from shared/spec/clap-family.md alone, to stand against the C towers. Parameters are a
-dictionary by LAION's names. Random draws of training are asked from a callable, so that both sides
-can drop the same things.
+Written from the papers and LAION's clap_module/htsat.py, to stand against the C towers. Parameters
+are a dictionary by LAION's names. Random draws of training are asked from an object, so that both
+sides can drop the same things.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ class NoDraws:
 
 
 class CoreDraws:
-    """What the C core drops at (seed, step), from its numbers `draws(kind, n, seed, step, site)`."""
+    """What the C core drops at (seed, step), from its numbers draws(kind, n, seed, step, site)."""
 
     def __init__(self, core, config, seed, step):
         self.core, self.config, self.at = core, config, (seed, step)
@@ -39,7 +39,9 @@ class CoreDraws:
     def stripes(self, x):
         c, x = self.config, x.clone()
         u = self.uniform(256 * len(x), 1)
-        kinds = [(0, c["time_width"])] * c["time_stripes"] + [(1, c["freq_width"])] * c["freq_stripes"]
+        kinds = [(0, c["time_width"])] * c["time_stripes"] + [(1, c["freq_width"])] * c[
+            "freq_stripes"
+        ]
         for clip in range(len(x)):
             for k, (axis, most) in enumerate(kinds):
                 length = x.shape[1 + axis]
@@ -103,7 +105,9 @@ def block(p, at, x, heads, window, shift, eps, drop, number):
     def dropped(branch, which):
         return drop.drop_path(drop.dropout(branch, number, which), number, which)
 
-    x = x + dropped(attention(p, at + "attn.", norm(p, at + "norm1", x, eps), heads, window, mask), 0)
+    x = x + dropped(
+        attention(p, at + "attn.", norm(p, at + "norm1", x, eps), heads, window, mask), 0
+    )
     hidden = F.gelu(linear(p, at + "mlp.fc1", norm(p, at + "norm2", x, eps)))
     x = x + dropped(linear(p, at + "mlp.fc2", hidden), 2)
     return torch.roll(reverse(x, window, side), (shift, shift), (1, 2))

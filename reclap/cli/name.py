@@ -1,0 +1,111 @@
+"""``reclap classify`` and ``reclap timeline``: name sounds by text."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reclap.cli import options
+from reclap.cli.options import Commands
+from reclap.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from reclap.results import Classification, Timeline
+
+__all__ = ["add_classify", "add_timeline"]
+
+
+def add_classify(commands: Commands) -> None:
+    """Add the command."""
+    p = commands.add_parser("classify", help="name each of some sounds")
+    options.add_files(p)
+    options.add_labels(p)
+    options.add_model(p)
+    p.add_argument("--top-k", type=options.positive, default=5, help="labels shown (default: 5)")
+    p.add_argument("--json", action="store_true", help="one JSON object a line")
+    p.set_defaults(run=_run_classify)
+
+
+def _run_classify(args: argparse.Namespace) -> int:
+    files, labels = options.files_of(args), options.labels_of(args)
+    results = options.load_model(args).classify(
+        files,
+        labels,
+        args.top_k,
+        template=args.template,
+        errors=args.errors,
+        progress=options.is_watched(len(files)),
+    )
+    if args.json:
+        for result in results:
+            print(json.dumps(result.to_json()))
+    else:
+        rows = [row for result in results for row in _rows(result)]
+        print_table(("file", "label", "probability", "cosine"), rows)
+    return int(any(result.error is not None for result in results))
+
+
+def _rows(result: "Classification") -> list[tuple[str, ...]]:
+    """Return the best labels of one file, whose name stands in the first row only."""
+    if result.error is not None:
+        reason = result.error.removeprefix(f"{result.file}: ")
+        return [(result.file, f"error: {reason}", "", "")]
+    return [
+        (
+            "" if n else result.file,
+            result.labels[i],
+            f"{result.probabilities[i]:.3f}",
+            f"{result.scores[i]:.3f}",
+        )
+        for n, i in enumerate(result.order)
+    ]
+
+
+def add_timeline(commands: Commands) -> None:
+    """Add the command."""
+    p = commands.add_parser("timeline", help="name a sound along time")
+    p.add_argument("file", metavar="FILE", help="sound file")
+    options.add_labels(p)
+    options.add_model(p)
+    p.add_argument("--window", type=float, metavar="S", help="seconds (default: the model's)")
+    p.add_argument("--hop", type=float, metavar="S", help="seconds (default: half a window)")
+    p.add_argument("--json", action="store_true", help="one JSON object a line and window")
+    p.add_argument("--plot", type=Path, metavar="PNG", help="draw a picture (extra: plot)")
+    p.set_defaults(run=_run_timeline)
+
+
+def _run_timeline(args: argparse.Namespace) -> int:
+    if args.plot is not None:
+        from reclap import plots  # first of all: it may ask for a library
+    labels = options.labels_of(args)
+    timeline = options.load_model(args).timeline(
+        args.file,
+        labels,
+        args.window,
+        args.hop,
+        template=args.template,
+        progress=options.is_watched(),
+    )
+    if args.json:
+        for window in timeline.to_json():
+            print(json.dumps(window))
+    else:
+        print_table(("start", "end", "label", "probability", "cosine"), _windows(timeline))
+    if args.plot is not None:
+        plots.save_timeline(timeline, args.plot)
+    return 0
+
+
+def _windows(timeline: "Timeline") -> list[tuple[str, ...]]:
+    """Return the best label of each window."""
+    best = timeline.scores.argmax(axis=1)
+    return [
+        (
+            f"{start:.2f}",
+            f"{end:.2f}",
+            timeline.labels[i],
+            f"{timeline.probabilities[n, i]:.3f}",
+            f"{timeline.scores[n, i]:.3f}",
+        )
+        for n, (i, (start, end)) in enumerate(zip(best, timeline.seconds, strict=True))
+    ]

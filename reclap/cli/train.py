@@ -1,0 +1,45 @@
+"""``reclap train``: train a model as a recipe says."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from reclap.cli import options
+from reclap.cli.options import Commands
+
+__all__ = ["add_train"]
+
+INTERRUPTED = 130
+
+
+def add_train(commands: Commands) -> None:
+    """Add the command."""
+    p = commands.add_parser("train", help="train a model as a recipe says")
+    p.add_argument("recipe", metavar="RECIPE", type=Path, help="TOML file")
+    p.add_argument("--out", metavar="DIR", type=Path, required=True, help="checkpoints and log")
+    p.add_argument("--resume", action="store_true", help="continue the run that DIR holds")
+    p.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="change a setting of the recipe; may be repeated",
+    )
+    options.add_threads(p)
+    p.set_defaults(run=_run_train)
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    from reclap import recipe, train
+
+    threads = [] if args.threads is None else [f"run.threads={args.threads}"]
+    plan = recipe.load(args.recipe, [*args.settings, *threads])
+    result = train.train(plan, args.out, resume=args.resume, progress=options.is_watched())
+    if result.interrupted:
+        print(f"reclap: stopped after step {result.step}; --resume continues", file=sys.stderr)
+        return INTERRUPTED
+    accuracy = "" if math.isnan(result.accuracy) else f", accuracy {result.accuracy:.3f}"
+    print(f"{result.folder}: {result.step} steps, loss {result.loss:.4f}{accuracy}")
+    return 0

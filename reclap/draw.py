@@ -1,0 +1,24 @@
+"""Random numbers as a pure function of what they are for."""
+
+import numpy as np
+
+__all__ = ["INIT", "ITEM", "NOISE", "ORDER", "PLAN", "POOL", "generator"]
+
+# What a generator is for; streams of different purposes never meet.
+ITEM, ORDER, PLAN, POOL, NOISE, INIT = range(6)
+
+
+def generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
+    """Return random numbers that depend on nothing but the arguments.
+
+    Parameters
+    ----------
+    seed : int
+        Of the run, 0 to 2**64 - 1.
+    purpose : int
+        One of the constants of this module.
+    *place : int
+        Up to three numbers: step, item and the like.
+    """
+    counter = [0, *reversed(place), *[0] * (3 - len(place))]
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))

@@ -1,0 +1,59 @@
+"""Pictures; they need matplotlib, the extra ``plot``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap import checkpoint
+from reclap.errors import ReclapError
+
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise ReclapError("pictures need matplotlib: pip install 'reclap[plot]'") from error
+
+if TYPE_CHECKING:
+    from reclap.results import Timeline
+
+__all__ = ["save_timeline"]
+
+
+def save_timeline(timeline: "Timeline", path: Path) -> None:
+    """Draw a row for each label along time, coloured by its probability.
+
+    Parameters
+    ----------
+    timeline : Timeline
+        What `Model.timeline` returns.
+    path : Path
+        Replaced; its suffix chooses the format.
+
+    Raises
+    ------
+    ValueError
+        If matplotlib does not know the format.
+    OSError
+        If the file cannot be written.
+    """
+    count = len(timeline.labels)
+    figure = Figure(figsize=(9, 1.4 + 0.3 * count), layout="constrained")
+    axes = figure.add_subplot()
+    edges = _edges(timeline.seconds)
+    picture = timeline.probabilities.T
+    mesh = axes.pcolormesh(edges, np.arange(count + 1), picture, vmin=0, vmax=1, cmap="Blues")
+    axes.set_yticks(np.arange(count) + 0.5, timeline.labels)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("seconds")
+    axes.set_title(Path(timeline.file).name, loc="left")
+    figure.colorbar(mesh, label="probability", pad=0.01)
+    with checkpoint.atomic(path) as f:
+        figure.savefig(f, format=path.suffix[1:].lower() or "png", dpi=150)
+
+
+def _edges(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return where one window's column gives way to the next: half-way between their centres."""
+    centre = seconds.mean(axis=1)
+    return np.concatenate([seconds[:1, 0], (centre[1:] + centre[:-1]) / 2, seconds[-1:, 1]])

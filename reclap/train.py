@@ -1,0 +1,383 @@
+"""Train a model by a recipe: initial values, schedule, loop, log, checkpoints, continuation.
+
+An output folder holds ``log.jsonl``, ``captions.safetensors`` (what the frozen text tower makes of
+the captions) and folders like ``step-0000001000``: complete models, and beside these
+``state.safetensors`` (weights, moments) and ``state.json`` (step, recipe). The link ``last`` names
+the newest one and changes only when all of it is on disk, so a run that is killed at any moment can
+be continued.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap import checkpoint, manifest
+from reclap import recipe as recipes
+from reclap.data import Batch, Batches, Loader
+from reclap.errors import FormatError
+from reclap.evaluate import ZeroShot
+from reclap.learner import STATE, Learner
+from reclap.model import TextEncoder, default_threads
+from reclap.recipe import Recipe
+
+__all__ = ["Result", "train"]
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+LAST, LOG, CAPTIONS = "last", "log.jsonl", "captions.safetensors"
+STATE_INFO = "state.json"
+_OURS = (LAST, LOG, CAPTIONS)
+_CHUNK = 128  # texts embedded in one call
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes
+    ----------
+    folder : Path
+        The last checkpoint, a model folder.
+    step : int
+        Steps done, those before a continuation included.
+    interrupted : bool
+        A signal ended it before the last step.
+    loss : float
+        Of the last step; NaN if none was done.
+    accuracy : float
+        Of the last evaluation; NaN if there was none.
+    """
+
+    folder: Path
+    step: int
+    interrupted: bool
+    loss: float
+    accuracy: float
+
+
+def train(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    progress: bool = False,
+) -> Result:
+    """Train a model.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        See `reclap.recipe.load`.
+    out : path
+        Folder for checkpoints and log; made if absent.
+    resume : bool
+        Continue the run that `out` holds, bit for bit as if it had not been interrupted; start
+        it if there is no checkpoint yet. Without it a folder that holds anything is refused.
+    progress : bool
+        Show progress bars on standard error.
+
+    Returns
+    -------
+    Result
+        SIGINT and SIGTERM end the run after the current step, with a checkpoint.
+
+    Raises
+    ------
+    FileExistsError
+        If `out` is not empty, without `resume`.
+    FormatError
+        If the manifest, a sound or the recipe is at fault, or if `resume` meets a run of another
+        recipe; the message names the settings that differ.
+    OSError
+        If `out` cannot be written. The last complete checkpoint stays usable.
+    ValueError
+        If the loss is no longer finite.
+    """
+    out = Path(out)
+    folder = _find_last(out, resume=resume)
+    text = checkpoint.resolve(recipe.model.text)
+    identity = recipe.identity(text)
+    threads = recipe.run.threads or default_threads()
+    first = _check_continuation(folder, identity, threads) if folder else 0
+    encoder = TextEncoder(text, threads)
+    config = recipe.model.config(encoder.config.text)
+    rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
+    batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
+    learner = Learner(config, recipe, threads)
+    if folder:
+        learner.load(folder)
+    exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
+    out.mkdir(parents=True, exist_ok=True)
+    _tidy(out, first)
+    captions = _Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
+    run = _Loop(recipe, out, text, identity, learner, exam, captions)
+    return run.go(batches, first, progress=progress)
+
+
+# ---- Captions ------------------------------------------------------------------------------
+
+
+class _Captions:
+    """Features of captions: of all that are known beforehand, kept in a file; others on demand.
+
+    Features of a text may differ in the last bit with the texts beside it, so the ones in the file
+    are never computed again, and the others always alone.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, texts: Sequence[str], path: Path, *, progress: bool
+    ) -> None:
+        self._encoder = encoder
+        self._place = {text: i for i, text in enumerate(texts)}
+        digest = hashlib.sha256(json.dumps(texts).encode()).digest()
+        have = checkpoint.read_tensors(path) if path.exists() else {}
+        if "digest" not in have or bytes(have["digest"]) != digest:
+            features = self._embed(texts, progress=progress)
+            have = {"digest": np.frombuffer(digest, np.uint8), "features": features}
+            checkpoint.write_tensors(path, have)
+        self._features: Floats = have["features"]
+
+    def _embed(self, texts: Sequence[str], *, progress: bool) -> Floats:
+        from tqdm import tqdm
+
+        parts = []
+        with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
+            for start in range(0, len(texts), _CHUNK):
+                parts.append(self._encoder.features(texts[start : start + _CHUNK]))
+                bar.update(len(parts[-1]))
+        features: Floats = np.concatenate(parts)
+        return features
+
+    def __call__(self, texts: Sequence[str]) -> Floats:
+        """Return the features of texts, shape (n, width)."""
+        features: Floats = np.stack([self._one(text) for text in texts])
+        return features
+
+    def _one(self, text: str) -> Floats:
+        place = self._place.get(text)
+        row: Floats = self._encoder.features([text])[0] if place is None else self._features[place]
+        return row
+
+
+# ---- The loop --------------------------------------------------------------------------------
+
+
+class _Loop:
+    """Steps, log lines, evaluations and checkpoints of one run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        text: Path,
+        identity: Mapping[str, Any],
+        learner: Learner,
+        exam: ZeroShot | None,
+        captions: _Captions,
+    ) -> None:
+        self._recipe, self._out, self._text, self._identity = recipe, out, text, identity
+        self._learner, self._exam, self._captions = learner, exam, captions
+        self._loss = self._accuracy = math.nan
+
+    def go(self, batches: Batches, first: int, *, progress: bool) -> Result:
+        """Run from a step on; see `train`."""
+        from tqdm import tqdm
+
+        steps, done = self._recipe.run.steps, first
+        _truncate_log(self._out / LOG, first)
+        with (
+            (self._out / LOG).open("a", encoding="utf-8") as lines,
+            _Signals() as signals,
+            Loader(batches, first, steps) as loader,
+            tqdm(total=steps, initial=first, unit="step", disable=not progress) as bar,
+        ):
+            started = time.monotonic()
+            for batch in loader:
+                line = self._step(batch, batches.epoch(batch.step))
+                done, now = batch.step + 1, time.monotonic()
+                line["clips_per_s"] = round(len(batch.mel) / max(now - started, 1e-9), 1)
+                line["seconds"] = round(now - started, 4)
+                self._write(lines, line)
+                bar.update()
+                bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+                if self._exam and done % self._recipe.eval.every == 0:
+                    self._write(lines, {"step": done, "eval": self._examine(self._exam)})
+                if done % self._recipe.run.save_every == 0 or done == steps or signals.caught:
+                    os.fsync(lines.fileno())
+                    self._save(done)
+                if signals.caught:
+                    break
+                started = time.monotonic()
+        interrupted = done < steps
+        if interrupted:
+            log.warning("stopped by %s after step %d of %d", signals.caught, done, steps)
+        return Result(self._out / LAST, done, interrupted, self._loss, self._accuracy)
+
+    def _step(self, batch: Batch, epoch: int) -> dict[str, Any]:
+        made = self._learner.step(batch.step, batch.mel, self._captions(batch.captions))
+        self._loss = made["loss"]
+        return {"step": batch.step + 1, "epoch": epoch, **made}
+
+    def _examine(self, exam: ZeroShot) -> dict[str, Any]:
+        found = exam(self._learner)
+        self._accuracy = found["accuracy"]
+        return found
+
+    @staticmethod
+    def _write(lines: Any, line: Mapping[str, Any]) -> None:
+        lines.write(json.dumps(line) + "\n")
+        lines.flush()
+
+    def _save(self, step: int) -> None:
+        """Write a checkpoint, then let `LAST` name it, then remove old ones."""
+        folder = self._out / _name(step)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        last = self._out / LAST
+        text = last if last.exists() else self._text  # a link within one file system
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            learner = self._learner
+            checkpoint.save(temporary, learner.config, learner.tensors(), text.resolve(), link=True)
+            checkpoint.write_tensors(temporary / STATE, learner.state())
+            threads = self._recipe.run.threads or default_threads()
+            state = {"step": step, "threads": threads, "recipe": self._identity}
+            checkpoint.write_text(temporary / STATE_INFO, json.dumps(state, indent=1) + "\n")
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        temporary.rename(folder)
+        _sync(self._out)
+        _point(last, folder.name)
+        for old in sorted(self._out.glob("step-*"))[: -self._recipe.run.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(step: int) -> str:
+    """Return the folder name of a checkpoint; names sort as steps do."""
+    return f"step-{step:010d}"
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _point(link: Path, target: str) -> None:
+    """Let a symbolic link name another target, atomically."""
+    temporary = link.with_name(f".{link.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    _sync(link.parent)
+
+
+class _Signals:
+    """Catch SIGINT and SIGTERM; the second one interrupts at once.
+
+    Does nothing outside the main thread, where Python allows no handlers.
+    """
+
+    def __init__(self) -> None:
+        self.caught = ""
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = signal.Signals(number).name
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+
+# ---- Continuation ----------------------------------------------------------------------------
+
+
+def _find_last(out: Path, *, resume: bool) -> Path | None:
+    """Return the checkpoint to continue from, if any."""
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: expected a folder for checkpoints, there is a file")
+    if not out.is_dir() or not any(out.iterdir()):
+        return None
+    if not resume:
+        raise FileExistsError(f"{out}: not empty; continue its run with resume, or choose another")
+    if (out / LAST).is_dir():
+        return out / LAST
+    foreign = [p.name for p in out.iterdir() if not _is_ours(p.name)]
+    if foreign:
+        raise FileExistsError(f"{out}: no run to resume, but {', '.join(sorted(foreign)[:5])}")
+    return None
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith("step-") or name.endswith(".tmp")
+
+
+def _check_continuation(folder: Path, identity: Mapping[str, Any], threads: int) -> int:
+    """Return the step to continue from, refusing another recipe."""
+    path = folder / STATE_INFO
+    try:
+        state = json.loads(path.read_text("utf-8"))
+        step, was, had = int(state["step"]), dict(state["recipe"]), int(state["threads"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: not the state of a run: {error!r}") from error
+    changed = recipes.differences(was, identity)
+    if changed:
+        raise FormatError(f"{folder}: a run of another recipe. " + "; ".join(changed))
+    if had != threads:
+        log.warning("resumed with %d threads, begun with %d: last bits may differ", threads, had)
+    return step
+
+
+def _tidy(out: Path, step: int) -> None:
+    """Remove what a killed run left half-written, and checkpoints that `LAST` never named."""
+    for path in out.glob("step-*"):
+        if path.name > _name(step):
+            shutil.rmtree(path)
+    for path in out.glob(".*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Keep the lines up to a step."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
+    checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a log line, infinity for one that was cut."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return int(json.loads(line)["step"])
+    return math.inf

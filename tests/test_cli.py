@@ -1,0 +1,462 @@
+"""The command line, through `main` as a person's shell would call it."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import tone, write_wav
+
+import reclap
+from reclap import cli
+from reclap.cli import main
+
+
+@pytest.fixture
+def run(small_folder, capsys):
+    """Return a function that runs a command with the small model: status, output, errors."""
+
+    def call(command, *args, model=True):
+        chosen = ["--model", str(small_folder)] if model else []
+        status = main([command, *map(str, args), *chosen])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def _fails(result, *texts):
+    """Check for status 2, nothing on output, and one line on standard error."""
+    status, out, err = result
+    assert status == 2
+    assert out == ""
+    assert err.startswith("reclap: ")
+    assert err.count("\n") == 1
+    for text in texts:
+        assert text in err
+
+
+# ---- classify ------------------------------------------------------------------------------------
+
+
+def test_classify_prints_one_json_object_a_line(run, small, tones):
+    status, out, err = run("classify", *tones, "--labels", "rain,dog,clock", "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert lines == [r.to_json() for r in small.classify(tones, ["rain", "dog", "clock"])]
+
+
+def test_classify_prints_a_table(run, tones):
+    status, out, _ = run("classify", *tones[:2], "--labels", "rain,a church bell", "--top-k", 2)
+    head, *rows = out.splitlines()
+    assert status == 0
+    assert head.split() == ["file", "label", "probability", "cosine"]
+    assert len(rows) == 4
+    assert [row.startswith(" ") for row in rows] == [False, True, False, True]
+    assert len({len(row) for row in rows}) == 1  # aligned
+    assert float(rows[0].split()[-2]) >= float(rows[1].split()[-2])
+
+
+def test_classify_top_k_limits_the_labels(run, tones):
+    _, out, _ = run("classify", tones[0], "--labels", "a,b,c", "--top-k", 1, "--json")
+    assert len(json.loads(out)["labels"]) == 1
+
+
+def test_classify_takes_labels_from_several_places(run, tones, tmp_path):
+    (tmp_path / "labels.txt").write_text("\ufeffrain\n\n a church bell \n", "utf-8")
+    (tmp_path / "bank.json").write_text('{"rain": ["soft rain", "hard rain"], "dog": ["a dog"]}')
+    ways = {
+        ("--labels", " rain , dog ", "--labels", "clock"): {"rain", "dog", "clock"},
+        ("--labels-file", tmp_path / "labels.txt"): {"rain", "a church bell"},
+        ("--prompts", tmp_path / "bank.json"): {"rain", "dog"},
+    }
+    for way, want in ways.items():
+        status, out, _ = run("classify", tones[0], *way, "--json")
+        assert status == 0
+        assert {entry["label"] for entry in json.loads(out)["labels"]} == want
+
+
+def test_classify_template_changes_the_scores(run, tones):
+    plain = run("classify", tones[0], "--labels", "a,b", "--json")
+    other = run("classify", tones[0], "--labels", "a,b", "--template", "zzz {label}", "--json")
+    assert plain[1] != other[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--labels", "rain,,dog"], "--labels: label 2 is empty"),
+        (["--labels", "rain,"], "--labels: label 2 is empty"),
+        (["--labels", "rain, dog", "--labels", "dog"], "'dog' more than once"),
+        (["--labels-file", "{tmp}/none.txt"], "none.txt: No such file"),
+        (["--labels-file", "{tmp}/empty.txt"], "empty.txt: no label"),
+        (["--prompts", "{tmp}/empty.txt"], "empty.txt: "),
+        (["--prompts", "{tmp}/list.json"], "list.json: expected"),
+        (["--prompts", "{tmp}/number.json"], "number.json: a prompt is not a text"),
+        (["--prompts", "{tmp}/twice.json"], "twice.json: 'a' more than once"),
+        (["--labels", "a,b", "--template", "nothing"], "must contain {label}"),
+    ],
+)
+def test_classify_refuses_impossible_labels(run, tones, tmp_path, args, text):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "list.json").write_text('["a"]')
+    (tmp_path / "number.json").write_text('{"a": [3]}')
+    (tmp_path / "twice.json").write_text('{"a": ["b"], "a": ["c"]}')
+    _fails(run("classify", tones[0], *(a.replace("{tmp}", str(tmp_path)) for a in args)), text)
+
+
+def test_classify_stops_at_a_bad_file(run, tones):
+    _fails(run("classify", tones[0], "none.wav", "--labels", "a"), "none.wav: No such file")
+
+
+def test_classify_skips_a_bad_file_and_says_so(run, tones, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    files = [tones[0], tmp_path / "bad.wav", "none.wav", tones[1]]
+    status, out, _ = run("classify", *files, "--labels", "a,b", "--errors", "skip", "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [line["file"] for line in lines] == [str(file) for file in files]
+    assert ["error" in line for line in lines] == [False, True, True, False]
+    status, out, _ = run("classify", *files, "--labels", "a,b", "--errors", "skip")
+    assert status == 1
+    assert "none.wav" in out
+    assert "error: No such file or directory" in out
+
+
+def test_folder_needs_recursive(run, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    write_wav(tmp_path / "b.wav", tone(300))
+    write_wav(tmp_path / "deep" / "er" / "a.WAV", tone(400))
+    (tmp_path / "notes.txt").write_text("no sound")
+    _fails(run("classify", tmp_path, "--labels", "a"), "is a folder", "/*.wav", "--recursive")
+    status, out, _ = run("classify", tmp_path, "--labels", "a", "--recursive", "--json")
+    assert status == 0
+    assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["b.wav", "a.WAV"]
+
+
+def test_folder_without_sounds(run, tmp_path):
+    _fails(run("classify", tmp_path, "--labels", "a", "--recursive"), "no sound file below")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["nonsense"],
+        ["classify", "a.wav"],
+        ["classify", "--labels", "a"],
+        ["classify", "a.wav", "--labels", "a", "--labels-file", "b"],
+        ["classify", "a.wav", "--labels", "a", "--top-k", "0"],
+        ["classify", "a.wav", "--labels", "a", "--threads", "two"],
+        ["classify", "a.wav", "--labels", "a", "--errors", "ignore"],
+        ["embed", "a.wav"],
+        ["train", "a.toml"],
+    ],
+)
+def test_arguments_that_make_no_sense(args, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+    assert "usage: reclap" in capsys.readouterr().err
+
+
+def test_unknown_model(tones, capsys):
+    status = main(["classify", str(tones[0]), "--labels", "a", "--model", "maxi"])
+    _fails((status, *capsys.readouterr()), "maxi", "bundled: mini")
+
+
+# ---- timeline ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_clip(tmp_path):
+    return write_wav(tmp_path / "long.wav", np.concatenate([tone(200), tone(900), tone(3000)]))
+
+
+def test_timeline_prints_one_json_object_a_window(run, small, long_clip):
+    status, out, _ = run("timeline", long_clip, "--labels", "a,b", "--hop", 1.0, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [(line["start"], line["end"]) for line in lines] == [(0, 1), (1, 2), (2, 3)]
+    assert lines == small.timeline(long_clip, ["a", "b"], hop=1.0).to_json()
+
+
+def test_timeline_prints_a_table(run, long_clip):
+    status, out, _ = run("timeline", long_clip, "--labels", "a,b", "--window", 2)
+    head, *rows = out.splitlines()
+    assert status == 0
+    assert head.split() == ["start", "end", "label", "probability", "cosine"]
+    assert [row.split()[0] for row in rows] == ["0.00", "1.00"]
+
+
+def test_timeline_draws_a_picture(run, long_clip, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "picture.png"
+    status, _, _ = run("timeline", long_clip, "--labels", "a,b", "--plot", out)
+    assert status == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    unknown = run("timeline", long_clip, "--labels", "a,b", "--plot", tmp_path / "picture.xyz")
+    assert unknown[0] == 2
+    assert "xyz" in unknown[2]
+    assert not list(tmp_path.glob("*.xyz*"))
+
+
+def test_timeline_picture_needs_matplotlib(run, long_clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "reclap.plots", raising=False)
+    monkeypatch.delattr(reclap, "plots", raising=False)
+    _fails(
+        run("timeline", long_clip, "--labels", "a", "--plot", tmp_path / "p.png"), "reclap[plot]"
+    )
+
+
+def test_timeline_refuses_a_window_of_nothing(run, long_clip):
+    _fails(run("timeline", long_clip, "--labels", "a", "--window", 0), "window is 0")
+
+
+# ---- embed ---------------------------------------------------------------------------------------
+
+
+def test_embed_writes_rows_with_their_names_and_digest(run, small, tones, tmp_path):
+    status, out, _ = run("embed", *tones, "-o", tmp_path / "out.npz")
+    assert (status, out) == (0, "")
+    with np.load(tmp_path / "out.npz") as found:
+        assert set(found) == {"embeddings", "items", "kind", "model", "digest"}
+        np.testing.assert_array_equal(found["embeddings"], small.embed_audio(tones))
+        assert list(found["items"]) == [str(path) for path in tones]
+        assert str(found["digest"]) == small.digest
+        assert (str(found["kind"]), str(found["model"])) == ("audio", "small")
+
+
+def test_embed_takes_texts(run, small, tmp_path):
+    (tmp_path / "texts.txt").write_text("a dog\nrain, hard\n\n")
+    args = ["--text", "a bell", "--text-file", tmp_path / "texts.txt", "-o", tmp_path / "out.npz"]
+    assert run("embed", *args)[0] == 0
+    with np.load(tmp_path / "out.npz") as found:
+        texts = ["a bell", "a dog", "rain, hard"]
+        assert list(found["items"]) == texts
+        assert str(found["kind"]) == "text"
+        np.testing.assert_array_equal(found["embeddings"], small.embed_text(texts))
+
+
+def test_embed_leaves_bad_files_out(run, tones, tmp_path):
+    out = tmp_path / "out.npz"
+    status, _, err = run("embed", tones[0], "none.wav", tones[1], "--errors", "skip", "-o", out)
+    assert status == 1
+    assert err == "reclap: skipped: none.wav: No such file or directory\n"
+    with np.load(out) as found:
+        assert list(found["items"]) == [str(tones[0]), str(tones[1])]
+        assert np.isfinite(found["embeddings"]).all()
+
+
+def test_embed_replaces_nothing_without_force(run, tones, tmp_path):
+    out = tmp_path / "out.npz"
+    out.write_text("precious")
+    _fails(run("embed", tones[0], "-o", out), "out.npz: exists; --force")
+    assert out.read_text() == "precious"
+    assert run("embed", tones[0], "-o", out, "--force")[0] == 0
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_embed_failing_leaves_no_file(run, tones, tmp_path):
+    _fails(run("embed", tones[0], "none.wav", "-o", tmp_path / "out.npz"), "none.wav")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["-o", "{tmp}/x.npz"], "either sound files or texts"),
+        (["a.wav", "-o", "{tmp}/x.npz", "--text", "b"], "either sound files or texts"),
+        (["a.wav", "-o", "{tmp}"], "Is a directory"),
+        (["a.wav", "-o", "{tmp}/none/x.npz"], "none: No such file"),
+        (["--text", " ", "-o", "{tmp}/x.npz"], "texts[0] is empty"),
+        (["--text-file", "{tmp}/none.txt", "-o", "{tmp}/x.npz"], "none.txt"),
+    ],
+)
+def test_embed_refuses_impossible_requests(run, tmp_path, args, text):
+    _fails(run("embed", *(a.replace("{tmp}", str(tmp_path)) for a in args)), text)
+
+
+# ---- info ----------------------------------------------------------------------------------------
+
+
+def test_info_prints_json(run, small, small_folder):
+    status, out, _ = run("info", small_folder, "--threads", 2, "--json", model=False)
+    found = json.loads(out)
+    assert status == 0
+    assert found | json.loads(json.dumps(small.info())) == found
+    assert found["onednn"].startswith("3.")
+
+
+def test_info_prints_a_table(run, small, small_folder):
+    status, out, _ = run("info", small_folder, model=False)
+    lines = dict(line.split("  ", 1) for line in out.splitlines())
+    assert status == 0
+    assert lines["name"].strip() == "small"
+    assert lines["digest"].strip() == small.digest
+    assert "1 s at 16000 Hz" in lines["window"]
+
+
+def test_info_of_a_broken_folder(run, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    _fails(run("info", tmp_path, model=False), "config.json: not JSON")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"reclap {reclap.__version__}\n"
+
+
+# ---- train ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(small_folder, tones, tmp_path):
+    """Return a recipe of three steps over the tones."""
+    manifest = tmp_path / "manifest.jsonl"
+    rows = [{"path": str(path), "caption": f"tone {i}"} for i, path in enumerate(tones)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f"""
+[model]
+text = "{small_folder}"
+dim = 20
+front = {{ rate = 16000, samples = 16000, n_fft = 512, hop = 160, mels = 16, fmax = 8000.0 }}
+audio = {{ mels = 16, spec_size = 64, embed = 16, depths = [1, 1], heads = [2, 4] }}
+[data]
+manifest = "manifest.jsonl"
+batch = 4
+[run]
+steps = 3
+"""
+    )
+    return path
+
+
+def test_train_writes_a_model_that_classifies(run, recipe, tones, tmp_path):
+    out = tmp_path / "run"
+    status, text, _ = run("train", recipe, "--out", out, "--threads", 1, model=False)
+    assert status == 0
+    assert "3 steps" in text
+    assert len((out / "log.jsonl").read_text().splitlines()) == 3
+    status, text, _ = run(
+        "classify", tones[0], "--labels", "a,b", "--json", "--model", out / "last", model=False
+    )
+    assert status == 0
+    assert len(json.loads(text)["labels"]) == 2
+
+
+def test_train_setting_changes_the_recipe(run, recipe, tmp_path):
+    out = tmp_path / "run"
+    args = [recipe, "--out", out, "--set", "run.steps=2", "--set", "optim.lr=1e-5"]
+    assert run("train", *args, model=False)[0] == 0
+    assert len((out / "log.jsonl").read_text().splitlines()) == 2
+    _fails(run("train", *args, model=False), "run: not empty")
+    assert run("train", *args, "--resume", model=False)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"), [("steps", "section.key=value"), ("run.step=3", "unknown step")]
+)
+def test_train_refuses_impossible_settings(run, recipe, tmp_path, setting, text):
+    args = [recipe, "--out", tmp_path / "run", "--set", setting]
+    _fails(run("train", *args, model=False), text)
+
+
+def test_train_without_a_recipe(run, tmp_path):
+    _fails(run("train", tmp_path / "no.toml", "--out", tmp_path, model=False), "no.toml")
+
+
+# ---- Around them ---------------------------------------------------------------------------------
+
+
+def test_interrupt_ends_with_130(run, tones, monkeypatch):
+    monkeypatch.setattr(reclap.Model, "classify", _interrupt)
+    assert run("classify", tones[0], "--labels", "a")[0] == 130
+
+
+def _interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
+def test_closed_pipe_is_silent(small_folder, tones):
+    code = "import sys; from reclap.cli import main; sys.exit(main(sys.argv[1:]))"
+    args = ["classify", *map(str, tones), "--labels", "a,b", "--model", str(small_folder), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code, *args],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=environment,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (cli.BROKEN_PIPE, b"")
+
+
+def test_progress_is_shown_to_terminals_only(run, tones, monkeypatch):
+    shown = []
+    original = reclap.Model.embed_audio
+
+    def watch(self, *args, progress=False, **options):
+        shown.append(progress)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(reclap.Model, "embed_audio", watch)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = tones[0].with_name("out.npz")
+    run("embed", *tones, "-o", out, "--force")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    run("embed", *tones, "-o", out, "--force")
+    run("embed", tones[0], "-o", out, "--force")
+    assert shown == [False, True, False]
+
+
+def test_module_runs_as_a_program():
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    command = [sys.executable, "-m", "reclap", "--version"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)  # noqa: S603
+    assert done.stdout.decode() == f"reclap {reclap.__version__}\n"
+
+
+def test_help_loads_nothing_heavy():
+    code = """
+import sys
+from reclap.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print([m for m in ("numpy", "tokenizers", "tqdm", "reclap._core") if m in sys.modules])
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)  # noqa: S603
+    assert done.stdout.decode().endswith("[]\n")
+
+
+def test_file_name_with_stray_bytes_is_printed(small_folder, tones, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    odd.write_bytes(tones[0].read_bytes())
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(reclap.__file__).parents[1]),
+        "PYTHONIOENCODING": "utf-8:strict",
+    }
+    command = [sys.executable, "-m", "reclap", "classify", odd, "--labels", "a"]
+    command += ["--model", small_folder]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)  # noqa: S603
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"caf" in done.stdout

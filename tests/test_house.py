@@ -1,0 +1,263 @@
+"""The rules of this house that a machine can read."""
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reclap._libraries import core
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted([*ROOT.glob("csrc/*.c"), *ROOT.glob("csrc/*.h")])
+NAMES = [p.name for p in SOURCES]
+
+# What each layer may include, from the bottom up. A file belongs to the layer of its header.
+BASE = {"base.h"}
+DNN = BASE | {"dnn.h"}
+KERNELS = BASE | {"kernels.h"}
+AUDIO = BASE | {"audio.h"}
+MODEL = DNN | KERNELS | {"model.h", "head.h", "swin.h", "htsat.h"}
+BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
+LAYERS = {
+    **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c"), BASE),
+    **dict.fromkeys(("dnn.c", "dnn.h"), DNN),
+    **dict.fromkeys(("norm.c", "act.c", "attention.c", "window.c", "embed.c", "optim.c"), KERNELS),
+    "kernels.h": KERNELS,
+    **dict.fromkeys(("audio.h", "decode.c", "mel.c"), AUDIO),
+}
+FOREIGN = {
+    "oneapi/dnnl/dnnl.h": {"dnn.c"},
+    "Python.h": {"py.h"},
+    "numpy/arrayobject.h": {"py.h"},
+    "omp.h": {"dnn.c", "parallel.c"},  # to keep oneDNN on the one thread it is called from
+    "xmmintrin.h": {"parallel.c"},
+    "sndfile.h": set(),  # decode.c restates what it uses
+    "dlfcn.h": {"decode.c"},
+    "pthread.h": {"decode.c", "parallel.c"},
+    "unistd.h": {"parallel.c"},
+}
+C_LIBRARY = {
+    "assert.h", "errno.h", "float.h", "limits.h", "math.h", "stdarg.h", "stdbool.h", "stddef.h",
+    "stdatomic.h", "stdint.h", "stdio.h", "stdlib.h", "string.h",
+}  # fmt: skip
+
+# Every piece of memory that outlives a call and is not constant, and why it may.
+MUTABLE = {
+    ("base.c", "message"): "thread-local: the reason of this thread's last failure",
+    ("decode.c", "open_mutex"): "libsndfile keeps the reason of a failed open process-wide",
+}
+LONGEST = 450
+
+
+def layer(name):
+    return LAYERS.get(name, BINDING if name.startswith("py") else MODEL)
+
+
+def code(path):
+    """Return the source without comments; of strings only the quotes are left."""
+    text = re.sub(r"/\*.*?\*/", " ", path.read_text(), flags=re.DOTALL)
+    lines = [x if x.lstrip().startswith("#include") else re.sub(r'"(\\.|[^"\\])*"', '""', x)
+             for x in text.splitlines()]  # fmt: skip
+    return "\n".join(re.sub(r"//.*", "", x) for x in lines)
+
+
+CODE = {p.name: code(p) for p in SOURCES}
+
+
+def test_the_sources_are_found():
+    assert len(SOURCES) > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_includes_point_downwards(name):
+    ours = re.findall(r'#include "(.+?)"', CODE[name])
+    assert set(ours) <= layer(name), f"{name} may include {sorted(layer(name))}"
+    for foreign in re.findall(r"#include <(.+?)>", CODE[name]):
+        assert foreign in C_LIBRARY or name in FOREIGN.get(foreign, ()), f"{name}: <{foreign}>"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".c")])
+def test_files_stay_short(name):
+    assert len((ROOT / "csrc" / name).read_text().splitlines()) <= LONGEST
+
+
+def test_the_interpreter_lock_is_released_in_one_place():
+    assert {
+        n: c.count("Py_BEGIN_ALLOW_THREADS") for n, c in CODE.items() if "ALLOW_THREADS" in c
+    } == {"py_module.c": 1}
+
+
+def test_threads_are_started_in_one_place():
+    starts = re.compile(r"#pragma\s+omp|\bpthread_create\b")
+    assert [n for n, c in CODE.items() if starts.search(c)] == ["parallel.c"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_c_neither_prints_nor_ends_nor_looks_around(name):
+    forbidden = (
+        r"\b(v?f?printf|puts|putchar|perror|exit|_exit|abort|quick_exit|raise|signal)\s*\(",
+        r"\b(stderr|stdout)\b",
+        r"\b(secure_)?getenv\s*\(",
+        r"\b(fopen|open|freopen|tmpfile|popen|system)\s*\(",
+        r"\b(time|clock|clock_gettime|gettimeofday|rand|srand|random)\s*\(",
+    )
+    for pattern in forbidden:
+        found = re.search(pattern, CODE[name])
+        assert found is None, f"{name}: {found.group()}"
+
+
+def file_scope(text):
+    """Return what stands outside all braces, whose content is replaced by nothing."""
+    depth, out = 0, []
+    for ch in text:
+        depth -= ch == "}"
+        if depth == 0:
+            out.append(ch)
+        depth += ch == "{"
+    return "".join(out)
+
+
+def declared(line):
+    return [re.search(r"\w+$", one.split("=")[0].strip()).group() for one in line.split(",")]
+
+
+def variables(text):
+    """Yield the file-scope variables that are not constant, and every static one of a function."""
+    text = re.sub(r"^\s*#(?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)
+    # A definition ends in "}" without ";": put one there, so that each piece is one declaration.
+    outside = re.sub(r"\)\s*\{\}", ");", file_scope(text))
+    for piece in outside.split(";"):
+        piece = " ".join(re.sub(r"\{\}|RC_CLONES|\[.*?\]", " ", piece).split())
+        head = piece.split("=")[0].strip()
+        skipped = r"typedef|enum|struct \w+$|union \w+$|extern|(static )?const|_Static_assert"
+        if head and "(" not in head and not re.match(rf"({skipped})\b", head):
+            yield from declared(piece)
+    for line in re.findall(r"^[ \t]+static\s+(?!inline\b|const\b)([^;({]*)", text, re.MULTILINE):
+        yield from declared(re.sub(r"\[.*?\]", " ", line))
+
+
+PYTHON_TABLES = re.compile(r"\w+_(methods|slots|spec)$|rc_py_module$|names$")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_mutable_state_outlives_a_call(name):
+    # Method tables, slots, specs and lists of keywords are not const in Python's own interface.
+    found = {v for v in variables(CODE[name]) if not PYTHON_TABLES.match(v)}
+    assert found == {v for n, v in MUTABLE if n == name}
+
+
+def test_the_search_for_state_finds_it():
+    text = """
+    static int counter;
+    int shared[3] = {1, 2, 3};
+    static const int fine = 1;
+    typedef struct { int x; } thing;
+    struct forward;
+    int f(int a) { static int hidden = 0; static const char ok[] = ""; return hidden + a; }
+    static thing *last = NULL, *first;
+    """
+    dedented = "\n".join(x.removeprefix("    ") for x in text.splitlines())
+    dedented = dedented.replace("{ static", "{\n    static").replace("; static", ";\n    static")
+    assert set(variables(dedented)) == {"counter", "shared", "hidden", "last", "first"}
+
+
+def test_the_list_of_mutable_state_is_not_out_of_date():
+    for name, variable in MUTABLE:
+        assert re.search(rf"^static .*\b{variable}\b", CODE[name], re.MULTILINE)
+
+
+def test_build_flags_leave_arithmetic_and_machines_alone():
+    lines = (ROOT / "setup.py").read_text().splitlines()
+    flags = [line.split("#")[0] for line in lines]
+    assert not [x for x in flags if re.search(r"-ffast-math|-Ofast|-march=native", x)]
+
+
+def test_public_c_names_have_our_prefix():
+    for path in ROOT.glob("csrc/*.h"):
+        for name in re.findall(r"^\w[\w \*]*?\b(\w+)\(", CODE[path.name], re.MULTILINE):
+            assert name.startswith("rc_") or name in {"__attribute__"}, f"{path.name}: {name}"
+
+
+# ---- Python --------------------------------------------------------------------------------------
+
+
+def python_files():
+    return sorted((ROOT / "reclap").glob("*.py"))
+
+
+def test_only_the_command_line_prints():
+    for path in python_files():
+        if path.name.startswith("cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "print"
+            ), f"{path.name}:{node.lineno}"
+
+
+def test_the_core_is_imported_through_libraries_only():
+    for path in python_files():
+        if path.name in ("_libraries.py", "__init__.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "reclap":
+                assert "_core" not in [a.name for a in node.names], path.name
+
+
+def tracked():
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = [git, "ls-files"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    return [ROOT / line for line in run.stdout.splitlines()]
+
+
+def test_no_tracked_file_names_a_place_on_one_machine():
+    home = re.compile(r"/(?:home|root|Users|work)/\w")
+    for path in tracked():
+        if path == Path(__file__) or not path.is_file() or path.suffix in {".ogg", ".wav", ".png"}:
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found = home.search(text)
+        assert found is None, (
+            f"{path.relative_to(ROOT)}: {text[found.start() : found.start() + 40]}"
+        )
+
+
+def stub_names(body):
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        if isinstance(node, ast.AnnAssign):
+            yield node.target.id
+
+
+def public(thing):
+    return {n for n in dir(thing) if not n.startswith("_")}
+
+
+def test_stubs_name_what_the_core_has():
+    tree = ast.parse((ROOT / "reclap" / "_core.pyi").read_text())
+    assert {n for n in stub_names(tree.body) if not n.startswith("_")} == public(core)
+    for node in tree.body:
+        if (
+            isinstance(node, ast.ClassDef)
+            and not node.name.startswith("_")
+            and hasattr(core, node.name)
+        ):
+            names = {n for n in stub_names(node.body) if not n.startswith("_")}
+            assert names == public(getattr(core, node.name)), node.name
+
+
+def test_every_function_of_the_core_has_a_docstring():
+    for name in public(core):
+        assert getattr(core, name).__doc__, name

@@ -1,0 +1,168 @@
+"""Manifests: what is read, and what is refused with file and line."""
+
+import json
+
+import pytest
+
+from reclap import manifest
+from reclap.errors import FormatError
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def write(folder, name, *lines):
+    path = folder / name
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines) + "\n")
+    return path
+
+
+def test_csv_row_holds_path_caption_rewrites_and_the_rest(sounds):
+    path = write(
+        sounds, "m.csv", "path,caption,rewrites,fold", 'a.wav,A dog,"[""One"", ""Two""]",3'
+    )
+    (row,) = manifest.read(path)
+    assert row.path == sounds / "a.wav"
+    assert row.captions == (manifest.Caption("A dog", ("One", "Two")),)
+    assert row.extra == {"fold": "3"}
+
+
+def test_json_line_holds_the_same(sounds):
+    path = write(
+        sounds, "m.jsonl", {"audio": "a.wav", "caption": "A", "rewrites": ["B"], "fold": 3}, "", ""
+    )
+    (row,) = manifest.read(path)
+    assert row.captions == (manifest.Caption("A", ("B",)),)
+    assert row.extra == {"fold": "3"}
+
+
+def test_several_captions_with_rewrites_of_their_own(sounds):
+    several = [{"caption": "A", "rewrites": ["B", "C"]}, {"caption": "D"}]
+    (row,) = manifest.read(write(sounds, "m.jsonl", {"path": "a.wav", "captions": several}))
+    assert row.captions == (manifest.Caption("A", ("B", "C")), manifest.Caption("D"))
+
+
+def test_reclap_column_holds_a_python_list(sounds):
+    cell = """"['it\\'s', ""b""]\""""
+    path = write(sounds, "m.csv", "audio,caption,rewritten_captions", f"a.wav,A,{cell}")
+    assert manifest.read(path)[0].captions[0].rewrites == ("it's", "b")
+
+
+def test_python_code_in_a_cell_is_not_run(sounds):
+    cell = f"\"[__import__('pathlib').Path('{sounds}/ran').touch()]\""
+    path = write(sounds, "m.csv", "path,caption,rewrites", f"a.wav,A,{cell}")
+    with pytest.raises(FormatError, match=r"m\.csv:2: rewrites: expected a list"):
+        manifest.read(path)
+    assert not (sounds / "ran").exists()
+
+
+def test_empty_cell_means_no_rewrites(sounds):
+    path = write(sounds, "m.csv", "path,caption,rewrites", "a.wav,A,")
+    assert manifest.read(path)[0].captions[0].rewrites == ()
+
+
+def test_quoted_cells_may_span_lines(sounds):
+    path = write(sounds, "m.csv", "path,caption", 'a.wav,"A\ndog"', "b.wav,")
+    with pytest.raises(FormatError, match=r"m\.csv:4: caption is empty"):
+        manifest.read(path)
+
+
+def test_root_moves_relative_paths_only(sounds, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    lines = [{"path": p, "caption": "A"} for p in ("a.wav", str(sounds / "b.wav"))]
+    path = write(elsewhere, "m.jsonl", *lines)
+    assert [r.path for r in manifest.read(path, sounds)] == [sounds / "a.wav", sounds / "b.wav"]
+
+
+def test_filter_compares_as_strings(sounds):
+    rows = [{"path": "a.wav", "caption": "A", "fold": f} for f in (1, 2, "3")]
+    path = write(sounds, "m.jsonl", *rows)
+    assert [r.extra["fold"] for r in manifest.read(path, where={"fold": [2, 3]})] == ["2", "3"]
+
+
+def test_rows_outside_the_filter_need_no_files(sounds):
+    rows = [{"path": p, "caption": "A", "fold": p[0]} for p in ("a.wav", "none.wav")]
+    assert len(manifest.read(write(sounds, "m.jsonl", *rows), where={"fold": ["a"]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["caption,fold", "A,1"], r"m\.csv:2: no column path; has caption, fold"),
+        (["path,fold", "a.wav,1"], r"m\.csv:2: no column caption"),
+        (["path,caption", "a.wav,A", "b.wav,  "], r"m\.csv:3: caption is empty"),
+        (["path,caption", ",A"], r"m\.csv:2: path is empty"),
+        (["path,caption,rewrites", "a.wav,A,one; two"], r"m\.csv:2: rewrites: expected a list"),
+        (["path,caption,rewrites", 'a.wav,A,"[1]"'], r"m\.csv:2: rewrites\[0\]: expected a text"),
+        (["path,caption,rewrites", 'a.wav,A,"[""""]"'], r"m\.csv:2: rewrites\[0\] is empty"),
+        (["path,caption", "a.wav,A,B,C"], r"m\.csv:2: more cells than the 2 columns"),
+        (["path,caption", 'a.wav,"A'], r"m\.csv:2: unexpected end"),
+        (["path,caption"], r"m\.csv: no row$"),
+        ([""], r"m\.csv: no row$"),
+    ],
+)
+def test_bad_csv_is_named_with_its_line(sounds, lines, message):
+    with pytest.raises(FormatError, match=message):
+        manifest.read(write(sounds, "m.csv", *lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{"], r"m\.jsonl:1: not JSON"),
+        (["[1]"], r"m\.jsonl:1: expected an object, got list"),
+        (["", '{"path": 3, "caption": "A"}'], r"m\.jsonl:2: path: expected a text, got 3"),
+        (['{"path": "a.wav", "caption": null}'], r"m\.jsonl:1: caption: expected a text"),
+        (['{"path": "a.wav", "captions": []}'], r"m\.jsonl:1: captions: expected a list"),
+        (['{"path": "a.wav", "captions": [{}]}'], r"1: captions\[0\]: no column caption"),
+        (
+            ['{"path": "a.wav", "captions": [{"caption": "A", "rewrite": []}]}'],
+            r"m\.jsonl:1: captions\[0\]: unknown rewrite",
+        ),
+    ],
+)
+def test_bad_json_line_is_named_with_its_line(sounds, lines, message):
+    with pytest.raises(FormatError, match=message):
+        manifest.read(write(sounds, "m.jsonl", *lines))
+
+
+def test_all_missing_files_are_counted_and_some_named(sounds):
+    rows = [{"path": f"no{i}.wav", "caption": "A"} for i in range(8)]
+    path = write(sounds, "m.jsonl", {"path": "a.wav", "caption": "A"}, *rows)
+    with pytest.raises(
+        FileNotFoundError, match=r"8 of 9 sound files are missing.*no4\.wav, \.\.\."
+    ):
+        manifest.read(path)
+    assert len(manifest.read(path, files=False)) == 9
+
+
+def test_folder_is_no_sound_file(sounds):
+    (sounds / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="1 of 1"):
+        manifest.read(write(sounds, "m.jsonl", {"path": "folder", "caption": "A"}))
+
+
+def test_filter_that_keeps_nothing_is_named(sounds):
+    path = write(sounds, "m.jsonl", {"path": "a.wav", "caption": "A", "fold": 1})
+    with pytest.raises(FormatError, match="no row where fold is 2 or 3"):
+        manifest.read(path, where={"fold": [2, 3]})
+
+
+def test_filter_by_an_absent_column_is_refused(sounds):
+    path = write(sounds, "m.jsonl", {"path": "a.wav", "caption": "A"})
+    with pytest.raises(FormatError, match=r"m\.jsonl:1: no column split to filter"):
+        manifest.read(path, where={"split": ["x"]})
+
+
+def test_other_endings_and_encodings_are_refused(sounds):
+    with pytest.raises(FormatError, match=r"expected a manifest called \.csv or \.jsonl"):
+        manifest.read(write(sounds, "m.txt", "x"))
+    (sounds / "m.csv").write_bytes(b"path,caption\na.wav,\xff\xfe\n")
+    with pytest.raises(FormatError, match=r"m\.csv: not UTF-8"):
+        manifest.read(sounds / "m.csv")
+    with pytest.raises(FileNotFoundError):
+        manifest.read(sounds / "absent.csv")

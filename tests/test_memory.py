@@ -1,0 +1,342 @@
+"""Nothing is lost on success or failure, and dead or busy handles say so."""
+
+import ctypes
+import gc
+import sys
+import threading
+
+import numpy as np
+import pytest
+from closeness import f32
+from models import AUDIO, MLP, TEXT, decibels, new_model
+
+from reclap._libraries import core
+
+psutil = pytest.importorskip("psutil")
+
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)
+
+
+def resident():
+    """Return this process's memory in bytes, less what libraries merely keep for later."""
+    gc.collect()
+    TRIM(0)
+    return psutil.Process().memory_info().rss
+
+
+def assert_flat(call, rounds=50, growth=2 << 20):
+    """Call it often: in some batch Python's blocks and resident memory must stay where they are.
+
+    A loss shows in every batch, a cache or free list that fills only in the first ones. An object
+    lost in every round costs at least a block; what is lost in C must be large to show, so the
+    arguments below are.
+    """
+    for _ in range(8):
+        blocks, memory = sys.getallocatedblocks(), resident()
+        for _ in range(rounds):
+            call()
+        more, grown = resident() - memory, sys.getallocatedblocks() - blocks
+        if grown < rounds / 2 and more < growth:
+            return
+    pytest.fail(f"{grown} blocks and {more} bytes more after {rounds} calls, again and again")
+
+
+def fails(kind, call):
+    def run():
+        with pytest.raises(kind):
+            call()
+
+    return run
+
+
+def kernel_calls():
+    rng = np.random.default_rng(0)
+    x, w, r = f32(rng, 300, 200), f32(rng, 200), f32(rng, 300)
+    square, index = f32(rng, 200, 200), np.arange(300) % 100
+    grid = f32(rng, 64, 3 * 64)
+    return {
+        "layernorm": lambda: core.layernorm_forward(x, w, w, 1e-5),
+        "layernorm_backward": lambda: core.layernorm_backward(x, x, r, r, w),
+        "rmsnorm": lambda: core.rmsnorm_forward(x, w, 1e-5),
+        "rmsnorm_backward": lambda: core.rmsnorm_backward(x, x, r, w),
+        "batchnorm_stats": lambda: core.batchnorm_stats(x),
+        "batchnorm": lambda: core.batchnorm_forward(x, w, w**2, w, w, 1e-5),
+        "batchnorm_backward": lambda: core.batchnorm_backward(x, x, w, w**2, w, 1e-5),
+        "l2norm": lambda: core.l2norm_backward(x, *core.l2norm_forward(x)),
+        "activation": lambda: core.activation("gelu", x),
+        "activation_backward": lambda: core.activation_backward("gelu", x, x),
+        "dropout": lambda: core.dropout(x, 0.5, 0, 0, 0, 0),
+        "draws": lambda: core.draws("normal", 10000, 0, 0, 0),
+        "window_index": lambda: core.window_index(64, 8, 4),
+        "window_mask": lambda: core.window_mask(32, 8, 4),
+        "patch_index": lambda: core.patch_index(64, 16, 4),
+        "moves": lambda: core.scatter_rows(core.gather_rows(x, index), np.arange(300), 300),
+        "lookup": lambda: core.lookup_backward(core.lookup_forward(x, index), index, 300),
+        "stretch": lambda: core.stretch_backward(core.stretch_forward(x, 400), 300),
+        "relpos": lambda: core.relpos_backward(core.relpos_forward(x[:225, :4], 8), 8),
+        "meanpool": lambda: core.meanpool_backward(core.meanpool_forward(x)[0][None], 300),
+        "attention": lambda: core.attention(grid, 2, 64, 1.0, None, None),
+        "attention_backward": lambda: core.attention(grid, 2, 64, 1.0, None, None, grid[:, :64]),
+        "linear": lambda: core.linear_forward(x, square, w, packed=True, threads=2),
+        "linear_backward": lambda: core.linear_backward(x, x, square, threads=2),
+        "contrastive": lambda: core.contrastive(x, x, 1.0, 2),
+        "adamw": lambda: core.adamw_step(x.copy(), x.copy(), x**2, x, 1, 0, 0, 0, 1, 0, 1),
+        "sum_squares": lambda: core.sum_squares(x),
+        "class_vectors": lambda: core.class_vectors(x, [0, 100, 300]),
+        "converted": lambda: core.sum_squares(np.arange(10**5)[::2]),
+    }
+
+
+@pytest.mark.parametrize("name", kernel_calls())
+def test_kernels_keep_nothing(name):
+    assert_flat(kernel_calls()[name])
+
+
+def failing_calls():
+    rng = np.random.default_rng(0)
+    x, w = f32(rng, 300, 200), f32(rng, 200)
+    wrong = f32(rng, 300, 201)
+    step = (1, 0.1, 0.9, 0.9, 1e-8, 0.0, 1.0)
+    return {
+        "layernorm": lambda: core.layernorm_forward(x, w, x, 1e-5),
+        "text": lambda: core.layernorm_forward(x, "w", w, 1e-5),
+        "option": lambda: core.layernorm_forward(x, w, w, "eps"),
+        "count": lambda: core.rmsnorm_forward(x),
+        "backward": lambda: core.rmsnorm_backward(x, wrong, w, w),
+        "activation": lambda: core.activation("swish", x),
+        "activation_backward": lambda: core.activation_backward("gelu", x, wrong),
+        "dropout": lambda: core.dropout(x, "p", 0, 0, 0, 0),
+        "draws": lambda: core.draws("normal", -1, 0, 0, 0),
+        "window": lambda: core.window_mask(8, 3, 0),
+        "moves": lambda: core.gather_rows(x, [300]),
+        "move_text": lambda: core.gather_rows(x, ["a"]),
+        "stretch": lambda: core.stretch_forward(x, 0),
+        "relpos": lambda: core.relpos_forward(x, 3),
+        "meanpool": lambda: core.meanpool_backward(x, 3),
+        "attention": lambda: core.attention(x, 7, 300, 1.0, None, None),
+        "attention_bias": lambda: core.attention(x[:, :198], 1, 300, 1.0, x, None),
+        "linear": lambda: core.linear_forward(x, wrong, None),
+        "linear_threads": lambda: core.linear_forward(x, x, None, threads=0, packed=True),
+        "linear_backward": lambda: core.linear_backward(x, x, wrong),
+        "contrastive": lambda: core.contrastive(x, wrong, 1.0),
+        "adamw": lambda: core.adamw_step(x, x, x, x.astype(complex), *step),
+        "adamw_read_only": lambda: core.adamw_step(np.broadcast_to(w, (3, 200)), x, x, x, *step),
+        "class_vectors": lambda: core.class_vectors(x, [0, 400]),
+    }
+
+
+@pytest.mark.parametrize("name", failing_calls())
+def test_refused_calls_keep_nothing(name):
+    assert_flat(fails((TypeError, ValueError), failing_calls()[name]))
+
+
+# ---- Models, contexts, trainers ------------------------------------------------------------------
+
+
+def test_models_and_contexts_come_and_go(rng):
+    mel = decibels(rng, 2)
+
+    def round_trip():
+        model, _ = new_model(rng, text=TEXT, text_width=48)
+        model.pack()
+        context = core.Context(2)
+        model.audio(context, mel)
+        model.text(context, [1, 2, 3], [0, 1, 3])
+        model.text_head(context, np.zeros((2, 48)))
+        core.scores(context, np.zeros((3, 5)), np.zeros((4, 5)), 2, all=False)
+        model.parameters()
+        context.stats()
+
+    assert_flat(round_trip, rounds=8, growth=1 << 20)
+
+
+def test_trainers_come_and_go(rng):
+    mel, text = decibels(rng, 2), f32(rng, 2, 24)
+
+    def round_trip():
+        model, _ = new_model(rng)
+        trainer = core.Trainer(model, 2)
+        trainer.step(mel, text, 0, 0)
+        trainer.buffers(1)
+
+    assert_flat(round_trip, rounds=20)
+
+
+def test_refused_models_and_calls_keep_nothing(rng):
+    model, _ = new_model(rng, text=TEXT, text_width=48)
+    trainer = core.Trainer(new_model(rng)[0], 1)
+    context, mel, other = core.Context(1), decibels(rng, 2), decibels(rng, 2, 250, 15)
+    arrays = [np.zeros(shape, np.float32) for _, shape, _ in model.parameters()]
+
+    def bind_half():
+        core.Model(AUDIO, TEXT, 48, MLP, MLP, 20).bind([*arrays[:-1], "scale"])
+
+    calls = [
+        lambda: core.Model(AUDIO | {"heads": [1, 2, 5]}, None, 24, MLP, MLP, 20),
+        lambda: core.Model(AUDIO, TEXT | {"pool": 9}, 48, MLP, MLP, 20),
+        lambda: core.Model(AUDIO, None, 24, MLP, 9, 20),
+        lambda: core.Model({}, None, 24, MLP, MLP, 20),
+        lambda: core.Model(AUDIO | {"depths": ["a"]}, None, 24, MLP, MLP, 20),
+        bind_half,
+        lambda: core.Context(0),
+        lambda: core.Context("two"),
+        lambda: core.Trainer(model, 1),
+        lambda: core.Trainer(None, 1),
+        lambda: model.audio(context, other),
+        lambda: model.audio(None, mel),
+        lambda: model.text(context, [1, 2], [0, 1]),
+        lambda: model.text(context, [1000], [0, 1]),
+        lambda: model.text(context, [1], "first"),
+        lambda: model.text_head(context, mel),
+        lambda: trainer.step(mel, mel, 0, 0),
+        lambda: trainer.step(mel * np.nan, f32(rng, 2, 24), 0, 0),
+        lambda: trainer.buffers(9),
+        lambda: trainer.buffers("values"),
+        lambda: core.scores(context, f32(rng, 2, 3), f32(rng, 2, 3), 9),
+    ]
+
+    def all_of_them():
+        for call in calls:
+            fails((TypeError, ValueError), call)()
+
+    assert_flat(all_of_them, rounds=60)
+
+
+def test_an_unbound_model_is_collected_with_a_cycle(rng):
+    model, values = new_model(rng)
+    cycle = [model, values]
+    cycle.append(cycle)
+    before = sys.getrefcount(values["logit_scale"])
+    assert before >= 3  # the model holds its arrays
+    scale = values["logit_scale"]
+    del model, values, cycle
+    gc.collect()
+    assert sys.getrefcount(scale) == 2
+
+
+def test_a_model_keeps_its_arrays_alive(rng):
+    model, values = new_model(rng)
+    mel, context = decibels(rng, 1), core.Context(1)
+    want = model.audio(context, mel)
+    del values
+    gc.collect()
+    junk = [np.ones(1000, np.float32) for _ in range(1000)]
+    np.testing.assert_array_equal(model.audio(context, mel), want)
+    assert len(junk) == 1000
+
+
+def test_buffers_keep_their_trainer_alive(rng):
+    trainer = core.Trainer(new_model(rng)[0], 1)
+    trainer.step(decibels(rng, 2), f32(rng, 2, 24), 0, 0)
+    views = trainer.buffers(0)
+    kept = [x.copy() for x in views]
+    del trainer
+    gc.collect()
+    for x, y in zip(views, kept, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_model_is_of_no_use_after_its_trainer(rng):
+    model, _ = new_model(rng)
+    trainer, context, mel = core.Trainer(model, 1), core.Context(1), decibels(rng, 1)
+    assert model.audio(context, mel).shape == (1, 20)  # during training it may be evaluated
+    del trainer
+    gc.collect()
+    for call in (
+        lambda: model.audio(context, mel),
+        lambda: model.text_head(context, np.zeros((1, 24))),
+        model.pack,
+        lambda: core.Trainer(model, 1),
+    ):
+        with pytest.raises(RuntimeError, match="no parameters bound"):
+            call()
+
+
+def test_a_model_has_one_trainer(rng):
+    model, _ = new_model(rng)
+    trainer = core.Trainer(model, 1)
+    with pytest.raises(ValueError, match="already has one"):
+        core.Trainer(model, 1)
+    trainer.step(decibels(rng, 2), f32(rng, 2, 24), 0, 0)  # the first one still stands
+
+
+def test_a_model_in_training_is_not_packed(rng):
+    model, _ = new_model(rng)
+    trainer = core.Trainer(model, 1)
+    with pytest.raises(ValueError, match="in training"):
+        model.pack()
+    del trainer
+
+
+def test_evaluation_sees_what_training_has_changed(rng):
+    model, _ = new_model(rng)
+    model.pack()
+    context, mel = core.Context(1), decibels(rng, 2)
+    before = model.audio(context, mel)
+    trainer = core.Trainer(model, 1)
+    assert np.abs(model.audio(context, mel) - before).max() < 1e-5
+    trainer.step(mel, f32(rng, 2, 24), 0, 0, lr=0.1)
+    assert np.abs(model.audio(context, mel) - before).max() > 1e-3
+
+
+# ---- Threads -------------------------------------------------------------------------------------
+
+
+def together(count, work):
+    """Run work() on threads that start at once; return what each gave or raised."""
+    barrier, results = threading.Barrier(count), [None] * count
+
+    def run(i):
+        barrier.wait()
+        try:
+            results[i] = work()
+        except Exception as error:  # handed to the test
+            results[i] = error
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return results
+
+
+def test_a_busy_context_refuses_or_is_right(rng):
+    model, _ = new_model(rng)
+    context, mel = core.Context(1), decibels(rng, 8)
+    want = model.audio(context, mel)
+    refused = 0
+    for _ in range(10):
+        for result in together(3, lambda: model.audio(context, mel)):
+            if isinstance(result, RuntimeError):
+                assert "serves another thread" in str(result)
+                refused += 1
+            else:
+                np.testing.assert_array_equal(result, want)
+    assert refused > 0
+    np.testing.assert_array_equal(model.audio(context, mel), want)  # and it is free again
+
+
+def test_a_busy_trainer_refuses_or_is_right(rng):
+    trainer = core.Trainer(new_model(rng)[0], 1)
+    mel, text = decibels(rng, 8), f32(rng, 8, 24)
+    want = trainer.gradients(mel, text, 0, 0)["loss"]
+    for result in together(3, lambda: trainer.gradients(mel, text, 0, 0)):
+        assert isinstance(result, RuntimeError) or result["loss"] == want
+    assert trainer.gradients(mel, text, 0, 0)["loss"] == want
+
+
+def test_a_context_is_free_after_a_failure(rng):
+    model, _ = new_model(rng)
+    context = core.Context(1)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="257 frames"):
+            model.audio(context, decibels(rng, 1, 257))
+    assert model.audio(context, decibels(rng, 1)).shape == (1, 20)
+
+
+def test_memory_is_kept_between_calls_and_does_not_grow(rng):
+    model, _ = new_model(rng)
+    context, mel = core.Context(2), decibels(rng, 16)
+    assert_flat(lambda: model.audio(context, mel), rounds=30)
+    assert_flat(lambda: model.audio(context, mel[: rng.integers(1, 17)]), rounds=30, growth=8 << 20)

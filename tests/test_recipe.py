@@ -1,0 +1,119 @@
+"""Recipes: what a file may say, and what is refused by name."""
+
+import pytest
+import training
+
+from reclap import recipe
+from reclap.errors import FormatError
+from reclap.recipe import Recipe
+
+
+@pytest.fixture
+def toml(tmp_path):
+    sections = training.settings(tmp_path / "m.jsonl", tmp_path / "text")
+    sections["data"]["manifest"] = "lists/m.jsonl"
+    path = tmp_path / "recipe.toml"
+    path.write_text(training.to_toml(sections))
+    return path
+
+
+def test_file_gives_what_it_says(toml):
+    plan = recipe.load(toml)
+    assert plan.optim.warmup == 3
+    assert plan.model.front["hop"] == 160
+    assert plan.augment.noise_db == (10.0, 40.0)
+
+
+def test_relative_paths_start_at_the_recipe(toml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "..")
+    assert recipe.load(toml).data.manifest == str(tmp_path / "lists" / "m.jsonl")
+
+
+def test_relative_paths_of_overrides_start_at_the_working_directory(toml, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = recipe.load(toml, ["data.root=sounds", 'data.manifest="other.csv"'])
+    assert plan.data.root == str(tmp_path / "sounds")
+    assert plan.data.manifest == str(tmp_path / "other.csv")
+
+
+def test_model_folder_beside_the_recipe_is_found(toml, tmp_path):
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower" / "config.json").touch()
+    toml.write_text(toml.read_text().replace(str(tmp_path / "text"), "tower"))
+    assert recipe.load(toml).model.text == str(tmp_path / "tower")
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("optim.lr=2", lambda r: r.optim.lr == 2.0),
+        ("optim.lr = 2e-3", lambda r: r.optim.lr == 0.002),
+        ("model.audio.depths=[1, 1, 2]", lambda r: r.model.audio["depths"] == [1, 1, 2]),
+        ("data.where.fold=[1,2]", lambda r: r.data.where == {"fold": [1, 2]}),
+        ("augment.shift=false", lambda r: r.augment.shift is False),
+        ("model.name=bare word", lambda r: r.model.name == "bare word"),
+        ("model.init=trunc_normal", lambda r: r.model.init == "trunc_normal"),
+    ],
+)
+def test_override_replaces_a_setting(toml, setting, found):
+    assert found(recipe.load(toml, [setting]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.rate=1", r"optim: unknown rate; known are lr, warmup"),
+        ("optimizer.lr=1", r"unknown optimizer; known are model, data"),
+        ("optim.lr=fast", r"optim\.lr: expected float, got 'fast'"),
+        ("run.steps=1.5", r"run\.steps: expected int, got 1\.5"),
+        ("run.steps=0", r"run: steps is 0, expected at least 1"),
+        ("optim.ema=1.0", r"optim: ema is 1\.0, expected 0 up to 1"),
+        ("optim.lr=-1.0", r"optim: lr is -1\.0"),
+        ("optim.lr=inf", r"optim: lr is inf"),
+        ("data.original=1.2", r"data: original is 1\.2, expected a probability"),
+        ("data.mixtures=99", r"data: mixtures is 99, of a batch of 5"),
+        ("data.errors=ignore", r'data: errors is .ignore., expected "raise" or "skip"'),
+        ("data.threads=0", r"data: threads is 0"),
+        ("augment.same=2.0", r"augment: same is 2\.0, expected a probability"),
+        ("augment.speeds=[0.0]", r"augment: speeds is \[0\.0\]"),
+        ("augment.noise_db=[1.0]", r"augment: noise_db is \[1\.0\]"),
+        ("model.init=zeros", r"model: init is 'zeros', expected one of xavier_uniform"),
+        ("eval.prompts.dog=[]", r"eval: prompts\.dog: expected a text or a list"),
+        ('eval.prompts.dog=""', r"eval: prompts\.dog: expected texts that are not empty"),
+        ("run.steps.more=1", r"run\.steps\.more: run\.steps is not a table"),
+        ("lr=1", r"'lr=1': expected section\.key=value"),
+        ("optim.lr", r"'optim\.lr': expected section\.key=value"),
+    ],
+)
+def test_bad_setting_is_named(toml, setting, message):
+    with pytest.raises(FormatError, match=message):
+        recipe.load(toml, [setting])
+
+
+def test_grouping_needs_a_column(toml):
+    with pytest.raises(FormatError, match="per_group: needs group"):
+        recipe.load(toml, ["data.per_group=1", "data.group="])
+
+
+def test_missing_key_is_named():
+    with pytest.raises(FormatError, match="data: manifest missing"):
+        Recipe.from_mapping({"run": {"steps": 1}})
+
+
+@pytest.mark.parametrize("content", [b"[run\n", b"\xff", b"a = 1\na = 2\n"])
+def test_bad_toml_is_named(tmp_path, content):
+    path = tmp_path / "r.toml"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=r"r\.toml: "):
+        recipe.load(path)
+
+
+def test_absent_recipe_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.toml"):
+        recipe.load(tmp_path / "none.toml")
+
+
+def test_differences_name_keys_with_both_values():
+    old = {"optim": {"lr": 1.0, "eps": 1.0}, "run": {"seed": 0}}
+    new = {"optim": {"lr": 2.0, "eps": 1.0}, "run": {"seed": 0, "more": 1}}
+    assert recipe.differences(old, new) == ["optim.lr: 1.0, now 2.0", "run.more: None, now 1"]

@@ -1,0 +1,397 @@
+"""Training: it learns, and whatever ends a run, the run can go on as if nothing had."""
+
+import errno
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import training
+from training import read_log, read_run
+
+import reclap
+from reclap import checkpoint, train
+from reclap._libraries import core
+from reclap.config import ClapConfig
+from reclap.errors import FormatError
+from reclap.learner import Learner, initial_values, learning_rate
+from reclap.recipe import Optim
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Return a manifest of ten tones in five groups."""
+    return training.write_set(tmp_path_factory.mktemp("sounds"))
+
+
+@pytest.fixture
+def plan(sounds, small_folder):
+    """Return a function that makes recipes of twelve steps."""
+    return lambda **changes: training.recipe(sounds, small_folder, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(sounds, small_folder, tmp_path_factory):
+    """Return the output of that recipe, run without interruption."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    train.train(training.recipe(sounds, small_folder), out)
+    return out
+
+
+def stop_before(monkeypatch, step, error=KeyboardInterrupt):
+    """Let training raise an exception instead of taking a step, counted from 0."""
+    original = Learner.step
+
+    def stopped(self, number, mel, features):
+        if number == step:
+            raise error
+        return original(self, number, mel, features)
+
+    monkeypatch.setattr(Learner, "step", stopped)
+
+
+# ---- Learning --------------------------------------------------------------------------------
+
+
+def test_one_batch_is_learnt_by_heart(plan, tmp_path):
+    still = training.AUDIO | {"drop_path": 0.0, "time_stripes": 0, "freq_stripes": 0}
+    quiet = plan(
+        model={"audio": still},
+        data={"batch": 10, "original": 1.0},
+        augment={"shift": False, "tilt_db": 0.0, "gain_db": 0.0, "noise": 0.0},
+        optim={"lr": 3e-3},
+        run={"steps": 150, "save_every": 150},
+    )
+    result = train.train(quiet, tmp_path / "out")
+    losses = [line["loss"] for line in read_log(tmp_path / "out")]
+    assert losses[0] > 2  # ln 10 = 2.3
+    assert result.loss < 0.2
+
+
+def test_result_is_a_model_folder(whole):
+    model = reclap.load(whole / "last", threads=1)
+    assert model.embed_text(["a horn"]).shape == (1, 20)
+    assert model.info()
+
+
+def test_log_has_a_line_a_step(whole):
+    lines = read_log(whole)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    keys = {"step", "epoch", "loss", "lr", "grad_norm", "logit_scale", "clips_per_s", "seconds"}
+    assert all(line.keys() == keys for line in lines)
+    assert all(math.isfinite(x) for line in lines for x in line.values())
+    assert lines[0]["logit_scale"] == pytest.approx(1 / 0.07)
+    assert [line["epoch"] for line in lines] == [s // 2 for s in range(12)]
+
+
+def test_old_checkpoints_are_removed(plan, tmp_path):
+    train.train(plan(run={"save_every": 2, "keep": 3}), tmp_path)
+    kept = sorted(p.name for p in tmp_path.glob("step-*"))
+    assert kept == [f"step-{s:010d}" for s in (8, 10, 12)]
+    assert (tmp_path / "last").readlink().name == kept[-1]
+
+
+def test_text_tower_is_linked_not_copied(whole, small_folder):
+    ours, theirs = (folder / checkpoint.TEXT for folder in (whole / "last", small_folder))
+    assert ours.read_bytes() == theirs.read_bytes()
+    newest, older = (p / checkpoint.TEXT for p in sorted(whole.glob("step-*")))
+    assert newest.samefile(older)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.25), (3, 1.0), (4, 1.0), (8, 0.5), (10, 0.5 - 0.5 * 0.5**0.5)]
+)
+def test_learning_rate_rises_then_falls_as_a_cosine(step, rate):
+    assert learning_rate(step, 12, Optim(lr=1.0, warmup=4)) == pytest.approx(rate)
+
+
+def test_initial_values_have_the_promised_spread():
+    parameters = core.Model(**ClapConfig().core_arguments(with_text=False)).parameters()
+    names = [name for name, _, _ in parameters]
+    values = dict(zip(names, initial_values(parameters, 1, "xavier_uniform"), strict=True))
+    qkv = values["audio_branch.layers.3.blocks.1.attn.qkv.weight"]
+    bound = math.sqrt(6 / (768 + 3 * 768))
+    assert np.abs(qkv).max() == pytest.approx(bound, rel=1e-3)
+    patch = values["audio_branch.patch_embed.proj.weight"]
+    assert 0.23 < np.abs(patch).max() <= 0.25  # 1 / sqrt(4 * 4)
+    table = values["audio_branch.layers.0.blocks.0.attn.relative_position_bias_table"]
+    assert table.std() == pytest.approx(0.02, rel=0.1)
+    assert (values["audio_branch.bn0.running_var"] == 1).all()
+    assert (values["audio_branch.bn0.running_mean"] == 0).all()
+    assert (values["audio_branch.norm.weight"] == 1).all()
+    assert values["logit_scale"] == pytest.approx(math.log(1 / 0.07))
+    normal = dict(zip(values, initial_values(parameters, 1, "trunc_normal"), strict=True))
+    assert normal["audio_projection.0.weight"].std() == pytest.approx(0.02, rel=0.01)
+
+
+def test_evaluation_leaves_training_alone(plan, whole, tmp_path):
+    result = train.train(plan(eval={"every": 3}), tmp_path)
+    assert read_run(tmp_path) == read_run(whole)
+    found = [line for line in read_log(tmp_path) if "eval" in line]
+    assert [line["step"] for line in found] == [3, 6, 9, 12]
+    assert found[-1]["eval"]["accuracy"] == result.accuracy
+    assert found[-1]["eval"]["labels"].keys() == set(training.GROUPS)
+    assert found[-1]["eval"]["clips"] == 10
+
+
+def test_evaluation_agrees_with_the_saved_model(plan, tmp_path, sounds):
+    prompts = {name: [f"the {name}", f"a {name} again"] for name in training.GROUPS}
+    result = train.train(plan(eval={"every": 12, "prompts": prompts}), tmp_path)
+    model = reclap.load(tmp_path / "last", threads=1)
+    files = sorted(sounds.parent.glob("*.wav"))
+    named = model.classify(files, prompts)
+    right = [found.label == path.name[:-5] for found, path in zip(named, files, strict=True)]
+    assert result.accuracy == pytest.approx(np.mean(right))
+
+
+def test_mean_of_the_weights_is_what_is_saved(plan, whole, tmp_path):
+    train.train(plan(optim={"ema": 0.9}), tmp_path)
+    state = checkpoint.read_tensors(tmp_path / "last" / "state.safetensors")
+    plain = checkpoint.read_tensors(whole / "last" / "state.safetensors")
+    assert all(np.array_equal(state[name], plain[name]) for name in plain)
+    mean = checkpoint.read_tensors(tmp_path / "last" / checkpoint.MODEL)
+    name = "audio_projection.0.weight"
+    assert not np.array_equal(mean[name], state[f"values.{name}"])
+    assert np.abs(mean[name] - state[f"values.{name}"]).max() < 0.05
+
+
+def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_path):
+    mixed = {"batch": 6, "mixtures": 2, "per_group": 1}
+    train.train(plan(data=mixed, run={"steps": 3}), tmp_path)
+    assert len(checkpoint.read_tensors(tmp_path / "captions.safetensors")["features"]) == 40
+
+
+# ---- Going on --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_resumed_run_equals_uninterrupted_run(plan, tmp_path, monkeypatch, ema):
+    recipe = plan(optim={"ema": ema})
+    train.train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, 7)
+        train.train(recipe, tmp_path / "out")
+    assert len(read_log(tmp_path / "out")) == 7
+    result = train.train(recipe, tmp_path / "out", resume=True)
+    assert result.step == 12
+    assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
+
+
+def test_log_is_cut_to_the_resumed_step(plan, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, 7)
+        train.train(plan(), tmp_path)
+    with (tmp_path / "log.jsonl").open("a") as f:
+        f.write('{"step": 8, "lo')  # a kill in the middle of a line
+    train.train(plan(), tmp_path, resume=True)
+    assert [line["step"] for line in read_log(tmp_path)] == list(range(1, 13))
+    assert [x["loss"] for x in read_log(tmp_path)] == [x["loss"] for x in read_log(whole)]
+
+
+def test_resuming_a_finished_run_does_nothing(plan, tmp_path):
+    train.train(plan(), tmp_path)
+    before = read_run(tmp_path)
+    result = train.train(plan(), tmp_path, resume=True)
+    assert (result.step, result.interrupted) == (12, False)
+    assert read_run(tmp_path) == before
+
+
+def test_resume_without_a_checkpoint_begins(plan, whole, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "step-0000000004").mkdir()
+    (tmp_path / ".step-0000000008.tmp").mkdir()
+    train.train(plan(), tmp_path, resume=True)
+    assert read_run(tmp_path) == read_run(whole)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_checkpoint_that_last_never_named_is_not_kept(plan, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_before(patch, 7)
+        train.train(plan(), tmp_path)
+    (tmp_path / "step-0000000011").mkdir()
+    train.train(plan(run={"keep": 1}), tmp_path, resume=True)
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-0000000012"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": {"lr": 5e-4}}, r"another recipe\. optim\.lr: 0\.001, now 0\.0005"),
+        ({"run": {"seed": 9}}, r"run\.seed: 0, now 9"),
+        ({"augment": {"tilt_db": 1.0}}, r"augment\.tilt_db"),
+        ({"model": {"dim": 16}}, r"model\.dim: 20, now 16"),
+    ],
+)
+def test_another_recipe_is_refused_by_its_differences(plan, whole, changes, message):
+    with pytest.raises(FormatError, match=message):
+        train.train(plan(**changes), whole, resume=True)
+
+
+def test_another_manifest_is_refused(whole, small_folder, tmp_path):
+    other = training.write_set(tmp_path)
+    other.write_text(other.read_text().replace("horn", "trumpet", 1))
+    with pytest.raises(FormatError, match=r"data\.manifest"):
+        train.train(training.recipe(other, small_folder), whole, resume=True)
+
+
+def test_harmless_settings_may_change(plan, whole):
+    free = {"data": {"threads": 1, "cache_mb": 1}, "run": {"keep": 9}, "eval": {"every": 1}}
+    assert train.train(plan(**free), whole, resume=True).step == 12
+
+
+# ---- Refusals and failures -------------------------------------------------------------------
+
+
+def test_folder_that_holds_anything_is_refused(plan, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(FileExistsError, match="not empty"):
+        train.train(plan(), tmp_path)
+    with pytest.raises(FileExistsError, match=r"no run to resume, but thesis\.txt"):
+        train.train(plan(), tmp_path, resume=True)
+
+
+def test_unwritable_output_is_named(plan, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        train.train(plan(), tmp_path / "file")
+    with pytest.raises(OSError, match="out"):
+        train.train(plan(), tmp_path / "file" / "out")
+
+
+def test_damaged_state_is_named(plan, whole, tmp_path):
+    for name in ("last", "log.jsonl"):
+        (tmp_path / name).symlink_to(whole / name)
+    (tmp_path / "last").unlink()
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "state.json").write_text('{"step": 3}')
+    with pytest.raises(FormatError, match=r"state\.json: not the state of a run"):
+        train.train(plan(), tmp_path, resume=True)
+
+
+def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, monkeypatch):
+    original, calls = checkpoint._write_tensors, []
+
+    def full(f, *what):
+        calls.append(f.name)
+        original(f, *what)
+        if len(calls) == 5:  # after captions, two files at step 4, and the model at step 8
+            raise OSError(errno.ENOSPC, "No space left on device", f.name)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(checkpoint, "_write_tensors", full)
+        train.train(plan(), tmp_path)
+    assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 4
+    assert not list(tmp_path.glob(".*.tmp"))
+    reclap.load(tmp_path / "last", threads=1)
+    train.train(plan(), tmp_path, resume=True)
+    assert read_run(tmp_path) == read_run(whole)
+
+
+def test_loss_that_is_not_finite_ends_the_run(plan, tmp_path):
+    with pytest.raises(ValueError, match="not finite"):
+        train.train(plan(optim={"lr": 1e30, "clip": 0.0}), tmp_path)
+
+
+def test_missing_sounds_are_told_before_anything_is_written(small_folder, tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"path": "none.wav", "caption": "A", "group": "g"}\n')
+    with pytest.raises(FileNotFoundError, match="1 of 1 sound files"):
+        train.train(training.recipe(path, small_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_needs_its_column(plan, tmp_path):
+    with pytest.raises(FormatError, match="no column label to evaluate by"):
+        train.train(plan(eval={"every": 1, "label": "label"}), tmp_path / "out")
+
+
+# ---- Another process -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(sounds, small_folder, tmp_path):
+    """Return a function that starts ``reclap train --resume`` into an output folder."""
+
+    def start(steps, save_every, **how):
+        run = {"steps": steps, "save_every": save_every}
+        sections = training.settings(sounds, small_folder, run=run)
+        path = tmp_path / "recipe.toml"
+        path.write_text(training.to_toml(sections))
+        words = ["-m", "reclap", "train", str(path), "--out", str(tmp_path / "out"), "--resume"]
+        return subprocess.Popen([sys.executable, *words], **how)
+
+    return start
+
+
+def wait_for_log(process, path, beyond=0):
+    """Wait until a log is longer than it was."""
+    for _ in range(3000):
+        if process.poll() is not None or (path.exists() and path.stat().st_size > beyond):
+            return
+        time.sleep(0.01)
+    raise AssertionError("no step in 30 s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_leaves_a_checkpoint_of_the_last_step(command, plan, tmp_path, number):
+    out = tmp_path / "out"
+    with command(2000, 1999, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_log(process, out / "log.jsonl")
+        process.send_signal(number)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped after step" in message
+    step = json.loads((out / "last" / "state.json").read_text())["step"]
+    assert step == read_log(out)[-1]["step"]
+    assert 0 < step < 2000
+    reclap.load(out / "last", threads=1)
+
+
+def test_full_disk_is_one_line_and_no_checkpoint(command, tmp_path):
+    def limit():  # in place of a full disk: no file may grow beyond this
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    with command(5, 5, stderr=subprocess.PIPE, text=True, preexec_fn=limit) as process:
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "File too large" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "out" / "last").exists()
+
+
+@pytest.mark.slow
+def test_run_killed_twenty_times_equals_the_uninterrupted_one(command, plan, tmp_path):
+    steps, save_every, out = 800, 10, tmp_path / "out"
+    moments = random.Random(1)
+    seen = []
+    for kill in range(KILLS):
+        log = out / "log.jsonl"
+        with command(steps, save_every) as process:
+            if kill % 4:  # every fourth kill may come before the first step
+                wait_for_log(process, log, log.stat().st_size if log.exists() else 0)
+                time.sleep(moments.uniform(0, 0.1))
+            else:
+                time.sleep(moments.uniform(0, 0.6))
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        if (out / "last").exists():
+            reclap.load(out / "last", threads=1)
+            seen.append(json.loads((out / "last" / "state.json").read_text())["step"])
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
+    with command(steps, save_every) as process:
+        assert process.wait(120) == 0
+    train.train(plan(run={"steps": steps, "save_every": steps}), tmp_path / "whole")
+    assert read_run(out) == read_run(tmp_path / "whole")
+    assert [line["step"] for line in read_log(out)] == list(range(1, steps + 1))
+    assert [x["loss"] for x in read_log(out)] == [x["loss"] for x in read_log(tmp_path / "whole")]
