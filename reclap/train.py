@@ -9,6 +9,7 @@ be continued.
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,7 +19,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from reclap import checkpoint, manifest
 from reclap import recipe as recipes
 from reclap.data import Batch, Batches, Loader
-from reclap.errors import FormatError
+from reclap.errors import FormatError, ReclapError
 from reclap.evaluate import ZeroShot
 from reclap.learner import STATE, Learner
 from reclap.model import TextEncoder, default_threads
@@ -41,9 +42,9 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-LAST, LOG, CAPTIONS = "last", "log.jsonl", "captions.safetensors"
+LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.safetensors", ".lock"
 STATE_INFO = "state.json"
-_OURS = (LAST, LOG, CAPTIONS)
+_OURS = (LAST, LOG, CAPTIONS, LOCK)
 _CHUNK = 128  # texts embedded in one call
 
 
@@ -109,6 +110,8 @@ def train(
         If `out` cannot be written. The last complete checkpoint stays usable.
     ValueError
         If the loss is no longer finite.
+    ReclapError
+        If another process is training into `out`.
     """
     out = Path(out)
     folder = _find_last(out, resume=resume)
@@ -125,10 +128,12 @@ def train(
         learner.load(folder)
     exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
     out.mkdir(parents=True, exist_ok=True)
-    _tidy(out, first)
-    captions = _Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
-    run = _Loop(recipe, out, text, identity, learner, exam, captions)
-    return run.go(batches, first, progress=progress)
+    with _alone(out):
+        _tidy(out, first)
+        tower = identity["model"]["text"]
+        captions = _Captions(encoder, tower, batches.texts(), out / CAPTIONS, progress=progress)
+        run = _Loop(recipe, out, text, identity, learner, exam, captions)
+        return run.go(batches, first, progress=progress)
 
 
 # ---- Captions ------------------------------------------------------------------------------
@@ -142,11 +147,17 @@ class _Captions:
     """
 
     def __init__(
-        self, encoder: TextEncoder, texts: Sequence[str], path: Path, *, progress: bool
+        self,
+        encoder: TextEncoder,
+        tower: str,
+        texts: Sequence[str],
+        path: Path,
+        *,
+        progress: bool,
     ) -> None:
         self._encoder = encoder
         self._place = {text: i for i, text in enumerate(texts)}
-        digest = hashlib.sha256(json.dumps(texts).encode()).digest()
+        digest = hashlib.sha256(json.dumps([tower, texts]).encode()).digest()
         have = checkpoint.read_tensors(path) if path.exists() else {}
         if "digest" not in have or bytes(have["digest"]) != digest:
             features = self._embed(texts, progress=progress)
@@ -334,6 +345,17 @@ def _find_last(out: Path, *, resume: bool) -> Path | None:
     if foreign:
         raise FileExistsError(f"{out}: no run to resume, but {', '.join(sorted(foreign)[:5])}")
     return None
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Refuse a second process in the same folder; the system lets go when a process dies."""
+    with (out / LOCK).open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReclapError(f"{out}: another process is training into this folder") from None
+        yield
 
 
 def _is_ours(name: str) -> bool:

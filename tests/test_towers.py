@@ -23,7 +23,7 @@ from reclap._libraries import core
 torch = pytest.importorskip("torch")
 torch_htsat = pytest.importorskip("torch_htsat")
 pytestmark = pytest.mark.torch
-torch.set_num_threads(1)  # its idle threads spin, and would be timed against ours
+torch.set_num_threads(1)  # idle ones of its pool spin and take the cores from ours
 
 # Between unit vectors of float32 towers; ten times what was measured (2.4e-7), far below what two
 # clips of a random model are apart (2e-3).

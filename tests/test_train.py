@@ -1,15 +1,15 @@
 """Training: it learns, and whatever ends a run, the run can go on as if nothing had."""
 
 import errno
+import fcntl
 import json
 import math
-import os
-import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +17,10 @@ import training
 from training import read_log, read_run
 
 import reclap
-from reclap import checkpoint, train
+from reclap import checkpoint, recipe, train
 from reclap._libraries import core
 from reclap.config import ClapConfig
-from reclap.errors import FormatError
+from reclap.errors import FormatError, ReclapError
 from reclap.learner import Learner, initial_values, learning_rate
 from reclap.recipe import Optim
 
@@ -47,16 +47,19 @@ def whole(sounds, small_folder, tmp_path_factory):
     return out
 
 
-def stop_before(monkeypatch, step, error=KeyboardInterrupt):
-    """Let training raise an exception instead of taking a step, counted from 0."""
+def run_until(plan, out, step, monkeypatch):
+    """Train and raise an exception instead of taking a step, counted from 0."""
     original = Learner.step
 
     def stopped(self, number, mel, features):
         if number == step:
-            raise error
+            raise KeyboardInterrupt
         return original(self, number, mel, features)
 
-    monkeypatch.setattr(Learner, "step", stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(plan, out)
 
 
 # ---- Learning --------------------------------------------------------------------------------
@@ -170,26 +173,32 @@ def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_pa
     assert len(checkpoint.read_tensors(tmp_path / "captions.safetensors")["features"]) == 40
 
 
+@pytest.mark.slow
+def test_smoke_recipe_names_the_sounds_of_the_clone(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    result = train.train(recipe.load(root / "recipes" / "smoke.toml"), tmp_path)
+    assert result.accuracy >= 0.9
+    model = reclap.load(result.folder, threads=1)
+    (found,) = model.classify(root / "examples" / "sounds" / "rooster.ogg", ["rooster", "rain"])
+    assert found.label == "rooster"
+
+
 # ---- Going on --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_resumed_run_equals_uninterrupted_run(plan, tmp_path, monkeypatch, ema):
-    recipe = plan(optim={"ema": ema})
-    train.train(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_before(patch, 7)
-        train.train(recipe, tmp_path / "out")
+    averaged = plan(optim={"ema": ema})
+    train.train(averaged, tmp_path / "whole")
+    run_until(averaged, tmp_path / "out", 7, monkeypatch)
     assert len(read_log(tmp_path / "out")) == 7
-    result = train.train(recipe, tmp_path / "out", resume=True)
+    result = train.train(averaged, tmp_path / "out", resume=True)
     assert result.step == 12
     assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
 
 
 def test_log_is_cut_to_the_resumed_step(plan, whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_before(patch, 7)
-        train.train(plan(), tmp_path)
+    run_until(plan(), tmp_path, 7, monkeypatch)
     with (tmp_path / "log.jsonl").open("a") as f:
         f.write('{"step": 8, "lo')  # a kill in the middle of a line
     train.train(plan(), tmp_path, resume=True)
@@ -215,9 +224,7 @@ def test_resume_without_a_checkpoint_begins(plan, whole, tmp_path):
 
 
 def test_checkpoint_that_last_never_named_is_not_kept(plan, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_before(patch, 7)
-        train.train(plan(), tmp_path)
+    run_until(plan(), tmp_path, 7, monkeypatch)
     (tmp_path / "step-0000000011").mkdir()
     train.train(plan(run={"keep": 1}), tmp_path, resume=True)
     assert [p.name for p in tmp_path.glob("step-*")] == ["step-0000000012"]
@@ -268,6 +275,14 @@ def test_unwritable_output_is_named(plan, tmp_path):
         train.train(plan(), tmp_path / "file" / "out")
 
 
+def test_second_process_in_a_folder_is_refused(plan, tmp_path):
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ReclapError, match="another process is training"):
+            train.train(plan(), tmp_path, resume=True)
+    assert train.train(plan(), tmp_path, resume=True).step == 12
+
+
 def test_damaged_state_is_named(plan, whole, tmp_path):
     for name in ("last", "log.jsonl"):
         (tmp_path / name).symlink_to(whole / name)
@@ -287,9 +302,10 @@ def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, mon
         if len(calls) == 5:  # after captions, two files at step 4, and the model at step 8
             raise OSError(errno.ENOSPC, "No space left on device", f.name)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write_tensors", full)
-        train.train(plan(), tmp_path)
+        with pytest.raises(OSError, match="No space left"):
+            train.train(plan(), tmp_path)
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 4
     assert not list(tmp_path.glob(".*.tmp"))
     reclap.load(tmp_path / "last", threads=1)
@@ -328,7 +344,7 @@ def command(sounds, small_folder, tmp_path):
         path = tmp_path / "recipe.toml"
         path.write_text(training.to_toml(sections))
         words = ["-m", "reclap", "train", str(path), "--out", str(tmp_path / "out"), "--resume"]
-        return subprocess.Popen([sys.executable, *words], **how)
+        return subprocess.Popen([sys.executable, *words], **how)  # noqa: S603
 
     return start
 
@@ -370,18 +386,17 @@ def test_full_disk_is_one_line_and_no_checkpoint(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_killed_twenty_times_equals_the_uninterrupted_one(command, plan, tmp_path):
+def test_run_killed_twenty_times_equals_the_uninterrupted_one(command, plan, tmp_path, rng):
     steps, save_every, out = 800, 10, tmp_path / "out"
-    moments = random.Random(1)
     seen = []
     for kill in range(KILLS):
         log = out / "log.jsonl"
         with command(steps, save_every) as process:
             if kill % 4:  # every fourth kill may come before the first step
                 wait_for_log(process, log, log.stat().st_size if log.exists() else 0)
-                time.sleep(moments.uniform(0, 0.1))
+                time.sleep(rng.uniform(0, 0.1))
             else:
-                time.sleep(moments.uniform(0, 0.6))
+                time.sleep(rng.uniform(0, 0.6))
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
         if (out / "last").exists():

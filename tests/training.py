@@ -18,14 +18,14 @@ def write_set(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for g, group in enumerate(GROUPS):
-        for k in range(2):
+        for k, kind in enumerate(("low", "high")):
             name = f"{group}{k}.wav"
             write_wav(folder / name, tone(150 * 2**g * (1 + 0.1 * k), 0.5 + 1.4 * (k + g) % 1.5))
-            rewrites = [f"{group} {k} told {word}" for word in ("shortly", "loudly", "again")]
+            rewrites = [f"{group} {kind} told {word}" for word in ("shortly", "loudly", "again")]
             row = {
                 "path": name,
                 "group": group,
-                "caption": f"The {group} {k}.",
+                "caption": f"The {group} {kind}.",
                 "rewrites": rewrites,
             }
             lines.append(json.dumps(row))

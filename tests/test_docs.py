@@ -1,0 +1,115 @@
+"""What the documentation shows runs: README, docstrings, notebook, links."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import reclap
+from reclap.cli import _parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(reclap.__path__, "reclap.") if "__main__" not in m.name
+)
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    """Return the fenced blocks of a language, or those without one."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [body for name, body in fenced if name == language]
+
+
+def commands(text: str) -> list[str]:
+    """Return the lines of plain blocks that call reclap, without the remarks behind two spaces."""
+    lines = [line for block in blocks(text) for line in block.splitlines()]
+    return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("reclap ")]
+
+
+def parse(line: str) -> None:
+    try:
+        _parser().parse_args(shlex.split(line)[1:])
+    except SystemExit as error:
+        raise AssertionError(f"the command line refuses: {line}") from error
+
+
+def test_readme_python_block_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    (block,) = blocks(README, "python")
+    exec(compile(block, "README.md", "exec"), {})  # noqa: S102
+    assert "examples/sounds/rain.ogg" in capsys.readouterr().out
+
+
+def test_readme_starts_with_two_commands():
+    first, second = blocks(README, "sh")
+    assert first.count("\n") == second.count("\n") == 1
+    assert re.search(r"pip install \. && \S*/reclap classify ", first)
+    assert re.search(r"pip install -e '\.\[test\]' && \S*/python -m pytest$", second.strip())
+    parse(first.split(" && ")[-1])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_of_page_parse(page):
+    for line in commands(page.read_text("utf-8")):
+        parse(line)
+
+
+def test_readme_has_commands_and_is_short():
+    assert len(commands(README)) >= 8
+    assert 100 <= README.count("\n") <= 250
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_of_page_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
+    local = [t for t in targets if "://" not in t]
+    assert [t for t in local if not (page.parent / t).exists()] == []
+
+
+def test_every_page_of_docs_is_linked():
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    assert [p.name for p in ROOT.glob("docs/*.md") if f"{p.name})" not in text] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if name == "reclap.plots":
+        pytest.importorskip("matplotlib")
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_package_docstring_runs():
+    failed, tried = doctest.testmod(reclap)
+    assert (failed, tried > 0) == (0, True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda p: p.name)
+def test_notebook_runs(path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("matplotlib")
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    )
+    client.execute()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda p: p.name)
+def test_notebook_is_committed_with_small_outputs(path):
+    nbformat = pytest.importorskip("nbformat")
+    assert path.stat().st_size < 300_000
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert any(c.outputs for c in cells)
+    assert not any(o.output_type == "error" for c in cells for o in c.outputs)
