@@ -38,6 +38,7 @@ static void tape_take(rc_htsat_tape *k, const rc_htsat *t, int64_t b)
         const rc_htsat_stage *s = &t->stage[i];
         for (int64_t j = 0; j < s->depth; j++, block++)
             rc_swin_tape_take(&k->block[block], arena, &s->block[j], b * s->tokens);
+        if (i + 1 == c->stages) break; /* merges into nothing */
         k->merge[i].x = rc_take(arena, b * s->tokens * s->c);
         k->merge[i].mean = rc_take(arena, b * s->tokens / 4);
         k->merge[i].rstd = rc_take(arena, b * s->tokens / 4);

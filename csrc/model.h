@@ -232,6 +232,10 @@ typedef struct {
 rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads);
 void rc_trainer_free(rc_trainer *t);
 
+/* Before rc_trainer_free: the values, which the model's parameters point into, become the caller's
+ * (rc_free), and the model is as before the trainer but for them. */
+float *rc_trainer_leave_values(rc_trainer *t);
+
 /* Flat buffers of equal layout: values, gradients, first and second moment. */
 float *rc_trainer_buffer(rc_trainer *t, int which);
 int64_t rc_trainer_offset(const rc_trainer *t, int64_t param);

@@ -118,6 +118,7 @@ static void model_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     rc_clap_free(self->model);
+    rc_free(self->trained);
     Py_XDECREF(self->bound);
     type->tp_free(object);
     Py_DECREF(type);
@@ -166,7 +167,6 @@ static PyObject *model_bind(PyObject *object, PyObject *arg)
         p->item[i].x = PyArray_DATA(array);
     }
     self->bound = bound;
-    self->ready = true;
     Py_RETURN_NONE;
 }
 
@@ -184,7 +184,7 @@ static PyObject *model_pack(PyObject *object, PyObject *Py_UNUSED(none))
 
 int rc_py_model_ready(rc_py_model *self)
 {
-    if (self->ready) return 0;
+    if (self->bound != NULL) return 0;
     PyErr_SetString(PyExc_RuntimeError, "this model has no parameters bound");
     return -1;
 }

@@ -9,14 +9,14 @@
 typedef struct {
     PyObject_HEAD rc_clap *model;
     PyObject *bound; /* tuple of the arrays that hold the parameters */
-    bool ready;      /* parameters point at live memory */
+    float *trained;  /* or what a trainer left; ours to free */
 } rc_py_model;
 
 typedef struct {
     PyObject_HEAD rc_context *context;
 } rc_py_context;
 
-/* -1 with RuntimeError before bind, or after a trainer took the parameters and went. */
+/* -1 with RuntimeError before bind. */
 int rc_py_model_ready(rc_py_model *self);
 
 #endif

@@ -1,7 +1,8 @@
 /* Tables, gathers, stretch, biases and pooling of the towers as plain functions, for tests and
  * benchmarks. */
-#include "kernels.h"
 #include "py.h"
+
+#include "kernels.h"
 
 #define NEW(rank, ...) rc_py_new(rank, (int64_t[]){__VA_ARGS__}, NPY_FLOAT32)
 

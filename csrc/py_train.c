@@ -43,7 +43,10 @@ static void trainer_dealloc(PyObject *object)
     rc_py_trainer *self = (rc_py_trainer *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    if (self->model != NULL) self->model->ready = false; /* its parameters lay in our memory */
+    if (self->model != NULL) { /* goes on with what was learnt, also a call that runs right now */
+        rc_free(self->model->trained);
+        self->model->trained = rc_trainer_leave_values(self->trainer);
+    }
     rc_trainer_free(self->trainer);
     Py_XDECREF(self->model);
     type->tp_free(object);

@@ -75,6 +75,14 @@ void rc_trainer_free(rc_trainer *t)
     free(t);
 }
 
+float *rc_trainer_leave_values(rc_trainer *t)
+{
+    float *values = t->buffer[0];
+    for (int64_t i = 0; i < t->model->params.count; i++) t->model->params.item[i].dx = NULL;
+    t->buffer[0] = NULL;
+    return values;
+}
+
 float *rc_trainer_buffer(rc_trainer *t, int which)
 {
     return t->buffer[which];

@@ -15,6 +15,7 @@ from reclap.learner import Learner
 from reclap.manifest import Row
 from reclap.model import TextEncoder
 from reclap.recipe import Recipe
+from reclap.text import prompt_of
 
 __all__ = ["ZeroShot"]
 
@@ -68,7 +69,7 @@ class ZeroShot:
         labels = sorted({row.extra[part.label] for row in rows})
         prompts: dict[str, list[str]] = {}
         for label in labels:
-            given = part.prompts.get(label, config.template.format(label=label.replace("_", " ")))
+            given = part.prompts.get(label, prompt_of(label, config.template))
             prompts[label] = [given] if isinstance(given, str) else given
         return cls(rows, part.label, prompts, config, encoder)
 

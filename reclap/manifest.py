@@ -11,7 +11,7 @@ from typing import Any
 
 from reclap.errors import FormatError
 
-__all__ = ["Caption", "Row", "read"]
+__all__ = ["Caption", "Row", "files", "read"]
 
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
 _LISTED = 5  # missing files that a message names
@@ -57,7 +57,7 @@ def read(
     root: str | os.PathLike[str] | None = None,
     where: Mapping[str, Sequence[Any]] | None = None,
     *,
-    files: bool = True,
+    check_files: bool = True,
 ) -> list[Row]:
     """Read a manifest.
 
@@ -66,14 +66,16 @@ def read(
     path : path
         ``.csv`` with a header line, or ``.jsonl`` with one object a line. Columns: ``path`` (or
         ``audio``); ``caption``, and optionally ``rewrites``, a list of strings; or instead of
-        both, in JSON lines only, ``captions``, a list of ``{"caption": ..., "rewrites": ...}``.
+        both ``captions``, a list of ``{"caption": ..., "rewrites": ...}`` (in JSON lines) or
+        ``file.json#key``, such a list kept once for many rows: the value of `key` in a JSON
+        object beside the manifest.
         In CSV a list is a cell that holds a JSON list; ReCLAP's name ``rewritten_captions`` and
         the text of a Python list are read as well. Other columns are kept as strings.
     root : path, optional
         Folder that relative sound paths start from; the manifest's own by default.
     where : mapping of str to sequence, optional
         Keep the rows whose column has one of these values, compared as strings.
-    files : bool
+    check_files : bool
         Check that the sound files of these rows exist.
 
     Returns
@@ -91,17 +93,26 @@ def read(
     path = Path(path)
     root = path.parent if root is None else Path(root)
     allowed = {column: {str(v) for v in values} for column, values in (where or {}).items()}
+    shared = _Shared(path.parent)
     rows = [
-        _row(f"{path}:{line}", item, root)
+        _row(f"{path}:{line}", item, root, shared)
         for line, item in _items(path)
         if _keep(f"{path}:{line}", item, allowed)
     ]
     if not rows:
         kept = f" where {_show(allowed)}" if allowed else ""
         raise FormatError(f"{path}: no row{kept}")
-    if files:
+    if check_files:
         _refuse_missing(path, rows)
     return rows
+
+
+def files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the manifest and the files of captions that it refers to, each once."""
+    path = Path(path)
+    listed = (item.get("captions") for _, item in _items(path))
+    names = {text.partition("#")[0] for text in listed if isinstance(text, str)}
+    return [path, *(path.parent / name for name in sorted(names))]
 
 
 def _show(allowed: Mapping[str, set[str]]) -> str:
@@ -155,13 +166,44 @@ def _keep(at: str, item: dict[str, Any], allowed: Mapping[str, set[str]]) -> boo
     return all(str(item[column]) in values for column, values in allowed.items())
 
 
-def _row(at: str, item: dict[str, Any], root: Path) -> Row:
+class _Shared:
+    """Captions kept once for many rows, read at their first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, Any] = {}
+        self._lists: dict[str, tuple[Caption, ...]] = {}
+
+    def __call__(self, at: str, reference: str) -> tuple[Caption, ...]:
+        """Return the captions that ``file.json#key`` names."""
+        if reference not in self._lists:
+            name, _, key = reference.partition("#")
+            found = self._file(at, name)
+            if not key or not isinstance(found, dict) or key not in found:
+                raise FormatError(f"{at}: captions: {reference!r} is no list; write file.json#key")
+            self._lists[reference] = _captions(f"{self._folder / name}: {key}", found[key])
+        return self._lists[reference]
+
+    def _file(self, at: str, name: str) -> Any:
+        if name not in self._files:
+            path = self._folder / name
+            try:
+                self._files[name] = json.loads(path.read_text("utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise FormatError(f"{at}: captions: cannot read {path}: {error}") from error
+        return self._files[name]
+
+
+def _row(at: str, item: dict[str, Any], root: Path, shared: _Shared) -> Row:
     names = [name for name in _PATH if name in item]
     if not names:
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
     sound = _text(at, names[0], item.pop(names[0]))
     listed = item.pop("captions", None)
-    captions = (_caption(at, item),) if listed is None else _captions(at, listed)
+    if listed is None:
+        captions: tuple[Caption, ...] = (_caption(at, item),)
+    else:
+        captions = shared(at, listed) if isinstance(listed, str) else _captions(at, listed)
     return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()})
 
 

@@ -20,7 +20,7 @@ from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, SkippedWarning, one_line
 from reclap.results import Classification, Timeline
-from reclap.text import Tokenizer, check_texts
+from reclap.text import Tokenizer, check_texts, prompt_of
 
 __all__ = ["Model", "TextEncoder", "load"]
 
@@ -502,4 +502,4 @@ def _prompts(labels: Labels, template: str) -> dict[str, list[str]]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"labels: {', '.join(map(repr, twice))} more than once")
-    return {name: [template.replace("{label}", name.replace("_", " "))] for name in names}
+    return {name: [prompt_of(name, template)] for name in names}

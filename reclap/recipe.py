@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
+from reclap import checkpoint, manifest
 from reclap.augment import Augment
 from reclap.config import ClapConfig, TextConfig, from_mapping
 from reclap.data import Data
@@ -235,7 +235,7 @@ class Recipe:
         for section, keys in _FREE.items():
             for key in keys:
                 del data[section][key]
-        data["data"]["manifest"] = _sha256(Path(self.data.manifest))
+        data["data"]["manifest"] = _sha256(*manifest.files(self.data.manifest))
         data["model"]["text"] = _sha256(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
         return plain

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from reclap.errors import FormatError
 
-__all__ = ["Tokenizer", "check_texts"]
+__all__ = ["Tokenizer", "check_texts", "prompt_of"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,17 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def prompt_of(label: str, template: str) -> str:
+    """Return the prompt of a label: underscores become spaces, ``{label}`` the label.
+
+    Examples
+    --------
+    >>> prompt_of("dog_bark", "The sound of {label}.")
+    'The sound of dog bark.'
+    """
+    return template.replace("{label}", label.replace("_", " "))
 
 
 class Tokenizer:

@@ -137,7 +137,7 @@ def test_all_missing_files_are_counted_and_some_named(sounds):
         FileNotFoundError, match=r"8 of 9 sound files are missing.*no4\.wav, \.\.\."
     ):
         manifest.read(path)
-    assert len(manifest.read(path, files=False)) == 9
+    assert len(manifest.read(path, check_files=False)) == 9
 
 
 def test_folder_is_no_sound_file(sounds):
@@ -166,3 +166,26 @@ def test_other_endings_and_encodings_are_refused(sounds):
         manifest.read(sounds / "m.csv")
     with pytest.raises(FileNotFoundError):
         manifest.read(sounds / "absent.csv")
+
+
+def test_captions_may_be_kept_once_for_many_rows(tmp_path):
+    captions = {
+        "dog": [{"caption": "A dog barks.", "rewrites": ["Woof."]}],
+        "rain": [{"caption": "Rain."}],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(captions))
+    path = tmp_path / "m.csv"
+    path.write_text("path,captions\na.wav,c.json#dog\nb.wav,c.json#rain\nc.wav,c.json#dog\n")
+    rows = manifest.read(path, check_files=False)
+    assert [row.captions[0].text for row in rows] == ["A dog barks.", "Rain.", "A dog barks."]
+    assert rows[0].captions is rows[2].captions
+    assert manifest.files(path) == [path, tmp_path / "c.json"]
+
+
+@pytest.mark.parametrize("reference", ["c.json#cat", "c.json", "d.json#dog", "c.json#bad"])
+def test_wrong_references_to_captions_name_the_line(tmp_path, reference):
+    (tmp_path / "c.json").write_text('{"dog": [{"caption": "A dog."}], "bad": [1]}')
+    path = tmp_path / "m.csv"
+    path.write_text(f"path,captions\na.wav,{reference}\n")
+    with pytest.raises(FormatError, match="captions"):
+        manifest.read(path, check_files=False)

@@ -15,6 +15,7 @@ import numpy as np
 
 from reclap import manifest, recipe, train
 from reclap.model import Model, load
+from reclap.text import prompt_of
 
 HERE = Path(__file__).parent
 FOLDS = (1, 2, 3, 4)
@@ -24,7 +25,7 @@ def prompt_sets(words: dict, template: str) -> dict[str, list[list[str]]]:
     """Return under each name one or more lists of one prompt a label."""
 
     def fill(labels: list[str]) -> list[str]:
-        return [template.format(label=label) for label in labels]
+        return [prompt_of(label, template) for label in labels]
 
     names = list(words["labels"])
     count = len(words["paraphrases"][names[0]])

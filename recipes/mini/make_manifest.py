@@ -1,4 +1,4 @@
-"""Write manifest.jsonl: every clip of ESC-10 with all captions of its label.
+"""Write manifest.csv: every clip of ESC-10 with the captions of its label.
 
     python recipes/mini/make_manifest.py ../shared/audio/esc10/esc10.csv
 
@@ -6,7 +6,6 @@ Training draws one of the label's captions for a clip at every use, see `reclap.
 """
 
 import csv
-import json
 import sys
 from pathlib import Path
 
@@ -15,14 +14,14 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Run the script."""
-    captions = json.loads((HERE / "captions.json").read_text("utf-8"))
     with Path(sys.argv[1]).open(encoding="utf-8", newline="") as f:
         clips = sorted(csv.DictReader(f), key=lambda clip: clip["path"])
-    with (HERE / "manifest.jsonl").open("w", encoding="utf-8") as out:
+    with (HERE / "manifest.csv").open("w", encoding="utf-8", newline="") as f:
+        table = csv.writer(f, lineterminator="\n")
+        table.writerow(["path", "fold", "label", "captions"])
         for clip in clips:
-            row = {key: clip[key] for key in ("path", "fold", "label")}
-            row["captions"] = captions[clip["label"]]
-            out.write(json.dumps(row) + "\n")
+            reference = f"captions.json#{clip['label']}"
+            table.writerow([clip["path"], clip["fold"], clip["label"], reference])
 
 
 if __name__ == "__main__":

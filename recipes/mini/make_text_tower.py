@@ -64,6 +64,7 @@ def compact(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
+    """Run the script."""
     source, target = map(Path, sys.argv[1:3])
     weights = source / "model.safetensors"
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
