@@ -120,7 +120,8 @@ def shrink_bilinear(mel: Floats, frames: int) -> Floats:
     coordinate is computed in float32, here and below, as torch does; it tells in long clips.
     """
     step = np.float32(len(mel)) / np.float32(frames)
-    at = np.maximum(step * (np.arange(frames, dtype=np.float32) + np.float32(0.5)) - 0.5, 0)
+    at = np.float64(step) * (np.arange(frames) + 0.5) - 0.5  # rounded once: torch's is fused
+    at = np.maximum(at.astype(np.float32), 0)
     first = at.astype(np.int64)
     second = np.minimum(first + 1, len(mel) - 1)
     share = (at - first).astype(np.float32)[:, np.newaxis]
