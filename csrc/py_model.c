@@ -358,8 +358,7 @@ static PyMethodDef model_methods[] = {
     {"pack", model_pack, METH_NOARGS, "Lay out linear weights for inference."},
     {"audio", (PyCFunction)(void (*)(void))model_audio, METH_VARARGS | METH_KEYWORDS,
      "audio(context, mel, features=False, longer=None): (b, frames, mels) dB to (b, dim) unit "
-     "rows; "
-     "with fusion (b, 4, frames, mels) and a boolean a clip, whether its local pictures count."},
+     "rows; with fusion (b, 4, frames, mels) and for each clip whether its local pictures count."},
     {"text", (PyCFunction)(void (*)(void))model_text, METH_VARARGS | METH_KEYWORDS,
      "text(context, ids, first, features=False): packed sequences to (n, dim) unit rows."},
     {"text_head", (PyCFunction)(void (*)(void))model_text_head, METH_VARARGS | METH_KEYWORDS,
