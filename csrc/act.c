@@ -123,6 +123,18 @@ void rc_tanh_backward(float *dx, const float *dy, const float *y, int64_t n)
     for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * (1 - y[i] * y[i]);
 }
 
+RC_CLONES
+void rc_sigmoid_forward(float *y, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = 1 / (1 + exp_of(-x[i]));
+}
+
+RC_CLONES
+void rc_sigmoid_backward(float *dx, const float *dy, const float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * y[i] * (1 - y[i]);
+}
+
 void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_t first)
 {
     float scale = p < 1 ? 1 / (1 - p) : 0;

@@ -145,8 +145,8 @@ static rc_status project(const rc_clap *m, rc_context *c, float *y, const rc_hea
     return rc_dnn_check(c->dnn);
 }
 
-rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel, int64_t b,
-                        int64_t frames, bool features)
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel,
+                        const bool *longer, int64_t b, int64_t frames, bool features)
 {
     rc_head_tape k;
     float *x;
@@ -155,8 +155,14 @@ rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *
     if (frames < 1 || frames > rc_htsat_frames(m->audio))
         return rc_fail(RC_EINVAL, "mel: %lld frames, this audio tower takes 1 to %lld",
                        (long long)frames, (long long)rc_htsat_frames(m->audio));
+    if (m->config.audio.fusion != (longer != NULL))
+        return rc_fail(RC_EINVAL,
+                       m->config.audio.fusion
+                           ? "longer: this audio tower has fusion and needs a flag a clip"
+                           : "longer: this audio tower has no fusion");
     RC_TRY(take_head(c, &k, &x, &m->audio_head, b));
-    RC_TRY(rc_htsat_forward(m->audio, &m->params, c, features ? y : x, mel, b, frames, NULL, none));
+    RC_TRY(rc_htsat_forward(m->audio, &m->params, c, features ? y : x, mel, longer, b, frames, NULL,
+                            none));
     return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->audio_head, &k, x, b);
 }
 

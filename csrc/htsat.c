@@ -1,5 +1,5 @@
 /* The audio tower HTS-AT: its parameters and index tables, and the order of its layers.
- * Mathematics: LAION-AI/CLAP clap_module/htsat.py, class HTSAT_Swin_Transformer, without fusion. */
+ * Mathematics: LAION-AI/CLAP clap_module/htsat.py, class HTSAT_Swin_Transformer. */
 #include "htsat.h"
 
 #include <stdio.h>
@@ -46,6 +46,7 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
         c->freq_stripes > 32 || c->time_width < 0 || c->freq_width < 0)
         return rc_fail(RC_EINVAL,
                        "audio: expected 0 to 32 stripes, and widths that are not negative");
+    if (c->fusion) RC_TRY(rc_fusion_check(c));
     for (int64_t i = 0, side = c->spec_size / c->patch; i < c->stages; i++, side /= 2)
         RC_TRY(check_stage(c, i, side));
     return RC_OK;
@@ -184,11 +185,12 @@ static rc_status open_tower(rc_htsat *t, rc_params *p)
     const rc_htsat_config *c = &t->config;
     for (int64_t i = 0; i < c->stages; i++) t->blocks += c->depths[i];
     declare_input(t, p);
+    if (c->fusion) RC_TRY(rc_fusion_open(&t->fusion, c, p));
     int64_t block = 0;
     for (int64_t i = 0; i < c->stages; i++) RC_TRY(open_stage(t, p, i, &block));
     t->norm = rc_declare_norm(p, rc_htsat_width(t), BRANCH, "norm");
     RC_TRY(new_table(&t->patch_from, c->spec_size * c->spec_size));
-    rc_patch_index(t->patch_from, c->spec_size, c->mels, c->patch);
+    rc_patch_index(t->patch_from, c->spec_size, c->mels, c->patch, c->patch);
     return p->status;
 }
 
@@ -219,6 +221,7 @@ void rc_htsat_free(rc_htsat *t)
         free(s->block);
     }
     rc_free(t->patch_from);
+    rc_fusion_close(&t->fusion);
     free(t);
 }
 

@@ -1,4 +1,5 @@
-/* The input path of the audio tower: batch norm, SpecAugment, stretch, fold, patches, and back. */
+/* The input path of the audio tower: batch norm, SpecAugment, stretch, fold, patches, and back.
+ * What fusion adds to it stands in fusion.c. */
 #include "htsat.h"
 
 #include <math.h>
@@ -26,6 +27,17 @@ static void drop_stripes(const rc_htsat_call *job, float *x, int64_t clip)
     }
 }
 
+void rc_htsat_stretch(const rc_htsat_call *job, float *wide, float *normed, const float *mel,
+                      int64_t clip)
+{
+    const rc_htsat *t = job->t;
+    const rc_htsat_config *c = &t->config;
+    rc_batchnorm_forward(normed, mel, job->bn_mean, job->bn_var, rc_call_value(job, t->bn.w),
+                         rc_call_value(job, t->bn.b), job->frames, c->mels, (float)c->eps);
+    if (job->tape != NULL) drop_stripes(job, normed, clip);
+    rc_stretch_forward(wide, normed, job->frames, rc_htsat_frames(t), c->mels);
+}
+
 /* Decibels of one clip to patch embeddings in grid order. */
 static void input_clip(void *arg, int64_t clip, int worker)
 {
@@ -33,6 +45,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
     const rc_htsat *t = job->t;
     const rc_htsat_config *c = &t->config;
     int64_t n = t->stage[0].tokens, area = c->patch * c->patch, e = c->embed, row = clip * n;
+    int64_t size = (c->fusion ? RC_VIEWS : 1) * job->frames * c->mels; /* of one clip's input */
     float *normed = rc_call_scratch(job, worker), *wide = normed + job->frames * c->mels;
     float *pixels = wide + rc_htsat_frames(t) * c->mels, *y = job->y + row * e, *out = y;
     float *mean = NULL, *rstd = NULL;
@@ -42,13 +55,11 @@ static void input_clip(void *arg, int64_t clip, int worker)
         mean = job->tape->mean + row;
         rstd = job->tape->rstd + row;
     }
-    rc_batchnorm_forward(normed, job->mel + clip * job->frames * c->mels, job->bn_mean, job->bn_var,
-                         rc_call_value(job, t->bn.w), rc_call_value(job, t->bn.b), job->frames,
-                         c->mels, (float)c->eps);
-    if (job->tape != NULL) drop_stripes(job, normed, clip);
-    rc_stretch_forward(wide, normed, job->frames, rc_htsat_frames(t), c->mels);
+    rc_htsat_stretch(job, wide, normed, job->mel + clip * size, clip);
     rc_gather_rows(pixels, wide, t->patch_from, n * area, 1);
     rc_linear_run(&job->linear, worker, out, pixels, n);
+    if (c->fusion && job->longer[clip])
+        rc_fusion_clip(job, out, clip, worker, rc_call_scratch(job, worker));
     rc_layernorm_forward(y, mean, rstd, out, rc_call_value(job, t->patch_norm.w),
                          rc_call_value(job, t->patch_norm.b), n, e, (float)c->eps);
 }
@@ -75,8 +86,11 @@ rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
 {
     const rc_htsat *t = job->t;
     int64_t used = job->arena->used, n = t->stage[0].tokens;
-    rc_call_take(job, (job->frames + 2 * rc_htsat_frames(t)) * t->config.mels);
+    int64_t scratch = (job->frames + 2 * rc_htsat_frames(t)) * t->config.mels;
+    if (t->config.fusion) scratch = rc_max(scratch, rc_fusion_scratch(job));
+    rc_call_take(job, scratch);
     if (job->arena->base != NULL) {
+        if (t->config.fusion) RC_TRY(rc_fusion_get(job));
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, t->patch, n, n, false));
         if (job->tape != NULL) batch_statistics(job);
         job->bn_mean = job->tape != NULL ? job->tape->bn_mean : rc_call_value(job, t->bn_mean);

@@ -259,8 +259,8 @@ static rc_status pass_backward(rc_htsat_call *job, const float *dy)
 }
 
 rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c, float *y,
-                           const float *mel, int64_t b, int64_t frames, rc_htsat_tape *tape,
-                           rc_draw draw)
+                           const float *mel, const bool *longer, int64_t b, int64_t frames,
+                           rc_htsat_tape *tape, rc_draw draw)
 {
     rc_arena counting = {0};
     rc_htsat_call job = {.t = t,
@@ -269,6 +269,7 @@ rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c,
                          .arena = &counting,
                          .tape = tape,
                          .mel = mel,
+                         .longer = longer,
                          .b = b,
                          .frames = frames,
                          .draw = draw};

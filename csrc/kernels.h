@@ -62,6 +62,8 @@ void rc_relu_forward(float *y, const float *x, int64_t n);
 void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void rc_tanh_forward(float *y, const float *x, int64_t n);
 void rc_tanh_backward(float *dx, const float *dy, const float *y, int64_t n);
+void rc_sigmoid_forward(float *y, const float *x, int64_t n);
+void rc_sigmoid_backward(float *dx, const float *dy, const float *y, int64_t n);
 
 /* y = x keep / (1 - p): value i of n is kept with probability 1 - p by the draw at index first + i.
  * Its own backward: call it on dy with the same draw. */
@@ -103,8 +105,9 @@ void rc_window_index(int32_t *index, int64_t side, int64_t window, int64_t shift
 void rc_window_mask(float *mask, int64_t side, int64_t window, int64_t shift);
 
 /* Fold and cut into patches (LAION: clap_module/htsat.py, reshape_wav2img): for grid position i and
- * pixel j of its patch x patch picture, where in the (frames, mels) spectrogram the value lies. */
-void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t patch);
+ * pixel j of its patch of `high` rows and `wide` columns, where in the (frames, mels) spectrogram
+ * the value lies. Columns that do not fill a patch are left out. */
+void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t high, int64_t wide);
 
 /* y (n, c) = x[index]; for backward dx[index] = dy, where no index occurs twice. */
 void rc_gather_rows(float *y, const float *x, const int32_t *index, int64_t n, int64_t c);

@@ -89,11 +89,15 @@ void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, co
 typedef struct {
     int64_t mels, spec_size, patch, embed, window, mlp_ratio;
     int64_t stages, depths[RC_STAGES_MAX], heads[RC_STAGES_MAX];
+    bool fusion;                      /* four pictures a clip, fused in the patch embedding */
     double drop_path, dropout;        /* training only */
     int64_t time_stripes, time_width; /* SpecAugment, training only */
     int64_t freq_stripes, freq_width;
     double bn_momentum, eps;
 } rc_htsat_config;
+
+/* Pictures of a clip in a tower with fusion: the whole clip, and its front, middle and back. */
+enum { RC_VIEWS = 4 };
 
 typedef struct rc_htsat rc_htsat; /* indices of the parameters and the gather tables */
 
@@ -169,9 +173,10 @@ rc_status rc_context_enter(rc_context *c);
 void rc_context_leave(rc_context *c);
 
 /* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before
- * the head, (b, width), not normalised. */
-rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel, int64_t b,
-                        int64_t frames, bool features);
+ * the head, (b, width), not normalised. With fusion mel is (b, RC_VIEWS, frames, mels) and longer
+ * (b) says which clips are fused; the others are their first picture. */
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel,
+                        const bool *longer, int64_t b, int64_t frames, bool features);
 
 /* n sequences of ids, one after the other; sequence i is id[first[i]]..id[first[i + 1] - 1]. */
 rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,
@@ -193,10 +198,11 @@ typedef struct rc_htsat_tape rc_htsat_tape;
 rc_status rc_htsat_tape_new(rc_htsat_tape **out, const rc_htsat *t);
 void rc_htsat_tape_free(rc_htsat_tape *tape);
 
-/* y (b, width). With a tape: train mode, draws at (seed, step), running statistics updated. */
+/* y (b, width). With a tape: train mode, draws at (seed, step), running statistics updated; not for
+ * towers with fusion. Without fusion longer is NULL. */
 rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c, float *y,
-                           const float *mel, int64_t b, int64_t frames, rc_htsat_tape *tape,
-                           rc_draw draw);
+                           const float *mel, const bool *longer, int64_t b, int64_t frames,
+                           rc_htsat_tape *tape, rc_draw draw);
 rc_status rc_htsat_backward(const rc_htsat *t, const rc_params *p, rc_context *c, const float *dy,
                             rc_htsat_tape *tape);
 

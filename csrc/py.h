@@ -50,6 +50,9 @@ int rc_py_f32(PyObject *object, void *out);
 int rc_py_f32_or_none(PyObject *object, void *out);
 int rc_py_i32(PyObject *object, void *out);
 
+/* "O&" converter: None to NULL, else a contiguous array of booleans, never made from numbers. */
+int rc_py_bool_or_none(PyObject *object, void *out);
+
 /* "O&" converter for a float32 array that is written in place: must already be writable, aligned,
  * C-contiguous float32. */
 int rc_py_f32_inout(PyObject *object, void *out);

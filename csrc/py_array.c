@@ -38,6 +38,17 @@ int rc_py_i32(PyObject *object, void *out)
     return convert(object, NPY_INT32, out);
 }
 
+int rc_py_bool_or_none(PyObject *object, void *out)
+{
+    *(PyArrayObject **)out = NULL;
+    if (object == Py_None) return 1;
+    PyObject *any = PyArray_FROM_O(object); /* so that numbers of a list do not become booleans */
+    if (any == NULL) return 0;
+    *(PyObject **)out = PyArray_FROMANY(any, NPY_BOOL, 0, 0, NPY_ARRAY_IN_ARRAY);
+    Py_DECREF(any);
+    return *(PyObject **)out != NULL;
+}
+
 int rc_py_f32_inout(PyObject *object, void *out)
 {
     if (!PyArray_Check(object) || PyArray_TYPE((PyArrayObject *)object) != NPY_FLOAT32 ||

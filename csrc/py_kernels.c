@@ -202,7 +202,8 @@ static PyObject *l2norm_backward(PyObject *Py_UNUSED(m), PyObject *args)
 typedef void unary(float *y, const float *x, int64_t n);
 typedef void unary_backward(float *dx, const float *dy, const float *x, int64_t n);
 
-/* activation(kind, x) and activation_backward(kind, dy, x); tanh's backward takes y for x. */
+/* activation(kind, x) and activation_backward(kind, dy, x); tanh and sigmoid take y for x
+ * in backward. */
 static const struct {
     const char *name;
     unary *forward;
@@ -212,6 +213,7 @@ static const struct {
     {"gelu_tanh", rc_gelu_tanh_forward, rc_gelu_tanh_backward},
     {"relu", rc_relu_forward, rc_relu_backward},
     {"tanh", rc_tanh_forward, rc_tanh_backward},
+    {"sigmoid", rc_sigmoid_forward, rc_sigmoid_backward},
     {"exp", rc_exp, NULL},
 };
 
@@ -301,8 +303,9 @@ PyMethodDef rc_py_kernel_methods[] = {
     ENTRY(batchnorm_backward, "batchnorm_backward(dy, x, mean, var, w, eps): (dx, dw, db)."),
     ENTRY(l2norm_forward, "l2norm_forward(x): (y, length)."),
     ENTRY(l2norm_backward, "l2norm_backward(dy, y, length): (dx,)."),
-    ENTRY(activation, "activation(kind, x); kind gelu, gelu_tanh, relu, tanh or exp."),
-    ENTRY(activation_backward, "activation_backward(kind, dy, x); tanh takes its output for x."),
+    ENTRY(activation, "activation(kind, x); kind gelu, gelu_tanh, relu, tanh, sigmoid or exp."),
+    ENTRY(activation_backward,
+          "activation_backward(kind, dy, x); tanh and sigmoid take their output for x."),
     ENTRY(dropout, "dropout(x, p, seed, step, site, first)."),
     ENTRY(draws, "draws(kind, n, seed, step, site); kind uniform or normal."),
     {NULL, NULL, 0, NULL},

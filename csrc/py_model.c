@@ -18,6 +18,14 @@ static int get_int(PyObject *dict, const char *key, int64_t *out)
     return *out == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+static int get_bool(PyObject *dict, const char *key, bool *out)
+{
+    PyObject *item = item_of(dict, key);
+    int truth = item == NULL ? -1 : PyObject_IsTrue(item);
+    *out = truth == 1;
+    return truth < 0 ? -1 : 0;
+}
+
 static int get_double(PyObject *dict, const char *key, double *out)
 {
     PyObject *item = item_of(dict, key);
@@ -46,7 +54,8 @@ static int get_audio(PyObject *d, rc_htsat_config *c)
     int64_t heads;
     if (get_int(d, "mels", &c->mels) < 0 || get_int(d, "spec_size", &c->spec_size) < 0 ||
         get_int(d, "patch", &c->patch) < 0 || get_int(d, "embed", &c->embed) < 0 ||
-        get_int(d, "window", &c->window) < 0 || get_int(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
+        get_bool(d, "fusion", &c->fusion) < 0 || get_int(d, "window", &c->window) < 0 ||
+        get_int(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
         get_list(d, "depths", c->depths, &c->stages) < 0 ||
         get_list(d, "heads", c->heads, &heads) < 0)
         return -1;
@@ -193,6 +202,7 @@ typedef struct {
     const rc_clap *model;
     rc_context *context;
     const float *x;
+    const bool *longer;
     const int32_t *id, *first;
     float *y;
     int64_t n, frames;
@@ -210,31 +220,43 @@ static rc_status in_context(embed_job *job, rc_status (*run)(embed_job *))
 
 static rc_status audio_run(embed_job *j)
 {
-    return rc_clap_audio(j->model, j->context, j->y, j->x, j->n, j->frames, j->features);
+    return rc_clap_audio(j->model, j->context, j->y, j->x, j->longer, j->n, j->frames, j->features);
 }
 static rc_status audio_work(void *job)
 {
     return in_context(job, audio_run);
 }
 
+/* (b, frames, mels), or with fusion (b, RC_VIEWS, frames, mels), and a flag for each clip. */
+static int audio_shapes(PyArrayObject *mel, PyArrayObject *longer, const rc_htsat_config *c)
+{
+    int64_t plain[3] = {-1, -1, c->mels}, views[4] = {-1, RC_VIEWS, -1, c->mels};
+    if ((c->fusion ? rc_py_shape(mel, "mel", 4, views) : rc_py_shape(mel, "mel", 3, plain)) < 0)
+        return -1;
+    int64_t b = rc_py_size(mel, 0);
+    return longer == NULL ? 0 : rc_py_shape(longer, "longer", 1, &b);
+}
+
 static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"context", "mel", "features", NULL};
+    static char *names[] = {"context", "mel", "features", "longer", NULL};
     rc_py_model *self = (rc_py_model *)object;
     rc_py_context *context;
-    PyArrayObject *mel = NULL, *y = NULL;
+    PyArrayObject *mel = NULL, *longer = NULL, *y = NULL;
     embed_job job = {.model = self->model};
     if (rc_py_model_ready(self) < 0) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&|p:audio", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!O&|pO&:audio", names,
                                      rc_py_state(object)->context_type, &context, rc_py_f32, &mel,
-                                     &job.features))
+                                     &job.features, rc_py_bool_or_none, &longer)) {
+        Py_XDECREF(mel);
         return NULL;
+    }
     const rc_clap_config *c = &self->model->config;
-    int64_t shape[3] = {-1, -1, c->audio.mels};
-    if (rc_py_shape(mel, "mel", 3, shape) == 0) {
+    if (audio_shapes(mel, longer, &c->audio) == 0) {
         int64_t out[2] = {job.n = rc_py_size(mel, 0),
                           job.features ? self->model->audio_head.in : c->dim};
-        job.frames = rc_py_size(mel, 1);
+        job.frames = rc_py_size(mel, PyArray_NDIM(mel) - 2);
+        job.longer = longer == NULL ? NULL : PyArray_DATA(longer);
         job.context = context->context;
         job.x = rc_py_data(mel);
         y = rc_py_new(2, out, NPY_FLOAT32);
@@ -242,6 +264,7 @@ static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
         if (y != NULL && rc_py_run(object, audio_work, &job) < 0) Py_CLEAR(y);
     }
     Py_DECREF(mel);
+    Py_XDECREF(longer);
     return (PyObject *)y;
 }
 
@@ -334,7 +357,8 @@ static PyMethodDef model_methods[] = {
     {"bind", model_bind, METH_O, "Point the parameters at float32 arrays, in order; kept alive."},
     {"pack", model_pack, METH_NOARGS, "Lay out linear weights for inference."},
     {"audio", (PyCFunction)(void (*)(void))model_audio, METH_VARARGS | METH_KEYWORDS,
-     "audio(context, mel, features=False): (b, frames, mels) dB to (b, dim) unit rows."},
+     "audio(context, mel, features=False, longer=None): (b, frames, mels) dB to (b, dim) unit "
+     "rows; with fusion (b, 4, frames, mels) and for each clip whether its local pictures count."},
     {"text", (PyCFunction)(void (*)(void))model_text, METH_VARARGS | METH_KEYWORDS,
      "text(context, ids, first, features=False): packed sequences to (n, dim) unit rows."},
     {"text_head", (PyCFunction)(void (*)(void))model_text_head, METH_VARARGS | METH_KEYWORDS,

@@ -57,12 +57,16 @@ static PyObject *window_mask(PyObject *Py_UNUSED(m), PyObject *args)
 
 static PyObject *patch_index(PyObject *Py_UNUSED(m), PyObject *args)
 {
-    long long spec_size, mels, patch;
-    if (!PyArg_ParseTuple(args, "LLL:patch_index", &spec_size, &mels, &patch)) return NULL;
+    long long spec_size, mels, patch, wide = 0;
+    if (!PyArg_ParseTuple(args, "LLL|L:patch_index", &spec_size, &mels, &patch, &wide)) return NULL;
     if (whole("mels", spec_size, mels) < 0 || whole("patch", spec_size, patch) < 0) return NULL;
-    int64_t side = spec_size / patch;
-    PyArrayObject *y = rc_py_new(2, (int64_t[]){side * side, patch * patch}, NPY_INT32);
-    if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch);
+    if (wide == 0) wide = patch;
+    if (wide < 1 || wide > spec_size)
+        return PyErr_Format(PyExc_ValueError, "wide: expected 1 to %lld, got %lld", spec_size,
+                            wide);
+    int64_t n = spec_size / patch * (spec_size / wide);
+    PyArrayObject *y = rc_py_new(2, (int64_t[]){n, patch * wide}, NPY_INT32);
+    if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch, wide);
     return (PyObject *)y;
 }
 
@@ -198,7 +202,7 @@ static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
 PyMethodDef rc_py_move_methods[] = {
     ENTRY(window_index, "window_index(side, window, shift)."),
     ENTRY(window_mask, "window_mask(side, window, shift)."),
-    ENTRY(patch_index, "patch_index(spec_size, mels, patch)."),
+    ENTRY(patch_index, "patch_index(spec_size, mels, patch, wide=patch)."),
     ENTRY(gather_rows, "gather_rows(x, index)."),
     ENTRY(scatter_rows, "scatter_rows(dy, index, rows)."),
     ENTRY(lookup_forward, "lookup_forward(table, ids)."),

@@ -50,6 +50,8 @@ rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
     *out = NULL;
     if (m->audio == NULL || m->config.text_width < 1 || m->text != NULL)
         return rc_fail(RC_EINVAL, "trainer: needs an audio tower and text features, no text tower");
+    if (m->config.audio.fusion)
+        return rc_fail(RC_EINVAL, "trainer: an audio tower with fusion cannot be trained yet");
     if (m->params.item[0].dx != NULL)
         return rc_fail(RC_EINVAL, "trainer: this model already has one");
     rc_trainer *t = calloc(1, sizeof *t);
@@ -141,8 +143,8 @@ static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const 
     take_step(&s, &t->arena, m, b);
     memset(t->buffer[1], 0, (size_t)t->size * sizeof(float));
     rc_draw draw = {.seed = how->seed, .step = how->step};
-    RC_TRY(rc_htsat_forward(m->audio, &m->params, t->context, s.features, mel, b, frames, t->tape,
-                            draw));
+    RC_TRY(rc_htsat_forward(m->audio, &m->params, t->context, s.features, mel, NULL, b, frames,
+                            t->tape, draw));
     RC_TRY(rc_head_forward(&m->audio_head, &m->params, dnn, &s.audio, s.features, b));
     RC_TRY(rc_head_forward(&m->text_head, &m->params, dnn, &s.text, text, b));
     RC_TRY(rc_contrastive_forward(loss, s.logits, s.lse, dnn, s.audio.y, s.text.y,

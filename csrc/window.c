@@ -36,14 +36,14 @@ void rc_window_mask(float *mask, int64_t side, int64_t window, int64_t shift)
             }
 }
 
-void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t patch)
+void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t high, int64_t wide)
 {
-    int64_t side = spec_size / patch;
-    for (int64_t i = 0; i < side * side; i++)
-        for (int64_t j = 0; j < patch * patch; j++) {
-            int64_t row = i / side * patch + j / patch, col = i % side * patch + j % patch;
+    int64_t down = spec_size / high, across = spec_size / wide;
+    for (int64_t i = 0; i < down * across; i++)
+        for (int64_t j = 0; j < high * wide; j++) {
+            int64_t row = i / across * high + j / wide, col = i % across * wide + j % wide;
             int64_t frame = row / mels * spec_size + col;
-            index[i * patch * patch + j] = (int32_t)(frame * mels + row % mels);
+            index[i * high * wide + j] = (int32_t)(frame * mels + row % mels);
         }
 }
 

@@ -26,6 +26,8 @@ _CHOICES = {
     "mel_scale": ("slaney", "htk"),
     "mel_norm": ("slaney", "none"),
     "padding": ("repeatpad", "repeat", "pad"),
+    "truncation": ("windows", "fusion"),
+    "fusion_resize": ("bilinear", "antialias"),
 }
 
 
@@ -67,6 +69,15 @@ class AudioConfig:
         Shift the log-mel picture of every window to this level in dB: the mean power of its
         frames, each weighted by its own power, so that silence around a sound does not count.
         For models that were trained to ignore loudness; see `set_level`.
+    truncation : {"windows", "fusion"}
+        What becomes of a clip longer than the window: windows that are embedded one by one, or a
+        single input of four pictures for a model with feature fusion; see
+        `reclap.fusion.fused_features`. Models with fusion go with ``mel_scale="htk"`` and
+        ``mel_norm="none"``.
+    fusion_resize : {"bilinear", "antialias"}
+        How fusion shrinks a long clip to one picture: two neighbours mixed, as transformers and,
+        before torchvision 0.17, LAION-CLAP; or by triangles that see every frame, as LAION-CLAP
+        since.
 
     Examples
     --------
@@ -90,6 +101,8 @@ class AudioConfig:
     quantize: bool = False
     window_hop: float = 1.0
     level_db: float | None = None
+    truncation: str = "windows"
+    fusion_resize: str = "bilinear"
 
     @property
     def window_seconds(self) -> float:
@@ -382,14 +395,10 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
 
 def _each_window(samples: npt.ArrayLike, config: AudioConfig) -> Iterator[Samples]:
     """Yield the windows of `windows` one by one; those of a long clip are views of it."""
-    clip = _mono(samples)
-    if config.quantize:
-        clip = (np.trunc(np.clip(clip, -1, 1) * np.float32(32767)) / np.float32(32767)).astype(
-            np.float32, copy=False
-        )
+    clip = prepare(samples, config)
     length, size = len(clip), config.samples
     if length <= size:
-        yield _padded(clip, config)
+        yield pad(clip, config)
         return
     count = -(-(length - size) // max(1, round(size * config.window_hop))) + 1
     for i in range(count):
@@ -407,8 +416,24 @@ def _mono(samples: npt.ArrayLike) -> Samples:
     return clip
 
 
-def _padded(clip: Samples, config: AudioConfig) -> Samples:
-    if len(clip) == config.samples:
+def prepare(samples: npt.ArrayLike, config: AudioConfig) -> Samples:
+    """Return a mono clip as contiguous float32, rounded to 16 bits where ``config.quantize``.
+
+    Raises
+    ------
+    ValueError
+        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+    """
+    clip = _mono(samples)
+    if not config.quantize:
+        return clip
+    rounded: Samples = np.trunc(np.clip(clip, -1, 1) * np.float32(32767)) / np.float32(32767)
+    return rounded.astype(np.float32, copy=False)
+
+
+def pad(clip: Samples, config: AudioConfig) -> Samples:
+    """Fill the window as ``config.padding`` says; a clip that does so already is returned as is."""
+    if len(clip) >= config.samples:
         return clip
     if config.padding == "repeat":
         return np.resize(clip, config.samples)

@@ -81,6 +81,9 @@ class HtsatConfig:
         Side of a patch and its stride.
     embed : int
         Width of the first stage; each stage doubles it.
+    fusion : bool
+        Attentional feature fusion ("aff_2d" of LAION-CLAP): the tower takes four pictures of a
+        clip and fuses those of a long one. Such models embed, but cannot be trained yet.
     depths, heads : tuple of int
         Blocks and attention heads of each stage.
     window : int
@@ -100,6 +103,7 @@ class HtsatConfig:
     spec_size: int = 256
     patch: int = 4
     embed: int = 96
+    fusion: bool = False
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (4, 8, 16, 32)
     window: int = 8
@@ -230,6 +234,11 @@ class ClapConfig:
             raise ValueError(
                 f"a window has {self.front.frames} frames, "
                 f"the audio tower takes {self.audio.frames}"
+            )
+        if self.audio.fusion != (self.front.truncation == "fusion"):
+            raise ValueError(
+                f"front.truncation is {self.front.truncation!r}, "
+                f"audio.fusion is {self.audio.fusion}: fusion needs both"
             )
         self.front.check()
 

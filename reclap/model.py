@@ -27,6 +27,7 @@ __all__ = ["Model", "TextEncoder", "load"]
 Floats = npt.NDArray[np.float32]
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
 T = TypeVar("T")
+Picture = tuple[Floats, bool]  # one input of the audio tower, and whether its clip is longer
 
 BATCH = 8  # windows in one call of the audio tower
 TEXT_BATCH = 128
@@ -204,7 +205,8 @@ class Model:
         Notes
         -----
         A clip longer than the model's window is covered by windows (`reclap.audio.windows`) whose
-        unit embeddings are averaged and normalised. Nothing is cropped at random, and no row
+        unit embeddings are averaged and normalised. A model with feature fusion takes any clip as
+        one input (`reclap.fusion.fused_features`). Nothing is cropped at random, and no row
         depends on the others.
         """
         rows, faults = self._embed(sources.as_list(source), rate, errors, progress)
@@ -249,9 +251,12 @@ class Model:
         with contextlib.closing(self._windows(items, rate, progress)) as windows:
             good = _without_faults(windows, None if errors == "raise" else faults)
             for batch in _batches(good, BATCH):
-                mel = np.stack([window for _, window in batch])
+                mel = np.stack([window for _, (window, _) in batch])
+                longer = np.array([longer for _, (_, longer) in batch])
                 with self._lock:
-                    part = self._core.audio(self._context, mel)
+                    part = self._core.audio(
+                        self._context, mel, longer=longer if self.config.audio.fusion else None
+                    )
                 for (i, _), row in zip(batch, part, strict=True):
                     embedded[i].append(row)
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
@@ -262,7 +267,7 @@ class Model:
 
     def _windows(
         self, items: list[Any], rate: int | None, progress: bool
-    ) -> Generator[tuple[int, Floats | Exception], None, None]:
+    ) -> Generator[tuple[int, Picture | Exception], None, None]:
         """Yield each window with the place of its sound, or what is wrong with the sound."""
         from tqdm import tqdm  # here, because importing reclap should stay cheap
 
@@ -273,7 +278,7 @@ class Model:
                 if isinstance(result, Exception):
                     yield i, result
                 else:
-                    yield from ((i, window) for window in result)
+                    yield from ((i, (window, result.longer)) for window in result.mel)
                 bar.update()
 
     # ---- Naming ------------------------------------------------------------------------------
@@ -468,8 +473,8 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _without_faults(
-    windows: Iterable[tuple[int, Floats | Exception]], faults: dict[int, str] | None
-) -> Iterator[tuple[int, Floats]]:
+    windows: Iterable[tuple[int, Picture | Exception]], faults: dict[int, str] | None
+) -> Iterator[tuple[int, Picture]]:
     """Yield the windows; raise the first exception among them, or note each in `faults`."""
     for i, window in windows:
         if not isinstance(window, Exception):

@@ -58,6 +58,8 @@ class ModelPart:
         """Refuse what cannot work; `config` checks the rest."""
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}, expected one of {', '.join(INITS)}")
+        if self.audio.get("fusion"):
+            raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
 
     def config(self, text: TextConfig) -> ClapConfig:
         """Return the configuration of the whole model."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from reclap import audio
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
+from reclap.fusion import Pictures, pictures
 
 __all__ = ["as_list", "features", "load", "name_of", "require_rate"]
 
@@ -89,8 +90,8 @@ def _name(error: Exception, name: str) -> None:
 
 def features(
     items: Sequence[Any], rate: int | None, front: AudioConfig, threads: int
-) -> Generator[Floats | Exception, None, None]:
-    """Yield the log-mel windows of each sound in order, or why it has none.
+) -> Generator[Pictures | Exception, None, None]:
+    """Yield the log-mel pictures of each sound in order, or why it has none.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def features(
 
     Yields
     ------
-    ndarray of float32, shape (windows, frames, mels), or an exception
+    Pictures, or an exception
 
     Notes
     -----
@@ -113,14 +114,14 @@ def features(
     sounds, or fewer once a sound has turned out to be long.
     """
 
-    def work(i: int) -> Floats | Exception:
+    def work(i: int) -> Pictures | Exception:
         try:
-            return audio.window_features(load(items[i], i, rate, front.rate), front)
+            return pictures(load(items[i], i, rate, front.rate), front)
         except BAD_SOUND as error:
             return error
 
     ahead, submitted = AHEAD, 0
-    pending: deque[Future[Floats | Exception]] = deque()
+    pending: deque[Future[Pictures | Exception]] = deque()
     pool = ThreadPoolExecutor(threads, "reclap-audio")
     try:
         while submitted < len(items) or pending:
@@ -129,7 +130,7 @@ def features(
                 submitted += 1
             result = pending.popleft().result()
             if not isinstance(result, Exception):
-                ahead = min(ahead, max(threads, AHEAD_WINDOWS // len(result), 1))
+                ahead = min(ahead, max(threads, AHEAD_WINDOWS // len(result.mel), 1))
             yield result
     finally:
         pool.shutdown(cancel_futures=True)

@@ -48,6 +48,13 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fused_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of such a model with feature fusion; not to be changed."""
+    folder = tmp_path_factory.mktemp("model") / "fused"
+    return folders.write_folder(folder, data=folders.fused_config())
+
+
+@pytest.fixture(scope="session")
 def small(small_folder: Path) -> reclap.Model:
     """Return the model of that folder."""
     return reclap.load(small_folder, threads=2)

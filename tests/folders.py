@@ -2,6 +2,7 @@
 
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -17,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sounds"
 RATE = 16000
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "small",
     "front": {
         "rate": RATE,
@@ -42,10 +43,16 @@ CONFIG = {
 }
 
 
-def write_folder(folder: Path, seed: int = 0) -> Path:
+def fused_config() -> dict[str, Any]:
+    """Return `CONFIG` with feature fusion."""
+    parts = {"front": {"truncation": "fusion"}, "audio": {"fusion": True}}
+    return CONFIG | {name: CONFIG[name] | more for name, more in parts.items()}
+
+
+def write_folder(folder: Path, seed: int = 0, data: dict[str, Any] = CONFIG) -> Path:
     """Write a complete model folder with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = ClapConfig.from_json(CONFIG)
+    config = ClapConfig.from_json(data)
     rng = np.random.default_rng(seed)
     tensors = {
         name: draw_parameter(rng, name, shape)

@@ -10,6 +10,7 @@ AUDIO = {
     "spec_size": 64,
     "patch": 4,
     "embed": 12,
+    "fusion": False,
     "window": 4,
     "mlp_ratio": 4,
     "depths": [2, 2, 2],

@@ -84,7 +84,7 @@ def l2norm(rng, n, c):
 def activation(kind, formula):
     def pair(rng, n, c):
         def backward(dy, x):
-            given = core.activation(kind, x) if kind == "tanh" else x
+            given = core.activation(kind, x) if kind in ("tanh", "sigmoid") else x
             return (core.activation_backward(kind, dy, given),)
 
         return Pair([3 * f32(rng, n, c)], formula, lambda x: core.activation(kind, x), backward, 1)
@@ -215,6 +215,7 @@ PAIRS = {
     "gelu_tanh": activation("gelu_tanh", reference.gelu_tanh),
     "relu": activation("relu", lambda x: np.maximum(x, 0)),
     "tanh": activation("tanh", np.tanh),
+    "sigmoid": activation("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
     "dropout": dropout,
     "attention": attention(False),
     "attention_masked": attention(True),

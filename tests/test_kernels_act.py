@@ -23,13 +23,16 @@ FORWARD = {
     "gelu_tanh": reference.gelu_tanh,
     "relu": lambda x: np.maximum(x, 0),
     "tanh": lambda x: np.tanh(x.astype(np.float64)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x.astype(np.float64))),
 }
 SLOPE = {
     "gelu": reference.gelu_slope,
     "gelu_tanh": reference.gelu_tanh_slope,
     "relu": lambda x: (x > 0).astype(np.float64),
     "tanh": lambda x: 1 - np.tanh(x.astype(np.float64)) ** 2,
+    "sigmoid": lambda x: FORWARD["sigmoid"](x) * FORWARD["sigmoid"](-x),
 }
+BOUNDED = ("tanh", "sigmoid")  # backward takes the output
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -37,7 +40,7 @@ SLOPE = {
 def test_activation_matches_formula(rng, kind, n):
     x = values(rng, n)
     # Every value by itself: the error is epsilon of |x|, which is what Phi or tanh multiplies.
-    size = 1 if kind == "tanh" else np.maximum(np.abs(x), 1e-3)
+    size = 1 if kind in BOUNDED else np.maximum(np.abs(x), 1e-3)
     assert_close(core.activation(kind, x) / size, FORWARD[kind](x) / size, magnitude=1)
 
 
@@ -45,7 +48,7 @@ def test_activation_matches_formula(rng, kind, n):
 @pytest.mark.parametrize("kind", SLOPE)
 def test_activation_backward_matches_formula(rng, kind, n):
     x, dy = values(rng, n), f32(rng, n)
-    given = core.activation(kind, x) if kind == "tanh" else x
+    given = core.activation(kind, x) if kind in BOUNDED else x
     # 1 - t^2 has twice the error of t; x times a density adds |x| epsilon at the sides of the bell.
     assert_close(core.activation_backward(kind, dy, given), dy * SLOPE[kind](x), magnitude=8)
 
@@ -68,6 +71,17 @@ def test_gelu_saturates():
         np.testing.assert_allclose(core.activation(kind, x), [50, 0, 1e4, 0], atol=1e-30)
         slope = core.activation_backward(kind, np.ones(4, np.float32), x)
         np.testing.assert_allclose(slope, [1, 0, 1, 0], atol=1e-30)
+
+
+def test_sigmoid_is_accurate_in_its_lower_tail_and_saturates():
+    x = np.linspace(-86, 20, 10_007, dtype=np.float32)
+    want = FORWARD["sigmoid"](x)
+    assert np.abs(core.activation("sigmoid", x) / want - 1).max() < 5e-7
+    np.testing.assert_array_equal(
+        core.activation("sigmoid", np.float32([1e4, 100, 0])), [1, 1, 0.5]
+    )
+    assert core.activation("sigmoid", np.float32([-1e4]))[0] < 1e-37
+    assert np.isnan(core.activation("sigmoid", np.float32([np.nan]))).all()
 
 
 def test_exp_keeps_its_promise():

@@ -30,6 +30,15 @@ def test_patch_index_is_laions_fold(spec_size, mels, patch):
     np.testing.assert_array_equal(core.patch_index(spec_size, mels, patch), want)
 
 
+def test_wide_patches_leave_out_the_columns_that_do_not_fill_one():
+    picture = core.patch_index(64, 16, 1).reshape(64, 64)
+    got = core.patch_index(64, 16, 4, 12).reshape(16, 5, 4, 12)
+    want = picture[:, :60].reshape(16, 4, 5, 12).swapaxes(1, 2)
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(ValueError, match="wide: expected 1 to 64, got 65"):
+        core.patch_index(64, 16, 4, 65)
+
+
 def test_fold_puts_later_quarters_below_and_low_mels_first():
     index = core.patch_index(256, 64, 1).reshape(256, 256)
     for row, column in ((0, 0), (70, 3), (255, 255)):

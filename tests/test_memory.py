@@ -150,6 +150,16 @@ def test_models_and_contexts_come_and_go(rng):
     assert_flat(round_trip, rounds=8, growth=1 << 20)
 
 
+def test_fused_models_come_and_go(rng):
+    four = decibels(rng, 8).reshape(2, 4, 250, 16)
+
+    def round_trip():
+        model, _ = new_model(rng, AUDIO | {"fusion": True})
+        model.audio(core.Context(1), four, longer=[True, False])
+
+    assert_flat(round_trip)
+
+
 def test_trainers_come_and_go(rng):
     mel, text = decibels(rng, 2), f32(rng, 2, 24)
 
@@ -166,6 +176,7 @@ def test_refused_models_and_calls_keep_nothing(rng):
     model, _ = new_model(rng, text=TEXT, text_width=48)
     trainer = core.Trainer(new_model(rng)[0], 1)
     context, mel, other = core.Context(1), decibels(rng, 2), decibels(rng, 2, 250, 15)
+    fused, four = new_model(rng, AUDIO | {"fusion": True})[0], np.stack([mel] * 4, axis=1)
     arrays = [np.zeros(shape, np.float32) for _, shape, _ in model.parameters()]
 
     def bind_half():
@@ -176,6 +187,7 @@ def test_refused_models_and_calls_keep_nothing(rng):
         lambda: core.Model(AUDIO, TEXT | {"pool": 9}, 48, MLP, MLP, 20),
         lambda: core.Model(AUDIO, None, 24, MLP, 9, 20),
         lambda: core.Model({}, None, 24, MLP, MLP, 20),
+        lambda: core.Model(AUDIO | {"fusion": True, "embed": 3}, None, 24, MLP, MLP, 20),
         lambda: core.Model(AUDIO | {"depths": ["a"]}, None, 24, MLP, MLP, 20),
         bind_half,
         lambda: core.Context(0),
@@ -184,6 +196,13 @@ def test_refused_models_and_calls_keep_nothing(rng):
         lambda: core.Trainer(None, 1),
         lambda: model.audio(context, other),
         lambda: model.audio(None, mel),
+        lambda: model.audio(context, mel, longer=[True, False]),
+        lambda: model.audio(context, mel, longer=[0.5, 1.0]),
+        lambda: model.audio(context, mel, longer=[[True], [True, False]]),
+        lambda: fused.audio(context, four),
+        lambda: fused.audio(context, mel, longer=[True, False]),
+        lambda: fused.audio(context, four, longer=[True]),
+        lambda: core.Trainer(fused, 1),
         lambda: model.text(context, [1, 2], [0, 1]),
         lambda: model.text(context, [1000], [0, 1]),
         lambda: model.text(context, [1], "first"),

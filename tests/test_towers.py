@@ -72,6 +72,7 @@ def hf_audio(config):
             patch_size=config["patch"],
             patch_stride=[config["patch"]] * 2,
             patch_embeds_hidden_size=config["embed"],
+            enable_fusion=config["fusion"],
             hidden_size=config["embed"] << (stages - 1),
             depths=config["depths"],
             num_attention_heads=config["heads"],
