@@ -156,7 +156,7 @@ class Tensor(Opaque):
             steps = [size * n for n in self._strides]
             return np.ndarray(self.shape, items.dtype, items, size * self._offset, steps)
         except ValueError as error:
-            raise FormatError(f"{where}: shape is {shown(self.shape)}: {error}") from error
+            raise FormatError(f"{where}: expected a shape that NumPy takes: {error}") from error
 
 
 def _view(m: Machine, code: str, args: tuple[Any, ...]) -> Tensor:
