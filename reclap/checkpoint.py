@@ -121,6 +121,8 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
 
 def _parse(where: str, text: str | bytes) -> Any:
     try:
+        if isinstance(text, bytes):  # of which json would guess the encoding
+            text = text.removeprefix(b"\xef\xbb\xbf").decode()
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
