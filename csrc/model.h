@@ -138,12 +138,13 @@ void rc_text_free(rc_text *t);
 
 /* ---- clap.c ---------------------------------------------------------------------------------- */
 
-typedef enum { RC_HEAD_NONE, RC_HEAD_LINEAR, RC_HEAD_MLP } rc_head_kind;
+typedef enum { RC_HEAD_NONE, RC_HEAD_LINEAR, RC_HEAD_MLP, RC_HEAD_MS } rc_head_kind;
 
 typedef struct {
     rc_head_kind kind;
     int64_t in, out;
     rc_pair first, second; /* RC_HEAD_LINEAR uses only the first */
+    rc_pair norm;          /* of RC_HEAD_MS */
 } rc_head;
 
 typedef struct {

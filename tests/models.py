@@ -25,7 +25,7 @@ AUDIO = {
     "eps": 1e-5,
 }
 TEXT = TextConfig(vocab=101, positions=77, width=48, layers=2, heads=2, mlp=96).to_core()
-LINEAR, MLP = 1, 2
+LINEAR, MLP, MS = 1, 2, 3
 WEIGHT, BIAS, STATISTIC = range(3)
 
 

@@ -10,6 +10,7 @@ from models import (
     AUDIO,
     LINEAR,
     MLP,
+    MS,
     STATISTIC,
     TEXT,
     WEIGHT,
@@ -147,6 +148,21 @@ def test_audio_tower_matches_its_formula_in_float64(rng):
         assert np.abs(model.audio(core.Context(1), mel) - y.numpy()).max() <= UNIT
 
 
+# ---- Heads -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [0, LINEAR, MLP, MS])
+@pytest.mark.parametrize("n", [1, 5, 65])
+def test_heads_match_their_formula_in_float64(rng, kind, n):
+    model, values = new_model(rng, None, TEXT, 48, (MLP, kind), 48)
+    p = {k: torch.from_numpy(v.astype(np.float64)) for k, v in values.items()}
+    x = rng.standard_normal((n, 48)).astype(np.float32)
+    want = torch_htsat.head(p, "text_projection", torch.from_numpy(x).double(), kind).numpy()
+    assert np.abs(model.text_head(core.Context(2), x) - want).max() <= UNIT
+    model.pack()
+    assert np.abs(model.text_head(core.Context(1), x) - want).max() <= UNIT
+
+
 # ---- Independence ------------------------------------------------------------------------------
 
 
@@ -260,8 +276,19 @@ def assert_gradients_match(model, trainer, p, limit=1e-4):
         (ONE_STAGE, 250, 3, (MLP, MLP)),
         (AUDIO | {"patch": 2, "depths": [1, 2], "heads": [2, 3]}, 7, 2, (MLP, MLP)),
         (AUDIO, 250, 3, (0, 0)),
+        (AUDIO, 250, 5, (MS, MS)),
+        (ONE_STAGE, 250, 2, (MLP, MS)),
     ],
-    ids=["shifted", "linear_text_head", "unshifted", "one_stage", "seven_frames", "no_heads"],
+    ids=[
+        "shifted",
+        "linear_text_head",
+        "unshifted",
+        "one_stage",
+        "seven_frames",
+        "no_heads",
+        "ms_heads",
+        "ms_text_head",
+    ],
 )
 def test_gradients_match_autograd(rng, config, frames, b, kinds, threads):
     dim, text_width = (48, 48) if kinds == (0, 0) else (20, 24)
