@@ -83,7 +83,8 @@ void rc_add(float *y, const float *x, int64_t n); /* y += x */
 /* One sequence or window of t positions: o = softmax(scale q kᵀ + bias + mask) v per head.
  * Row i of qkv holds q, k, v one after the other, each (h, d), so 3 h d floats; o has h d a row.
  * bias (h, side, side) and mask (side, side) are added where not NULL, their first t rows and
- * columns, so that one table serves sequences of any length; only the first `keys` keys are seen. */
+ * columns, so that one table serves sequences of any length; only the first `keys` keys are seen.
+ */
 typedef struct {
     int64_t t, h, d, keys, side;
     float scale;
@@ -134,9 +135,9 @@ void rc_lookup_backward(float *dtable, const float *dy, const int32_t *id, int64
 void rc_relpos_forward(float *bias, const float *table, int64_t window, int64_t h);
 void rc_relpos_backward(float *dtable, const float *dbias, int64_t window, int64_t h);
 
-/* T5's bias of query i and key j (Raffel et al. 2020): table (buckets, h) -> bias (h, t, t). Half of
- * the buckets are for keys to the right; half of those hold one distance each, the rest grow like
- * its logarithm and end at `distance`. */
+/* T5's bias of query i and key j (Raffel et al. 2020): table (buckets, h) -> bias (h, t, t). Half
+ * of the buckets are for keys to the right; half of those hold one distance each, the rest grow
+ * like its logarithm and end at `distance`. */
 void rc_t5_bias_forward(float *bias, const float *table, int64_t t, int64_t h, int64_t buckets,
                         int64_t distance);
 void rc_t5_bias_backward(float *dtable, const float *dbias, int64_t t, int64_t h, int64_t buckets,
