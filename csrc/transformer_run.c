@@ -81,15 +81,18 @@ static void branch_end(const text_job *job, rc_pair norm, float *x, int64_t rows
     if (job->t->config.place == RC_PLACE_POST) norm_rows(job, norm, x, x, rows);
 }
 
+static const struct {
+    void (*forward)(float *y, const float *x, int64_t n);
+} activations[] = {
+    [RC_ACT_GELU] = {rc_gelu_forward},
+    [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward},
+    [RC_ACT_RELU] = {rc_relu_forward},
+    [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward},
+};
+
 static void activate(const text_job *job, float *x, int64_t n)
 {
-    static void (*const forward[])(float *, const float *, int64_t) = {
-        [RC_ACT_GELU] = rc_gelu_forward,
-        [RC_ACT_GELU_TANH] = rc_gelu_tanh_forward,
-        [RC_ACT_RELU] = rc_relu_forward,
-        [RC_ACT_QUICK_GELU] = rc_quick_gelu_forward,
-    };
-    forward[job->t->config.activation](x, x, n);
+    activations[job->t->config.activation].forward(x, x, n);
 }
 
 static rc_attention attention_of(const text_job *job, int64_t rows, int64_t keys)

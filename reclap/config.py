@@ -256,13 +256,9 @@ class TextConfig:
         """
         for name, kinds in KINDS.items():
             if getattr(self, name) not in kinds:
-                raise ValueError(
-                    f"text.{name} is {getattr(self, name)!r}, expected one of {kinds}"
-                )
+                raise ValueError(f"text.{name} is {getattr(self, name)!r}, expected one of {kinds}")
         if not 2 < self.max_tokens <= self.longest:
-            raise ValueError(
-                f"text.max_tokens is {self.max_tokens}, expected 3 to {self.longest}"
-            )
+            raise ValueError(f"text.max_tokens is {self.max_tokens}, expected 3 to {self.longest}")
 
     def to_core(self) -> dict[str, Any]:
         """Return the fields as the C core takes them."""

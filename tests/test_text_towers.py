@@ -23,7 +23,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 torch.set_num_threads(1)  # idle ones of its pool spin and take the cores from ours
 
-UNIT = 2e-6  # between unit vectors; twenty times what was measured for most
+UNIT = 2e-6  # between unit vectors; five times the worst that was measured
 LENGTHS = [77, 1, 5, 64, 2, 20, 33, 1, 76]
 
 SMALL = {"vocab": 101, "width": 48, "layers": 3, "heads": 4, "mlp": 80}
@@ -102,16 +102,17 @@ def clip(c):
 def perturb(tower):
     """Draw all weights: matrices keep the size of their input, tables are larger than usual."""
     for name, x in tower.state_dict().items():
-        one = "norm" in name.lower() or ".ln_" in name or name.startswith("ln_")
+        norm = "norm" in name.lower() or "ln_" in name
+        table = any(part in name for part in ("embed", "shared", "wte", "wpe"))
+        if not x.is_floating_point():
+            continue
         if "relative_attention_bias" in name:
             x.normal_()
-        elif one and name.endswith("weight"):
+        elif norm and name.endswith("weight"):
             x.normal_(1, 0.2)
-        elif x.is_floating_point() and x.ndim < 2:
+        elif table or x.ndim < 2:
             x.normal_(0, 0.2)
-        elif "embed" in name or "shared" in name or "wte" in name or "wpe" in name:
-            x.normal_(0, 0.2)
-        elif x.is_floating_point():
+        else:
             x.normal_(0, x.shape[0 if "c_" in name else 1] ** -0.5)
         if "SelfAttention.q" in name:  # T5 starts so, since it does not scale its scores
             x.mul_(x.shape[1] ** -0.25)
@@ -158,7 +159,8 @@ def states(tower, ids, pad_to):
     mask = np.arange(len(padded)) < len(ids)
     with torch.no_grad():
         return tower(
-            input_ids=torch.from_numpy(padded)[None], attention_mask=torch.from_numpy(mask[None]) + 0
+            input_ids=torch.from_numpy(padded)[None],
+            attention_mask=torch.from_numpy(mask[None]) + 0,
         )
 
 
@@ -184,7 +186,9 @@ def same_model(kind, tower):
     width = kind.config.width
     model = core.Model(None, kind.config.to_core(), width, 0, 0, width)
     values["logit_scale"] = np.zeros((), np.float32)
-    model.bind([np.require(values.pop(name), requirements="C") for name, _, _ in model.parameters()])
+    model.bind(
+        [np.require(values.pop(name), requirements="C") for name, _, _ in model.parameters()]
+    )
     assert not values
     return model
 
@@ -432,3 +436,10 @@ def test_missing_and_unknown_names_are_told():
         families.from_roberta(state)
     with pytest.raises(FormatError, match=r"GPT-2: 15 missing \(h\.0\..*, …\)"):
         families.from_gpt2({"wte.weight": np.zeros(1)})
+
+
+def test_parts_of_different_shapes_are_refused():
+    state = state_of("bert")
+    state["encoder.layer.2.attention.self.value.bias"] = np.zeros(3, np.float32)
+    with pytest.raises(FormatError, match=r"BERT: shapes of layers.2.attn.qkv.bias are \[\(48,\)"):
+        families.from_bert(state)

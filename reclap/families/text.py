@@ -54,9 +54,13 @@ class Layout:
     ignored: str = r"(?!)"
 
 
-def _with(kinds: tuple[str, ...], names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _with(
+    kinds: tuple[str, ...], names: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
     """Return names of modules with each of their parameters."""
-    return {f"{o}.{k}": tuple(f"{t}.{k}" for t in theirs) for o, theirs in names.items() for k in kinds}
+    return {
+        f"{o}.{k}": tuple(f"{t}.{k}" for t in theirs) for o, theirs in names.items() for k in kinds
+    }
 
 
 _WEIGHT, _BOTH = ("weight",), ("weight", "bias")
@@ -233,7 +237,10 @@ def from_clip(tensors: Tensors) -> dict[str, Array]:
 def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Array]:
     wanted = _places(tensors, layout)
     missing = sorted(
-        n for ours, theirs in wanted.items() if ours not in layout.optional for n in theirs
+        n
+        for ours, theirs in wanted.items()
+        if ours not in layout.optional
+        for n in theirs
         if n not in tensors
     )
     used = {n for theirs in wanted.values() for n in theirs}
@@ -250,7 +257,7 @@ def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Array]:
 
 def _places(tensors: Tensors, layout: Layout) -> dict[str, tuple[str, ...]]:
     """Return our names to the names whose tensors are stacked."""
-    places = {
+    places: dict[str, tuple[str, ...]] = {
         ours: (next((n for n in theirs if n in tensors), theirs[0]),)
         for ours, theirs in layout.outside.items()
     }
@@ -274,6 +281,8 @@ def _complaints(missing: list[str], unknown: list[str]) -> list[str]:
 
 
 def _stacked(parts: list[Array], ours: str, layout: Layout) -> Array:
+    if len({x.shape for x in parts}) != 1 or (len(parts) > 1 and parts[0].ndim == 0):
+        raise FormatError(f"{layout.model}: shapes of {ours} are {[x.shape for x in parts]}")
     x = parts[0] if len(parts) == 1 else np.concatenate(parts)
     inside = ours.split(".", 2)[-1] if ours.startswith("layers.") else ours
     return np.ascontiguousarray(x.T) if inside in layout.transposed else x
