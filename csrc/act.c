@@ -99,6 +99,23 @@ void rc_gelu_tanh_backward(float *dx, const float *dy, const float *x, int64_t n
     }
 }
 
+static const float QUICK = 1.702f;
+
+RC_CLONES
+void rc_quick_gelu_forward(float *y, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1 + exp_of(-QUICK * x[i]));
+}
+
+RC_CLONES
+void rc_quick_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float s = 1 / (1 + exp_of(-QUICK * x[i]));
+        dx[i] = dy[i] * s * (1 + QUICK * x[i] * (1 - s));
+    }
+}
+
 RC_CLONES
 void rc_relu_forward(float *y, const float *x, int64_t n)
 {
@@ -133,6 +150,23 @@ RC_CLONES
 void rc_sigmoid_backward(float *dx, const float *dy, const float *y, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) dx[i] = dy[i] * y[i] * (1 - y[i]);
+}
+
+RC_CLONES
+void rc_gated_forward(float *y, const float *a, const float *b, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] * b[i];
+}
+
+RC_CLONES
+void rc_gated_backward(float *da, float *db, const float *dy, const float *a, const float *b,
+                       int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float g = dy[i];
+        da[i] = g * b[i];
+        db[i] = g * a[i];
+    }
 }
 
 void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_t first)

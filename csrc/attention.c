@@ -141,8 +141,8 @@ static void probabilities(float *p, float *kt, const float *qkv, const float *bi
     pack_transposed(kt, tp, qkv + hd + head * d, ld, t, d);
     product(p, tp, qkv + head * d, ld, 1, kt, tp, t, tp, d);
     for (int64_t i = 0; i < t; i++) {
-        const float *b = bias == NULL ? NULL : bias + (head * t + i) * t;
-        const float *m = mask == NULL ? NULL : mask + i * t;
+        const float *b = bias == NULL ? NULL : bias + (head * a->side + i) * a->side;
+        const float *m = mask == NULL ? NULL : mask + i * a->side;
         add_scaled(p + i * tp, a->scale, b, m, t);
         softmax_row(p + i * tp, a->keys, tp);
     }
@@ -194,7 +194,7 @@ void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const fl
         product(ds, tp, dout, hd, 1, xt, tp, t, tp, d); /* dP = dO Vᵀ */
         for (int64_t i = 0; i < t; i++) softmax_row_backward(ds + i * tp, p + i * tp, tp);
         for (int64_t i = 0; dbias != NULL && i < t; i++)
-            rc_add(dbias + (head * t + i) * t, ds + i * tp, t);
+            rc_add(dbias + (head * a->side + i) * a->side, ds + i * tp, t);
         pack_rows(x, dp, k, ld, t, d);
         product(out, dp, ds, tp, 1, x, dp, t, dp, t); /* dQ = dS K */
         unpack_rows(dq, ld, out, dp, t, d, a->scale);

@@ -12,7 +12,7 @@ static rc_status check_heads(const rc_clap_config *c)
         return rc_fail(RC_EINVAL, "dim: expected 1 to 16384, got %lld", (long long)c->dim);
     for (int i = 0; i < 2; i++) {
         int kind = (int)(i == 0 ? c->audio_head : c->text_head);
-        if (kind < RC_HEAD_NONE || kind > RC_HEAD_MLP)
+        if (kind < RC_HEAD_NONE || kind > RC_HEAD_MS)
             return rc_fail(RC_EINVAL, "%s head: unknown kind %d", i == 0 ? "audio" : "text", kind);
     }
     if (c->text_width < 0 || c->text_width > 16384 ||

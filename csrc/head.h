@@ -1,14 +1,18 @@
-/* head: projection into the joint space (LAION: audio_projection, text_projection), then unit
- * length. */
+/* head: projection into the joint space, then unit length.
+ *
+ * RC_HEAD_MLP is LAION's audio_projection and text_projection: W2 relu(W1 x + b1) + b2. RC_HEAD_MS
+ * is MS-CLAP's Projection (msclap: models/clap.py): with e1 = W1 x and e2 = W2 gelu(e1), layer norm
+ * of e1 + e2. Its dropout of a half on e2, in training only, is left out. */
 #ifndef RC_HEAD_H
 #define RC_HEAD_H
 
 #include "model.h"
 
-/* Rows of one call: forward fills the first line, backward the second. */
+/* Rows of one call: forward fills the first lines, backward the last. */
 typedef struct {
-    float *hidden, *active, *raw, *y, *length; /* before and after ReLU, before and after L2 */
-    float *dhidden, *draw;
+    float *hidden, *active, *raw, *y, *length; /* around the activation, before and after L2 */
+    float *sum, *mean, *rstd;                  /* what RC_HEAD_MS's layer norm reads */
+    float *dhidden, *draw, *dsum;
 } rc_head_tape;
 
 void rc_head_declare(rc_head *h, rc_params *p, rc_head_kind kind, int64_t in, int64_t out,

@@ -58,12 +58,20 @@ void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void rc_gelu_tanh_forward(float *y, const float *x,
                           int64_t n); /* "gelu_new" of GPT-2 and T5 v1.1 */
 void rc_gelu_tanh_backward(float *dx, const float *dy, const float *x, int64_t n);
+/* x / (1 + exp(-1.702 x)) of CLIP */
+void rc_quick_gelu_forward(float *y, const float *x, int64_t n);
+void rc_quick_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void rc_relu_forward(float *y, const float *x, int64_t n);
 void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void rc_tanh_forward(float *y, const float *x, int64_t n);
 void rc_tanh_backward(float *dx, const float *dy, const float *y, int64_t n);
 void rc_sigmoid_forward(float *y, const float *x, int64_t n);
 void rc_sigmoid_backward(float *dx, const float *dy, const float *y, int64_t n);
+
+/* y = a b, the second half of a gated layer whose a went through an activation. y may be a or b. */
+void rc_gated_forward(float *y, const float *a, const float *b, int64_t n);
+void rc_gated_backward(float *da, float *db, const float *dy, const float *a, const float *b,
+                       int64_t n);
 
 /* y = x keep / (1 - p): value i of n is kept with probability 1 - p by the draw at index first + i.
  * Its own backward: call it on dy with the same draw. */
@@ -76,9 +84,11 @@ void rc_add(float *y, const float *x, int64_t n); /* y += x */
 
 /* One sequence or window of t positions: o = softmax(scale q kᵀ + bias + mask) v per head.
  * Row i of qkv holds q, k, v one after the other, each (h, d), so 3 h d floats; o has h d a row.
- * bias (h, t, t) and mask (t, t) are added where not NULL; only the first `keys` keys are seen. */
+ * bias (h, side, side) and mask (side, side) are added where not NULL, their first t rows and
+ * columns, so that one table serves sequences of any length; only the first `keys` keys are seen.
+ */
 typedef struct {
-    int64_t t, h, d, keys;
+    int64_t t, h, d, keys, side;
     float scale;
 } rc_attention;
 
@@ -87,8 +97,8 @@ int64_t rc_attention_scratch(const rc_attention *a);
 void rc_attention_forward(float *o, const float *qkv, const float *bias, const float *mask,
                           const rc_attention *a, float *scratch);
 
-/* The probabilities are computed again, so nothing is kept. dbias (h, t, t) accumulates or is NULL.
- */
+/* The probabilities are computed again, so nothing is kept. dbias (h, side, side) accumulates or
+ * is NULL. */
 void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const float *qkv,
                            const float *bias, const float *mask, const rc_attention *a,
                            float *scratch);
@@ -127,6 +137,14 @@ void rc_lookup_backward(float *dtable, const float *dy, const int32_t *id, int64
 /* Swin's relative-position bias: table ((2 window - 1)^2, h) -> bias (h, window^2, window^2). */
 void rc_relpos_forward(float *bias, const float *table, int64_t window, int64_t h);
 void rc_relpos_backward(float *dtable, const float *dbias, int64_t window, int64_t h);
+
+/* T5's bias of query i and key j (Raffel et al. 2020): table (buckets, h) -> bias (h, t, t). Half
+ * of the buckets are for keys to the right; half of those hold one distance each, the rest grow
+ * like its logarithm and end at `distance`. */
+void rc_t5_bias_forward(float *bias, const float *table, int64_t t, int64_t h, int64_t buckets,
+                        int64_t distance);
+void rc_t5_bias_backward(float *dtable, const float *dbias, int64_t t, int64_t h, int64_t buckets,
+                         int64_t distance);
 
 /* y (c) = mean of x (t, c) over t. */
 void rc_meanpool_forward(float *y, const float *x, int64_t t, int64_t c);

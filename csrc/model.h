@@ -109,13 +109,30 @@ int64_t rc_htsat_frames(const rc_htsat *t); /* most spectrogram frames accepted 
 
 /* ---- transformer.c --------------------------------------------------------------------------- */
 
+/* The kinds count in the order of the names in reclap/config.py. */
+enum { RC_NORM_LAYER, RC_NORM_RMS };
+enum { RC_PLACE_POST, RC_PLACE_PRE }; /* of a norm: after the sum, or before the branch */
+enum { RC_POSITION_LEARNED, RC_POSITION_BUCKETS, RC_POSITION_NONE };
+enum { RC_ACT_GELU, RC_ACT_GELU_TANH, RC_ACT_RELU, RC_ACT_QUICK_GELU };
+enum {
+    RC_POOL_MEAN,
+    RC_POOL_FIRST,
+    RC_POOL_POOLER,      /* tanh(dense(first)) */
+    RC_POOL_LAST,        /* the last token */
+    RC_POOL_MEAN_PADDED, /* over pad_to rows; padding sees the tokens, tokens see no padding */
+    RC_POOL_NONZERO,     /* row (tokens other than 0) - 1 */
+};
+
 typedef struct {
     int64_t vocab, positions, types, width, layers, heads, mlp;
     double eps;
-    int64_t pool; /* RC_POOL_MEAN or RC_POOL_FIRST */
+    int64_t head_width; /* 0: width / heads */
+    int64_t norm, place, position, activation, pool;
+    int64_t offset;            /* row of the first token in a learned table of positions */
+    int64_t buckets, distance; /* of T5's relative positions */
+    int64_t gated, causal, biases, scaled, embed_norm, final_norm; /* 0 or 1 */
+    int64_t pad_to, pad_id;                                        /* of RC_POOL_MEAN_PADDED */
 } rc_text_config;
-
-enum { RC_POOL_MEAN, RC_POOL_FIRST };
 
 typedef struct rc_text rc_text;
 
@@ -125,12 +142,13 @@ void rc_text_free(rc_text *t);
 
 /* ---- clap.c ---------------------------------------------------------------------------------- */
 
-typedef enum { RC_HEAD_NONE, RC_HEAD_LINEAR, RC_HEAD_MLP } rc_head_kind;
+typedef enum { RC_HEAD_NONE, RC_HEAD_LINEAR, RC_HEAD_MLP, RC_HEAD_MS } rc_head_kind;
 
 typedef struct {
     rc_head_kind kind;
     int64_t in, out;
     rc_pair first, second; /* RC_HEAD_LINEAR uses only the first */
+    rc_pair norm;          /* of RC_HEAD_MS */
 } rc_head;
 
 typedef struct {

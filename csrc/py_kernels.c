@@ -211,6 +211,7 @@ static const struct {
 } activations[] = {
     {"gelu", rc_gelu_forward, rc_gelu_backward},
     {"gelu_tanh", rc_gelu_tanh_forward, rc_gelu_tanh_backward},
+    {"quick_gelu", rc_quick_gelu_forward, rc_quick_gelu_backward},
     {"relu", rc_relu_forward, rc_relu_backward},
     {"tanh", rc_tanh_forward, rc_tanh_backward},
     {"sigmoid", rc_sigmoid_forward, rc_sigmoid_backward},
@@ -258,6 +259,30 @@ done:
     return (PyObject *)dx;
 }
 
+static PyObject *gated_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[2] = {NULL}, *out[1] = {NULL};
+    int64_t n, c;
+    if (parse(args, "gated_forward", 2, a, NULL) == 0 && fit(a, "mm", &n, &c) == 0) {
+        out[0] = NEW(2, n, c);
+        if (out[0]) rc_gated_forward(OUT(0), DATA(0), DATA(1), n * c);
+    }
+    drop(2, a);
+    return give(1, out);
+}
+
+static PyObject *gated_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *a[3] = {NULL}, *out[2] = {NULL}; /* dy, a, b */
+    int64_t n, c;
+    if (parse(args, "gated_backward", 3, a, NULL) == 0 && fit(a, "mmm", &n, &c) == 0) {
+        out[0] = NEW(2, n, c), out[1] = NEW(2, n, c);
+        if (out[0] && out[1]) rc_gated_backward(OUT(0), OUT(1), DATA(0), DATA(1), DATA(2), n * c);
+    }
+    drop(3, a);
+    return give(2, out);
+}
+
 /* dropout(x, p, seed, step, site, first) */
 static PyObject *dropout(PyObject *Py_UNUSED(m), PyObject *args)
 {
@@ -303,9 +328,12 @@ PyMethodDef rc_py_kernel_methods[] = {
     ENTRY(batchnorm_backward, "batchnorm_backward(dy, x, mean, var, w, eps): (dx, dw, db)."),
     ENTRY(l2norm_forward, "l2norm_forward(x): (y, length)."),
     ENTRY(l2norm_backward, "l2norm_backward(dy, y, length): (dx,)."),
-    ENTRY(activation, "activation(kind, x); kind gelu, gelu_tanh, relu, tanh, sigmoid or exp."),
+    ENTRY(activation,
+          "activation(kind, x); kind gelu, gelu_tanh, quick_gelu, relu, tanh, sigmoid or exp."),
     ENTRY(activation_backward,
           "activation_backward(kind, dy, x); tanh and sigmoid take their output for x."),
+    ENTRY(gated_forward, "gated_forward(a, b): (a b,)."),
+    ENTRY(gated_backward, "gated_backward(dy, a, b): (da, db)."),
     ENTRY(dropout, "dropout(x, p, seed, step, site, first)."),
     ENTRY(draws, "draws(kind, n, seed, step, site); kind uniform or normal."),
     {NULL, NULL, 0, NULL},

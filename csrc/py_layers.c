@@ -24,7 +24,7 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
                         "attention: heads do not divide qkv, or keys out of range");
         goto done;
     }
-    rc_attention a = {t, h, wide / 3 / h, keys, (float)scale};
+    rc_attention a = {t, h, wide / 3 / h, keys, t, (float)scale};
     int64_t bias_shape[3] = {h, t, t}, out_shape[2] = {t, wide / 3}, qkv_shape[2] = {t, wide};
     if (bias != NULL && rc_py_shape(bias, "bias", 3, bias_shape) < 0) goto done;
     if (mask != NULL && rc_py_shape(mask, "mask", 2, bias_shape + 1) < 0) goto done;

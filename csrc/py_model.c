@@ -75,13 +75,22 @@ static int get_audio(PyObject *d, rc_htsat_config *c)
 
 static int get_text(PyObject *d, rc_text_config *c)
 {
-    return get_int(d, "vocab", &c->vocab) < 0 || get_int(d, "positions", &c->positions) < 0 ||
-                   get_int(d, "types", &c->types) < 0 || get_int(d, "width", &c->width) < 0 ||
-                   get_int(d, "layers", &c->layers) < 0 || get_int(d, "heads", &c->heads) < 0 ||
-                   get_int(d, "mlp", &c->mlp) < 0 || get_double(d, "eps", &c->eps) < 0 ||
-                   get_int(d, "pool", &c->pool) < 0
-               ? -1
-               : 0;
+    struct {
+        const char *key;
+        int64_t *out;
+    } items[] = {
+        {"vocab", &c->vocab},     {"positions", &c->positions},   {"types", &c->types},
+        {"width", &c->width},     {"layers", &c->layers},         {"heads", &c->heads},
+        {"mlp", &c->mlp},         {"head_width", &c->head_width}, {"norm", &c->norm},
+        {"place", &c->place},     {"position", &c->position},     {"position_offset", &c->offset},
+        {"buckets", &c->buckets}, {"max_distance", &c->distance}, {"activation", &c->activation},
+        {"gated", &c->gated},     {"causal", &c->causal},         {"biases", &c->biases},
+        {"scaled", &c->scaled},   {"embed_norm", &c->embed_norm}, {"final_norm", &c->final_norm},
+        {"pool", &c->pool},       {"pad_to", &c->pad_to},         {"pad_id", &c->pad_id},
+    };
+    for (size_t i = 0; i < sizeof items / sizeof *items; i++)
+        if (get_int(d, items[i].key, items[i].out) < 0) return -1;
+    return get_double(d, "eps", &c->eps);
 }
 
 /* ---- Model ----------------------------------------------------------------------------------- */

@@ -165,6 +165,43 @@ static PyObject *relpos_backward(PyObject *Py_UNUSED(m), PyObject *args)
     return relpos(args, false);
 }
 
+enum { MOST_TOKENS = 1 << 14, MOST_BUCKETS = 1 << 16 };
+
+/* t5_bias_forward(table (buckets, h), t, max_distance): (h, t, t),
+ * t5_bias_backward(dbias (h, t, t), buckets, max_distance): (buckets, h) */
+static PyObject *t5_bias(PyObject *args, bool forward)
+{
+    PyArrayObject *x = NULL, *y = NULL;
+    long long rows, distance;
+    if (!PyArg_ParseTuple(args, "O&LL:t5_bias", rc_py_f32, &x, &rows, &distance)) return NULL;
+    if (rc_py_rank(x, forward ? 2 : 3, "argument 1") < 0) goto done;
+    int64_t t = forward ? rows : rc_py_size(x, 1), buckets = forward ? rc_py_size(x, 0) : rows;
+    int64_t h = rc_py_size(x, forward ? 1 : 0);
+    if (!forward && rc_py_shape(x, "dbias", 3, (int64_t[]){h, t, t}) < 0) goto done;
+    if (t < 1 || t > MOST_TOKENS || buckets < 4 || buckets > MOST_BUCKETS || buckets % 4 != 0 ||
+        distance <= buckets / 4) {
+        PyErr_Format(PyExc_ValueError,
+                     "t5_bias: %lld positions, %lld buckets and a distance of %lld do not fit",
+                     (long long)t, (long long)buckets, distance);
+        goto done;
+    }
+    y = forward ? NEW(3, h, t, t) : zeros(2, (int64_t[]){buckets, h});
+    if (y != NULL)
+        (forward ? rc_t5_bias_forward : rc_t5_bias_backward)(rc_py_data(y), rc_py_data(x), t, h,
+                                                             buckets, distance);
+done:
+    Py_DECREF(x);
+    return (PyObject *)y;
+}
+static PyObject *t5_bias_forward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return t5_bias(args, true);
+}
+static PyObject *t5_bias_backward(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    return t5_bias(args, false);
+}
+
 /* meanpool_forward(x (t, c)), meanpool_backward(dy (1, c), t): a tuple of one array, as the norms.
  */
 static PyObject *meanpool(PyArrayObject *x, int64_t t, bool forward)
@@ -211,6 +248,8 @@ PyMethodDef rc_py_move_methods[] = {
     ENTRY(stretch_backward, "stretch_backward(dy, from)."),
     ENTRY(relpos_forward, "relpos_forward(table, window)."),
     ENTRY(relpos_backward, "relpos_backward(dbias, window)."),
+    ENTRY(t5_bias_forward, "t5_bias_forward(table (buckets, h), t, max_distance): (h, t, t)."),
+    ENTRY(t5_bias_backward, "t5_bias_backward(dbias, buckets, max_distance): (buckets, h)."),
     {"meanpool_forward", meanpool_forward, METH_O, "meanpool_forward(x): (y,)."},
     ENTRY(meanpool_backward, "meanpool_backward(dy (1, c), t): (dx,)."),
     {NULL, NULL, 0, NULL},

@@ -57,7 +57,7 @@ static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_
     *job = (swin_job){.s = s, .p = p, .total = b * s->tokens, .draw = draw};
     job->rows = rc_chunk_rows(job->total, t);
     float scale = 1 / sqrtf((float)(s->c / s->heads));
-    job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, scale};
+    job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, t, scale};
 }
 
 static int64_t job_chunks(const swin_job *job)

@@ -11,8 +11,15 @@ from reclap.errors import FormatError
 
 __all__ = ["ClapConfig", "HtsatConfig", "TextConfig", "from_mapping"]
 
-HEADS = ("none", "linear", "mlp")
-POOLS = ("mean", "first")
+# The C core counts kinds in these orders.
+HEADS = ("none", "linear", "mlp", "ms")
+KINDS = {  # of TextConfig's fields
+    "norm": ("layer", "rms"),
+    "place": ("post", "pre"),
+    "position": ("learned", "buckets", "none"),
+    "activation": ("gelu", "gelu_tanh", "relu", "quick_gelu"),
+    "pool": ("mean", "first", "pooler", "last", "mean_padded", "nonzero"),
+}
 
 T = TypeVar("T")
 
@@ -145,20 +152,50 @@ class HtsatConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The text tower, a BERT encoder (Devlin et al. 2019).
+    """The text tower: a transformer of which BERT, RoBERTa, T5, GPT-2 and CLIP are settings.
 
     Parameters
     ----------
     vocab, positions, types : int
-        Rows of the token, position and segment tables.
+        Rows of the token, position and segment tables; no types, no segment table. Without a
+        table of positions `positions` is the most tokens of a text.
     width, layers, heads, mlp : int
         Width, layers, attention heads, hidden width of the MLP.
     eps : float
-        Of the layer norms.
-    pool : {"mean", "first"}
-        Mean over all tokens, as sentence-transformers, or the first token.
+        Of the norms.
+    pool : {"mean", "first", "pooler", "last", "mean_padded", "nonzero"}
+        Mean over all tokens, as sentence-transformers; the first token; tanh of a dense layer of
+        the first token, as BERT's pooler; the last token, as CLIP, whose last one ends the text;
+        mean over `pad_to` positions, padding included, as ReCLAP with T5; the token whose place is
+        the number of ids other than 0, less 1, as MS-CLAP 2023.
     max_tokens : int
         Longer texts are cut here, special tokens included.
+    norm : {"layer", "rms"}
+        Layer norm, or T5's: no mean, no bias.
+    place : {"post", "pre"}
+        Norms after the sums, or before the branches.
+    position : {"learned", "buckets", "none"}
+        A table; T5's bias of attention by bucketed distance; nothing.
+    position_offset : int
+        Row of the table for the first token: 2 for RoBERTa.
+    buckets, max_distance : int
+        Of T5's bias.
+    activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}
+        Of the MLP.
+    gated : bool
+        The activation multiplies a second linear layer, as T5 v1.1.
+    causal : bool
+        A token sees itself and earlier ones.
+    biases : bool
+        Of the linear layers.
+    scaled : bool
+        Scores are divided by the root of a head's width; not for T5.
+    embed_norm, final_norm : bool
+        Norms before the first and after the last layer.
+    head_width : int
+        Width of one head; 0 for ``width // heads``.
+    pad_to, pad_id : int
+        Positions and padding token of ``"mean_padded"``.
     """
 
     vocab: int = 30522
@@ -171,10 +208,124 @@ class TextConfig:
     eps: float = 1e-12
     pool: str = "mean"
     max_tokens: int = 256
+    norm: str = "layer"
+    place: str = "post"
+    position: str = "learned"
+    position_offset: int = 0
+    buckets: int = 32
+    max_distance: int = 128
+    activation: str = "gelu"
+    gated: bool = False
+    causal: bool = False
+    biases: bool = True
+    scaled: bool = True
+    embed_norm: bool = True
+    final_norm: bool = False
+    head_width: int = 0
+    pad_to: int = 77
+    pad_id: int = 0
+
+    @classmethod
+    def preset(cls, name: str) -> "TextConfig":
+        """Return the tower of a published text model, pooled as the CLAP models do that use it.
+
+        Parameters
+        ----------
+        name : {"bert-base", "roberta-base", "flan-t5-large", "gpt2", "clip-text"}
+            MS-CLAP 2022, LAION-CLAP, ReCLAP and CompA-CLAP, MS-CLAP 2023, LAION-CLAP's own.
+
+        Raises
+        ------
+        ValueError
+            For another name.
+        """
+        if name not in _TEXT_PRESETS:
+            raise ValueError(f"text preset is {name!r}, expected one of {', '.join(_TEXT_PRESETS)}")
+        return _TEXT_PRESETS[name]
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a text."""
+        offset = self.position_offset if self.position == "learned" else 0
+        most = self.positions - offset
+        return min(most, self.pad_to) if self.pool == "mean_padded" else most
+
+    def check(self) -> None:
+        """Refuse unknown kinds and lengths that do not fit; the C core checks sizes.
+
+        Raises
+        ------
+        ValueError
+            Naming the field, its value and what is allowed.
+        """
+        for name, kinds in KINDS.items():
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"text.{name} is {getattr(self, name)!r}, expected one of {kinds}")
+        if not 2 < self.max_tokens <= self.longest:
+            raise ValueError(f"text.max_tokens is {self.max_tokens}, expected 3 to {self.longest}")
 
     def to_core(self) -> dict[str, Any]:
         """Return the fields as the C core takes them."""
-        return dataclasses.asdict(self) | {"pool": POOLS.index(self.pool)}
+        kinds = {name: values.index(getattr(self, name)) for name, values in KINDS.items()}
+        return dataclasses.asdict(self) | kinds
+
+
+_BASE = TextConfig(width=768, layers=12, heads=12, mlp=3072)
+_PRE_NORM = dataclasses.replace(
+    _BASE, types=0, eps=1e-5, place="pre", causal=True, embed_norm=False, final_norm=True
+)
+_TEXT_PRESETS = {
+    "bert-base": dataclasses.replace(_BASE, pool="first", max_tokens=512),
+    "roberta-base": dataclasses.replace(
+        _BASE,
+        vocab=50265,
+        positions=514,
+        position_offset=2,
+        types=1,
+        eps=1e-5,
+        pool="pooler",
+        max_tokens=77,
+    ),
+    "flan-t5-large": TextConfig(
+        vocab=32128,
+        types=0,
+        width=1024,
+        layers=24,
+        heads=16,
+        mlp=2816,
+        eps=1e-6,
+        pool="mean_padded",
+        max_tokens=77,
+        norm="rms",
+        place="pre",
+        position="buckets",
+        activation="gelu_tanh",
+        gated=True,
+        biases=False,
+        scaled=False,
+        embed_norm=False,
+        final_norm=True,
+    ),
+    "gpt2": dataclasses.replace(
+        _PRE_NORM,
+        vocab=50257,
+        positions=1024,
+        activation="gelu_tanh",
+        pool="nonzero",
+        max_tokens=1024,
+    ),
+    "clip-text": dataclasses.replace(
+        _PRE_NORM,
+        vocab=49408,
+        positions=77,
+        width=512,
+        heads=8,
+        mlp=2048,
+        activation="quick_gelu",
+        pool="last",
+        max_tokens=77,
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +342,9 @@ class ClapConfig:
         Audio tower.
     text : TextConfig
         Text tower.
-    audio_head, text_head : {"none", "linear", "mlp"}
-        Projection into the joint space: nothing, one linear layer, or linear - ReLU - linear as
-        LAION-CLAP.
+    audio_head, text_head : {"none", "linear", "mlp", "ms"}
+        Projection into the joint space: nothing, one linear layer, linear - ReLU - linear as
+        LAION-CLAP, or MS-CLAP's residual one.
     dim : int
         Width of the joint space.
     template : str
@@ -220,12 +371,7 @@ class ClapConfig:
         for name in ("audio_head", "text_head"):
             if getattr(self, name) not in HEADS:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {HEADS}")
-        if self.text.pool not in POOLS:
-            raise ValueError(f"text.pool is {self.text.pool!r}, expected one of {POOLS}")
-        if not 2 < self.text.max_tokens <= self.text.positions:
-            raise ValueError(
-                f"text.max_tokens is {self.text.max_tokens}, expected 3 to {self.text.positions}"
-            )
+        self.text.check()
         if "{label}" not in self.template:
             raise ValueError(f"template is {self.template!r}, it must contain {{label}}")
         if self.front.mels != self.audio.mels:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from reclap._libraries import core
+from reclap.config import TextConfig
 
 # 16 x 16 tokens, then 8 x 8, then 4 x 4: windows of 4 are shifted in the first two stages only.
 AUDIO = {
@@ -24,18 +25,8 @@ AUDIO = {
     "bn_momentum": 0.1,
     "eps": 1e-5,
 }
-TEXT = {
-    "vocab": 101,
-    "positions": 77,
-    "types": 2,
-    "width": 48,
-    "layers": 2,
-    "heads": 2,
-    "mlp": 96,
-    "eps": 1e-12,
-    "pool": 0,
-}
-LINEAR, MLP = 1, 2
+TEXT = TextConfig(vocab=101, positions=77, width=48, layers=2, heads=2, mlp=96).to_core()
+LINEAR, MLP, MS = 1, 2, 3
 WEIGHT, BIAS, STATISTIC = range(3)
 
 

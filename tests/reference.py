@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import ndtr  # the normal distribution's Phi
+from scipy.special import expit, ndtr  # the logistic function, the normal distribution's Phi
 
 # ---- Norms -------------------------------------------------------------------------------------
 
@@ -94,6 +94,17 @@ def gelu_tanh_slope(x):
     (x,) = double(x)
     t = np.tanh(GELU_A * (x + 0.044715 * x**3))
     return 0.5 * (1 + t) + 0.5 * x * (1 - t**2) * GELU_A * (1 + 3 * 0.044715 * x**2)
+
+
+def quick_gelu(x):
+    (x,) = double(x)
+    return x * expit(1.702 * x)
+
+
+def quick_gelu_slope(x):
+    (x,) = double(x)
+    s = expit(1.702 * x)
+    return s + 1.702 * x * s * (1 - s)
 
 
 # ---- Attention ---------------------------------------------------------------------------------
@@ -208,6 +219,26 @@ def relpos(table, window):
 def relpos_backward(dbias, window):
     d = np.zeros(((2 * window - 1) ** 2, len(dbias)))
     np.add.at(d, relpos_index(window), double(dbias)[0].transpose(1, 2, 0))
+    return d
+
+
+T5_STARTS = (*range(8), 8, 12, 16, 23, 32, 46, 64, 91)  # first distance of each of 16 buckets
+
+
+def t5_buckets(t):
+    """(query, key) -> bucket of T5's table of 32, as the paper's code makes them up to 128."""
+    right = np.arange(t)[None, :] - np.arange(t)[:, None]
+    near = np.searchsorted(T5_STARTS, np.abs(right), "right") - 1
+    return near + 16 * (right > 0)
+
+
+def t5_bias(table, t):
+    return double(table)[0][t5_buckets(t)].transpose(2, 0, 1)
+
+
+def t5_bias_backward(dbias):
+    d = np.zeros((32, len(dbias)))
+    np.add.at(d, t5_buckets(dbias.shape[1]), double(dbias)[0].transpose(1, 2, 0))
     return d
 
 

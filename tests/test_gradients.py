@@ -168,6 +168,27 @@ def relpos(rng, n, c):
     )
 
 
+def t5_bias(rng, n, c):
+    heads = c % 5 + 1
+    return Pair(
+        [f32(rng, 32, heads)],
+        lambda x: reference.t5_bias(x, n),
+        lambda x: core.t5_bias_forward(x, n, 128),
+        lambda dy, x: (core.t5_bias_backward(dy, 32, 128),),
+        n**2,
+    )
+
+
+def gated(rng, n, c):
+    return Pair(
+        [f32(rng, n, c), f32(rng, n, c)],
+        lambda a, b: a * b,
+        lambda a, b: core.gated_forward(a, b)[0],
+        core.gated_backward,
+        1,
+    )
+
+
 def meanpool(rng, n, c):
     return Pair(
         [f32(rng, n, c)],
@@ -213,6 +234,8 @@ PAIRS = {
     "l2norm": l2norm,
     "gelu": activation("gelu", reference.gelu),
     "gelu_tanh": activation("gelu_tanh", reference.gelu_tanh),
+    "quick_gelu": activation("quick_gelu", reference.quick_gelu),
+    "gated": gated,
     "relu": activation("relu", lambda x: np.maximum(x, 0)),
     "tanh": activation("tanh", np.tanh),
     "sigmoid": activation("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
@@ -223,6 +246,7 @@ PAIRS = {
     "lookup": lookup,
     "stretch": stretch,
     "relpos": relpos,
+    "t5_bias": t5_bias,
     "meanpool": meanpool,
     "linear": linear(False, 1),
     "linear_packed_two_threads": linear(True, 2),

@@ -21,6 +21,7 @@ def values(rng, n):
 FORWARD = {
     "gelu": reference.gelu,
     "gelu_tanh": reference.gelu_tanh,
+    "quick_gelu": reference.quick_gelu,
     "relu": lambda x: np.maximum(x, 0),
     "tanh": lambda x: np.tanh(x.astype(np.float64)),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x.astype(np.float64))),
@@ -28,6 +29,7 @@ FORWARD = {
 SLOPE = {
     "gelu": reference.gelu_slope,
     "gelu_tanh": reference.gelu_tanh_slope,
+    "quick_gelu": reference.quick_gelu_slope,
     "relu": lambda x: (x > 0).astype(np.float64),
     "tanh": lambda x: 1 - np.tanh(x.astype(np.float64)) ** 2,
     "sigmoid": lambda x: FORWARD["sigmoid"](x) * FORWARD["sigmoid"](-x),
@@ -154,3 +156,14 @@ def test_dropout_is_a_function_of_its_coordinates(rng):
     np.testing.assert_array_equal(whole, np.concatenate(parts))
     kept = core.draws("uniform", 1040, 5, 6, 7)[40:] >= np.float32(0.3)
     np.testing.assert_array_equal(whole != 0, kept)
+
+
+@pytest.mark.parametrize(("n", "c"), [(1, 1), (0, 3), (7, 1025)])
+def test_gated_product_matches_formula(rng, n, c):
+    a, b, dy = (f32(rng, n, c) for _ in range(3))
+    np.testing.assert_array_equal(core.gated_forward(a, b)[0], a * b)
+    da, db = core.gated_backward(dy, a, b)
+    np.testing.assert_array_equal(da, dy * b)
+    np.testing.assert_array_equal(db, dy * a)
+    with pytest.raises(ValueError, match="argument 2"):
+        core.gated_forward(a, f32(rng, n + 1, c))

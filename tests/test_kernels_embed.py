@@ -1,4 +1,4 @@
-"""Table lookup, relative-position bias, mean pooling."""
+"""Table lookup, relative-position biases, mean pooling."""
 
 import numpy as np
 import pytest
@@ -45,6 +45,36 @@ def test_relpos_index_is_swins():
 def test_relpos_rejects_windows_without_a_place(rng, window):
     with pytest.raises(ValueError, match="window"):
         core.relpos_forward(f32(rng, (2 * window - 1) ** 2, 2), window)
+
+
+@pytest.mark.parametrize(("t", "heads"), [(1, 1), (2, 3), (77, 16), (300, 2)])
+def test_t5_bias_matches_formula(rng, t, heads):
+    table, dbias = f32(rng, 32, heads), f32(rng, heads, t, t)
+    np.testing.assert_array_equal(core.t5_bias_forward(table, t, 128), reference.t5_bias(table, t))
+    assert_close(core.t5_bias_backward(dbias, 32, 128), reference.t5_bias_backward(dbias), terms=t)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (16, 64), (64, 500), (4, 2)])
+def test_t5_bias_has_the_buckets_of_transformers(buckets, distance):
+    torch = pytest.importorskip("torch")
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    right = torch.arange(600)[None, :] - torch.arange(600)[:, None]
+    want = t5.T5Attention._relative_position_bucket(
+        right, bidirectional=True, num_buckets=buckets, max_distance=distance
+    )
+    table = np.arange(buckets, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(core.t5_bias_forward(table, 600, distance)[0], want.numpy())
+
+
+@pytest.mark.parametrize("sizes", [(0, 128), (20, 8), (1 << 15, 128), (20, -1)])
+def test_t5_bias_rejects_what_does_not_fit(rng, sizes):
+    with pytest.raises(ValueError, match="t5_bias: "):
+        core.t5_bias_forward(f32(rng, 32, 2), *sizes)
+    with pytest.raises(ValueError, match="t5_bias: 5 positions, 30 buckets"):
+        core.t5_bias_backward(f32(rng, 2, 5, 5), 30, 128)
+    with pytest.raises(ValueError, match=r"dbias: expected shape \(2, 5, 5\)"):
+        core.t5_bias_backward(f32(rng, 2, 5, 4), 32, 128)
 
 
 @pytest.mark.parametrize(("t", "c"), [(1, 1), (64, 768), (77, 384), (1025, 7)])

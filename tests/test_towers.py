@@ -10,6 +10,7 @@ from models import (
     AUDIO,
     LINEAR,
     MLP,
+    MS,
     STATISTIC,
     TEXT,
     WEIGHT,
@@ -148,97 +149,19 @@ def test_audio_tower_matches_its_formula_in_float64(rng):
         assert np.abs(model.audio(core.Context(1), mel) - y.numpy()).max() <= UNIT
 
 
-# ---- The text tower ----------------------------------------------------------------------------
+# ---- Heads -------------------------------------------------------------------------------------
 
 
-def hf_bert(vocab, layers, width, heads, mlp):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=vocab,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=mlp,
-    )
-    bert = transformers.BertModel(config, add_pooling_layer=False).eval()
-    for name, x in bert.state_dict().items():
-        if "LayerNorm" in name:
-            x.normal_(1 if name.endswith("weight") else 0, 0.2)
-        elif x.is_floating_point():
-            x.normal_(0, 0.2 if x.ndim < 2 or "embeddings" in name else x.shape[1] ** -0.5)
-    return bert, config
-
-
-BERT_NAMES = {
-    "token": ["embeddings.word_embeddings"],
-    "position": ["embeddings.position_embeddings"],
-    "type": ["embeddings.token_type_embeddings"],
-    "norm": ["embeddings.LayerNorm"],
-    "attn.qkv": [f"attention.self.{x}" for x in ("query", "key", "value")],
-    "attn.proj": ["attention.output.dense"],
-    "norm1": ["attention.output.LayerNorm"],
-    "mlp.fc1": ["intermediate.dense"],
-    "mlp.fc2": ["output.dense"],
-    "norm2": ["output.LayerNorm"],
-}
-
-
-def bert_parameter(state, name):
-    place, kind = name.removeprefix("text_branch.").rsplit(".", 1)
-    prefix = ""
-    if place.startswith("layers."):
-        _, i, place = place.split(".", 2)
-        prefix = f"encoder.layer.{i}."
-    parts = [state[f"{prefix}{n}.{kind}"].numpy() for n in BERT_NAMES[place]]
-    return np.ascontiguousarray(np.concatenate(parts))
-
-
-def same_text_model(bert, c, pool):
-    config = {
-        "vocab": c.vocab_size,
-        "positions": c.max_position_embeddings,
-        "types": c.type_vocab_size,
-        "width": c.hidden_size,
-        "layers": c.num_hidden_layers,
-        "heads": c.num_attention_heads,
-        "mlp": c.intermediate_size,
-        "eps": c.layer_norm_eps,
-        "pool": pool,
-    }
-    model = core.Model(None, config, c.hidden_size, 0, 0, c.hidden_size)
-    state = bert.state_dict()
-    names = [name for name, _, _ in model.parameters()]
-    zero = np.zeros((), np.float32)
-    model.bind([zero if n == "logit_scale" else bert_parameter(state, n) for n in names])
-    return model
-
-
-MINILM = (1000, 6, 384, 12, 1536)
-
-
-@pytest.mark.parametrize("size", [(101, 2, 48, 2, 96), MINILM], ids=["small", "minilm"])
-@pytest.mark.parametrize("pool", [0, 1], ids=["mean", "first"])
-def test_text_tower_matches_transformers(rng, size, pool):
-    torch.manual_seed(6)
-    bert, config = hf_bert(*size)
-    lengths = [77, 1, 5, 64, 2, 16, 33, 1, 76]
-    ids = [rng.integers(0, size[0], n, dtype=np.int32) for n in lengths]
-    with torch.no_grad():
-        states = [
-            bert(torch.from_numpy(i.astype(np.int64))[None]).last_hidden_state[0] for i in ids
-        ]
-    want = unit(np.stack([(s.mean(0) if pool == 0 else s[0]).numpy() for s in states]))
-    model = same_text_model(bert, config, pool)
-    packed, first = np.concatenate(ids), np.cumsum([0, *lengths])
-    context = core.Context(2)
-    assert np.abs(model.text(context, packed, first) - want).max() <= UNIT
+@pytest.mark.parametrize("kind", [0, LINEAR, MLP, MS])
+@pytest.mark.parametrize("n", [1, 5, 65])
+def test_heads_match_their_formula_in_float64(rng, kind, n):
+    model, values = new_model(rng, None, TEXT, 48, (MLP, kind), 48)
+    p = {k: torch.from_numpy(v.astype(np.float64)) for k, v in values.items()}
+    x = rng.standard_normal((n, 48)).astype(np.float32)
+    want = torch_htsat.head(p, "text_projection", torch.from_numpy(x).double(), kind).numpy()
+    assert np.abs(model.text_head(core.Context(2), x) - want).max() <= UNIT
     model.pack()
-    got = model.text(context, packed, first)
-    assert np.abs(got - want).max() <= UNIT
-    assert np.abs(unit(model.text(context, packed, first, features=True)) - want).max() <= UNIT
-    back = np.cumsum([0, *lengths[::-1]])  # the order of the rows is the order of the texts
-    reversed_ = model.text(context, np.concatenate(ids[::-1]), back)[::-1]
-    assert np.abs(got - reversed_).max() <= 1e-6
+    assert np.abs(model.text_head(core.Context(1), x) - want).max() <= UNIT
 
 
 # ---- Independence ------------------------------------------------------------------------------
@@ -354,8 +277,19 @@ def assert_gradients_match(model, trainer, p, limit=1e-4):
         (ONE_STAGE, 250, 3, (MLP, MLP)),
         (AUDIO | {"patch": 2, "depths": [1, 2], "heads": [2, 3]}, 7, 2, (MLP, MLP)),
         (AUDIO, 250, 3, (0, 0)),
+        (AUDIO, 250, 5, (MS, MS)),
+        (ONE_STAGE, 250, 2, (MLP, MS)),
     ],
-    ids=["shifted", "linear_text_head", "unshifted", "one_stage", "seven_frames", "no_heads"],
+    ids=[
+        "shifted",
+        "linear_text_head",
+        "unshifted",
+        "one_stage",
+        "seven_frames",
+        "no_heads",
+        "ms_heads",
+        "ms_text_head",
+    ],
 )
 def test_gradients_match_autograd(rng, config, frames, b, kinds, threads):
     dim, text_width = (48, 48) if kinds == (0, 0) else (20, 24)
@@ -563,7 +497,7 @@ def test_model_names_what_is_wrong_with_its_configuration():
         ((None, TEXT, 0, MLP, MLP, 20), "text_width"),
         ((AUDIO, None, 24, MLP, MLP, 0), "dim: expected 1 to 16384"),
         ((None, TEXT | {"heads": 5}, 48, MLP, MLP, 20), "text.heads: 5 does not divide"),
-        ((None, TEXT | {"pool": 2}, 48, MLP, MLP, 20), "text.pool: unknown kind 2"),
+        ((None, TEXT | {"pool": 9}, 48, MLP, MLP, 20), "text.pool: unknown kind 9"),
     ],
 )
 def test_model_refuses_towers_and_heads_that_do_not_fit(arguments, message):

@@ -166,6 +166,9 @@ def head(p, name, x, kind):
         x = linear(p, name + ".0", x)
     if kind == 2:
         x = linear(p, name + ".2", F.relu(linear(p, name + ".0", x)))
+    if kind == 3:
+        e = linear(p, name + ".linear1", x)
+        x = norm(p, name + ".layer_norm", e + linear(p, name + ".linear2", F.gelu(e)), 1e-5)
     return F.normalize(x, dim=-1)
 
 

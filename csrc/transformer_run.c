@@ -1,0 +1,310 @@
+/* The text tower at work, over packed sequences.
+ *
+ * Sequences lie one after the other; only RC_POOL_MEAN_PADDED asks for the rows of padding.
+ * Everything but attention works on chunks of rows; attention on one sequence. Rows are rounded up
+ * to a multiple of ROUND so that few shapes of products occur; what the added rows compute is never
+ * read. */
+#include "swin.h"
+#include "transformer.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { ROUND = 16 };
+
+static const float UNSEEN = -1e30f; /* score of a later key under the causal mask */
+
+typedef struct {
+    const rc_text *t;
+    const rc_params *p;
+    const rc_text_layer *layer;
+    const int32_t *id, *first;
+    int64_t n, real, total, rows; /* sequences, rows with and without rounding, of a chunk */
+    int64_t longest;              /* rows of one sequence */
+    rc_linear qkv, proj, fc1, gate, fc2, pooler;
+    float *x, *wide, *o, *bias, *mask, *scratch, *pooled, *y;
+    int64_t scratch_size;
+} text_job;
+
+static const float *value(const text_job *job, int64_t index)
+{
+    return job->p->item[index].x;
+}
+
+/* ---- Where a sequence lies ------------------------------------------------------------------- */
+
+static bool padded(const text_job *job)
+{
+    return job->t->config.pool == RC_POOL_MEAN_PADDED;
+}
+
+static int64_t tokens_of(const text_job *job, int64_t i)
+{
+    return job->first[i + 1] - job->first[i];
+}
+
+static int64_t rows_of(const text_job *job, int64_t i)
+{
+    return padded(job) ? job->t->config.pad_to : tokens_of(job, i);
+}
+
+static int64_t row_of(const text_job *job, int64_t i)
+{
+    return padded(job) ? i * job->t->config.pad_to : job->first[i];
+}
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+/* y may be x. */
+static void norm_rows(const text_job *job, rc_pair pair, float *y, const float *x, int64_t rows)
+{
+    const rc_text_config *c = &job->t->config;
+    if (c->norm == RC_NORM_RMS)
+        rc_rmsnorm_forward(y, NULL, x, value(job, pair.w), rows, c->width, (float)c->eps);
+    else
+        rc_layernorm_forward(y, NULL, NULL, x, value(job, pair.w), value(job, pair.b), rows,
+                             c->width, (float)c->eps);
+}
+
+/* What a branch reads: x, or its norm in `room`. */
+static const float *branch_input(const text_job *job, rc_pair norm, float *room, const float *x,
+                                 int64_t rows)
+{
+    if (job->t->config.place == RC_PLACE_POST) return x;
+    norm_rows(job, norm, room, x, rows);
+    return room;
+}
+
+/* After a branch was added to the stream x. */
+static void branch_end(const text_job *job, rc_pair norm, float *x, int64_t rows)
+{
+    if (job->t->config.place == RC_PLACE_POST) norm_rows(job, norm, x, x, rows);
+}
+
+static const struct {
+    void (*forward)(float *y, const float *x, int64_t n);
+} activations[] = {
+    [RC_ACT_GELU] = {rc_gelu_forward},
+    [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward},
+    [RC_ACT_RELU] = {rc_relu_forward},
+    [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward},
+};
+
+static void activate(const text_job *job, float *x, int64_t n)
+{
+    activations[job->t->config.activation].forward(x, x, n);
+}
+
+static rc_attention attention_of(const text_job *job, int64_t rows, int64_t keys)
+{
+    int64_t d = rc_text_head_width(&job->t->config);
+    float scale = job->t->config.scaled ? 1 / sqrtf((float)d) : 1;
+    return (rc_attention){rows, job->t->config.heads, d, keys, job->longest, scale};
+}
+
+/* ---- Embedding and layers -------------------------------------------------------------------- */
+
+static void embed_sequence(void *arg, int64_t i, int worker)
+{
+    (void)worker;
+    const text_job *job = arg;
+    const rc_text *t = job->t;
+    int64_t c = t->config.width, tokens = tokens_of(job, i), rows = rows_of(job, i);
+    int32_t pad = (int32_t)t->config.pad_id;
+    float *x = job->x + row_of(job, i) * c;
+    rc_lookup_forward(x, value(job, t->token), job->id + job->first[i], tokens, c);
+    for (int64_t j = tokens; j < rows; j++)
+        rc_lookup_forward(x + j * c, value(job, t->token), &pad, 1, c);
+    if (t->position >= 0) rc_add(x, value(job, t->position) + t->config.offset * c, rows * c);
+    for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(x + j * c, value(job, t->type), c);
+    if (t->config.embed_norm) norm_rows(job, t->norm, x, x, rows);
+}
+
+static void qkv_chunk(void *arg, int64_t index, int worker)
+{
+    const text_job *job = arg;
+    int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
+    int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
+    float *room = job->scratch + worker * job->scratch_size;
+    const float *x = branch_input(job, job->layer->norm1, room, job->x + at * c, rows);
+    rc_linear_run(&job->qkv, worker, job->wide + at * 3 * inner, x, rows);
+}
+
+static void attend_sequence(void *arg, int64_t i, int worker)
+{
+    const text_job *job = arg;
+    int64_t inner = rc_text_inner(&job->t->config), at = row_of(job, i);
+    rc_attention a = attention_of(job, rows_of(job, i), tokens_of(job, i));
+    rc_attention_forward(job->o + at * inner, job->wide + at * 3 * inner, job->bias, job->mask, &a,
+                         job->scratch + worker * job->scratch_size);
+}
+
+static void rest_chunk(void *arg, int64_t index, int worker)
+{
+    const text_job *job = arg;
+    const rc_text_config *c = &job->t->config;
+    int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
+    float *x = job->x + at * c->width, *room = job->scratch + worker * job->scratch_size;
+    float *h = room + job->rows * c->width, *gate = h + job->rows * c->mlp;
+    rc_linear_run(&job->proj, worker, x, job->o + at * rc_text_inner(c), rows); /* adds into x */
+    branch_end(job, job->layer->norm1, x, rows);
+    const float *in = branch_input(job, job->layer->norm2, room, x, rows);
+    rc_linear_run(&job->fc1, worker, h, in, rows);
+    activate(job, h, rows * c->mlp);
+    if (c->gated) {
+        rc_linear_run(&job->gate, worker, gate, in, rows);
+        rc_gated_forward(h, h, gate, rows * c->mlp);
+    }
+    rc_linear_run(&job->fc2, worker, x, h, rows);
+    branch_end(job, job->layer->norm2, x, rows);
+}
+
+static rc_status run_layer(text_job *job, rc_dnn *dnn)
+{
+    const rc_text_layer *l = job->layer;
+    rc_pool *pool = rc_dnn_pool(dnn);
+    int64_t total = job->total, rows = job->rows, chunks = (total + rows - 1) / rows;
+    RC_TRY(rc_linear_get(&job->qkv, dnn, job->p, l->qkv, total, rows, false));
+    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, total, rows, true));
+    RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, total, rows, false));
+    if (job->t->config.gated)
+        RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, total, rows, false));
+    RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, total, rows, true));
+    rc_parallel(pool, chunks, qkv_chunk, job);
+    rc_parallel(pool, job->n, attend_sequence, job);
+    rc_parallel(pool, chunks, rest_chunk, job);
+    return RC_OK;
+}
+
+/* ---- Pooling --------------------------------------------------------------------------------- */
+
+/* The row that stands for sequence i, or -1 for the mean of all. */
+static int64_t pooled_row(const text_job *job, int64_t i)
+{
+    int64_t tokens = tokens_of(job, i), nonzero = 0;
+    const int32_t *id = job->id + job->first[i];
+    switch (job->t->config.pool) {
+    case RC_POOL_FIRST:
+    case RC_POOL_POOLER:
+        return 0;
+    case RC_POOL_LAST:
+        return tokens - 1;
+    case RC_POOL_NONZERO: /* MS-CLAP 2023 takes every token 0 for padding, "!" in the text too */
+        for (int64_t j = 0; j < tokens; j++) nonzero += id[j] != 0;
+        return rc_max(nonzero - 1, 0);
+    default:
+        return -1;
+    }
+}
+
+static void pool_sequence(void *arg, int64_t i, int worker)
+{
+    (void)worker;
+    const text_job *job = arg;
+    int64_t c = job->t->config.width, row = pooled_row(job, i), rows = rows_of(job, i);
+    float *x = job->x + row_of(job, i) * c, *y = job->pooled + i * c;
+    if (row >= 0) x += row * c, rows = 1;
+    if (job->t->config.final_norm) norm_rows(job, job->t->final, x, x, rows);
+    rc_meanpool_forward(y, x, rows, c);
+}
+
+/* tanh of a dense layer, as BERT's and RoBERTa's poolers. */
+static void pooler_chunk(void *arg, int64_t index, int worker)
+{
+    const text_job *job = arg;
+    int64_t c = job->t->config.width, at = index * ROUND, rows = rc_min(ROUND, job->n - at);
+    rc_linear_run(&job->pooler, worker, job->y + at * c, job->pooled + at * c, rows);
+    rc_tanh_forward(job->y + at * c, job->y + at * c, rows * c);
+}
+
+static rc_status pool_all(text_job *job, rc_dnn *dnn)
+{
+    bool dense = job->t->config.pool == RC_POOL_POOLER;
+    if (!dense) job->pooled = job->y;
+    rc_parallel(rc_dnn_pool(dnn), job->n, pool_sequence, job);
+    if (!dense) return RC_OK;
+    RC_TRY(rc_linear_get(&job->pooler, dnn, job->p, job->t->pooler, job->n, ROUND, false));
+    rc_parallel(rc_dnn_pool(dnn), (job->n + ROUND - 1) / ROUND, pooler_chunk, job);
+    return RC_OK;
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+static void take_buffers(text_job *job, rc_arena *arena, int threads)
+{
+    const rc_text_config *c = &job->t->config;
+    rc_attention a = attention_of(job, job->longest, job->longest);
+    int64_t side = job->longest, inner = rc_text_inner(c);
+    job->x = rc_take(arena, job->total * c->width);
+    job->wide = rc_take(arena, job->total * 3 * inner);
+    job->o = rc_take(arena, job->total * inner);
+    job->pooled = rc_take(arena, job->n * c->width);
+    if (job->t->buckets >= 0) job->bias = rc_take(arena, c->heads * side * side);
+    if (c->causal) job->mask = rc_take(arena, side * side);
+    int64_t chunk = job->rows * (c->width + (c->gated ? 2 : 1) * c->mlp);
+    job->scratch_size = (rc_max(rc_attention_scratch(&a), chunk) + 15) / 16 * 16;
+    job->scratch = rc_take(arena, threads * job->scratch_size);
+}
+
+/* What the longest sequence adds to its scores; of shorter ones it is the upper left corner. */
+static void fill_biases(const text_job *job)
+{
+    const rc_text_config *c = &job->t->config;
+    int64_t side = job->longest;
+    if (job->bias != NULL)
+        rc_t5_bias_forward(job->bias, value(job, job->t->buckets), side, c->heads, c->buckets,
+                           c->distance);
+    for (int64_t i = 0; job->mask != NULL && i < side; i++)
+        for (int64_t j = 0; j < side; j++) job->mask[i * side + j] = j > i ? UNSEEN : 0;
+}
+
+/* Rounding rows are zero, so that what they compute stays finite. */
+static void clear_rounding(const text_job *job)
+{
+    int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
+    size_t extra = (size_t)(job->total - job->real) * sizeof(float);
+    memset(job->x + job->real * c, 0, extra * (size_t)c);
+    memset(job->o + job->real * inner, 0, extra * (size_t)inner);
+}
+
+static rc_status check_sequences(const rc_text *t, const int32_t *id, const int32_t *first,
+                                 int64_t n)
+{
+    int64_t most = rc_text_longest(&t->config);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t length = (int64_t)first[i + 1] - first[i];
+        if (length < 1 || length > most)
+            return rc_fail(RC_EINVAL, "text %lld: %lld tokens, expected 1 to %lld", (long long)i,
+                           (long long)length, (long long)most);
+        for (int64_t j = first[i]; j < first[i + 1]; j++)
+            if (id[j] < 0 || id[j] >= t->config.vocab)
+                return rc_fail(RC_EINVAL,
+                               "text %lld: token id %d is outside the vocabulary of %lld",
+                               (long long)i, (int)id[j], (long long)t->config.vocab);
+    }
+    return RC_OK;
+}
+
+rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, float *y,
+                          const int32_t *id, const int32_t *first, int64_t n)
+{
+    RC_TRY(check_sequences(t, id, first, n));
+    rc_pool *pool = rc_dnn_pool(c->dnn);
+    text_job job = {.t = t, .p = p, .id = id, .first = first, .n = n, .y = y};
+    job.real = row_of(&job, n);
+    for (int64_t i = 0; i < n; i++) job.longest = rc_max(job.longest, rows_of(&job, i));
+    job.total = (job.real + ROUND - 1) / ROUND * ROUND;
+    job.rows = rc_chunk_rows(job.total, 4 * ROUND);
+    rc_arena counting = {0};
+    take_buffers(&job, &counting, rc_pool_threads(pool));
+    RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
+    take_buffers(&job, &c->shared, rc_pool_threads(pool));
+    fill_biases(&job);
+    clear_rounding(&job);
+    rc_parallel(pool, n, embed_sequence, &job);
+    for (int64_t i = 0; i < t->config.layers; i++) {
+        job.layer = &t->layer[i];
+        RC_TRY(run_layer(&job, c->dnn));
+    }
+    return pool_all(&job, c->dnn);
+}

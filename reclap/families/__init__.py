@@ -1,0 +1,1 @@
+"""How other projects name and lay out what ours holds."""
