@@ -31,6 +31,7 @@ __all__ = [
     "read_tensors",
     "resolve",
     "save",
+    "save_all",
     "staged",
     "write_tensors",
     "write_text",
@@ -59,7 +60,7 @@ _LARGEST_HEADER = 100_000_000  # as the safetensors library
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
-    """Return the folder of a bundled model or of a path.
+    """Return the path of a bundled model, or a path that exists.
 
     Raises
     ------
@@ -71,10 +72,8 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     if isinstance(name, str) and name in names:
         return bundled / name
     path = Path(name)
-    if path.is_dir():
-        return path
     if path.exists():
-        raise FormatError(f"{path}: expected a model folder with {CONFIG} and {MODEL}, got a file")
+        return path
     raise FileNotFoundError(
         f"no model named or at {os.fspath(name)!r}; bundled: {', '.join(names)}"
     )
@@ -362,6 +361,31 @@ def save(
             _take_file(text_from / name, path, link=link)
         with new[-2].open("wb") as f:
             _write_tensors(f, tensors, {})
+        new[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+
+
+def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: Path | None) -> None:
+    """Write a model folder with both towers from memory; see `save`.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        Everything.
+    tokenizer : Path, optional
+        Copied. Without it the folder can embed sounds, but no text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"format": FORMAT, **config.to_json()}
+    text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
+    rest = {name: x for name, x in tensors.items() if name not in text}
+    copied = tokenizer is not None and not _is_same(folder / TOKENIZER, tokenizer)
+    names = [*([TOKENIZER] if copied else []), TEXT, MODEL, CONFIG]
+    with staged(*(folder / name for name in names)) as new:
+        if tokenizer is not None and copied:
+            shutil.copyfile(tokenizer, new[0])
+        for path, part in zip(new[-3:-1], (text, rest), strict=True):
+            with path.open("wb") as f:
+                _write_tensors(f, part, {})
         new[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 
 

@@ -19,6 +19,7 @@ from reclap import checkpoint, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, SkippedWarning, one_line
+from reclap.families import clap
 from reclap.results import Classification, Timeline
 from reclap.text import Tokenizer, check_texts, prompt_of
 
@@ -55,18 +56,27 @@ def _core_of(folder: Path, config: ClapConfig, **changes: Any) -> "core.Model":
 
 
 def load(
-    source: str | os.PathLike[str] = "mini", *, dtype: str = "float32", threads: int | None = None
+    source: str | os.PathLike[str] = "mini",
+    *,
+    dtype: str = "float32",
+    threads: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> "Model":
     """Load a model.
 
     Parameters
     ----------
     source : str or path
-        ``"mini"``, the bundled model, or a model folder.
+        ``"mini"``, the bundled model; a model folder; a folder of transformers' ClapModel; or a
+        file of LAION-CLAP's layout (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``; also
+        ReCLAP and CompA-CLAP). Nothing in a pickled file is run.
     dtype : {"float32", "auto"}
         Arithmetic of the towers.
     threads : int, optional
         Most threads of one call; the processors of this process by default.
+    tokenizer : path, optional
+        The tokenizer.json of the text model, for a file that has none beside it. Without any the
+        model embeds sounds, but no text.
 
     Returns
     -------
@@ -87,7 +97,13 @@ def load(
     """
     if dtype not in ("float32", "auto"):
         raise ValueError(f"dtype is {dtype!r}, expected float32 or auto")
-    return Model.from_folder(checkpoint.resolve(source), threads=threads)
+    path = checkpoint.resolve(source)
+    if clap.is_foreign(path):
+        chosen = None if tokenizer is None else Path(tokenizer)
+        return Model.from_foreign(path, threads, chosen)
+    if tokenizer is not None:
+        raise ValueError(f"tokenizer: {path} has its own")
+    return Model.from_folder(path, threads)
 
 
 class TextEncoder:
@@ -142,14 +158,18 @@ class Model:
         self,
         config: ClapConfig,
         parameters: Sequence[Floats],
-        tokenizer: Tokenizer,
+        tokenizer: Path | None,
         source: Path,
         threads: int | None = None,
+        *,
+        family: str = "reclap",
+        ignored: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config
         self.threads = default_threads() if threads is None else threads
-        self._source = source
-        self._tokenizer = tokenizer
+        self._source, self._family, self._ignored = source, family, dict(ignored or {})
+        self._tokenizer_file = tokenizer
+        self._tokenizer = Tokenizer(tokenizer, config.text.max_tokens) if tokenizer else None
         self._core = _core_of(source, config)
         self._core.bind(parameters)
         self._core.pack()
@@ -166,8 +186,25 @@ class Model:
         config = checkpoint.read_config(folder)
         wanted = [(name, shape) for name, shape, _ in _core_of(folder, config).parameters()]
         parameters = checkpoint.read_parameters(folder, wanted)
-        tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, config.text.max_tokens)
-        return cls(config, parameters, tokenizer, folder, threads)
+        return cls(config, parameters, folder / checkpoint.TOKENIZER, folder, threads)
+
+    @classmethod
+    def from_foreign(
+        cls, path: Path, threads: int | None = None, tokenizer: Path | None = None
+    ) -> "Model":
+        """Load another project's checkpoint; see `load`."""
+        found = clap.read(path)
+        shape = _core_of(path, found.config)
+        wanted = [(name, shape) for name, shape, _ in shape.parameters()]
+        return cls(
+            found.config,
+            checkpoint.match(found.tensors, wanted, str(path)),
+            tokenizer or found.tokenizer,
+            path,
+            threads,
+            family=found.family,
+            ignored=found.ignored,
+        )
 
     # ---- Embedding ---------------------------------------------------------------------------
 
@@ -231,10 +268,18 @@ class Model:
         ------
         TypeError, ValueError
             If `texts` is empty, a single string, or holds an empty text.
+        FormatError
+            If the model came without a tokenizer.
         """
+        items, tokenizer = check_texts(texts), self._tokenizer
+        if tokenizer is None:
+            raise FormatError(
+                f"{self._source}: no tokenizer.json beside it; load it with tokenizer=, the "
+                "tokenizer.json of its text model"
+            )
         parts = []
-        for part in _batches(check_texts(texts), TEXT_BATCH):
-            ids, first = self._tokenizer.encode(part)
+        for part in _batches(items, TEXT_BATCH):
+            ids, first = tokenizer.encode(part)
             with self._lock:
                 parts.append(self._core.text(self._context, ids, first))
         return np.concatenate(parts)
@@ -439,6 +484,8 @@ class Model:
         return {
             "name": self.config.name,
             "source": str(self._source),
+            "family": self._family,
+            "ignored": dict(self._ignored),
             "dim": self.config.dim,
             "parameters": count | {"total": sum(count.values())},
             "window_seconds": front.window_seconds,
@@ -459,6 +506,10 @@ class Model:
         OSError
             If it cannot be written; what was there before remains.
         """
+        if self._family != "reclap":
+            tokenizer = self._tokenizer_file
+            checkpoint.save_all(Path(folder), self.config, self._parameters, tokenizer)
+            return
         own = {n: a for n, a in self._parameters.items() if not n.startswith("text_branch.")}
         checkpoint.save(Path(folder), self.config, own, self._source)
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 import reclap
-from reclap.cli import embed, info, name, train
+from reclap.cli import convert, embed, info, name, train
 from reclap.errors import ReclapError, one_line
 
 __all__ = ["main"]
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_embed(commands)
     train.add_train(commands)
     info.add_info(commands)
+    convert.add_convert(commands)
     return parser
 
 

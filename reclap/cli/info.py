@@ -13,7 +13,10 @@ __all__ = ["add_info"]
 def add_info(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("info", help="describe a model")
-    p.add_argument("model", metavar="MODEL", nargs="?", default="mini", help="name or folder")
+    p.add_argument(
+        "model", metavar="MODEL", nargs="?", default="mini", help="name, folder or checkpoint"
+    )
+    options.add_tokenizer(p)
     options.add_threads(p)
     p.add_argument("--json", action="store_true", help="one JSON object, with the configuration")
     p.set_defaults(run=_run_info)
@@ -40,8 +43,12 @@ def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("name", info["name"]),
         ("source", info["source"]),
+        ("family", info["family"]),
         ("audio tower", f"HTS-AT {audio['embed']} x {depths}, {_millions(count['audio'])}"),
-        ("text tower", f"BERT {text['width']} x {text['layers']}, {_millions(count['text'])}"),
+        (
+            "text tower",
+            f"{_kind(text)} {text['width']} x {text['layers']}, {_millions(count['text'])}",
+        ),
         ("heads", f"{config['audio_head']} / {config['text_head']}, {_millions(count['heads'])}"),
         ("embedding", f"{info['dim']} wide"),
         ("window", f"{info['window_seconds']:g} s at {info['rate']} Hz"),
@@ -51,6 +58,27 @@ def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("oneDNN", info["onednn"]),
         ("processor", " ".join(info["cpu"])),
         ("digest", info["digest"]),
+        *_ignored(info["ignored"]),
+    ]
+
+
+def _kind(text: dict[str, Any]) -> str:
+    """Return what people call a text tower of these settings."""
+    if text["position"] == "buckets":
+        return "T5"
+    if text["place"] == "pre":
+        return "CLIP" if text["activation"] == "quick_gelu" else "GPT-2"
+    return "RoBERTa" if text["position_offset"] else "BERT"
+
+
+def _ignored(ignored: dict[str, str]) -> list[tuple[str, str]]:
+    """Return a line for each reason, with the number of tensors and the first of them."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in ignored.items():
+        reasons.setdefault(why, []).append(name)
+    return [
+        ("ignored", f"{len(names)} tensors, {why}: {names[0]}" + (", ..." if names[1:] else ""))
+        for why, names in reasons.items()
     ]
 
 

@@ -33,8 +33,21 @@ SUFFIXES = (
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and ``--threads``."""
-    parser.add_argument("--model", default="mini", help="bundled name or folder (default: mini)")
+    parser.add_argument(
+        "--model", default="mini", help="bundled name, folder or checkpoint (default: mini)"
+    )
+    add_tokenizer(parser)
     add_threads(parser)
+
+
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tokenizer``."""
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="JSON",
+        help="tokenizer.json, for a checkpoint without one",
+    )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -74,10 +87,10 @@ def positive(text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> "Model":
-    """Load the model of ``--model`` and ``--threads``."""
+    """Load the model of ``--model``, ``--tokenizer`` and ``--threads``."""
     from reclap.model import load
 
-    return load(args.model, threads=args.threads)
+    return load(args.model, threads=args.threads, tokenizer=args.tokenizer)
 
 
 def is_watched(count: int = 2) -> bool:

@@ -1,0 +1,29 @@
+"""``reclap convert``: any checkpoint that loads, as a model folder of ours."""
+
+import argparse
+from pathlib import Path
+
+from reclap.cli import options
+from reclap.cli.options import Commands
+
+__all__ = ["add_convert"]
+
+
+def add_convert(commands: Commands) -> None:
+    """Add the command."""
+    p = commands.add_parser("convert", help="write a checkpoint as a model folder")
+    p.add_argument("model", metavar="SRC", help="checkpoint of LAION-CLAP or transformers, folder")
+    p.add_argument("out", metavar="DST", type=Path, help="folder to write")
+    options.add_tokenizer(p)
+    options.add_threads(p)
+    p.add_argument("--force", action="store_true", help="replace a folder that is there")
+    p.set_defaults(run=_run_convert)
+
+
+def _run_convert(args: argparse.Namespace) -> int:
+    if args.out.exists() and not args.force:
+        raise FileExistsError(f"{args.out}: is there already; --force replaces it")
+    model = options.load_model(args)
+    model.save(args.out)
+    print(f"{args.out}: {model.info()['family']}, digest {model.digest}")
+    return 0

@@ -1,0 +1,133 @@
+"""HTS-AT in the checkpoints of LAION-CLAP, its descendants and transformers, to our names."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.config import HtsatConfig
+from reclap.errors import FormatError
+
+__all__ = ["config_of", "from_laion", "from_transformers"]
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+
+BRANCH = "audio_branch."
+
+# Tensors of LAION's tower that embedding does not need (clap-family: front end, masks, tagging).
+_IGNORED = re.compile(
+    r"(spectrogram_extractor|logmel_extractor|tscam_conv|head)\..*"
+    r"|layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)"
+    r"|.*\.num_batches_tracked"
+)
+
+# transformers' fragments to LAION's, in order (convert_clap_original_pytorch_to_hf.py, reversed).
+_FRAGMENTS = (
+    ("batch_norm.", "bn0."),
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    ("attention.self.", "attn."),
+    ("attention.output.dense.", "attn.proj."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+)
+_SPLIT = re.compile(r"(.*\.attn\.)(query|key|value)\.(weight|bias)")
+
+
+def from_laion(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
+    """Return the tower's tensors by our names, which are LAION's, and the names left out.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        By LAION's names without ``audio_branch.``, from ``bn0.weight`` on.
+    """
+    left = [name for name in tensors if _IGNORED.fullmatch(name)]
+    kept = {BRANCH + name: x for name, x in tensors.items() if not _IGNORED.fullmatch(name)}
+    return kept, left
+
+
+def from_transformers(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
+    """Return the tower of a ``ClapAudioModel`` by our names, and the names left out.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        Without ``audio_model.audio_encoder.``, from ``batch_norm.weight`` on.
+
+    Raises
+    ------
+    FormatError
+        If a block has only some of query, key and value.
+    """
+    renamed: dict[str, Array] = {}
+    split: dict[str, dict[str, Array]] = {}
+    for name, x in tensors.items():
+        ours = _renamed(name)
+        if found := _SPLIT.fullmatch(ours):
+            split.setdefault(f"{found[1]}qkv.{found[3]}", {})[found[2]] = x
+        else:
+            renamed[ours] = x
+    for ours, parts in split.items():
+        if len(parts) != 3:
+            raise FormatError(f"audio tower: {ours} has only {', '.join(sorted(parts))}")
+        renamed[ours] = np.concatenate([parts[k] for k in ("query", "key", "value")])
+    return from_laion(renamed)
+
+
+def _renamed(name: str) -> str:
+    if "fusion_model." in name:  # the same names in both
+        return name
+    for theirs, ours in _FRAGMENTS:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def config_of(tensors: Tensors, spec_size: int = 256) -> HtsatConfig:
+    """Infer the geometry of the tower from its tensors.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        By our names.
+    spec_size : int
+        The one size that no tensor tells; 256 in every published model.
+
+    Raises
+    ------
+    FormatError
+        If a tensor that tells a size is missing or has the wrong number of axes.
+    """
+    stages = re.compile(re.escape(BRANCH) + r"layers\.(\d{1,2})\.blocks\.(\d{1,3})\.norm1\.weight")
+    found = [(int(m[1]), int(m[2])) for name in tensors if (m := stages.fullmatch(name))]
+    count = 1 + max((stage for stage, _ in found), default=-1)
+    depths = tuple(1 + max((j for i, j in found if i == s), default=-1) for s in range(count))
+    if not count or min(depths) < 1:
+        raise FormatError("audio tower: no blocks of HTS-AT, layers.0.blocks.0.norm1.weight on")
+    table = "layers.{}.blocks.0.attn.relative_position_bias_table"
+    places, _ = _shape(tensors, table.format(0), 2)
+    embed, _, patch, _ = _shape(tensors, "patch_embed.proj.weight", 4)
+    hidden, width = _shape(tensors, "layers.0.blocks.0.mlp.fc1.weight", 2)
+    return HtsatConfig(
+        mels=_shape(tensors, "bn0.weight", 1)[0],
+        spec_size=spec_size,
+        patch=patch,
+        embed=embed,
+        fusion=f"{BRANCH}patch_embed.mel_conv2d.weight" in tensors,
+        depths=depths,
+        heads=tuple(_shape(tensors, table.format(s), 2)[1] for s in range(count)),
+        window=(math.isqrt(places) + 1) // 2,
+        mlp_ratio=max(1, hidden // max(1, width)),
+    )
+
+
+def _shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
+    array = tensors.get(BRANCH + name)
+    if array is None or array.ndim != rank:
+        have = "is missing" if array is None else f"has shape {list(array.shape)}"
+        raise FormatError(f"audio tower: {name} {have}, expected {rank} axes")
+    return array.shape
