@@ -8,6 +8,7 @@ A failure keeps the file and names it.
 
 import argparse
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -41,6 +42,7 @@ def main() -> None:
             f" {time.perf_counter() - began:.0f} s, peak memory grew by {grown} MiB",
             flush=True,
         )
+    shutil.rmtree(folder)
 
 
 def _target(kind, model):

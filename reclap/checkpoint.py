@@ -402,11 +402,22 @@ def _take_file(source: Path, target: Path, *, link: bool) -> None:
 
 
 def digest(config: ClapConfig, parameters: Iterable[tuple[str, Array]]) -> str:
-    """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings."""
-    data = config.to_json()
-    del data["name"], data["template"]
+    """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings.
+
+    Settings at their default are left out, so that a new one changes no digest of older models.
+    """
+    data = _unusual(config.to_json(), ClapConfig().to_json())
     total = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
     for name, array in parameters:
         total.update(name.encode())
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
+
+
+def _unusual(data: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that differ from the default, but for those that change no embedding."""
+    return {
+        name: _unusual(value, default[name]) if isinstance(value, dict) else value
+        for name, value in data.items()
+        if value != default[name] and name not in ("name", "template")
+    }

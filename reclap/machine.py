@@ -16,8 +16,8 @@ __all__ = ["Budget", "Machine", "Opaque", "Pending", "shown"]
 
 _SLACK = 1 << 25  # bytes; what the objects of an honest file of any size may take beside it
 _LONGEST_NAME = 1000
-_STEP, _OBJECT, _ENTRY, _PUT = 16, 80, 100, 120  # bytes that a thing takes, rounded up
-_SET = 216
+_STEP, _OBJECT, _ENTRY, _PUT = 16, 130, 110, 120  # bytes that a thing takes, rounded up
+_SET = 260
 
 
 class Opaque:
@@ -74,7 +74,7 @@ class Budget:
         """Account for memory about to be taken."""
         self._left -= n
         if self._left < 0:
-            raise FormatError(f"{self.where}: expected content that fits twice the file's size")
+            raise FormatError(f"{self.where}: expected objects that fit in 2 times the file's size")
 
     def claim(self, n: int) -> None:
         """Account for the bytes that a tensor would have if it were copied."""

@@ -12,7 +12,7 @@ __all__ = ["run"]
 
 _STOP = ord(".")
 _MOST_STEPS = 5_000_000  # ReCLAP with optimizer state needs some 100,000
-_OBJECT = 80  # bytes that a thing takes, rounded up
+_OBJECT = 130  # bytes that a thing takes, rounded up
 
 
 def run(m: Machine) -> Any:

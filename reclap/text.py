@@ -87,7 +87,7 @@ class Tokenizer:
             raise FormatError(f"{path}: not a tokenizer: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self._max_tokens = max_tokens
+        self._max_tokens, self._path = max_tokens, path
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
         """Tokenize texts.
@@ -103,8 +103,16 @@ class Tokenizer:
             All sequences, one after the other.
         first : ndarray of int32, shape (len(texts) + 1,)
             Where each begins, and the total.
+
+        Raises
+        ------
+        FormatError
+            If the tokenizer lacks what a text needs, such as its own unknown token.
         """
-        encoded = self._tokenizer.encode_batch(list(texts))
+        try:
+            encoded = self._tokenizer.encode_batch(list(texts))
+        except Exception as error:  # a vocabulary without what its own model needs
+            raise FormatError(f"{self._path}: not a usable tokenizer: {error}") from error
         cut = sum(bool(e.overflowing) for e in encoded)
         if cut:
             log.warning("%d of %d texts were cut at %d tokens", cut, len(encoded), self._max_tokens)

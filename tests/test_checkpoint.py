@@ -15,6 +15,7 @@ import safetensors.numpy
 import reclap
 from reclap import checkpoint
 from reclap.config import ClapConfig
+from reclap.text import Tokenizer
 
 
 @pytest.fixture
@@ -370,3 +371,18 @@ def test_mutated_file_loads_or_raises_cleanly(folder, name, span, rounds):
         except ValueError:  # FormatError is one
             refused += 1
     assert refused > rounds / 10
+
+
+def test_config_in_utf_16_is_refused(folder):
+    path = folder / checkpoint.CONFIG
+    path.write_text(path.read_text(), "utf-16")
+    with pytest.raises(reclap.FormatError, match=r"config\.json: not JSON"):
+        checkpoint.read_config(folder)
+
+
+def test_tokenizer_without_its_unknown_token_is_refused(folder):
+    path = folder / checkpoint.TOKENIZER
+    path.write_text(path.read_text().replace('"unk_token": "[UNK]"', '"unk_token": "[ODD]"'))
+    assert "[ODD]" in path.read_text()
+    with pytest.raises(reclap.FormatError, match=r"tokenizer\.json: not a usable tokenizer"):
+        Tokenizer(path, 32).encode(["été"])

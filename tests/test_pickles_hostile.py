@@ -224,7 +224,8 @@ BOMBS = {
     "old text": lambda n: b"V" + b"a" * n + b"\n.",
     "objects": lambda n: b"(ca\nb\nq\0" + b")R" * (n // 2) + b"t.",
     "integer": lambda n: b"\x8b" + n.to_bytes(4, "little") + b"\x7f" * n + b".",
-    "tensors": lambda n: tensor(storage(3), 0, [1], [1])[:-1] + b"R" + b"0N0N" * (n // 4) + b".",
+    "tensors": lambda n: TENSOR + b"q\0" + tensor(storage(3), 0, [3], [1])[len(TENSOR) : -1]
+    + b"q\x010(" + b"h\0h\1R" * (n // 5) + b"t.",
     "keys in line": lambda n: b"}("
     + b"".join(b"\x8a\x08" + (i << 20).to_bytes(8, "little") + b"N" for i in range(n // 11))
     + b"u.",
@@ -235,12 +236,12 @@ def check_bomb(path: Path) -> None:
     """Read a file in at most twice its size of memory and the reader's constant, and in seconds."""
     message = "expected"
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         pickles.read(path)
     except FormatError as error:
         message = str(error)
-    spent = time.perf_counter() - began
+    spent = time.process_time() - began
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * path.stat().st_size + mutations.SLACK
@@ -255,10 +256,9 @@ def test_bomb_stays_within_bounds(name, tmp_path):
 
 
 @pytest.mark.slow
-@WRITERS
 @pytest.mark.parametrize("name", BOMBS)
-def test_large_bomb_stays_within_bounds(name, write, tmp_path):
-    check_bomb(write(tmp_path / "a.pt", BOMBS[name](3_000_000)))
+def test_large_bomb_stays_within_bounds(name, tmp_path):
+    check_bomb(write_legacy(tmp_path / "a.pt", BOMBS[name](2_000_000)))
 
 
 def test_expanded_tensors_are_bounded(tmp_path):

@@ -244,7 +244,7 @@ def _assemble(parts: _Parts) -> Found:
 
 
 def _front(htsat: HtsatConfig, *, quantize: bool) -> AudioConfig:
-    """The two front ends of LAION-CLAP: fused models have another mel bank."""
+    """Return one of LAION-CLAP's two front ends: fused models have another mel bank."""
     if htsat.fusion:
         return AudioConfig(mel_scale="htk", mel_norm="none", truncation="fusion", quantize=quantize)
     return AudioConfig(quantize=quantize)
