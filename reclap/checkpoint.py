@@ -26,6 +26,7 @@ from reclap.errors import FormatError
 __all__ = [
     "atomic",
     "digest",
+    "parse_json",
     "read_config",
     "read_parameters",
     "read_tensors",
@@ -111,14 +112,15 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    header = _parse(f"{path}: header", text)
+    header = parse_json(f"{path}: header", text)
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is a {type(header).__name__}, expected an object")
     header.pop("__metadata__", None)
     return header
 
 
-def _parse(where: str, text: str | bytes) -> Any:
+def parse_json(where: str, text: str | bytes) -> Any:
+    """Parse JSON, UTF-8 where it is bytes; FormatError naming `where` if it is none."""
     try:
         if isinstance(text, bytes):  # of which json would guess the encoding
             text = text.removeprefix(b"\xef\xbb\xbf").decode()
@@ -168,7 +170,7 @@ def read_config(folder: Path) -> ClapConfig:
         If it is not a configuration; the message names the file and the key.
     """
     path = folder / CONFIG
-    data = _parse(str(path), path.read_bytes())
+    data = parse_json(str(path), path.read_bytes())
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
     return ClapConfig.from_json(data, str(path))

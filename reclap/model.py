@@ -101,6 +101,8 @@ def load(
     if clap.is_foreign(path):
         chosen = None if tokenizer is None else Path(tokenizer)
         return Model.from_foreign(path, threads, chosen)
+    if path.is_file():
+        raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
     if tokenizer is not None:
         raise ValueError(f"tokenizer: {path} has its own")
     return Model.from_folder(path, threads)

@@ -6,7 +6,6 @@ towers are read off the tensors; where a configuration file says otherwise, both
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,10 +85,7 @@ def read(path: Path) -> Found:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: {error}") from error
+    data = checkpoint.parse_json(str(path), path.read_bytes())
     return data if isinstance(data, dict) else {}
 
 
