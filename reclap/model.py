@@ -20,6 +20,7 @@ from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, SkippedWarning, one_line
 from reclap.families import clap
+from reclap.progress import bar as progress_bar
 from reclap.results import Classification, Timeline
 from reclap.text import Tokenizer, check_texts, prompt_of
 
@@ -316,10 +317,8 @@ class Model:
         self, items: list[Any], rate: int | None, progress: bool
     ) -> Generator[tuple[int, Picture | Exception], None, None]:
         """Yield each window with the place of its sound, or what is wrong with the sound."""
-        from tqdm import tqdm  # here, because importing reclap should stay cheap
-
         found = sources.features(items, rate, self.config.front, self.threads)
-        bar = tqdm(total=len(items), unit="clip", disable=not progress, leave=False)
+        bar = progress_bar(len(items), "clip", shown=progress)
         with bar, contextlib.closing(found):
             for i, result in enumerate(found):
                 if isinstance(result, Exception):

@@ -34,6 +34,7 @@ from reclap.errors import FormatError, ReclapError
 from reclap.evaluate import ZeroShot
 from reclap.learner import STATE, Learner
 from reclap.model import TextEncoder, default_threads
+from reclap.progress import bar as progress_bar
 from reclap.recipe import Recipe
 
 __all__ = ["Result", "train"]
@@ -166,10 +167,8 @@ class _Captions:
         self._features: Floats = have["features"]
 
     def _embed(self, texts: Sequence[str], *, progress: bool) -> Floats:
-        from tqdm import tqdm
-
         parts = []
-        with tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
+        with progress_bar(len(texts), "text", shown=progress) as bar:
             for start in range(0, len(texts), _CHUNK):
                 parts.append(self._encoder.features(texts[start : start + _CHUNK]))
                 bar.update(len(parts[-1]))
@@ -209,15 +208,13 @@ class _Loop:
 
     def go(self, batches: Batches, first: int, *, progress: bool) -> Result:
         """Run from a step on; see `train`."""
-        from tqdm import tqdm
-
         steps, done = self._recipe.run.steps, first
         _truncate_log(self._out / LOG, first)
         with (
             (self._out / LOG).open("a", encoding="utf-8") as lines,
             _Signals() as signals,
             Loader(batches, first, steps) as loader,
-            tqdm(total=steps, initial=first, unit="step", disable=not progress) as bar,
+            progress_bar(steps, "step", shown=progress, initial=first, leave=True) as bar,
         ):
             started = time.monotonic()
             for batch in loader:

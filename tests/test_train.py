@@ -365,7 +365,7 @@ def test_signal_leaves_a_checkpoint_of_the_last_step(command, plan, tmp_path, nu
         wait_for_log(process, out / "log.jsonl")
         process.send_signal(number)
         _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, message
     assert "stopped after step" in message
     step = json.loads((out / "last" / "state.json").read_text())["step"]
     assert step == read_log(out)[-1]["step"]

@@ -95,7 +95,7 @@ def shown(value: object) -> str:
 
 
 class Machine:
-    """What one pickle has built so far; `reclap.opcodes.run` runs it.
+    """What one pickle has built so far; `reclap.pickles.opcodes.run` runs it.
 
     Parameters
     ----------

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import archive
 from reclap.errors import FormatError
-from reclap.machine import Opaque, shown
-from reclap.rebuild import Storage, Tensor
+from reclap.pickles import archive
+from reclap.pickles.machine import Opaque, shown
+from reclap.pickles.rebuild import Storage, Tensor
 
 __all__ = ["SKIPPED", "Opaque", "read", "state_dict"]
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reclap.errors import FormatError
-from reclap.machine import Budget, Machine, Opaque, shown
-from reclap.opcodes import run
-from reclap.rebuild import CALLS, ITEM_SIZES, Array, Order, Storage, is_size
+from reclap.pickles.machine import Budget, Machine, Opaque, shown
+from reclap.pickles.opcodes import run
+from reclap.pickles.rebuild import CALLS, ITEM_SIZES, Array, Order, Storage, is_size
 
 __all__ = ["load"]
 
@@ -27,7 +27,7 @@ _ENTRY = 300  # bytes that an entry of the directory takes, rounded up
 
 
 def load(path: Path) -> Any:
-    """Return the object of a checkpoint; its tensors are `reclap.rebuild.Tensor`, still unread.
+    """Return the object of a checkpoint; its tensors are `rebuild.Tensor`, still unread.
 
     Raises
     ------

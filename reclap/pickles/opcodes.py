@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from reclap.machine import Machine, shown
+from reclap.pickles.machine import Machine, shown
 
 __all__ = ["run"]
 

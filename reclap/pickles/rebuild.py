@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import FormatError
-from reclap.machine import Budget, Machine, Opaque, Pending, shown
+from reclap.pickles.machine import Budget, Machine, Opaque, Pending, shown
 
 __all__ = ["CALLS", "ITEM_SIZES", "Array", "Order", "Storage", "Tensor", "is_size"]
 

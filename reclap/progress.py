@@ -1,0 +1,29 @@
+"""Progress bars on standard error."""
+
+from typing import Any
+
+__all__ = ["bar"]
+
+
+def bar(total: int, unit: str, *, shown: bool, initial: int = 0, leave: bool = False) -> Any:
+    """Return tqdm's bar, without the thread that refreshes all bars of a process.
+
+    That thread may be writing to standard error when the interpreter shuts down, which aborts it.
+
+    Parameters
+    ----------
+    total, initial : int
+        Items in all, and those done before.
+    unit : str
+        What one item is called.
+    shown : bool
+        Otherwise the bar does nothing.
+    leave : bool
+        The bar stays on the screen at its end.
+    """
+    from tqdm import tqdm  # here, because importing reclap should stay cheap
+
+    class Bar(tqdm):
+        monitor_interval = 0
+
+    return Bar(total=total, initial=initial, unit=unit, disable=not shown, leave=leave)
