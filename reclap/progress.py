@@ -23,7 +23,7 @@ def bar(total: int, unit: str, *, shown: bool, initial: int = 0, leave: bool = F
     """
     from tqdm import tqdm  # here, because importing reclap should stay cheap
 
-    class Bar(tqdm):
+    class Bar(tqdm):  # type: ignore[misc]
         monitor_interval = 0
 
     return Bar(total=total, initial=initial, unit=unit, disable=not shown, leave=leave)

@@ -147,7 +147,7 @@ def test_models_and_contexts_come_and_go(rng):
         model.parameters()
         context.stats()
 
-    assert_flat(round_trip, rounds=8, growth=1 << 20)
+    assert_flat(round_trip, rounds=24, growth=1 << 20)
 
 
 def test_fused_models_come_and_go(rng):
