@@ -196,6 +196,8 @@ class TextConfig:
         Width of one head; 0 for ``width // heads``.
     pad_to, pad_id : int
         Positions and padding token of ``"mean_padded"``.
+    suffix : str
+        Appended to every text, as MS-CLAP 2023 does with `` <|endoftext|>``.
     """
 
     vocab: int = 30522
@@ -224,6 +226,7 @@ class TextConfig:
     head_width: int = 0
     pad_to: int = 77
     pad_id: int = 0
+    suffix: str = ""
 
     @classmethod
     def preset(cls, name: str) -> "TextConfig":

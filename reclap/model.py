@@ -69,8 +69,8 @@ def load(
     ----------
     source : str or path
         ``"mini"``, the bundled model; a model folder; a folder of transformers' ClapModel; or a
-        file of LAION-CLAP's layout (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``; also
-        ReCLAP and CompA-CLAP). Nothing in a pickled file is run.
+        file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) of LAION-CLAP, ReCLAP,
+        CompA-CLAP or MS-CLAP 2023. Nothing in a pickled file is run.
     dtype : {"float32", "auto"}
         Arithmetic of the towers.
     threads : int, optional
@@ -130,7 +130,8 @@ class TextEncoder:
         self._core.bind([*arrays, np.zeros((), np.float32)])
         self._core.pack()
         self._context = core.Context(default_threads() if threads is None else threads)
-        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text.max_tokens)
+        text = self.config.text
+        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, text.max_tokens, text.suffix)
 
     def features(self, texts: Sequence[str]) -> Floats:
         """Return what the text tower makes of texts, before the head, as (n, width)."""
@@ -172,7 +173,8 @@ class Model:
         self.threads = default_threads() if threads is None else threads
         self._source, self._family, self._ignored = source, family, dict(ignored or {})
         self._tokenizer_file = tokenizer
-        self._tokenizer = Tokenizer(tokenizer, config.text.max_tokens) if tokenizer else None
+        text = config.text
+        self._tokenizer = Tokenizer(tokenizer, text.max_tokens, text.suffix) if tokenizer else None
         self._core = _core_of(source, config)
         self._core.bind(parameters)
         self._core.pack()

@@ -70,6 +70,8 @@ class Tokenizer:
         The file.
     max_tokens : int
         Longer texts are cut here, special tokens included.
+    suffix : str
+        Appended to every text.
 
     Raises
     ------
@@ -77,7 +79,7 @@ class Tokenizer:
         If the file is no tokenizer.
     """
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
+    def __init__(self, path: Path, max_tokens: int, suffix: str = "") -> None:
         import tokenizers  # here, because it takes 50 ms
 
         data = path.read_bytes()
@@ -87,7 +89,7 @@ class Tokenizer:
             raise FormatError(f"{path}: not a tokenizer: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self._max_tokens, self._path = max_tokens, path
+        self._max_tokens, self._path, self._suffix = max_tokens, path, suffix
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
         """Tokenize texts.
@@ -110,7 +112,7 @@ class Tokenizer:
             If the tokenizer lacks what a text needs, such as its own unknown token.
         """
         try:
-            encoded = self._tokenizer.encode_batch(list(texts))
+            encoded = self._tokenizer.encode_batch([text + self._suffix for text in texts])
         except Exception as error:  # a vocabulary without what its own model needs
             raise FormatError(f"{self._path}: not a usable tokenizer: {error}") from error
         cut = sum(bool(e.overflowing) for e in encoded)

@@ -1,6 +1,7 @@
 """Checkpoints of transformers and LAION-CLAP load, with the numbers of their own code."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -222,6 +223,62 @@ def test_t5_and_fusion_as_in_reclap(rng, tmp_path):
         with torch.no_grad():
             x = tower(input_ids=ids_padded, attention_mask=mask).last_hidden_state.mean(dim=1)
             want.append(torch.nn.Sequential(*head)(x)[0].numpy())
+    np.testing.assert_allclose(ours.embed_text(TEXTS), unit(np.stack(want)), atol=SAME)
+
+
+class Projection(torch.nn.Module):
+    """MS-CLAP's head."""
+
+    def __init__(self, width, dim):
+        super().__init__()
+        self.linear1 = torch.nn.Linear(width, dim, bias=False)
+        self.linear2 = torch.nn.Linear(dim, dim, bias=False)
+        self.layer_norm = torch.nn.LayerNorm(dim)
+
+    def forward(self, x):
+        e = self.linear1(x)
+        return self.layer_norm(e + self.linear2(torch.nn.functional.gelu(e)))
+
+
+def test_file_of_microsoft_gives_the_numbers_of_its_parts(rng, tmp_path):
+    """HTSAT as transformers computes it, GPT-2, and the heads written out above."""
+    htsat = clap_model(rng).audio_model
+    torch.manual_seed(2)
+    settings = {"vocab_size": 120, "n_positions": 90, "n_embd": 128, "n_layer": 2, "n_head": 2}
+    gpt2 = transformers.GPT2Model(transformers.GPT2Config(**settings)).eval()
+    heads = {"audio_encoder": Projection(32, 40), "caption_encoder": Projection(128, 40)}
+    state = {
+        name.replace("audio_branch.", "audio_encoder.base.htsat."): x
+        for name, x in laion_state(clap_model(np.random.default_rng(0))).items()
+        if name.startswith("audio_branch.")
+    }
+    named = {f"audio_model.{name}": x for name, x in htsat.state_dict().items()}
+    renamed = laion_state(types.SimpleNamespace(state_dict=lambda: named))
+    for name in list(state):
+        state[name] = renamed[name.replace("audio_encoder.base.htsat.", "audio_branch.")]
+    state |= {f"caption_encoder.base.{name}": x for name, x in gpt2.state_dict().items()}
+    for tower, head in heads.items():
+        state |= {f"{tower}.projection.{name}": x for name, x in head.state_dict().items()}
+    state["logit_scale"] = torch.tensor(3.0)
+    torch.save({"model": state}, tmp_path / "CLAP_weights_2023.pth")
+    write_tokenizer(tmp_path / "tokenizer.json")
+    ours = reclap.load(tmp_path / "CLAP_weights_2023.pth")
+    front = ours.config.front
+    assert (front.rate, front.samples, front.bank_rate, front.frames) == (44100, 308700, 32000, 965)
+    clip = f32(rng, 100_000) / 10
+    mel = torch.from_numpy(audio.window_features(clip, front)[None])
+    with torch.no_grad():
+        want = heads["audio_encoder"](htsat(input_features=mel).pooler_output).numpy()
+    np.testing.assert_allclose(ours.embed_audio(clip, rate=44100), unit(want), atol=SAME)
+    want = []
+    for text in TEXTS:
+        words = [4 + int(w[1:]) for w in text.split()]
+        suffix = ours._tokenizer.encode(["w0"])[0][2:-1]  # what the end marker becomes here
+        ids = torch.tensor([[0, *words, *suffix.tolist(), 2]])
+        place = int((ids != 0).sum()) - 1
+        with torch.no_grad():
+            x = gpt2(input_ids=ids).last_hidden_state[0, place]
+            want.append(heads["caption_encoder"](x).numpy())
     np.testing.assert_allclose(ours.embed_text(TEXTS), unit(np.stack(want)), atol=SAME)
 
 

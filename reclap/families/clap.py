@@ -1,7 +1,8 @@
 """Checkpoints of other projects: what they are, and their tensors by our names.
 
-Two layouts are known: LAION-CLAP's state dict (also of ReCLAP and CompA-CLAP) in a file that
-torch.save or safetensors wrote, and a folder of transformers' ClapModel. Kinds and sizes of the
+Three layouts are known: the state dicts of LAION-CLAP (also of ReCLAP and CompA-CLAP) and of
+MS-CLAP 2023 in a file that torch.save or safetensors wrote, and a folder of transformers'
+ClapModel. Kinds and sizes of the
 towers are read off the tensors; where a configuration file says otherwise, both are shown.
 """
 
@@ -76,7 +77,7 @@ def read(path: Path) -> Found:
     FormatError
         If it is none of the known layouts, or tensors contradict the configuration.
     """
-    found = _transformers(path) if path.is_dir() else _laion(path)
+    found = _transformers(path) if path.is_dir() else _file(path)
     try:
         found.config.check()
     except ValueError as error:
@@ -89,18 +90,29 @@ def _json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-# ---- LAION's state dict ------------------------------------------------------------------------
+# ---- Files -------------------------------------------------------------------------------------
 
 
-def _laion(path: Path) -> Found:
-    """LAION-CLAP, ReCLAP, CompA-CLAP; their inference rounds samples to 16 bits (hook.py)."""
+def _file(path: Path) -> Found:
     if path.suffix == ".safetensors":
         tensors: Tensors = checkpoint.read_tensors(path)
     else:
         tensors = pickles.state_dict(path)
-    if not any(name.startswith("audio_branch.") for name in tensors):
-        raise FormatError(f"{path}: no model of LAION-CLAP's layout: no audio_branch.*")
-    found = _assemble(
+    if any(name.startswith("audio_branch.") for name in tensors):
+        found = _laion(path, tensors)
+    elif any(name.startswith("audio_encoder.base.htsat.") for name in tensors):
+        found = _microsoft(path, tensors)
+    else:
+        raise FormatError(
+            f"{path}: a layout of neither LAION-CLAP (audio_branch.*) nor MS-CLAP 2023 "
+            "(audio_encoder.base.htsat.*)"
+        )
+    return dataclasses.replace(found, tokenizer=_beside(path.parent))
+
+
+def _laion(path: Path, tensors: Tensors) -> Found:
+    """LAION-CLAP, ReCLAP, CompA-CLAP; their inference rounds samples to 16 bits (hook.py)."""
+    return _assemble(
         _Parts(
             family="LAION-CLAP layout",
             where=str(path),
@@ -111,7 +123,50 @@ def _laion(path: Path) -> Found:
             quantize=True,
         )
     )
-    return dataclasses.replace(found, tokenizer=_beside(path.parent))
+
+
+def _microsoft(path: Path, tensors: Tensors) -> Found:
+    """MS-CLAP 2023: HTSAT-tiny and GPT-2 with heads of their own (msclap/models/clap.py).
+
+    Its mel bank is laid out for 32 kHz, whatever its YAML file says, and applied at 44.1 kHz; short
+    clips are repeated to seven seconds (CLAPWrapper.py).
+    """
+    tower, left = audio.from_laion(_below(tensors, "audio_encoder.base.htsat."))
+    renamed = text.from_gpt2(_below(tensors, "caption_encoder.base."))
+    heads: dict[str, Array] = {}
+    for ours, theirs in (("audio", "audio_encoder"), ("text", "caption_encoder")):
+        part = _below(tensors, f"{theirs}.projection.")
+        heads |= {f"{ours}_projection.{name}": x for name, x in part.items()}
+    known = tuple(f"{t}_encoder.{p}." for t in ("audio", "caption") for p in ("base", "projection"))
+    rest = _without(tensors, known)
+    name = "audio_projection.linear1.weight"
+    if set(rest) != {"logit_scale"} or name not in heads:
+        raise FormatError(f"{path}: expected logit_scale and {name}, got {sorted(rest)[:5]}")
+    htsat = audio.config_of(tower)
+    vocab, width = _rows(renamed, "token.weight")
+    config = ClapConfig(
+        name=path.name,
+        front=AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat"),
+        audio=htsat,
+        text=dataclasses.replace(
+            TextConfig.preset("gpt2"),
+            vocab=vocab,
+            width=width,
+            positions=_rows(renamed, "position.weight")[0],
+            layers=_layers(renamed),
+            heads=max(1, width // 64),
+            mlp=_rows(renamed, "layers.0.mlp.fc1.weight")[0],
+            max_tokens=77,
+            suffix=" <|endoftext|>",
+        ),
+        audio_head="ms",
+        text_head="ms",
+        dim=heads[name].shape[0],
+        template="this is the sound of {label}",  # examples/zero_shot_classification.py
+    )
+    scale = {"logit_scale": np.reshape(rest["logit_scale"], ())}
+    ignored = dict.fromkeys((f"audio_encoder.base.htsat.{n}" for n in left), "not needed to embed")
+    return Found("MS-CLAP 2023", config, tower | renamed | heads | scale, None, ignored)
 
 
 def _beside(folder: Path) -> Path | None:
