@@ -270,7 +270,9 @@ class TextConfig:
     def to_core(self) -> dict[str, Any]:
         """Return the fields as the C core takes them."""
         kinds = {name: values.index(getattr(self, name)) for name, values in KINDS.items()}
-        return dataclasses.asdict(self) | kinds
+        fields = dataclasses.asdict(self) | kinds
+        del fields["suffix"]  # the tokenizer's
+        return fields
 
 
 _BASE = TextConfig(width=768, layers=12, heads=12, mlp=3072)
