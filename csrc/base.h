@@ -93,6 +93,10 @@ int rc_pool_threads(const rc_pool *pool);
  * one index. */
 void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job);
 
+/* Threads that OpenMP would give the calling thread, and so oneDNN, whose GEMM asks for them when
+ * it runs; returns how many it would have given before. */
+int rc_library_threads(int threads);
+
 /* ---- Instruction sets ------------------------------------------------------------------------ */
 
 /* In front of the definition of a hot function: compile it three times and let the loader choose by

@@ -5,9 +5,6 @@
 #include <string.h>
 
 #include <oneapi/dnnl/dnnl.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 enum { SLOTS = 512, ARGS = 5, PACK_ROWS = 256 };
 
@@ -152,18 +149,6 @@ rc_status rc_dnn_check(rc_dnn *dnn)
 
 /* ---- Building -------------------------------------------------------------------------------- */
 
-/* Primitives fix their number of threads when they are built; ours run on one. */
-static int one_thread(int threads)
-{
-#ifdef _OPENMP
-    int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
-    return before;
-#else
-    return threads;
-#endif
-}
-
 static dnnl_status_t matrix_desc(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64_t ld,
                                  int64_t transposed)
 {
@@ -218,10 +203,10 @@ static rc_status describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape *
     DNN_TRY(dnnl_post_ops_create(&p->post));
     if (s->sum) DNN_TRY(dnnl_post_ops_append_sum(p->post, 1.0f, 0, dnnl_data_type_undef));
     DNN_TRY(dnnl_primitive_attr_set_post_ops(p->attr, p->post));
-    int before = one_thread(1);
+    int before = rc_library_threads(1); /* a primitive fixes its number when it is built */
     dnnl_status_t st = dnnl_matmul_primitive_desc_create(&p->desc, dnn->engine, p->a, p->b, p->bias,
                                                          p->c, p->attr);
-    one_thread(before);
+    rc_library_threads(before);
     DNN_TRY(st);
     return RC_OK;
 }
@@ -265,9 +250,9 @@ static rc_status product_fill(rc_product *p, matmul_parts *parts, const rc_packe
     const char *info = "";
     DNN_TRY(dnnl_primitive_desc_query(parts->desc, dnnl_query_impl_info_str, 0, &info));
     p->slow = strstr(info, "ref") != NULL;
-    int before = one_thread(1);
+    int before = rc_library_threads(1); /* a primitive fixes its number when it is built */
     dnnl_status_t st = dnnl_primitive_create(&p->primitive, parts->desc);
-    one_thread(before);
+    rc_library_threads(before);
     DNN_TRY(st);
     return RC_OK;
 }

@@ -73,8 +73,7 @@ static void restore_denormals(unsigned before)
 static void pause_briefly(void) {}
 #endif
 
-/* oneDNN must not open regions of its own: its GEMM asks OpenMP for threads when it runs. */
-static int set_library_threads(int threads)
+int rc_library_threads(int threads)
 {
 #ifdef _OPENMP
     int before = omp_get_max_threads();
@@ -119,7 +118,7 @@ static void *worker_main(void *arg)
     pool_worker *self = arg;
     uint64_t seen = 0;
     flush_denormals();
-    set_library_threads(1);
+    rc_library_threads(1);
     while (next_region(self->pool, &seen)) {
         claim_all(self->pool, self->id);
         leave_region(self->pool);
@@ -152,7 +151,7 @@ static void close_region(rc_pool *pool)
 void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job)
 {
     unsigned state = flush_denormals();
-    int library = set_library_threads(1);
+    int library = rc_library_threads(1);
     if (count > 1 && pool->started > 0 && pool->owner == getpid()) {
         open_region(pool, count, task, job);
         claim_all(pool, 0);
@@ -160,7 +159,7 @@ void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job)
     } else {
         for (int64_t i = 0; i < count; i++) task(job, i, 0);
     }
-    set_library_threads(library);
+    rc_library_threads(library);
     restore_denormals(state);
 }
 

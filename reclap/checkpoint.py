@@ -33,6 +33,7 @@ __all__ = [
     "resolve",
     "save",
     "save_all",
+    "sync",
     "staged",
     "write_tensors",
     "write_text",
@@ -255,12 +256,12 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
     try:
         yield temporary
         for new in temporary:
-            _sync(new)
+            sync(new)
         for new, path in zip(temporary, paths, strict=True):
             new.replace(path)
         for folder in {path.parent for path in paths}:
             with contextlib.suppress(OSError):  # not every file system can
-                _sync(folder)
+                sync(folder)
     except OSError as error:
         if error.errno is None:
             raise
@@ -280,7 +281,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         yield f
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -271,7 +271,7 @@ class _Loop:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         temporary.rename(folder)
-        _sync(self._out)
+        checkpoint.sync(self._out)
         _point(last, folder.name)
         for old in sorted(self._out.glob("step-*"))[: -self._recipe.run.keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -282,21 +282,13 @@ def _name(step: int) -> str:
     return f"step-{step:010d}"
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _point(link: Path, target: str) -> None:
     """Let a symbolic link name another target, atomically."""
     temporary = link.with_name(f".{link.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)
-    _sync(link.parent)
+    checkpoint.sync(link.parent)
 
 
 class _Signals:
