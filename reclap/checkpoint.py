@@ -33,8 +33,8 @@ __all__ = [
     "resolve",
     "save",
     "save_all",
-    "sync",
     "staged",
+    "sync",
     "write_tensors",
     "write_text",
 ]
