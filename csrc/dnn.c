@@ -396,8 +396,3 @@ const float *rc_packed_data(const rc_packed *packed)
 {
     return packed->data;
 }
-
-int64_t rc_packed_bytes(const rc_packed *packed)
-{
-    return packed->bytes;
-}

@@ -50,7 +50,6 @@ void rc_dnn_trim(rc_dnn *dnn);
 rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k);
 void rc_packed_free(rc_packed *packed);
 const float *rc_packed_data(const rc_packed *packed); /* to be handed to rc_product_run as b */
-int64_t rc_packed_bytes(const rc_packed *packed);
 
 /* Hits, misses and how many cached products run a reference implementation (should be none). */
 void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow);

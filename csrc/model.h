@@ -263,7 +263,6 @@ float *rc_trainer_leave_values(rc_trainer *t);
 /* Flat buffers of equal layout: values, gradients, first and second moment. */
 float *rc_trainer_buffer(rc_trainer *t, int which);
 int64_t rc_trainer_offset(const rc_trainer *t, int64_t param);
-int64_t rc_trainer_size(const rc_trainer *t);
 
 /* Loss and gradients of one batch: mel (b, frames, mels), text features (b, text_width). */
 rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const float *mel,

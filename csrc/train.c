@@ -93,10 +93,6 @@ int64_t rc_trainer_offset(const rc_trainer *t, int64_t param)
 {
     return t->offset[param];
 }
-int64_t rc_trainer_size(const rc_trainer *t)
-{
-    return t->size;
-}
 
 /* ---- Gradients ------------------------------------------------------------------------------- */
 

@@ -358,14 +358,11 @@ def save(
         a training run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"format": FORMAT, **config.to_json()}
     shared = [n for n in (TEXT, TOKENIZER) if not _is_same(folder / n, text_from / n)]
     with staged(*(folder / name for name in (*shared, MODEL, CONFIG))) as new:
         for name, path in zip(shared, new, strict=False):
             _take_file(text_from / name, path, link=link)
-        with new[-2].open("wb") as f:
-            _write_tensors(f, tensors, {})
-        new[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+        _write_files(new[-2:], (tensors,), config)
 
 
 def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: Path | None) -> None:
@@ -379,7 +376,6 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: Path
         Copied. Without it the folder can embed sounds, but no text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"format": FORMAT, **config.to_json()}
     text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
     rest = {name: x for name, x in tensors.items() if name not in text}
     copied = tokenizer is not None and not _is_same(folder / TOKENIZER, tokenizer)
@@ -387,10 +383,16 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: Path
     with staged(*(folder / name for name in names)) as new:
         if tokenizer is not None and copied:
             shutil.copyfile(tokenizer, new[0])
-        for path, part in zip(new[-3:-1], (text, rest), strict=True):
-            with path.open("wb") as f:
-                _write_tensors(f, part, {})
-        new[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+        _write_files(new[-3:], (text, rest), config)
+
+
+def _write_files(paths: list[Path], parts: Iterable[Tensors], config: ClapConfig) -> None:
+    """Write tensors into all files but the last, which becomes config.json."""
+    for path, tensors in zip(paths[:-1], parts, strict=True):
+        with path.open("wb") as f:
+            _write_tensors(f, tensors, {})
+    data = {"format": FORMAT, **config.to_json()}
+    paths[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 
 
 def _is_same(a: Path, b: Path) -> bool:

@@ -56,6 +56,11 @@ def _core_of(folder: Path, config: ClapConfig, **changes: Any) -> "core.Model":
         raise FormatError(f"{folder / checkpoint.CONFIG}: {error}") from error
 
 
+def _wanted(folder: Path, config: ClapConfig) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of the parameters that a configuration implies."""
+    return [(name, shape) for name, shape, _ in _core_of(folder, config).parameters()]
+
+
 def load(
     source: str | os.PathLike[str] = "mini",
     *,
@@ -189,8 +194,7 @@ class Model:
     def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
         """Load a model folder; see `load`."""
         config = checkpoint.read_config(folder)
-        wanted = [(name, shape) for name, shape, _ in _core_of(folder, config).parameters()]
-        parameters = checkpoint.read_parameters(folder, wanted)
+        parameters = checkpoint.read_parameters(folder, _wanted(folder, config))
         return cls(config, parameters, folder / checkpoint.TOKENIZER, folder, threads)
 
     @classmethod
@@ -199,11 +203,9 @@ class Model:
     ) -> "Model":
         """Load another project's checkpoint; see `load`."""
         found = clap.read(path)
-        shape = _core_of(path, found.config)
-        wanted = [(name, shape) for name, shape, _ in shape.parameters()]
         return cls(
             found.config,
-            checkpoint.match(found.tensors, wanted, str(path)),
+            checkpoint.match(found.tensors, _wanted(path, found.config), str(path)),
             tokenizer or found.tokenizer,
             path,
             threads,
