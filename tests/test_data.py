@@ -11,11 +11,12 @@ import pytest
 import training
 from folders import RATE
 
-from reclap import audio, augment, manifest, spectra
+from reclap import audio, manifest
 from reclap.audio import AudioConfig
-from reclap.augment import Augment
-from reclap.data import Batches, Data, Loader
 from reclap.errors import FormatError
+from reclap.training import augment, spectra
+from reclap.training.augment import Augment
+from reclap.training.data import Batches, Data, Loader
 
 FRONT = AudioConfig.from_json(folders.CONFIG["front"])
 EVERYTHING = Augment(

@@ -3,9 +3,9 @@
 import pytest
 import training
 
-from reclap import recipe
 from reclap.errors import FormatError
-from reclap.recipe import Recipe
+from reclap.training import recipe
+from reclap.training.recipe import Recipe
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ import training
 from training import read_log, read_run
 
 import reclap
-from reclap import checkpoint, recipe, train
+from reclap import checkpoint
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError
-from reclap.learner import Learner, initial_values, learning_rate
-from reclap.recipe import Optim
+from reclap.training import loop, recipe
+from reclap.training.learner import Learner, initial_values, learning_rate
+from reclap.training.recipe import Optim
 
 KILLS = 20
 
@@ -43,7 +44,7 @@ def plan(sounds, small_folder):
 def whole(sounds, small_folder, tmp_path_factory):
     """Return the output of that recipe, run without interruption."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    train.train(training.recipe(sounds, small_folder), out)
+    loop.train(training.recipe(sounds, small_folder), out)
     return out
 
 
@@ -59,7 +60,7 @@ def run_until(plan, out, step, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train.train(plan, out)
+            loop.train(plan, out)
 
 
 # ---- Learning --------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_one_batch_is_learnt_by_heart(plan, tmp_path):
         optim={"lr": 3e-3},
         run={"steps": 150, "save_every": 150},
     )
-    result = train.train(quiet, tmp_path / "out")
+    result = loop.train(quiet, tmp_path / "out")
     losses = [line["loss"] for line in read_log(tmp_path / "out")]
     assert losses[0] > 2  # ln 10 = 2.3
     assert result.loss < 0.2
@@ -97,7 +98,7 @@ def test_log_has_a_line_a_step(whole):
 
 
 def test_old_checkpoints_are_removed(plan, tmp_path):
-    train.train(plan(run={"save_every": 2, "keep": 3}), tmp_path)
+    loop.train(plan(run={"save_every": 2, "keep": 3}), tmp_path)
     kept = sorted(p.name for p in tmp_path.glob("step-*"))
     assert kept == [f"step-{s:010d}" for s in (8, 10, 12)]
     assert (tmp_path / "last").readlink().name == kept[-1]
@@ -137,7 +138,7 @@ def test_initial_values_have_the_promised_spread():
 
 
 def test_evaluation_leaves_training_alone(plan, whole, tmp_path):
-    result = train.train(plan(eval={"every": 3}), tmp_path)
+    result = loop.train(plan(eval={"every": 3}), tmp_path)
     assert read_run(tmp_path) == read_run(whole)
     found = [line for line in read_log(tmp_path) if "eval" in line]
     assert [line["step"] for line in found] == [3, 6, 9, 12]
@@ -148,7 +149,7 @@ def test_evaluation_leaves_training_alone(plan, whole, tmp_path):
 
 def test_evaluation_agrees_with_the_saved_model(plan, tmp_path, sounds):
     prompts = {name: [f"the {name}", f"a {name} again"] for name in training.GROUPS}
-    result = train.train(plan(eval={"every": 12, "prompts": prompts}), tmp_path)
+    result = loop.train(plan(eval={"every": 12, "prompts": prompts}), tmp_path)
     model = reclap.load(tmp_path / "last", threads=1)
     files = sorted(sounds.parent.glob("*.wav"))
     named = model.classify(files, prompts)
@@ -157,7 +158,7 @@ def test_evaluation_agrees_with_the_saved_model(plan, tmp_path, sounds):
 
 
 def test_mean_of_the_weights_is_what_is_saved(plan, whole, tmp_path):
-    train.train(plan(optim={"ema": 0.9}), tmp_path)
+    loop.train(plan(optim={"ema": 0.9}), tmp_path)
     state = checkpoint.read_tensors(tmp_path / "last" / "state.safetensors")
     plain = checkpoint.read_tensors(whole / "last" / "state.safetensors")
     assert all(np.array_equal(state[name], plain[name]) for name in plain)
@@ -169,14 +170,14 @@ def test_mean_of_the_weights_is_what_is_saved(plan, whole, tmp_path):
 
 def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_path):
     mixed = {"batch": 6, "mixtures": 2, "per_group": 1}
-    train.train(plan(data=mixed, run={"steps": 3}), tmp_path)
+    loop.train(plan(data=mixed, run={"steps": 3}), tmp_path)
     assert len(checkpoint.read_tensors(tmp_path / "captions.safetensors")["features"]) == 40
 
 
 @pytest.mark.slow
 def test_smoke_recipe_names_the_sounds_of_the_clone(tmp_path):
     root = Path(__file__).resolve().parents[1]
-    result = train.train(recipe.load(root / "recipes" / "smoke.toml"), tmp_path)
+    result = loop.train(recipe.load(root / "recipes" / "smoke.toml"), tmp_path)
     assert result.accuracy >= 0.9
     model = reclap.load(result.folder, threads=1)
     (found,) = model.classify(root / "examples" / "sounds" / "rooster.ogg", ["rooster", "rain"])
@@ -189,10 +190,10 @@ def test_smoke_recipe_names_the_sounds_of_the_clone(tmp_path):
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_resumed_run_equals_uninterrupted_run(plan, tmp_path, monkeypatch, ema):
     averaged = plan(optim={"ema": ema})
-    train.train(averaged, tmp_path / "whole")
+    loop.train(averaged, tmp_path / "whole")
     run_until(averaged, tmp_path / "out", 7, monkeypatch)
     assert len(read_log(tmp_path / "out")) == 7
-    result = train.train(averaged, tmp_path / "out", resume=True)
+    result = loop.train(averaged, tmp_path / "out", resume=True)
     assert result.step == 12
     assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
 
@@ -201,15 +202,15 @@ def test_log_is_cut_to_the_resumed_step(plan, whole, tmp_path, monkeypatch):
     run_until(plan(), tmp_path, 7, monkeypatch)
     with (tmp_path / "log.jsonl").open("a") as f:
         f.write('{"step": 8, "lo')  # a kill in the middle of a line
-    train.train(plan(), tmp_path, resume=True)
+    loop.train(plan(), tmp_path, resume=True)
     assert [line["step"] for line in read_log(tmp_path)] == list(range(1, 13))
     assert [x["loss"] for x in read_log(tmp_path)] == [x["loss"] for x in read_log(whole)]
 
 
 def test_resuming_a_finished_run_does_nothing(plan, tmp_path):
-    train.train(plan(), tmp_path)
+    loop.train(plan(), tmp_path)
     before = read_run(tmp_path)
-    result = train.train(plan(), tmp_path, resume=True)
+    result = loop.train(plan(), tmp_path, resume=True)
     assert (result.step, result.interrupted) == (12, False)
     assert read_run(tmp_path) == before
 
@@ -218,7 +219,7 @@ def test_resume_without_a_checkpoint_begins(plan, whole, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "step-0000000004").mkdir()
     (tmp_path / ".step-0000000008.tmp").mkdir()
-    train.train(plan(), tmp_path, resume=True)
+    loop.train(plan(), tmp_path, resume=True)
     assert read_run(tmp_path) == read_run(whole)
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -226,7 +227,7 @@ def test_resume_without_a_checkpoint_begins(plan, whole, tmp_path):
 def test_checkpoint_that_last_never_named_is_not_kept(plan, tmp_path, monkeypatch):
     run_until(plan(), tmp_path, 7, monkeypatch)
     (tmp_path / "step-0000000011").mkdir()
-    train.train(plan(run={"keep": 1}), tmp_path, resume=True)
+    loop.train(plan(run={"keep": 1}), tmp_path, resume=True)
     assert [p.name for p in tmp_path.glob("step-*")] == ["step-0000000012"]
 
 
@@ -241,19 +242,19 @@ def test_checkpoint_that_last_never_named_is_not_kept(plan, tmp_path, monkeypatc
 )
 def test_another_recipe_is_refused_by_its_differences(plan, whole, changes, message):
     with pytest.raises(FormatError, match=message):
-        train.train(plan(**changes), whole, resume=True)
+        loop.train(plan(**changes), whole, resume=True)
 
 
 def test_another_manifest_is_refused(whole, small_folder, tmp_path):
     other = training.write_set(tmp_path)
     other.write_text(other.read_text().replace("horn", "trumpet", 1))
     with pytest.raises(FormatError, match=r"data\.manifest"):
-        train.train(training.recipe(other, small_folder), whole, resume=True)
+        loop.train(training.recipe(other, small_folder), whole, resume=True)
 
 
 def test_harmless_settings_may_change(plan, whole):
     free = {"data": {"threads": 1, "cache_mb": 1}, "run": {"keep": 9}, "eval": {"every": 1}}
-    assert train.train(plan(**free), whole, resume=True).step == 12
+    assert loop.train(plan(**free), whole, resume=True).step == 12
 
 
 # ---- Refusals and failures -------------------------------------------------------------------
@@ -262,25 +263,25 @@ def test_harmless_settings_may_change(plan, whole):
 def test_folder_that_holds_anything_is_refused(plan, tmp_path):
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="not empty"):
-        train.train(plan(), tmp_path)
+        loop.train(plan(), tmp_path)
     with pytest.raises(FileExistsError, match=r"no run to resume, but thesis\.txt"):
-        train.train(plan(), tmp_path, resume=True)
+        loop.train(plan(), tmp_path, resume=True)
 
 
 def test_unwritable_output_is_named(plan, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file"):
-        train.train(plan(), tmp_path / "file")
+        loop.train(plan(), tmp_path / "file")
     with pytest.raises(OSError, match="out"):
-        train.train(plan(), tmp_path / "file" / "out")
+        loop.train(plan(), tmp_path / "file" / "out")
 
 
 def test_second_process_in_a_folder_is_refused(plan, tmp_path):
     with (tmp_path / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ReclapError, match="another process is training"):
-            train.train(plan(), tmp_path, resume=True)
-    assert train.train(plan(), tmp_path, resume=True).step == 12
+            loop.train(plan(), tmp_path, resume=True)
+    assert loop.train(plan(), tmp_path, resume=True).step == 12
 
 
 def test_damaged_state_is_named(plan, whole, tmp_path):
@@ -290,7 +291,7 @@ def test_damaged_state_is_named(plan, whole, tmp_path):
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "state.json").write_text('{"step": 3}')
     with pytest.raises(FormatError, match=r"state\.json: not the state of a run"):
-        train.train(plan(), tmp_path, resume=True)
+        loop.train(plan(), tmp_path, resume=True)
 
 
 def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, monkeypatch):
@@ -305,30 +306,30 @@ def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write_tensors", full)
         with pytest.raises(OSError, match="No space left"):
-            train.train(plan(), tmp_path)
+            loop.train(plan(), tmp_path)
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 4
     assert not list(tmp_path.glob(".*.tmp"))
     reclap.load(tmp_path / "last", threads=1)
-    train.train(plan(), tmp_path, resume=True)
+    loop.train(plan(), tmp_path, resume=True)
     assert read_run(tmp_path) == read_run(whole)
 
 
 def test_loss_that_is_not_finite_ends_the_run(plan, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
-        train.train(plan(optim={"lr": 1e30, "clip": 0.0}), tmp_path)
+        loop.train(plan(optim={"lr": 1e30, "clip": 0.0}), tmp_path)
 
 
 def test_missing_sounds_are_told_before_anything_is_written(small_folder, tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"path": "none.wav", "caption": "A", "group": "g"}\n')
     with pytest.raises(FileNotFoundError, match="1 of 1 sound files"):
-        train.train(training.recipe(path, small_folder), tmp_path / "out")
+        loop.train(training.recipe(path, small_folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_needs_its_column(plan, tmp_path):
     with pytest.raises(FormatError, match="no column label to evaluate by"):
-        train.train(plan(eval={"every": 1, "label": "label"}), tmp_path / "out")
+        loop.train(plan(eval={"every": 1, "label": "label"}), tmp_path / "out")
 
 
 # ---- Another process -------------------------------------------------------------------------
@@ -406,7 +407,7 @@ def test_run_killed_twenty_times_equals_the_uninterrupted_one(command, plan, tmp
     assert len(set(seen)) > 5
     with command(steps, save_every) as process:
         assert process.wait(120) == 0
-    train.train(plan(run={"steps": steps, "save_every": steps}), tmp_path / "whole")
+    loop.train(plan(run={"steps": steps, "save_every": steps}), tmp_path / "whole")
     assert read_run(out) == read_run(tmp_path / "whole")
     assert [line["step"] for line in read_log(out)] == list(range(1, steps + 1))
     assert [x["loss"] for x in read_log(out)] == [x["loss"] for x in read_log(tmp_path / "whole")]

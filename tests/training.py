@@ -7,7 +7,7 @@ import numpy as np
 from folders import CONFIG, RATE, tone, write_wav
 
 from reclap import checkpoint
-from reclap.recipe import Recipe
+from reclap.training.recipe import Recipe
 
 GROUPS = ("bell", "drone", "flute", "horn", "wind")
 AUDIO = {**CONFIG["audio"], "time_stripes": 1, "time_width": 8, "freq_stripes": 1, "freq_width": 2}

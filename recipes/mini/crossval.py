@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reclap import manifest, recipe, train
+from reclap import manifest
 from reclap.model import Model, load
 from reclap.text import prompt_of
+from reclap.training import loop, recipe
 
 HERE = Path(__file__).parent
 FOLDS = (1, 2, 3, 4)
@@ -45,7 +46,7 @@ def run_fold(fold: int, out: Path, settings: list[str], words: dict) -> dict:
     """Train without a fold and test on it."""
     others = [f for f in FOLDS if f != fold]
     plan = recipe.load(HERE.parent / "mini.toml", [*settings, f"data.where.fold={others}"])
-    ended = train.train(plan, out / f"fold{fold}", resume=True, progress=True)
+    ended = loop.train(plan, out / f"fold{fold}", resume=True, progress=True)
     if ended.interrupted:
         raise SystemExit(130)
     model = load(ended.folder)

@@ -32,11 +32,11 @@ def add_train(commands: Commands) -> None:
 
 
 def _run_train(args: argparse.Namespace) -> int:
-    from reclap import recipe, train
+    from reclap.training import loop, recipe
 
     threads = [] if args.threads is None else [f"run.threads={args.threads}"]
     plan = recipe.load(args.recipe, [*args.settings, *threads])
-    result = train.train(plan, args.out, resume=args.resume, progress=options.is_watched())
+    result = loop.train(plan, args.out, resume=args.resume, progress=options.is_watched())
     if result.interrupted:
         print(f"reclap: stopped after step {result.step}; --resume continues", file=sys.stderr)
         return INTERRUPTED

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from reclap import checkpoint
 from reclap._libraries import core
 from reclap.config import ClapConfig
-from reclap.draw import INIT, generator
-from reclap.recipe import Optim, Recipe
+from reclap.training.draw import INIT, generator
+from reclap.training.recipe import Optim, Recipe
 
 __all__ = ["STATE", "Learner", "initial_values", "learning_rate"]
 
@@ -46,7 +46,7 @@ def initial_values(
     seed : int
         Each parameter has random numbers of its own, so adding one changes no other.
     init : {"xavier_uniform", "trunc_normal"}
-        See `reclap.recipe.ModelPart`.
+        See `reclap.training.recipe.ModelPart`.
 
     Returns
     -------

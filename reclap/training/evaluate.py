@@ -11,11 +11,11 @@ from reclap import audio, manifest
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
-from reclap.learner import Learner
 from reclap.manifest import Row
 from reclap.model import TextEncoder
-from reclap.recipe import Recipe
 from reclap.text import prompt_of
+from reclap.training.learner import Learner
+from reclap.training.recipe import Recipe
 
 __all__ = ["ZeroShot"]
 

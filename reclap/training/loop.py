@@ -28,14 +28,14 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint, manifest
-from reclap import recipe as recipes
-from reclap.data import Batch, Batches, Loader
 from reclap.errors import FormatError, ReclapError
-from reclap.evaluate import ZeroShot
-from reclap.learner import STATE, Learner
 from reclap.model import TextEncoder, default_threads
 from reclap.progress import bar as progress_bar
-from reclap.recipe import Recipe
+from reclap.training import recipe as recipes
+from reclap.training.data import Batch, Batches, Loader
+from reclap.training.evaluate import ZeroShot
+from reclap.training.learner import STATE, Learner
+from reclap.training.recipe import Recipe
 
 __all__ = ["Result", "train"]
 
@@ -86,7 +86,7 @@ def train(
     Parameters
     ----------
     recipe : Recipe
-        See `reclap.recipe.load`.
+        See `reclap.training.recipe.load`.
     out : path
         Folder for checkpoints and log; made if absent.
     resume : bool

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import audio, augment
+from reclap import audio
 from reclap.audio import AudioConfig
-from reclap.draw import NOISE, generator
+from reclap.training import augment
+from reclap.training.draw import NOISE, generator
 
 __all__ = ["Cache", "Spectrum", "load", "noises"]
 
@@ -28,7 +29,7 @@ class Spectrum:
     power : ndarray of float32, shape (frames, mels)
         Mel power; at least one window long unless it is to be wrapped around.
     level : float
-        See `reclap.augment.level_of`.
+        See `reclap.training.augment.level_of`.
     """
 
     power: Floats

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, manifest
-from reclap.augment import Augment
 from reclap.config import ClapConfig, TextConfig, from_mapping
-from reclap.data import Data
 from reclap.errors import FormatError
+from reclap.training.augment import Augment
+from reclap.training.data import Data
 
 __all__ = ["Eval", "ModelPart", "Optim", "Recipe", "Run", "differences", "load"]
 

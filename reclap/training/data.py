@@ -14,13 +14,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from reclap import augment
 from reclap.audio import AudioConfig
-from reclap.augment import Augment
-from reclap.draw import ITEM, ORDER, PLAN, POOL, generator
 from reclap.errors import FormatError, ReclapError
 from reclap.manifest import Row
-from reclap.spectra import Cache, Spectrum, load, noises
+from reclap.training import augment
+from reclap.training.augment import Augment
+from reclap.training.draw import ITEM, ORDER, PLAN, POOL, generator
+from reclap.training.spectra import Cache, Spectrum, load, noises
 
 __all__ = ["Batch", "Batches", "Data", "Loader"]
 
