@@ -130,6 +130,12 @@ def parse_json(where: str, text: str | bytes) -> Any:
         raise FormatError(f"{where}: not JSON: {error}") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of one JSON object; anything else in it gives an empty one."""
+    data = parse_json(str(path), path.read_bytes())
+    return data if isinstance(data, dict) else {}
+
+
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
