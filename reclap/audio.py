@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from reclap._libraries import core, sndfile
 from reclap.errors import FormatError
+from reclap.settings import from_mapping
 
 if TYPE_CHECKING:
     from reclap._core import Mel
@@ -141,41 +142,27 @@ class AudioConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "AudioConfig":
+    def from_json(cls, data: Any, where: str = "audio") -> "AudioConfig":
         """Build a checked configuration from a dictionary; absent fields keep their default.
 
         Parameters
         ----------
         data : mapping
             Field names to values, as `to_json` writes them.
+        where : str
+            How messages call this mapping.
 
         Raises
         ------
         FormatError
             If a key is unknown, or a value has the wrong type or is out of range.
         """
-        if not isinstance(data, Mapping):
-            raise FormatError(f"audio: expected an object, got {type(data).__name__}")
-        types = {field.name: field.type for field in dataclasses.fields(cls)}
-        for name, value in data.items():
-            if name not in types:
-                raise FormatError(f"audio.{name} is unknown; known are {', '.join(types)}")
-            if not _fits(value, types[name]):
-                kind = getattr(types[name], "__name__", str(types[name]))
-                raise FormatError(f"audio.{name} is {value!r}, expected {kind}")
-        config = cls(**data)
+        config = from_mapping(cls, data, where)
         try:
             config.check()
         except (ValueError, OverflowError) as error:  # the latter from the C core
-            raise FormatError(str(error)) from None
+            raise FormatError(f"{where}: {error}") from None
         return config
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Tell whether a JSON value is of an annotated type; an integer is a float, a bool neither."""
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind) or (kind is float and isinstance(value, int))
 
 
 @dataclasses.dataclass(frozen=True)

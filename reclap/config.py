@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
+from reclap.settings import from_mapping
 
-__all__ = ["ClapConfig", "HtsatConfig", "TextConfig", "from_mapping"]
+__all__ = ["ClapConfig", "HtsatConfig", "TextConfig"]
 
 # The C core counts kinds in these orders.
 HEADS = ("none", "linear", "mlp", "ms")
@@ -20,57 +20,6 @@ KINDS = {  # of TextConfig's fields
     "activation": ("gelu", "gelu_tanh", "relu", "quick_gelu"),
     "pool": ("mean", "first", "pooler", "last", "mean_padded", "nonzero"),
 }
-
-T = TypeVar("T")
-
-
-def from_mapping(cls: type[T], data: Any, where: str) -> T:
-    """Build a dataclass from a mapping, naming unknown, missing and ill-typed keys.
-
-    Parameters
-    ----------
-    cls : type
-        A dataclass whose fields are numbers, strings, booleans or tuples of integers.
-    data : mapping
-        Field names to values; fields with a default may be absent.
-    where : str
-        How messages call this mapping.
-
-    Raises
-    ------
-    FormatError
-        If `data` does not fit `cls`.
-    """
-    if not isinstance(data, Mapping):
-        raise FormatError(f"{where}: expected a table of settings, got {type(data).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(fields)}")
-    required = [n for n, f in fields.items() if _is_required(f) and n not in data]
-    if required:
-        raise FormatError(f"{where}: {', '.join(required)} missing")
-    hints = typing.get_type_hints(cls)
-    values = {n: _convert(v, hints[n], f"{where}.{n}") for n, v in data.items()}
-    return cls(**values)
-
-
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if kind in (int, str, bool, dict) and type(value) is kind:
-        return value
-    if typing.get_origin(kind) in (list, dict) and isinstance(value, typing.get_origin(kind)):
-        return value
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(kind)[0]
-        return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
-    expected = getattr(kind, "__name__", str(kind))
-    raise FormatError(f"{where}: expected {expected}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,7 +370,7 @@ class ClapConfig:
             raise FormatError(f"{where}: expected an object, got {type(data).__name__}")
         parts = dict(data)
         build: dict[str, Callable[[Any], Any]] = {
-            "front": functools.partial(_front, where=where),
+            "front": functools.partial(AudioConfig.from_json, where=f"{where}.front"),
             "audio": functools.partial(from_mapping, HtsatConfig, where=f"{where}.audio"),
             "text": functools.partial(from_mapping, TextConfig, where=f"{where}.text"),
         }
@@ -433,13 +382,6 @@ class ClapConfig:
         except ValueError as error:
             raise FormatError(f"{where}: {error}") from error
         return config
-
-
-def _front(data: Any, where: str) -> AudioConfig:
-    try:
-        return AudioConfig.from_json(data)
-    except FormatError as error:
-        raise FormatError(f"{where}: front: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -384,9 +384,9 @@ def test_config_survives_json():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"sample_rate": 1}, r"audio\.sample_rate is unknown"),
-        ({"rate": "48000"}, r"audio\.rate is '48000', expected int"),
-        ({"rate": True}, r"audio\.rate is True"),
+        ({"sample_rate": 1}, "audio: unknown sample_rate; known are rate"),
+        ({"rate": "48000"}, r"audio\.rate: expected int, got '48000'"),
+        ({"rate": True}, r"audio\.rate: expected int, got True"),
         ({"rate": 0}, r"audio\.rate is 0"),
         ({"samples": 1.5}, r"audio\.samples"),
         ({"quantize": 1}, r"audio\.quantize"),
@@ -394,8 +394,8 @@ def test_config_survives_json():
         ({"window_hop": 0}, r"audio\.window_hop"),
         ({"n_fft": 1000}, "n_fft is 1000"),
         ({"fmin": 20000}, "fmin"),
-        ({"bank_rate": "x"}, r"audio\.bank_rate"),
-        ([1], "expected an object"),
+        ({"bank_rate": "x"}, r"audio\.bank_rate: expected int, got 'x'"),
+        ([1], "expected a table"),
     ],
 )
 def test_wrong_json_names_the_field(data, message):

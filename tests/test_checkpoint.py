@@ -301,7 +301,7 @@ def test_header_that_is_longer_than_the_file(tmp_path, length):
         ({"text": {"pool": "max"}}, "text.pool is 'max'"),
         ({"text": {"width": 0}}, "config.json: "),
         ({"text": {"max_tokens": 4000}}, "text.max_tokens is 4000"),
-        ({"front": {"rate": "fast"}}, "config.json: front: audio.rate is 'fast'"),
+        ({"front": {"rate": "fast"}}, "config.json.front.rate: expected int, got 'fast'"),
         ({"front": {"samples": 10**12}}, "frames"),
         ({"template": "no place"}, "template is 'no place'"),
         ({"audio_head": "deep"}, "audio_head is 'deep'"),

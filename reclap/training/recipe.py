@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, manifest
-from reclap.config import ClapConfig, TextConfig, from_mapping
+from reclap.config import ClapConfig, TextConfig
 from reclap.errors import FormatError
+from reclap.settings import from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 
