@@ -13,6 +13,7 @@ from reclap.errors import BackendError, FormatError, ReclapError, SkippedWarning
 if TYPE_CHECKING:
     from reclap.config import ClapConfig
     from reclap.model import Model, load
+    from reclap.prompts.bank import PromptBank
     from reclap.results import Classification, Timeline
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "Classification",
     "FormatError",
     "Model",
+    "PromptBank",
     "ReclapError",
     "SkippedWarning",
     "Timeline",
@@ -33,6 +35,7 @@ _HOME = {
     "Classification": "reclap.results",
     "ClapConfig": "reclap.config",
     "Model": "reclap.model",
+    "PromptBank": "reclap.prompts.bank",
     "Timeline": "reclap.results",
     "load": "reclap.model",
 }

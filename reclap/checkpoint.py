@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -120,14 +121,27 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
     return header
 
 
-def parse_json(where: str, text: str | bytes) -> Any:
-    """Parse JSON, UTF-8 where it is bytes; FormatError naming `where` if it is none."""
+def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
+    """Parse JSON, UTF-8 where it is bytes.
+
+    Raises
+    ------
+    FormatError
+        If it is none, or if `unique` is true and an object has a key twice; names `where`.
+    """
     try:
         if isinstance(text, bytes):  # of which json would guess the encoding
             text = text.removeprefix(b"\xef\xbb\xbf").decode()
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} more than once in an object")
+    return dict(pairs)
 
 
 def read_json(path: Path) -> dict[str, Any]:

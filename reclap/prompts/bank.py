@@ -1,0 +1,365 @@
+"""Prompt banks: for each label descriptions of its sound, and captions that stand for it.
+
+A bank is what prompt augmentation (ReCLAP, arXiv 2409.09213, section 3.2) leaves behind: several
+descriptions of how a label sounds, and under each some captions that place that sound in a scene.
+The captions are the prompts. On disk it is one JSON file, ``docs/prompts.md``.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap import checkpoint
+from reclap.errors import FormatError
+from reclap.text import check_texts
+
+__all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "sample"]
+
+FORMAT = "reclap-prompts-1"
+STATUSES = ("new", "accepted", "rejected")
+
+_REVIEWED: dict[str, Any] = {"text": str, "status": str, "flags": list, "origin": dict}
+_FIELDS: dict[str, dict[str, Any]] = {
+    "bank": {"format": str, "name": str, "made": dict, "labels": dict},
+    "entry": {"definition": str, "descriptions": list},
+    "description": {**_REVIEWED, "prompts": list},
+    "prompt": _REVIEWED,
+}
+_KINDS: dict[Any, str] = {str: "a text", list: "a list", dict: "an object"}
+_SHOWN = 60  # characters of a bad value in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A caption that stands for a label.
+
+    Attributes
+    ----------
+    text : str
+        The caption.
+    status : {"new", "accepted", "rejected"}
+        What a person decided; a rejected prompt stays in the bank, but is not used.
+    flags : tuple of str
+        What the checks found, ``"name of the check: reason"``.
+    origin : mapping
+        Where it comes from: digest of the request, attempt, date, by, edited_from.
+    """
+
+    text: str
+    status: str = "new"
+    flags: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """How a label may sound, and the captions written from that.
+
+    Attributes
+    ----------
+    text : str
+        The description; empty where prompts were given without any.
+    prompts : tuple of Prompt
+    status, flags, origin
+        As in `Prompt`. The prompts of a rejected description are not used.
+    """
+
+    text: str
+    prompts: tuple[Prompt, ...] = ()
+    status: str = "new"
+    flags: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A label, a short definition where the word alone is ambiguous, and its descriptions."""
+
+    label: str
+    definition: str = ""
+    descriptions: tuple[Description, ...] = ()
+
+    @property
+    def live(self) -> tuple[Prompt, ...]:
+        """The prompts in use: neither they nor their description are rejected."""
+        kept = (d for d in self.descriptions if d.status != "rejected")
+        return tuple(p for d in kept for p in d.prompts if p.status != "rejected")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBank:
+    """Prompts for a set of labels, with what they were made by.
+
+    Attributes
+    ----------
+    name : str
+        Of the bank.
+    made : mapping
+        How it was made: by, model, settings, seed, date, source.
+    entries : mapping of str to Entry
+        By label, in order.
+
+    Examples
+    --------
+    >>> bank = PromptBank.from_prompts({"dog": ["a gruff bark", "a yelp"], "rain": ["a hiss"]})
+    >>> bank.labels
+    ('dog', 'rain')
+    >>> bank.sample(1, seed=3)
+    {'dog': ['a yelp'], 'rain': ['a hiss']}
+    """
+
+    name: str
+    made: Mapping[str, Any]
+    entries: Mapping[str, Entry]
+
+    def __post_init__(self) -> None:
+        """Check texts and statuses; TypeError or ValueError naming label and place."""
+        check_texts(list(self.entries), "labels")
+        for label, entry in self.entries.items():
+            if entry.label != label:
+                raise ValueError(f"entries[{label!r}]: its label is {entry.label!r}")
+            for n, description in enumerate(entry.descriptions):
+                where = f"{label!r}, description {n + 1}"
+                _check_status(where, description.status)
+                if description.text:
+                    check_texts([description.text], f"{where}, text")
+                if description.prompts:
+                    check_texts([p.text for p in description.prompts], f"{where}, prompts")
+                for i, prompt in enumerate(description.prompts):
+                    _check_status(f"{where}, prompt {i + 1}", prompt.status)
+
+    # ---- Files -------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str]) -> "PromptBank":
+        """Read a bank.
+
+        Parameters
+        ----------
+        name_or_path : str or path
+            Name of a bank that comes with the package, as ``"esc50"``, or a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is neither; the message lists the names.
+        FormatError
+            If the file is no bank, naming file, place, what was expected and what is there.
+        """
+        path = _find(name_or_path)
+        data = checkpoint.parse_json(str(path), path.read_bytes(), unique=True)
+        return cls.from_json(data, str(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the bank atomically: UTF-8, one text a line, in a stable order."""
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
+        checkpoint.write_text(Path(path), text + "\n")
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "bank") -> "PromptBank":
+        """Make a bank of parsed JSON; FormatError naming `where` and the place in it."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            got = data.get("format") if isinstance(data, dict) else data
+            raise FormatError(f'{where}: expected "format": "{FORMAT}", got {_shown(got)}')
+        fields = _fields(where, "bank", data)
+        missing = [name for name in ("name", "labels") if name not in data]
+        if missing:
+            raise FormatError(f"{where}: no {' and no '.join(missing)}")
+        entries = {
+            label: _entry(f"{where}: labels[{label!r}]", label, entry)
+            for label, entry in fields["labels"].items()
+        }
+        try:
+            return cls(fields["name"], fields.get("made", {}), entries)
+        except ValueError as error:
+            raise FormatError(f"{where}: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes; fields at their default are left out."""
+        labels = {
+            label: {
+                **({"definition": entry.definition} if entry.definition else {}),
+                "descriptions": [
+                    {**_reviewed(d), "prompts": [_reviewed(p) for p in d.prompts]}
+                    for d in entry.descriptions
+                ],
+            }
+            for label, entry in self.entries.items()
+        }
+        return {"format": FORMAT, "name": self.name, "made": dict(self.made), "labels": labels}
+
+    # ---- Making ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_prompts(
+        cls,
+        prompts: Mapping[str, Sequence[str]],
+        name: str = "prompts",
+        made: Mapping[str, Any] | None = None,
+    ) -> "PromptBank":
+        """Make a bank of plain prompts.
+
+        Parameters
+        ----------
+        prompts : mapping of str to list of str
+            Labels and the prompts that stand for each.
+        name, made
+            As the attributes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no label, or one has no prompt or an empty one.
+        """
+        entries = {}
+        for label, texts in prompts.items():
+            checked = check_texts(texts, f"labels[{label!r}]")
+            entries[label] = Entry(label, "", (Description("", tuple(map(Prompt, checked))),))
+        return cls(name, made or {}, entries)
+
+    def replace(self, **changes: Any) -> "PromptBank":
+        """Return a copy with other attributes: name, made, entries."""
+        return dataclasses.replace(self, **changes)
+
+    def select(self, labels: Iterable[str]) -> "PromptBank":
+        """Return the part of the bank with these labels, in this order; KeyError if one is not."""
+        return self.replace(entries={label: self.entries[label] for label in labels})
+
+    # ---- Use ---------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in order."""
+        return tuple(self.entries)
+
+    def prompts(self) -> dict[str, list[str]]:
+        """Return the texts of all prompts in use by label; what is rejected is left out."""
+        return {label: [p.text for p in entry.live] for label, entry in self.entries.items()}
+
+    def sample(self, n: int = 2, seed: int = 0) -> dict[str, list[str]]:
+        """Draw prompts of each label without replacement; see `sample`."""
+        return sample(self.prompts(), n, seed)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over labels and their prompts in use: equal digests name sounds equally."""
+        text = json.dumps(list(self.prompts().items()), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sample(prompts: Mapping[str, Sequence[str]], n: int = 2, seed: int = 0) -> dict[str, list[str]]:
+    """Draw prompts of each label without replacement.
+
+    Parameters
+    ----------
+    prompts : mapping of str to list of str
+        All prompts of each label.
+    n : int
+        How many of each; ReCLAP (arXiv 2409.09213) found 2 best.
+    seed : int
+        Equal seeds draw equally, on any machine. What a label gets does not depend on other
+        labels, and a larger `n` adds to what a smaller one drew.
+
+    Returns
+    -------
+    dict of str to list of str
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1, or a label has fewer prompts.
+    """
+    if n < 1:
+        raise ValueError(f"prompts of each label: {n}, expected at least 1")
+    few = [f"{label!r} has {len(texts)}" for label, texts in prompts.items() if len(texts) < n]
+    if few:
+        raise ValueError(f"{n} prompts of each label wanted, but {', '.join(few)}")
+    return {
+        label: [texts[i] for i in _order(len(texts), label, seed)[:n]]
+        for label, texts in prompts.items()
+    }
+
+
+def _order(count: int, label: str, seed: int) -> list[int]:
+    """Return a random order as a pure function, so that no library's generator can change it."""
+    return sorted(
+        range(count), key=lambda i: hashlib.sha256(f"{seed}\0{label}\0{i}".encode()).digest()
+    )
+
+
+# ---- Reading -----------------------------------------------------------------------------------
+
+
+def _find(name: str | os.PathLike[str]) -> Path:
+    banks = Path(__file__).parent / "banks"
+    names = sorted(path.stem for path in banks.glob("*.json"))
+    if isinstance(name, str) and name in names:
+        return banks / f"{name}.json"
+    if Path(name).is_file():
+        return Path(name)
+    raise FileNotFoundError(
+        f"no prompt bank named or at {os.fspath(name)!r}; bundled: {', '.join(names) or 'none'}"
+    )
+
+
+def _fields(where: str, kind: str, data: Any) -> dict[str, Any]:
+    """Return an object's fields, after a look at their names and types."""
+    wanted = _FIELDS[kind]
+    if not isinstance(data, dict):
+        raise FormatError(f"{where}: expected an object, got {_shown(data)}")
+    for name, value in data.items():
+        if name not in wanted:
+            raise FormatError(f"{where}: unknown field {name!r}, known are {', '.join(wanted)}")
+        if not isinstance(value, wanted[name]):
+            kind = _KINDS[wanted[name]]
+            raise FormatError(f"{where}.{name}: expected {kind}, got {_shown(value)}")
+    return dict(data)
+
+
+def _entry(where: str, label: str, data: Any) -> Entry:
+    fields = _fields(where, "entry", data)
+    descriptions = tuple(
+        _description(f"{where}.descriptions[{n}]", item)
+        for n, item in enumerate(fields.get("descriptions", ()))
+    )
+    return Entry(label, fields.get("definition", ""), descriptions)
+
+
+def _description(where: str, data: Any) -> Description:
+    fields = _fields(where, "description", data)
+    prompts = tuple(
+        Prompt(**_review(f"{where}.prompts[{i}]", "prompt", item))
+        for i, item in enumerate(fields.pop("prompts", ()))
+    )
+    return Description(prompts=prompts, **_review(where, "description", fields))
+
+
+def _review(where: str, kind: str, data: Any) -> dict[str, Any]:
+    fields = _fields(where, kind, data)
+    flags = fields.get("flags", [])
+    if not all(isinstance(flag, str) for flag in flags):
+        raise FormatError(f"{where}.flags: expected texts, got {_shown(flags)}")
+    return {"text": "", **fields, "flags": tuple(flags)}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _check_status(where: str, status: str) -> None:
+    if status not in STATUSES:
+        raise ValueError(f"{where}: status is {status!r}, expected one of {', '.join(STATUSES)}")
+
+
+def _reviewed(item: Prompt | Description) -> dict[str, Any]:
+    return {
+        "text": item.text,
+        **({"status": item.status} if item.status != "new" else {}),
+        **({"flags": list(item.flags)} if item.flags else {}),
+        **({"origin": dict(item.origin)} if item.origin else {}),
+    }
