@@ -68,18 +68,32 @@ void rc_clap_free(rc_clap *m)
     free(m);
 }
 
-rc_status rc_clap_pack(rc_clap *m)
+static rc_status pack_param(rc_param *p, rc_dnn *dnn)
+{
+    if (!p->linear || p->packed != NULL) return RC_OK;
+    RC_TRY(rc_packed_new(&p->packed, dnn, p->x, p->size[0], p->count / p->size[0]));
+    p->x = NULL;
+    return RC_OK;
+}
+
+rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to)
 {
     rc_dnn *dnn;
     if (m->params.item[0].dx != NULL)
         return rc_fail(RC_EINVAL, "pack: this model is in training, its weights will change");
     RC_TRY(rc_dnn_new(&dnn, 1));
     rc_status status = RC_OK;
-    for (int64_t i = 0; i < m->params.count && status == RC_OK; i++) {
-        rc_param *w = &m->params.item[i];
-        if (w->linear && w->packed == NULL)
-            status = rc_packed_new(&w->packed, dnn, w->x, w->size[0], w->count / w->size[0]);
-    }
+    for (int64_t i = from; i < to && status == RC_OK; i++)
+        status = pack_param(&m->params.item[i], dnn);
+    rc_dnn_free(dnn);
+    return status;
+}
+
+rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i)
+{
+    rc_dnn *dnn;
+    RC_TRY(rc_dnn_new(&dnn, 1));
+    rc_status status = rc_param_read(out, dnn, &m->params.item[i]);
     rc_dnn_free(dnn);
     return status;
 }

@@ -331,17 +331,17 @@ void rc_product_run(rc_product *p, int worker, float *c, const float *a, const f
 
 /* ---- Packing --------------------------------------------------------------------------------- */
 
-static rc_status reorder(rc_dnn *dnn, const rc_packed *packed, const float *w,
-                         const_dnnl_memory_desc_t plain)
+static rc_status reorder(rc_dnn *dnn, float *to, const_dnnl_memory_desc_t to_desc,
+                         const float *from, const_dnnl_memory_desc_t from_desc)
 {
     dnnl_memory_t src = NULL, dst = NULL;
     dnnl_primitive_desc_t desc = NULL;
     dnnl_primitive_t primitive = NULL;
-    dnnl_status_t st = dnnl_memory_create(&src, plain, dnn->engine, (void *)w);
-    if (st == dnnl_success) st = dnnl_memory_create(&dst, packed->desc, dnn->engine, packed->data);
+    dnnl_status_t st = dnnl_memory_create(&src, from_desc, dnn->engine, (void *)from);
+    if (st == dnnl_success) st = dnnl_memory_create(&dst, to_desc, dnn->engine, to);
     if (st == dnnl_success)
-        st = dnnl_reorder_primitive_desc_create(&desc, plain, dnn->engine, packed->desc,
-                                                dnn->engine, NULL);
+        st = dnnl_reorder_primitive_desc_create(&desc, from_desc, dnn->engine, to_desc, dnn->engine,
+                                                NULL);
     if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
     dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
     if (st == dnnl_success) st = dnnl_primitive_execute(primitive, dnn->worker[0].stream, 2, args);
@@ -362,7 +362,7 @@ static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const
     RC_TRY(rc_alloc((void **)&packed->data, packed->bytes));
     dnnl_memory_desc_t plain;
     DNN_TRY(matrix_desc(&plain, shape->k, shape->n, shape->k, 1));
-    rc_status status = reorder(dnn, packed, w, plain);
+    rc_status status = reorder(dnn, packed->data, packed->desc, w, plain);
     dnnl_memory_desc_destroy(plain);
     return status;
 }
@@ -390,6 +390,15 @@ void rc_packed_free(rc_packed *packed)
     if (packed->desc != NULL) dnnl_memory_desc_destroy(packed->desc);
     rc_free(packed->data);
     free(packed);
+}
+
+rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed, int64_t n, int64_t k)
+{
+    dnnl_memory_desc_t plain;
+    DNN_TRY(matrix_desc(&plain, k, n, k, 1));
+    rc_status status = reorder(dnn, w, plain, packed->data, packed->desc);
+    dnnl_memory_desc_destroy(plain);
+    return status;
 }
 
 const float *rc_packed_data(const rc_packed *packed)

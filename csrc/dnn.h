@@ -49,6 +49,8 @@ void rc_dnn_trim(rc_dnn *dnn);
 /* Lay out w (n, k), the weight of y = x wᵀ. The layout is a function of n and k. */
 rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k);
 void rc_packed_free(rc_packed *packed);
+/* The weight (n, k) as it was, bit for bit. */
+rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed, int64_t n, int64_t k);
 const float *rc_packed_data(const rc_packed *packed); /* to be handed to rc_product_run as b */
 
 /* Hits, misses and how many cached products run a reference implementation (should be none). */

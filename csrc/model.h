@@ -24,7 +24,7 @@ typedef struct {
     rc_kind kind;
     int rank;
     int64_t size[4], count;
-    float *x;          /* bound memory, not owned */
+    float *x;          /* bound memory, not owned; NULL once packed */
     float *dx;         /* gradient, NULL outside training */
     rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
     bool linear;       /* used as the weight of a product, so worth packing */
@@ -41,6 +41,9 @@ typedef struct {
 int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
                       ...) __attribute__((format(printf, 5, 6)));
 void rc_params_free(rc_params *p);
+
+/* Copy the values of a parameter, packed or not. */
+rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
 
 /* Weight and bias indices; -1 for an absent bias. */
 typedef struct {
@@ -172,9 +175,12 @@ typedef struct {
 rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c);
 void rc_clap_free(rc_clap *m);
 
-/* Lay out every linear weight for inference. The bound memory may be dropped by the caller's policy
- * only if no backward is wanted. */
-rc_status rc_clap_pack(rc_clap *m);
+/* Lay out the linear weights among parameters from..to-1 for inference; the memory that they were
+ * bound to is not looked at again. */
+rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to);
+
+/* Copy the values of parameter i. */
+rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i);
 
 typedef struct {
     rc_dnn *dnn;

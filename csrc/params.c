@@ -36,6 +36,14 @@ int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size,
     return p->count++;
 }
 
+rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
+{
+    if (p->packed != NULL)
+        return rc_packed_read(out, dnn, p->packed, p->size[0], p->count / p->size[0]);
+    memcpy(out, p->x, (size_t)p->count * sizeof *out);
+    return RC_OK;
+}
+
 void rc_params_free(rc_params *p)
 {
     for (int64_t i = 0; i < p->count; i++) rc_packed_free(p->item[i].packed);

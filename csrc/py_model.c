@@ -142,71 +142,6 @@ static void model_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
-static PyObject *model_parameters(PyObject *object, PyObject *Py_UNUSED(none))
-{
-    const rc_params *p = &((rc_py_model *)object)->model->params;
-    PyObject *list = PyList_New(0);
-    for (int64_t i = 0; list != NULL && i < p->count; i++) {
-        const rc_param *item = &p->item[i];
-        PyObject *shape = PyTuple_New(item->rank);
-        for (int k = 0; shape != NULL && k < item->rank; k++)
-            PyTuple_SET_ITEM(shape, k, PyLong_FromLongLong(item->size[k]));
-        PyObject *row =
-            shape == NULL ? NULL : Py_BuildValue("(sNi)", item->name, shape, item->kind);
-        if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
-        Py_XDECREF(row);
-    }
-    return list;
-}
-
-/* Check `arrays` against the table, then point the parameters at them and keep them alive. */
-static PyObject *model_bind(PyObject *object, PyObject *arg)
-{
-    rc_py_model *self = (rc_py_model *)object;
-    rc_params *p = &self->model->params;
-    PyObject *bound = PySequence_Tuple(arg);
-    if (bound == NULL) return NULL;
-    if (PyTuple_GET_SIZE(bound) != p->count || self->bound != NULL) {
-        PyErr_Format(PyExc_ValueError, "bind: expected %lld arrays once, got %zd",
-                     (long long)p->count, PyTuple_GET_SIZE(bound));
-        Py_DECREF(bound);
-        return NULL;
-    }
-    for (int64_t i = 0; i < p->count; i++) {
-        PyArrayObject *array = (PyArrayObject *)PyTuple_GET_ITEM(bound, i);
-        bool fits = PyArray_Check(array) && PyArray_TYPE(array) == NPY_FLOAT32 &&
-                    PyArray_IS_C_CONTIGUOUS(array) && PyArray_ISALIGNED(array);
-        if (!fits)
-            PyErr_Format(PyExc_TypeError, "bind: %s: expected contiguous float32", p->item[i].name);
-        if (!fits || rc_py_shape(array, p->item[i].name, p->item[i].rank, p->item[i].size) < 0) {
-            Py_DECREF(bound);
-            return NULL;
-        }
-        p->item[i].x = PyArray_DATA(array);
-    }
-    self->bound = bound;
-    Py_RETURN_NONE;
-}
-
-static rc_status pack_work(void *model)
-{
-    return rc_clap_pack(model);
-}
-
-static PyObject *model_pack(PyObject *object, PyObject *Py_UNUSED(none))
-{
-    rc_py_model *self = (rc_py_model *)object;
-    if (rc_py_model_ready(self) < 0 || rc_py_run(object, pack_work, self->model) < 0) return NULL;
-    Py_RETURN_NONE;
-}
-
-int rc_py_model_ready(rc_py_model *self)
-{
-    if (self->bound != NULL) return 0;
-    PyErr_SetString(PyExc_RuntimeError, "this model has no parameters bound");
-    return -1;
-}
-
 typedef struct {
     const rc_clap *model;
     rc_context *context;
@@ -361,10 +296,14 @@ static PyObject *model_text_head(PyObject *object, PyObject *args, PyObject *kw)
 }
 
 static PyMethodDef model_methods[] = {
-    {"parameters", model_parameters, METH_NOARGS,
+    {"parameters", rc_py_model_parameters, METH_NOARGS,
      "List of (name, shape, kind) in order; kind 0 weight, 1 bias, 2 statistic."},
-    {"bind", model_bind, METH_O, "Point the parameters at float32 arrays, in order; kept alive."},
-    {"pack", model_pack, METH_NOARGS, "Lay out linear weights for inference."},
+    {"bind", (PyCFunction)(void (*)(void))rc_py_model_bind, METH_VARARGS | METH_KEYWORDS,
+     "bind(arrays, *, pack=False): point the parameters at float32 arrays, in order; kept alive, "
+     "but for linear weights that are packed on the way."},
+    {"pack", rc_py_model_pack, METH_NOARGS,
+     "Lay out linear weights for inference, let their arrays go."},
+    {"read", rc_py_model_read, METH_O, "Copy of the parameter at a place of parameters()."},
     {"audio", (PyCFunction)(void (*)(void))model_audio, METH_VARARGS | METH_KEYWORDS,
      "audio(context, mel, features=False, longer=None): (b, frames, mels) dB to (b, dim) unit "
      "rows; with fusion (b, 4, frames, mels) and for each clip whether its local pictures count."},

@@ -8,7 +8,7 @@
 
 typedef struct {
     PyObject_HEAD rc_clap *model;
-    PyObject *bound; /* tuple of the arrays that hold the parameters */
+    PyObject *bound; /* list of the arrays that hold the parameters, None for packed ones */
     float *trained;  /* or what a trainer left; ours to free */
 } rc_py_model;
 
@@ -16,7 +16,11 @@ typedef struct {
     PyObject_HEAD rc_context *context;
 } rc_py_context;
 
-/* -1 with RuntimeError before bind. */
+/* py_params.c: -1 with RuntimeError before bind; methods of Model. */
 int rc_py_model_ready(rc_py_model *self);
+PyObject *rc_py_model_parameters(PyObject *self, PyObject *none);
+PyObject *rc_py_model_bind(PyObject *self, PyObject *args, PyObject *kw);
+PyObject *rc_py_model_pack(PyObject *self, PyObject *none);
+PyObject *rc_py_model_read(PyObject *self, PyObject *place);
 
 #endif

@@ -33,14 +33,14 @@ static rc_status open_trainer(rc_trainer *t, int threads)
     }
     for (int k = 0; k < BUFFERS; k++)
         RC_TRY(rc_alloc((void **)&t->buffer[k], t->size * (int64_t)sizeof(float)));
-    for (int64_t i = 0; i < p->count; i++) {
+    for (int64_t i = 0; i < p->count; i++)
+        RC_TRY(rc_param_read(t->buffer[0] + t->offset[i], t->context->dnn, &p->item[i]));
+    for (int64_t i = 0; i < p->count; i++) { /* nothing fails from here on */
         rc_param *item = &p->item[i];
-        float *x = t->buffer[0] + t->offset[i];
-        memcpy(x, item->x, (size_t)item->count * sizeof *x);
-        item->x = x;
+        item->x = t->buffer[0] + t->offset[i];
+        item->dx = t->buffer[1] + t->offset[i];
         rc_packed_free(item->packed); /* would keep the values of before the first step */
         item->packed = NULL;
-        item->dx = t->buffer[1] + t->offset[i];
     }
     return RC_OK;
 }

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
+from reclap.tensors import Array, Stored, release
 
 __all__ = [
     "atomic",
@@ -40,8 +40,7 @@ __all__ = [
     "write_text",
 ]
 
-Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
+Tensors = Mapping[str, Stored]
 
 MODEL = "model.safetensors"
 TEXT = "text.safetensors"
@@ -197,7 +196,7 @@ def read_config(folder: Path) -> ClapConfig:
     return ClapConfig.from_json(data, str(path))
 
 
-def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]]) -> list[Array]:
+def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[Array]:
     """Read the parameters of a model folder in a given order.
 
     Parameters
@@ -209,8 +208,10 @@ def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]])
 
     Returns
     -------
-    list of ndarray of float32
-        Contiguous; views of the mapped file where it holds float32 already.
+    iterator of ndarray of float32
+        Contiguous, each made when its turn comes; views of the mapped file where it holds float32
+        already. When the next one is asked for, the memory behind the last is given back, to be
+        read again should anybody still look at it.
 
     Raises
     ------
@@ -218,7 +219,7 @@ def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]])
         Listing every missing, unexpected and misshapen tensor at once.
     """
     wanted = list(wanted)
-    have: dict[str, Array] = {}
+    have: dict[str, Stored] = {}
     if any(name.startswith("text_branch.") for name, _ in wanted):
         have |= read_tensors(folder / TEXT)
     if any(not name.startswith("text_branch.") for name, _ in wanted):
@@ -226,7 +227,7 @@ def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]])
     return match(have, wanted, str(folder))
 
 
-def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) -> list[Array]:
+def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) -> Iterator[Array]:
     """Order tensors as wanted and widen them to float32; see `read_parameters`."""
     names = {name for name, _ in wanted}
     scales = {f"{n}.scale" for n in names if n in have and have[n].dtype == np.int8}
@@ -246,14 +247,20 @@ def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) 
         raise FormatError(
             f"{where}: the tensors do not fit the configuration. " + ". ".join(faults)
         )
-    return [_widen(f"{where}: {n}", have[n], have.get(f"{n}.scale")) for n, _ in wanted]
+    return _each_wide(have, [name for name, _ in wanted], where)
 
 
-def _widen(where: str, array: Array, scale: Array | None) -> Array:
+def _each_wide(have: Tensors, names: list[str], where: str) -> Iterator[Array]:
+    for name in names:
+        yield _widen(f"{where}: {name}", np.asarray(have[name]), have.get(f"{name}.scale"))
+        release(have[name])
+
+
+def _widen(where: str, array: Array, scale: Stored | None) -> Array:
     if array.dtype == np.int8:
         if scale is None or array.ndim == 0 or scale.shape != array.shape[:1]:
             raise FormatError(f"{where}: int8 without one scale a row")
-        rows = scale.astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+        rows = np.asarray(scale, np.float32).reshape(-1, *[1] * (array.ndim - 1))
         return np.ascontiguousarray(array * rows)
     if array.dtype.kind != "f":
         raise FormatError(f"{where}: expected a floating-point tensor, got {array.dtype}")
@@ -338,19 +345,21 @@ def _write_tensors(f: IO[bytes], tensors: Tensors, metadata: Mapping[str, str]) 
     at = 0
     for name, array in tensors.items():
         kind = kinds.get(array.dtype.newbyteorder("<"))
+        size = math.prod(array.shape) * array.dtype.itemsize
         if kind is None:
             raise TypeError(f"{name}: safetensors files hold no {array.dtype} here")
         header[name] = {
             "dtype": kind,
             "shape": list(array.shape),
-            "data_offsets": [at, at + array.nbytes],
+            "data_offsets": [at, at + size],
         }
-        at += array.nbytes
+        at += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 64)  # data starts on a cache line, as float32 views need
     f.write(len(text).to_bytes(8, "little") + text)
     for array in tensors.values():
         f.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+        release(array)
 
 
 def save(
@@ -427,7 +436,7 @@ def _take_file(source: Path, target: Path, *, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def digest(config: ClapConfig, parameters: Iterable[tuple[str, Array]]) -> str:
+def digest(config: ClapConfig, parameters: Iterable[tuple[str, Stored]]) -> str:
     """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings.
 
     Settings at their default are left out, so that a new one changes no digest of older models.

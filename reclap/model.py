@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -22,6 +23,7 @@ from reclap.errors import FormatError, SkippedWarning, one_line
 from reclap.families import clap
 from reclap.progress import bar as progress_bar
 from reclap.results import Classification, Timeline
+from reclap.tensors import Lazy
 from reclap.text import Tokenizer, check_texts, prompt_of
 
 __all__ = ["Model", "TextEncoder", "load"]
@@ -42,23 +44,23 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _core_of(folder: Path, config: ClapConfig, **changes: Any) -> "core.Model":
+def _core_of(where: Path, config: ClapConfig, **changes: Any) -> "core.Model":
     """Return the core's model of a configuration, without parameters.
 
     Raises
     ------
     FormatError
-        If the core refuses the sizes, naming the file that they come from.
+        If the core refuses the sizes, naming where they come from.
     """
     try:
         return core.Model(**config.core_arguments(with_text=True) | changes)
     except (ValueError, OverflowError) as error:
-        raise FormatError(f"{folder / checkpoint.CONFIG}: {error}") from error
+        raise FormatError(f"{where}: {error}") from error
 
 
-def _wanted(folder: Path, config: ClapConfig) -> list[tuple[str, tuple[int, ...]]]:
-    """Return names and shapes of the parameters that a configuration implies."""
-    return [(name, shape) for name, shape, _ in _core_of(folder, config).parameters()]
+def _wanted(made: "core.Model") -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of the parameters."""
+    return [(name, shape) for name, shape, _ in made.parameters()]
 
 
 def load(
@@ -129,11 +131,11 @@ class TextEncoder:
         self.folder = folder
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
-        self._core = _core_of(folder, self.config, audio=None, text_head=0, dim=width)
-        wanted = [(n, s) for n, s, _ in self._core.parameters() if n != "logit_scale"]
+        where = folder / checkpoint.CONFIG
+        self._core = _core_of(where, self.config, audio=None, text_head=0, dim=width)
+        *wanted, _ = _wanted(self._core)
         arrays = checkpoint.read_parameters(folder, wanted)
-        self._core.bind([*arrays, np.zeros((), np.float32)])
-        self._core.pack()
+        self._core.bind(itertools.chain(arrays, [np.zeros((), np.float32)]), pack=True)
         self._context = core.Context(default_threads() if threads is None else threads)
         text = self.config.text
         self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, text.max_tokens, text.suffix)
@@ -166,7 +168,7 @@ class Model:
     def __init__(
         self,
         config: ClapConfig,
-        parameters: Sequence[Floats],
+        made: "core.Model",
         tokenizer: Path | None,
         source: Path,
         threads: int | None = None,
@@ -180,22 +182,22 @@ class Model:
         self._tokenizer_file = tokenizer
         text = config.text
         self._tokenizer = Tokenizer(tokenizer, text.max_tokens, text.suffix) if tokenizer else None
-        self._core = _core_of(source, config)
-        self._core.bind(parameters)
-        self._core.pack()
-        self._context = core.Context(self.threads)
+        self._core, self._context = made, core.Context(self.threads)
         self._lock = threading.Lock()
-        names = [name for name, _, _ in self._core.parameters()]
-        self._parameters = dict(zip(names, parameters, strict=True))
-        self.logit_scale = float(np.exp(self._parameters["logit_scale"]))
+        self._parameters = {
+            name: Lazy(shape, np.dtype(np.float32), functools.partial(made.read, place))
+            for place, (name, shape) in enumerate(_wanted(made))
+        }
+        self.logit_scale = float(np.exp(np.asarray(self._parameters["logit_scale"])))
         self._digest: str | None = None
 
     @classmethod
     def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
         """Load a model folder; see `load`."""
         config = checkpoint.read_config(folder)
-        parameters = checkpoint.read_parameters(folder, _wanted(folder, config))
-        return cls(config, parameters, folder / checkpoint.TOKENIZER, folder, threads)
+        made = _core_of(folder / checkpoint.CONFIG, config)
+        made.bind(checkpoint.read_parameters(folder, _wanted(made)), pack=True)
+        return cls(config, made, folder / checkpoint.TOKENIZER, folder, threads)
 
     @classmethod
     def from_foreign(
@@ -203,9 +205,11 @@ class Model:
     ) -> "Model":
         """Load another project's checkpoint; see `load`."""
         found = clap.read(path)
+        made = _core_of(path, found.config)
+        made.bind(checkpoint.match(found.tensors, _wanted(made), str(path)), pack=True)
         return cls(
             found.config,
-            checkpoint.match(found.tensors, _wanted(path, found.config), str(path)),
+            made,
             tokenizer or found.tokenizer,
             path,
             threads,
@@ -484,7 +488,7 @@ class Model:
         count = {"audio": 0, "text": 0, "heads": 0}
         for name, array in self._parameters.items():
             part = name.split("_")[0] if "_branch." in name else "heads"
-            count[part] += array.size
+            count[part] += math.prod(array.shape)
         front = self.config.front
         return {
             "name": self.config.name,

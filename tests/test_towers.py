@@ -1,6 +1,7 @@
 """Both towers, their gradients and training steps against independent implementations."""
 
 import threading
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from models import (
 )
 
 from reclap._libraries import core
+from reclap.errors import FormatError
 
 torch = pytest.importorskip("torch")
 torch_htsat = pytest.importorskip("torch_htsat")
@@ -510,13 +512,63 @@ def test_bind_names_the_parameter_that_does_not_fit(rng):
     arrays = [np.zeros(shape, np.float32) for _, shape, _ in model.parameters()]
     with pytest.raises(RuntimeError, match="no parameters bound"):
         model.audio(core.Context(1), decibels(rng, 1))
-    with pytest.raises(ValueError, match=f"expected {len(arrays)} arrays once, got 1"):
+    with pytest.raises(ValueError, match=f"expected {len(arrays)} arrays, got 1"):
         model.bind(arrays[:1])
     with pytest.raises(ValueError, match=r"audio_branch.bn0.weight: expected shape \(16,\)"):
         model.bind([np.zeros(3, np.float32), *arrays[1:]])
     with pytest.raises(TypeError, match=r"bn0\.weight: expected contiguous float32"):
         model.bind([arrays[0].astype(np.float64), *arrays[1:]])
     model.bind(arrays)
+
+
+def test_packed_parameters_are_read_back_bit_for_bit(rng):
+    model, values = new_model(rng, text=TEXT, text_width=48)
+    model.pack()
+    for place, (name, _, _) in enumerate(model.parameters()):
+        np.testing.assert_array_equal(model.read(place), values[name], strict=True)
+    with pytest.raises(IndexError, match=r"read: expected 0 to \d+, got -1"):
+        model.read(-1)
+
+
+def test_bind_takes_arrays_as_they_are_made_and_keeps_no_packed_one(rng):
+    plain, values = new_model(rng, text=TEXT, text_width=48)
+    made, kept = [], []
+
+    def arrays():
+        for x in values.values():
+            array = x.copy()
+            made.append(weakref.ref(array))
+            yield array
+            del array
+            kept.append(made[-1]() is not None)
+
+    model = core.Model(AUDIO, TEXT, 48, MLP, MLP, 20)
+    model.bind(arrays(), pack=True)
+    mel = decibels(rng, 2)
+    plain.pack()
+    np.testing.assert_array_equal(
+        model.audio(core.Context(1), mel), plain.audio(core.Context(1), mel)
+    )
+    linear = [n.endswith("proj.weight") for n in values]
+    assert not any(k for k, packed in zip(kept, linear, strict=True) if packed)
+    assert any(kept)
+
+
+def test_bind_passes_on_what_its_arrays_raise_and_may_be_called_again(rng):
+    _, values = new_model(rng, text=TEXT, text_width=48)
+    model = core.Model(AUDIO, TEXT, 48, MLP, MLP, 20)
+
+    def arrays():
+        yield from list(values.values())[:20]
+        raise FormatError("damaged")
+
+    with pytest.raises(FormatError, match="damaged"):
+        model.bind(arrays(), pack=True)
+    with pytest.raises(RuntimeError, match="no parameters bound"):
+        model.pack()
+    model.bind(values.values(), pack=True)
+    with pytest.raises(ValueError, match="has its parameters already"):
+        model.bind(values.values())
 
 
 def test_towers_refuse_what_does_not_fit(rng):

@@ -3,18 +3,14 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
+from reclap.tensors import Array, Stored, joined
 
 __all__ = ["config_of", "from_laion", "from_transformers"]
 
-Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
+Tensors = Mapping[str, Stored]
 
 BRANCH = "audio_branch."
 
@@ -38,7 +34,7 @@ _FRAGMENTS = (
 _SPLIT = re.compile(r"(.*\.attn\.)(query|key|value)\.(weight|bias)")
 
 
-def from_laion(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
+def from_laion(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
     """Return the tower's tensors by our names, which are LAION's, and the names left out.
 
     Parameters
@@ -51,7 +47,7 @@ def from_laion(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
     return kept, left
 
 
-def from_transformers(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
+def from_transformers(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], list[str]]:
     """Return the tower of a ``ClapAudioModel`` by our names, and the names left out.
 
     Parameters
@@ -64,7 +60,7 @@ def from_transformers(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
     FormatError
         If a block has only some of query, key and value.
     """
-    renamed: dict[str, Array] = {}
+    renamed: dict[str, Stored] = {}
     split: dict[str, dict[str, Array]] = {}
     for name, x in tensors.items():
         ours = _renamed(name)
@@ -75,7 +71,8 @@ def from_transformers(tensors: Tensors) -> tuple[dict[str, Array], list[str]]:
     for ours, parts in split.items():
         if len(parts) != 3:
             raise FormatError(f"audio tower: {ours} has only {', '.join(sorted(parts))}")
-        renamed[ours] = np.concatenate([parts[k] for k in ("query", "key", "value")])
+        stacked = [parts[k] for k in ("query", "key", "value")]
+        renamed[ours] = joined(f"audio tower: {ours}", stacked)
     return from_laion(renamed)
 
 

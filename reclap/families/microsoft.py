@@ -9,7 +9,8 @@ from reclap.audio import AudioConfig
 from reclap.config import ClapConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio, text
-from reclap.families.parts import Array, Found, Tensors, below, layers, rows, without
+from reclap.families.parts import Found, Tensors, below, layers, rows, without
+from reclap.tensors import Stored
 
 __all__ = ["read"]
 
@@ -22,7 +23,7 @@ def read(path: Path, tensors: Tensors) -> Found:
     """
     tower, left = audio.from_laion(below(tensors, "audio_encoder.base.htsat."))
     renamed = text.from_gpt2(below(tensors, "caption_encoder.base."))
-    heads: dict[str, Array] = {}
+    heads: dict[str, Stored] = {}
     for ours, theirs in (("audio", "audio_encoder"), ("text", "caption_encoder")):
         part = below(tensors, f"{theirs}.projection.")
         heads |= {f"{ours}_projection.{name}": x for name, x in part.items()}
@@ -53,6 +54,6 @@ def read(path: Path, tensors: Tensors) -> Found:
         dim=heads[name].shape[0],
         template="this is the sound of {label}",  # examples/zero_shot_classification.py
     )
-    scale = {"logit_scale": np.reshape(rest["logit_scale"], ())}
+    scale: dict[str, Stored] = {"logit_scale": np.reshape(rest["logit_scale"], ())}
     ignored = dict.fromkeys((f"audio_encoder.base.htsat.{n}" for n in left), "not needed to embed")
     return Found("MS-CLAP 2023", config, tower | renamed | heads | scale, None, ignored)

@@ -4,19 +4,17 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from reclap.audio import AudioConfig
 from reclap.config import ClapConfig, HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio, text
+from reclap.tensors import Array, Stored
 
 __all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "layers", "rows", "without"]
 
-Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
 _TRANSFORM = re.compile(r"(audio|text)_transform\..*")
@@ -43,7 +41,7 @@ class Found:
 
     family: str
     config: ClapConfig
-    tensors: dict[str, Array]
+    tensors: dict[str, Stored]
     tokenizer: Path | None
     ignored: dict[str, str]
 
@@ -54,7 +52,7 @@ class Parts:
 
     family: str
     where: str
-    audio: tuple[dict[str, Array], list[str]]
+    audio: tuple[dict[str, Stored], list[str]]
     text: dict[str, Array]
     rest: dict[str, Array]
     heads: dict[str, tuple[str, str]]
@@ -108,7 +106,7 @@ def _front(htsat: HtsatConfig, *, quantize: bool) -> AudioConfig:
     return AudioConfig(quantize=quantize)
 
 
-def _text_tower(parts: Parts) -> tuple[TextConfig, dict[str, Array]]:
+def _text_tower(parts: Parts) -> tuple[TextConfig, dict[str, Stored]]:
     names = parts.text
     if "encoder.block.0.layer.0.SelfAttention.q.weight" in names:
         renamed = text.from_t5(names)
@@ -119,13 +117,13 @@ def _text_tower(parts: Parts) -> tuple[TextConfig, dict[str, Array]]:
     raise FormatError("text tower: neither T5 nor RoBERTa")
 
 
-def layers(renamed: Tensors) -> int:
+def layers(renamed: Mapping[str, Stored]) -> int:
     """Return how many layers a renamed text tower has."""
     numbers = (re.match(r"text_branch\.layers\.(\d+)\.", n) for n in renamed)
     return 1 + max((int(m[1]) for m in numbers if m), default=-1)
 
 
-def rows(renamed: Tensors, name: str) -> tuple[int, int]:
+def rows(renamed: Mapping[str, Stored], name: str) -> tuple[int, int]:
     """Return the shape of a matrix of a renamed text tower; FormatError if it is none."""
     array = renamed.get(f"text_branch.{name}")
     if array is None or array.ndim != 2:
@@ -133,7 +131,7 @@ def rows(renamed: Tensors, name: str) -> tuple[int, int]:
     return array.shape[0], array.shape[1]
 
 
-def _roberta_config(renamed: Tensors, eps: float, heads: int) -> TextConfig:
+def _roberta_config(renamed: Mapping[str, Stored], eps: float, heads: int) -> TextConfig:
     vocab, width = rows(renamed, "token.weight")
     return dataclasses.replace(
         TextConfig.preset("roberta-base"),
@@ -148,7 +146,7 @@ def _roberta_config(renamed: Tensors, eps: float, heads: int) -> TextConfig:
     )
 
 
-def _t5_config(renamed: Tensors) -> TextConfig:
+def _t5_config(renamed: Mapping[str, Stored]) -> TextConfig:
     vocab, width = rows(renamed, "token.weight")
     buckets, heads = rows(renamed, "relative_position_bias_table")
     joined, _ = rows(renamed, "layers.0.attn.qkv.weight")
@@ -166,9 +164,9 @@ def _t5_config(renamed: Tensors) -> TextConfig:
     )
 
 
-def _heads(parts: Parts) -> tuple[dict[str, Array], int, dict[str, str]]:
+def _heads(parts: Parts) -> tuple[dict[str, Stored], int, dict[str, str]]:
     """Return projections and temperature by our names, the joint width, and what is ignored."""
-    heads: dict[str, Array] = {}
+    heads: dict[str, Stored] = {}
     used = {"logit_scale_a"}
     for head, layers in parts.heads.items():
         for ours, theirs in zip(("0", "2"), layers, strict=True):

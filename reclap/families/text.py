@@ -8,16 +8,12 @@ weights are dropped. A pooler is kept where there is one, also where the pooling
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from reclap.errors import FormatError
+from reclap.tensors import Array, Stored, joined
 
 __all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5"]
 
-Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
 BRANCH = "text_branch."
@@ -186,7 +182,7 @@ _CLIP_OPEN = Layout(  # OpenAI's, as LAION's models hold it
 )
 
 
-def from_bert(tensors: Tensors) -> dict[str, Array]:
+def from_bert(tensors: Tensors) -> dict[str, Stored]:
     """Return the tower of a ``BertModel``.
 
     Parameters
@@ -207,12 +203,12 @@ def from_bert(tensors: Tensors) -> dict[str, Array]:
     return _renamed(tensors, _BERT)
 
 
-def from_roberta(tensors: Tensors) -> dict[str, Array]:
+def from_roberta(tensors: Tensors) -> dict[str, Stored]:
     """Return the tower of a ``RobertaModel``; as `from_bert`."""
     return _renamed(tensors, _ROBERTA)
 
 
-def from_t5(tensors: Tensors) -> dict[str, Array]:
+def from_t5(tensors: Tensors) -> dict[str, Stored]:
     """Return the encoder of a T5 model, gated or not; as `from_bert`.
 
     A decoder and a language-model head are left out.
@@ -221,12 +217,12 @@ def from_t5(tensors: Tensors) -> dict[str, Array]:
     return _renamed(tensors, _T5_PLAIN if plain else _T5)
 
 
-def from_gpt2(tensors: Tensors) -> dict[str, Array]:
+def from_gpt2(tensors: Tensors) -> dict[str, Stored]:
     """Return the tower of a ``GPT2Model``, its matrices transposed; as `from_bert`."""
     return _renamed(tensors, _GPT2)
 
 
-def from_clip(tensors: Tensors) -> dict[str, Array]:
+def from_clip(tensors: Tensors) -> dict[str, Stored]:
     """Return CLIP's text transformer, in OpenAI's layout or transformers'; as `from_bert`.
 
     OpenAI's has ``resblocks.0.attn.in_proj_weight``, transformers' ``encoder.layers.0.…``.
@@ -234,7 +230,7 @@ def from_clip(tensors: Tensors) -> dict[str, Array]:
     return _renamed(tensors, _CLIP_OPEN if "positional_embedding" in tensors else _CLIP)
 
 
-def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Array]:
+def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Stored]:
     wanted = _places(tensors, layout)
     missing = sorted(
         n
@@ -280,9 +276,9 @@ def _complaints(missing: list[str], unknown: list[str]) -> list[str]:
     ]
 
 
-def _stacked(parts: list[Array], ours: str, layout: Layout) -> Array:
-    if len({x.shape for x in parts}) != 1 or (len(parts) > 1 and parts[0].ndim == 0):
-        raise FormatError(f"{layout.model}: shapes of {ours} are {[x.shape for x in parts]}")
-    x = parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _stacked(parts: list[Array], ours: str, layout: Layout) -> Stored:
     inside = ours.split(".", 2)[-1] if ours.startswith("layers.") else ours
-    return np.ascontiguousarray(x.T) if inside in layout.transposed else x
+    transposed = inside in layout.transposed
+    if len(parts) == 1 and not transposed:
+        return parts[0]
+    return joined(f"{layout.model}: {ours}", parts, transposed=transposed)

@@ -1,0 +1,155 @@
+/* The parameters of a Model: their table, the arrays that hold them, packing. */
+#include "py_model.h"
+
+int rc_py_model_ready(rc_py_model *self)
+{
+    if (self->bound != NULL) return 0;
+    PyErr_SetString(PyExc_RuntimeError, "this model has no parameters bound");
+    return -1;
+}
+
+PyObject *rc_py_model_parameters(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    const rc_params *p = &((rc_py_model *)object)->model->params;
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < p->count; i++) {
+        const rc_param *item = &p->item[i];
+        PyObject *shape = PyTuple_New(item->rank);
+        for (int k = 0; shape != NULL && k < item->rank; k++)
+            PyTuple_SET_ITEM(shape, k, PyLong_FromLongLong(item->size[k]));
+        PyObject *row =
+            shape == NULL ? NULL : Py_BuildValue("(sNi)", item->name, shape, item->kind);
+        if (row == NULL || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
+typedef struct {
+    rc_clap *model;
+    float *out;
+    int64_t from, to;
+} params_job;
+
+static rc_status pack_work(void *arg)
+{
+    const params_job *j = arg;
+    return rc_clap_pack(j->model, j->from, j->to);
+}
+
+static rc_status read_work(void *arg)
+{
+    const params_job *j = arg;
+    return rc_clap_read(j->out, j->model, j->from);
+}
+
+/* Lay out the linear weights among parameters from..to-1 and let go of their arrays. */
+static int pack_some(rc_py_model *self, PyObject *bound, int64_t from, int64_t to)
+{
+    params_job job = {.model = self->model, .from = from, .to = to};
+    if (rc_py_run((PyObject *)self, pack_work, &job) < 0) return -1;
+    for (int64_t i = from; i < to; i++)
+        if (self->model->params.item[i].packed != NULL &&
+            PyList_SetItem(bound, i, Py_NewRef(Py_None)) < 0)
+            return -1;
+    return 0;
+}
+
+/* Point the next parameter at an array, which `bound` takes. */
+static int bind_one(rc_params *p, PyObject *bound, PyObject *object)
+{
+    int64_t i = PyList_GET_SIZE(bound);
+    if (i == p->count) {
+        PyErr_Format(PyExc_ValueError, "bind: expected %lld arrays, got more", (long long)i);
+        return -1;
+    }
+    rc_param *item = &p->item[i];
+    PyArrayObject *array = (PyArrayObject *)object;
+    if (!PyArray_Check(object) || PyArray_TYPE(array) != NPY_FLOAT32 ||
+        !PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array)) {
+        PyErr_Format(PyExc_TypeError, "bind: %s: expected contiguous float32", item->name);
+        return -1;
+    }
+    if (rc_py_shape(array, item->name, item->rank, item->size) < 0) return -1;
+    item->x = PyArray_DATA(array);
+    return PyList_Append(bound, object);
+}
+
+/* Bind, and pack where asked, one array after the other, so that `arrays` may make each when it is
+ * asked for it. */
+static int bind_all(rc_py_model *self, PyObject *bound, PyObject *arrays, int pack)
+{
+    rc_params *p = &self->model->params;
+    PyObject *iterator = PyObject_GetIter(arrays), *array;
+    if (iterator == NULL) return -1;
+    while ((array = PyIter_Next(iterator)) != NULL) {
+        int status = bind_one(p, bound, array);
+        Py_DECREF(array);
+        int64_t n = PyList_GET_SIZE(bound);
+        if (status == 0 && pack) status = pack_some(self, bound, n - 1, n);
+        if (status < 0) break;
+    }
+    Py_DECREF(iterator);
+    if (!PyErr_Occurred() && PyList_GET_SIZE(bound) < p->count)
+        PyErr_Format(PyExc_ValueError, "bind: expected %lld arrays, got %zd", (long long)p->count,
+                     PyList_GET_SIZE(bound));
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static void unbind(rc_params *p)
+{
+    for (int64_t i = 0; i < p->count; i++) {
+        rc_packed_free(p->item[i].packed);
+        p->item[i].packed = NULL;
+        p->item[i].x = NULL;
+    }
+}
+
+PyObject *rc_py_model_bind(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"arrays", "pack", NULL};
+    rc_py_model *self = (rc_py_model *)object;
+    PyObject *arrays;
+    int pack = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|$p:bind", names, &arrays, &pack)) return NULL;
+    if (self->bound != NULL) {
+        PyErr_SetString(PyExc_ValueError, "bind: this model has its parameters already");
+        return NULL;
+    }
+    PyObject *bound = PyList_New(0);
+    if (bound == NULL) return NULL;
+    if (bind_all(self, bound, arrays, pack) < 0) {
+        unbind(&self->model->params);
+        Py_DECREF(bound);
+        return NULL;
+    }
+    self->bound = bound;
+    Py_RETURN_NONE;
+}
+
+PyObject *rc_py_model_pack(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    rc_py_model *self = (rc_py_model *)object;
+    if (rc_py_model_ready(self) < 0 ||
+        pack_some(self, self->bound, 0, self->model->params.count) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *rc_py_model_read(PyObject *object, PyObject *arg)
+{
+    rc_py_model *self = (rc_py_model *)object;
+    const rc_params *p = &self->model->params;
+    params_job job = {.model = self->model, .from = PyLong_AsLongLong(arg)};
+    if (PyErr_Occurred() || rc_py_model_ready(self) < 0) return NULL;
+    if (job.from < 0 || job.from >= p->count) {
+        PyErr_Format(PyExc_IndexError, "read: expected 0 to %lld, got %lld",
+                     (long long)p->count - 1, (long long)job.from);
+        return NULL;
+    }
+    PyArrayObject *out = rc_py_new(p->item[job.from].rank, p->item[job.from].size, NPY_FLOAT32);
+    if (out == NULL) return NULL;
+    job.out = rc_py_data(out);
+    if (rc_py_run(object, read_work, &job) < 0) Py_CLEAR(out);
+    return (PyObject *)out;
+}

@@ -1,0 +1,93 @@
+"""Tensors that are made only when needed, and mapped files whose pages are given back after use."""
+
+import mmap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.errors import FormatError
+
+__all__ = ["Array", "Lazy", "Stored", "joined", "release"]
+
+Array = npt.NDArray[Any]
+
+
+class Lazy:
+    """A tensor that ``numpy.asarray`` makes anew each time.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of what `make` returns.
+    dtype : numpy.dtype
+        Of what `make` returns.
+    make : callable
+        Returns the array.
+    parts : sequence of ndarray
+        What it is made of.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        make: Callable[[], Array],
+        parts: Sequence[Array] = (),
+    ) -> None:
+        self.shape, self.dtype, self.ndim = shape, dtype, len(shape)
+        self._make, self.parts = make, parts
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Make the array."""
+        return np.asarray(self._make(), dtype)
+
+
+Stored = Array | Lazy
+
+
+def joined(name: str, parts: Sequence[Array], *, transposed: bool = False) -> Lazy:
+    """Return tensors stacked along their first axis, copied when needed.
+
+    So that the matrices of queries, keys and values of a whole model are never in memory at once.
+
+    Parameters
+    ----------
+    name : str
+        What messages call the whole.
+    parts : sequence of ndarray
+        Of one shape and type, with at least one axis.
+    transposed : bool
+        The axes of the result change places.
+
+    Raises
+    ------
+    FormatError
+        If the parts do not fit each other.
+    """
+    if len({(x.shape, x.dtype) for x in parts}) != 1 or parts[0].ndim == 0:
+        raise FormatError(f"{name}: its parts have shapes {[x.shape for x in parts]}")
+
+    def make() -> Array:
+        whole = np.concatenate(parts)
+        return np.ascontiguousarray(whole.T) if transposed else whole
+
+    first, *rest = parts[0].shape
+    shape = (len(parts) * first, *rest)
+    return Lazy(shape[::-1] if transposed else shape, parts[0].dtype, make, parts)
+
+
+def release(tensor: Stored) -> None:
+    """Give the memory behind mapped files that a tensor views back; it is read again at need."""
+    for part in tensor.parts if isinstance(tensor, Lazy) else [tensor]:
+        mapping = _mapping(part)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(owner: Any) -> mmap.mmap | None:
+    """Return the mapping that an array views, or None."""
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return owner if isinstance(owner, mmap.mmap) else None
