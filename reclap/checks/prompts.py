@@ -1,0 +1,86 @@
+"""Checks of what a language model writes about a label: descriptions and captions."""
+
+from collections.abc import Sequence
+
+from reclap.checks.duplicates import check_siblings
+from reclap.checks.finding import Finding
+from reclap.checks.form import check_form
+from reclap.checks.labels import check_label
+from reclap.checks.sense import Sense
+
+__all__ = ["check_description", "check_prompt"]
+
+
+def check_description(
+    text: str,
+    label: str,
+    *,
+    definition: str = "",
+    others: Sequence[str] = (),
+    siblings: Sequence[str] = (),
+    sense: Sense | None = None,
+) -> list[Finding]:
+    """Check what is to say how the sound of a label sounds.
+
+    Parameters
+    ----------
+    text : str
+        The description.
+    label : str
+        Its label.
+    definition : str
+        What the label means, where its name alone does not say.
+    others : sequence of str
+        The other labels of the set.
+    siblings : sequence of str
+        Descriptions of this label that are accepted already.
+    sense : Sense, optional
+        Similarity of meaning; without it only words are compared.
+
+    Returns
+    -------
+    list of Finding
+        Empty for a good one.
+
+    Examples
+    --------
+    >>> check_description("A short, gruff burst that starts abruptly and fades fast.", "dog bark")
+    []
+    >>> [str(f) for f in check_description("A bark", "dog bark")]
+    ['length: 2 words, expected 4 to 60']
+    """
+    return [
+        *check_form(text, "description"),
+        *check_siblings(text, siblings, sense),
+        *check_label(text, label, "description", definition=definition, others=others, sense=sense),
+    ]
+
+
+def check_prompt(
+    text: str,
+    label: str,
+    *,
+    definition: str = "",
+    others: Sequence[str] = (),
+    siblings: Sequence[str] = (),
+    sense: Sense | None = None,
+) -> list[Finding]:
+    """Check a caption that stands for a label.
+
+    Parameters are those of `check_description`; `siblings` are captions of this label.
+
+    Returns
+    -------
+    list of Finding
+        Empty for a good one.
+
+    Examples
+    --------
+    >>> check_prompt("A dog barks gruffly behind a garden fence.", "dog bark", others=["rain"])
+    []
+    """
+    return [
+        *check_form(text, "prompt"),
+        *check_siblings(text, siblings, sense),
+        *check_label(text, label, "prompt", definition=definition, others=others, sense=sense),
+    ]

@@ -1,0 +1,73 @@
+"""Checks of rewritten captions: the same sources, in the same order and relations."""
+
+from collections.abc import Sequence
+
+from reclap.checks.finding import Finding
+from reclap.checks.form import check_form
+from reclap.checks.sense import Sense
+
+__all__ = ["check_rewrite", "check_rewrites"]
+
+_MEANING = 0.2  # cosine of sentence embeddings below which two captions have nothing in common
+
+
+def check_rewrite(caption: str, rewrite: str, *, sense: Sense | None = None) -> list[Finding]:
+    """Check a rewrite against the caption that it replaces.
+
+    Parameters
+    ----------
+    caption : str
+        As a person wrote it.
+    rewrite : str
+        What a language model made of it.
+    sense : Sense, optional
+        Similarity of meaning; for many pairs see `check_rewrites`.
+
+    Returns
+    -------
+    list of Finding
+        Empty for a good one.
+
+    Examples
+    --------
+    >>> check_rewrite("A dog barks", "A hound lets out sharp, gruff barks.")
+    []
+    """
+    return check_rewrites([(caption, rewrite)], sense=sense)[0]
+
+
+def check_rewrites(
+    pairs: Sequence[tuple[str, str]], *, sense: Sense | None = None
+) -> list[list[Finding]]:
+    """Check many rewrites at once; see `check_rewrite`.
+
+    Parameters
+    ----------
+    pairs : sequence of (str, str)
+        Captions and their rewrites.
+    sense : Sense, optional
+        Asked once for all of them.
+
+    Returns
+    -------
+    list of list of Finding
+        One list for each pair.
+    """
+    found = [check_form(rewrite, "rewrite") for _, rewrite in pairs]
+    if sense is not None:
+        _add_meaning(pairs, found, sense)
+    return found
+
+
+def _add_meaning(
+    pairs: Sequence[tuple[str, str]], found: list[list[Finding]], sense: Sense
+) -> None:
+    """Compare the meaning of those pairs that have words on both sides."""
+    asked = [i for i, (a, b) in enumerate(pairs) if a.strip() and b.strip()]
+    if not asked:
+        return
+    left = sense.rows([pairs[i][0] for i in asked])
+    right = sense.rows([pairs[i][1] for i in asked])
+    for i, score in zip(asked, (left * right).sum(axis=1), strict=True):
+        if score < _MEANING:
+            found[i].append(Finding("meaning", f"similarity {score:.2f} with the caption"))

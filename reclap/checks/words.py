@@ -1,0 +1,86 @@
+"""Words of a text: splitting, stems, normal forms."""
+
+import functools
+import re
+import unicodedata
+
+from reclap.checks.lists import read_list
+
+__all__ = ["FUNCTION", "content", "key", "split", "stem"]
+
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+")
+
+FUNCTION = frozenset(read_list("function"))
+
+_IRREGULAR = {
+    "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose",
+    "oxen": "ox", "wolves": "wolf", "leaves": "leaf", "knives": "knife", "calves": "calf",
+    "hooves": "hoof", "spoke": "speak", "spoken": "speak", "sang": "sing", "sung": "sing",
+    "rang": "ring", "rung": "ring", "blew": "blow", "blown": "blow", "flew": "fly",
+    "flown": "fly", "drove": "drive", "driven": "drive", "rode": "ride", "ridden": "ride",
+    "broke": "break", "broken": "break", "tore": "tear", "torn": "tear", "ran": "run",
+    "wept": "weep", "shook": "shake", "shaken": "shake", "fell": "fall", "fallen": "fall",
+    "struck": "strike", "said": "say", "told": "tell", "shot": "shoot", "swept": "sweep",
+    "ground": "ground", "laughter": "laugh", "wooden": "wood", "metallic": "metal",
+    "speech": "speak", "blowing": "blow", "during": "during", "ceiling": "ceiling",
+    "morning": "morning", "evening": "evening", "wedding": "wedding", "building": "building",
+    "gas": "gas", "bus": "bus", "buses": "bus", "canvas": "canvas", "glasses": "glass",
+    "shelves": "shelf", "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
+}  # fmt: skip
+_VOWEL = re.compile(r"[aeiouy]")
+_DOUBLED = re.compile(r"([bdgmnprt])\1$")
+
+
+def split(text: str) -> list[str]:
+    """Return the words of a text in lower case, without punctuation.
+
+    Examples
+    --------
+    >>> split("A dog's bark, 2 times!")
+    ['a', "dog's", 'bark', '2', 'times']
+    """
+    return [word.replace("\u2019", "'") for word in _WORD.findall(text.lower())]
+
+
+@functools.lru_cache(1 << 16)
+def stem(word: str) -> str:
+    """Return what the inflected forms of an English word share.
+
+    A few rules for plurals, -ing and -ed, enough to compare captions; what comes out need not be
+    a word.
+
+    Examples
+    --------
+    >>> [stem(w) for w in ("bark", "barks", "barked", "barking", "rattle", "rattling", "humming")]
+    ['bark', 'bark', 'bark', 'bark', 'rattl', 'rattl', 'hum']
+    """
+    word = word.removesuffix("'s").removesuffix("'")
+    word = _IRREGULAR.get(word, word)
+    word = _singular(word)
+    for suffix in ("ing", "ed"):
+        base = word.removesuffix(suffix)
+        if base != word and len(base) > 1 and _VOWEL.search(base) and not word.endswith("eed"):
+            word = _DOUBLED.sub(r"\1", base)
+            break
+    return word.removesuffix("e") if len(word) > 3 else word
+
+
+def _singular(word: str) -> str:
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y" if len(word) > 4 else word[:-1]
+    if word.endswith(("sses", "xes", "zes", "ches", "shes")):
+        return word[:-2]
+    return word[:-1]
+
+
+def content(text: str) -> list[str]:
+    """Return the stems of the words that are not grammar, in their order."""
+    return [stem(word) for word in split(text) if word not in FUNCTION]
+
+
+def key(text: str) -> str:
+    """Return the normal form of a text: letters and digits only, lower case, no accents."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return " ".join(split("".join(c for c in plain if not unicodedata.combining(c))))
