@@ -1,22 +1,23 @@
 /* Feature fusion inside the patch embedding, for clips longer than the window (LAION-AI/CLAP:
  * clap_module/feature_fusion.py, class AFF, type "aff_2d"; Dai et al. 2021, arXiv 2009.14082).
  * Inference only: its batch norms use their running statistics. */
-#include "htsat.h"
+#include "fusion.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { LOCALS = RC_VIEWS - 1, SQUEEZE = 4 };
+enum { SQUEEZE = 4 };
 
 /* ---- Parameters and tables ------------------------------------------------------------------- */
 
 rc_status rc_fusion_check(const rc_htsat_config *c)
 {
-    if (c->spec_size / c->patch < LOCALS || c->embed < SQUEEZE)
+    if (c->spec_size / c->patch < RC_LOCALS || c->embed < SQUEEZE)
         return rc_fail(RC_EINVAL,
                        "audio.fusion: needs at least %d patches a side and an embed of at least "
                        "%d, got %lld and %lld",
-                       LOCALS, SQUEEZE, (long long)(c->spec_size / c->patch), (long long)c->embed);
+                       RC_LOCALS, SQUEEZE, (long long)(c->spec_size / c->patch),
+                       (long long)c->embed);
     return RC_OK;
 }
 
@@ -57,16 +58,20 @@ static void declare_branch(rc_fusion_branch *branch, rc_params *p, int64_t c, co
 
 rc_status rc_fusion_open(rc_fusion *f, const rc_htsat_config *c, rc_params *p)
 {
-    int64_t wide = LOCALS * c->patch, side = c->spec_size / c->patch;
+    int64_t wide = RC_LOCALS * c->patch;
+    f->side = c->spec_size / c->patch;
+    f->c = c->embed;
+    f->across = c->spec_size / wide;
+    f->area = c->patch * wide;
+    f->picture = c->spec_size * c->spec_size;
+    f->eps = (float)c->eps;
     declare_branch(&f->local, p, c->embed, "local_att", 0);
     declare_branch(&f->global, p, c->embed, "global_att", 1); /* after its pooling */
     int64_t kernel[4] = {c->embed, 1, c->patch, wide};
     f->conv.w = rc_params_add(p, RC_WEIGHT, 4, kernel, EMBED "mel_conv2d.weight");
     if (p->status == RC_OK) p->item[f->conv.w].linear = true;
     f->conv.b = rc_params_add(p, RC_BIAS, 1, kernel, EMBED "mel_conv2d.bias");
-    f->across = c->spec_size / wide;
-    RC_TRY(
-        rc_alloc((void **)&f->from, side * f->across * c->patch * wide * (int64_t)sizeof *f->from));
+    RC_TRY(rc_alloc((void **)&f->from, f->side * f->across * f->area * (int64_t)sizeof *f->from));
     rc_patch_index(f->from, c->spec_size, c->mels, c->patch, wide);
     return RC_OK;
 }
@@ -78,88 +83,82 @@ void rc_fusion_close(rc_fusion *f)
 
 /* ---- One clip -------------------------------------------------------------------------------- */
 
-rc_status rc_fusion_get(rc_htsat_call *job)
+rc_status rc_fusion_get(rc_fusion_run *out, const rc_fusion *f, rc_dnn *dnn, const rc_params *p)
 {
-    const rc_htsat *t = job->t;
-    const rc_fusion *f = &t->fusion;
-    int64_t n = t->stage[0].tokens, row = LOCALS * f->across;
+    int64_t n = f->side * f->side, row = RC_LOCALS * f->across;
     const rc_fusion_branch *l = &f->local, *g = &f->global;
-    RC_TRY(rc_linear_get(&job->fusion.conv, job->dnn, job->p, f->conv, row, row, false));
-    RC_TRY(rc_linear_get(&job->fusion.local[0], job->dnn, job->p, l->squeeze, n, n, false));
-    RC_TRY(rc_linear_get(&job->fusion.local[1], job->dnn, job->p, l->widen, n, n, false));
-    RC_TRY(rc_linear_get(&job->fusion.global[0], job->dnn, job->p, g->squeeze, 1, 1, false));
-    return rc_linear_get(&job->fusion.global[1], job->dnn, job->p, g->widen, 1, 1, false);
+    *out = (rc_fusion_run){.f = f, .p = p};
+    RC_TRY(rc_linear_get(&out->conv, dnn, p, f->conv, row, row, false));
+    RC_TRY(rc_linear_get(&out->local[0], dnn, p, l->squeeze, n, n, false));
+    RC_TRY(rc_linear_get(&out->local[1], dnn, p, l->widen, n, n, false));
+    RC_TRY(rc_linear_get(&out->global[0], dnn, p, g->squeeze, 1, 1, false));
+    return rc_linear_get(&out->global[1], dnn, p, g->widen, 1, 1, false);
 }
 
 /* What the steps of one clip keep. */
 typedef struct {
-    float *local;                  /* (tokens, embed) */
-    float *normed, *wide, *pixels; /* one picture, all three, patches of one row of all three */
-    float *both, *few;             /* (tokens, embed), (tokens, embed / SQUEEZE) */
-    float *pooled, *shift;         /* (embed) */
+    float *local;          /* (side^2, c) */
+    float *pixels;         /* patches of one row of all local pictures */
+    float *both, *few;     /* (side^2, c), (side^2, c / SQUEEZE) */
+    float *pooled, *shift; /* (c) */
 } clip_scratch;
 
-static void take_clip(clip_scratch *s, rc_arena *arena, const rc_htsat_call *job)
+static void take_clip(clip_scratch *s, rc_arena *arena, const rc_fusion *f)
 {
-    const rc_htsat *t = job->t;
-    const rc_htsat_config *c = &t->config;
-    int64_t n = t->stage[0].tokens, area = LOCALS * c->patch * c->patch;
-    s->local = rc_take(arena, n * c->embed);
-    s->normed = rc_take(arena, job->frames * c->mels);
-    s->wide = rc_take(arena, LOCALS * rc_htsat_frames(t) * c->mels);
-    s->pixels = rc_take(arena, LOCALS * t->fusion.across * area);
-    s->both = rc_take(arena, n * c->embed);
-    s->few = rc_take(arena, n * (c->embed / SQUEEZE));
-    s->pooled = rc_take(arena, c->embed);
-    s->shift = rc_take(arena, c->embed);
+    int64_t n = f->side * f->side;
+    s->local = rc_take(arena, n * f->c);
+    s->pixels = rc_take(arena, RC_LOCALS * f->across * f->area);
+    s->both = rc_take(arena, n * f->c);
+    s->few = rc_take(arena, n * (f->c / SQUEEZE));
+    s->pooled = rc_take(arena, f->c);
+    s->shift = rc_take(arena, f->c);
 }
 
-int64_t rc_fusion_scratch(const rc_htsat_call *job)
+int64_t rc_fusion_scratch(const rc_fusion *f)
 {
     clip_scratch s;
     rc_arena counting = {0};
-    take_clip(&s, &counting, job);
+    take_clip(&s, &counting, f);
     return counting.peak / (int64_t)sizeof(float);
 }
 
 /* Front, middle and back side by side on the grid; the columns that are left on the right are 0. */
-static void local_patches(const rc_htsat_call *job, const clip_scratch *s, int64_t clip, int worker)
+static void local_patches(const rc_fusion_run *job, const clip_scratch *s, const float *wide,
+                          int worker)
 {
-    const rc_htsat *t = job->t;
-    const rc_htsat_config *c = &t->config;
-    int64_t side = t->stage[0].side, size = job->frames * c->mels, across = t->fusion.across;
-    int64_t picture = rc_htsat_frames(t) * c->mels, n = across * LOCALS * c->patch * c->patch;
-    for (int i = 0; i < LOCALS; i++)
-        rc_htsat_stretch(job, s->wide + i * picture, s->normed,
-                         job->mel + (clip * RC_VIEWS + 1 + i) * size, clip);
-    for (int64_t row = 0; row < side; row++) {
-        float *to = s->local + row * side * c->embed;
-        for (int i = 0; i < LOCALS; i++)
-            rc_gather_rows(s->pixels + i * n, s->wide + i * picture, t->fusion.from + row * n, n,
-                           1);
-        rc_linear_run(&job->fusion.conv, worker, to, s->pixels, LOCALS * across);
-        memset(to + LOCALS * across * c->embed, 0,
-               (size_t)((side - LOCALS * across) * c->embed) * sizeof *to);
+    const rc_fusion *f = job->f;
+    int64_t n = f->across * f->area, filled = RC_LOCALS * f->across;
+    for (int64_t row = 0; row < f->side; row++) {
+        float *to = s->local + row * f->side * f->c;
+        for (int i = 0; i < RC_LOCALS; i++)
+            rc_gather_rows(s->pixels + i * n, wide + i * f->picture, f->from + row * n, n, 1);
+        rc_linear_run(&job->conv, worker, to, s->pixels, filled);
+        memset(to + filled * f->c, 0, (size_t)((f->side - filled) * f->c) * sizeof *to);
     }
 }
 
-/* y may be x; shift stands in for the norm's own bias. */
-static void norm_rows(const rc_htsat_call *job, float *y, const float *x,
-                      const rc_fusion_norm *norm, const float *shift, int64_t n, int64_t c)
+static const float *value(const rc_fusion_run *job, int64_t index)
 {
-    rc_batchnorm_forward(y, x, rc_call_value(job, norm->mean), rc_call_value(job, norm->var),
-                         rc_call_value(job, norm->scale.w), shift, n, c, (float)job->t->config.eps);
+    return job->p->item[index].x;
 }
 
-/* y (n, embed) = norm(widen(relu(norm(squeeze(x))))); y may be x, few has n rows of room. */
-static void run_branch(const rc_htsat_call *job, const rc_fusion_branch *branch,
+/* y may be x; shift stands in for the norm's own bias. */
+static void norm_rows(const rc_fusion_run *job, float *y, const float *x,
+                      const rc_fusion_norm *norm, const float *shift, int64_t n, int64_t c)
+{
+    rc_batchnorm_forward(y, x, value(job, norm->mean), value(job, norm->var),
+                         value(job, norm->scale.w), shift, n, c, job->f->eps);
+}
+
+/* y (n, c) = norm(widen(relu(norm(squeeze(x))))); y may be x, few has n rows of room. */
+static void run_branch(const rc_fusion_run *job, const rc_fusion_branch *branch,
                        const rc_linear product[2], float *y, const float *x, float *few,
                        const float *shift, int64_t n, int worker)
 {
-    int64_t c = job->t->config.embed, narrow = c / SQUEEZE;
+    int64_t c = job->f->c, narrow = c / SQUEEZE;
     rc_linear_run(&product[0], worker, few, x, n);
-    norm_rows(job, few, few, &branch->squeeze_norm,
-              rc_call_value(job, branch->squeeze_norm.scale.b), n, narrow);
+    norm_rows(job, few, few, &branch->squeeze_norm, value(job, branch->squeeze_norm.scale.b), n,
+              narrow);
     rc_relu_forward(few, few, n * narrow);
     rc_linear_run(&product[1], worker, y, few, n);
     norm_rows(job, y, y, &branch->widen_norm, shift, n, c);
@@ -172,21 +171,22 @@ static void mix(float *g, const float *l, const float *w, int64_t n)
     for (int64_t i = 0; i < n; i++) g[i] = 2 * (g[i] * w[i] + l[i] * (1 - w[i]));
 }
 
-void rc_fusion_clip(const rc_htsat_call *job, float *g, int64_t clip, int worker, float *scratch)
+void rc_fusion_clip(const rc_fusion_run *job, float *g, const float *wide, int worker,
+                    float *scratch)
 {
-    const rc_fusion *f = &job->t->fusion;
-    int64_t n = job->t->stage[0].tokens, c = job->t->config.embed;
+    const rc_fusion *f = job->f;
+    int64_t n = f->side * f->side, c = f->c;
     clip_scratch s;
     rc_arena arena = {.base = (char *)scratch, .size = INT64_MAX}; /* sized by rc_fusion_scratch */
-    take_clip(&s, &arena, job);
-    local_patches(job, &s, clip, worker);
+    take_clip(&s, &arena, f);
+    local_patches(job, &s, wide, worker);
     memcpy(s.both, g, (size_t)(n * c) * sizeof *g);
     rc_add(s.both, s.local, n * c);
     rc_meanpool_forward(s.pooled, s.both, n, c);
-    run_branch(job, &f->global, job->fusion.global, s.shift, s.pooled, s.few,
-               rc_call_value(job, f->global.widen_norm.scale.b), 1, worker);
-    rc_add(s.shift, rc_call_value(job, f->local.widen_norm.scale.b), c); /* w = sigmoid(a + b) */
-    run_branch(job, &f->local, job->fusion.local, s.both, s.both, s.few, s.shift, n, worker);
+    run_branch(job, &f->global, job->global, s.shift, s.pooled, s.few,
+               value(job, f->global.widen_norm.scale.b), 1, worker);
+    rc_add(s.shift, value(job, f->local.widen_norm.scale.b), c); /* w = sigmoid(a + b) */
+    run_branch(job, &f->local, job->local, s.both, s.both, s.few, s.shift, n, worker);
     rc_sigmoid_forward(s.both, s.both, n * c);
     mix(g, s.local, s.both, n * c);
 }

@@ -1,8 +1,9 @@
-/* htsat: the inside of the audio tower, shared by htsat.c (parameters and tables), htsat_input.c,
- * fusion.c and htsat_run.c (computation). */
+/* htsat: the inside of the audio tower, shared by htsat.c (parameters and tables), htsat_input.c
+ * and htsat_run.c (computation). */
 #ifndef RC_HTSAT_H
 #define RC_HTSAT_H
 
+#include "fusion.h"
 #include "swin.h"
 
 /* One resolution: blocks, then patch merging (not after the last stage). */
@@ -15,26 +16,6 @@ typedef struct {
     rc_swin *block;
     rc_pair merge_norm, merge;
 } rc_htsat_stage;
-
-/* A batch norm over channels that only ever runs on its running statistics. */
-typedef struct {
-    rc_pair scale;
-    int64_t mean, var;
-} rc_fusion_norm;
-
-/* One branch of the fusion's attention: squeeze to a quarter of the channels, widen again. */
-typedef struct {
-    rc_pair squeeze, widen;
-    rc_fusion_norm squeeze_norm, widen_norm;
-} rc_fusion_branch;
-
-/* Attentional feature fusion (Dai et al. 2021) inside the patch embedding. */
-typedef struct {
-    rc_fusion_branch local, global;
-    rc_pair conv;   /* of the three local pictures, its patches three times as wide */
-    int64_t across; /* such patches in a row of one picture */
-    int32_t *from;  /* (side across, 3 patch^2) */
-} rc_fusion;
 
 struct rc_htsat {
     rc_htsat_config config;
@@ -81,9 +62,7 @@ typedef struct {
     const float *bn_mean, *bn_var;
     rc_draw draw;
     rc_linear linear; /* of the step under way */
-    struct {
-        rc_linear conv, local[2], global[2];
-    } fusion;
+    rc_fusion_run fusion;
     float *scratch; /* per worker */
     int64_t scratch_size;
     /* the step under way: merging, input or pooling */
@@ -112,26 +91,7 @@ static inline void rc_call_take(rc_htsat_call *job, int64_t floats)
     job->scratch = rc_take(job->arena, rc_dnn_threads(job->dnn) * job->scratch_size);
 }
 
-/* ---- fusion.c -------------------------------------------------------------------------------- */
-
-rc_status rc_fusion_check(const rc_htsat_config *c);
-rc_status rc_fusion_open(rc_fusion *f, const rc_htsat_config *c, rc_params *p);
-void rc_fusion_close(rc_fusion *f);
-
-/* Products of a call, and floats of scratch per worker. */
-rc_status rc_fusion_get(rc_htsat_call *job);
-int64_t rc_fusion_scratch(const rc_htsat_call *job);
-
-/* g (tokens, embed), the patches of a clip's whole picture, is fused with its three local pictures.
- */
-void rc_fusion_clip(const rc_htsat_call *job, float *g, int64_t clip, int worker, float *scratch);
-
 /* ---- htsat_input.c --------------------------------------------------------------------------- */
-
-/* One picture: decibels (frames, mels) through bn0 and, in training, SpecAugment, then stretched to
- * the tower's frames. normed (frames, mels) is scratch. */
-void rc_htsat_stretch(const rc_htsat_call *job, float *wide, float *normed, const float *mel,
-                      int64_t clip);
 
 /* mel of the call -> y (b tokens, embed) in grid order; and its gradient down to bn0. */
 rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y);

@@ -1,5 +1,5 @@
 /* The input path of the audio tower: batch norm, SpecAugment, stretch, fold, patches, and back.
- * What fusion adds to it stands in fusion.c. */
+ * What fusion makes of a clip's other pictures stands in fusion.c. */
 #include "htsat.h"
 
 #include <math.h>
@@ -27,8 +27,10 @@ static void drop_stripes(const rc_htsat_call *job, float *x, int64_t clip)
     }
 }
 
-void rc_htsat_stretch(const rc_htsat_call *job, float *wide, float *normed, const float *mel,
-                      int64_t clip)
+/* One picture: decibels (frames, mels) through bn0 and, in training, SpecAugment, then stretched to
+ * the tower's frames. normed (frames, mels) is scratch. */
+static void stretch(const rc_htsat_call *job, float *wide, float *normed, const float *mel,
+                    int64_t clip)
 {
     const rc_htsat *t = job->t;
     const rc_htsat_config *c = &t->config;
@@ -38,6 +40,17 @@ void rc_htsat_stretch(const rc_htsat_call *job, float *wide, float *normed, cons
     rc_stretch_forward(wide, normed, job->frames, rc_htsat_frames(t), c->mels);
 }
 
+/* y (tokens, embed), the patches of a longer clip's whole picture, is fused with its other ones. */
+static void fuse(const rc_htsat_call *job, float *y, const float *mel, int64_t clip, int worker)
+{
+    const rc_htsat *t = job->t;
+    int64_t size = job->frames * t->config.mels;
+    float *normed = rc_call_scratch(job, worker), *wide = normed + size;
+    for (int i = 0; i < RC_LOCALS; i++)
+        stretch(job, wide + i * t->fusion.picture, normed, mel + (1 + i) * size, clip);
+    rc_fusion_clip(&job->fusion, y, wide, worker, wide + RC_LOCALS * t->fusion.picture);
+}
+
 /* Decibels of one clip to patch embeddings in grid order. */
 static void input_clip(void *arg, int64_t clip, int worker)
 {
@@ -45,7 +58,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
     const rc_htsat *t = job->t;
     const rc_htsat_config *c = &t->config;
     int64_t n = t->stage[0].tokens, area = c->patch * c->patch, e = c->embed, row = clip * n;
-    int64_t size = (c->fusion ? RC_VIEWS : 1) * job->frames * c->mels; /* of one clip's input */
+    const float *mel = job->mel + clip * (c->fusion ? RC_VIEWS : 1) * job->frames * c->mels;
     float *normed = rc_call_scratch(job, worker), *wide = normed + job->frames * c->mels;
     float *pixels = wide + rc_htsat_frames(t) * c->mels, *y = job->y + row * e, *out = y;
     float *mean = NULL, *rstd = NULL;
@@ -55,13 +68,22 @@ static void input_clip(void *arg, int64_t clip, int worker)
         mean = job->tape->mean + row;
         rstd = job->tape->rstd + row;
     }
-    rc_htsat_stretch(job, wide, normed, job->mel + clip * size, clip);
+    stretch(job, wide, normed, mel, clip);
     rc_gather_rows(pixels, wide, t->patch_from, n * area, 1);
     rc_linear_run(&job->linear, worker, out, pixels, n);
-    if (c->fusion && job->longer[clip])
-        rc_fusion_clip(job, out, clip, worker, rc_call_scratch(job, worker));
+    if (c->fusion && job->longer[clip]) fuse(job, out, mel, clip, worker);
     rc_layernorm_forward(y, mean, rstd, out, rc_call_value(job, t->patch_norm.w),
                          rc_call_value(job, t->patch_norm.b), n, e, (float)c->eps);
+}
+
+/* Floats of scratch per worker: a normed picture, a stretched one and its patches; or, later in the
+ * same place, the stretched pictures of fusion and what it needs. */
+static int64_t input_scratch(const rc_htsat_call *job)
+{
+    const rc_htsat *t = job->t;
+    int64_t normed = job->frames * t->config.mels, picture = rc_htsat_frames(t) * t->config.mels;
+    if (!t->config.fusion) return normed + 2 * picture;
+    return normed + RC_LOCALS * picture + rc_fusion_scratch(&t->fusion);
 }
 
 /* Batch statistics, also mixed into the running ones (unbiased variance, as torch.nn.BatchNorm2d).
@@ -86,11 +108,9 @@ rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
 {
     const rc_htsat *t = job->t;
     int64_t used = job->arena->used, n = t->stage[0].tokens;
-    int64_t scratch = (job->frames + 2 * rc_htsat_frames(t)) * t->config.mels;
-    if (t->config.fusion) scratch = rc_max(scratch, rc_fusion_scratch(job));
-    rc_call_take(job, scratch);
+    rc_call_take(job, input_scratch(job));
     if (job->arena->base != NULL) {
-        if (t->config.fusion) RC_TRY(rc_fusion_get(job));
+        if (t->config.fusion) RC_TRY(rc_fusion_get(&job->fusion, &t->fusion, job->dnn, job->p));
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, t->patch, n, n, false));
         if (job->tape != NULL) batch_statistics(job);
         job->bn_mean = job->tape != NULL ? job->tape->bn_mean : rc_call_value(job, t->bn_mean);

@@ -19,7 +19,7 @@ BASE = {"base.h"}
 DNN = BASE | {"dnn.h"}
 KERNELS = BASE | {"kernels.h"}
 AUDIO = BASE | {"audio.h"}
-MODEL = DNN | KERNELS | {"model.h", "head.h", "swin.h", "htsat.h", "transformer.h"}
+MODEL = DNN | KERNELS | {"model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "transformer.h"}
 BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
 LAYERS = {
     **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c"), BASE),
