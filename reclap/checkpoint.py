@@ -439,9 +439,10 @@ def _take_file(source: Path, target: Path, *, link: bool) -> None:
 def digest(config: ClapConfig, parameters: Iterable[tuple[str, Stored]]) -> str:
     """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings.
 
-    Settings at their default are left out, so that a new one changes no digest of older models.
+    Settings at their default are left out, so that a new one changes no digest of older models. The
+    names of the weights tell which kind of audio tower it is.
     """
-    data = _unusual(config.to_json(), ClapConfig().to_json())
+    data = _unusual(config.to_json(), ClapConfig(audio=type(config.audio)()).to_json())
     total = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
     for name, array in parameters:
         total.update(name.encode())

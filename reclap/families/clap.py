@@ -41,11 +41,12 @@ def read(path: Path) -> Found:
         If it is none of the known layouts, or tensors contradict the configuration.
     """
     folder = path if path.is_dir() else path.parent
-    found = hub.read(path) if path.is_dir() else _file(path)
     try:
+        found = hub.read(path) if path.is_dir() else _file(path)
         found.config.check()
     except ValueError as error:
-        raise FormatError(f"{path}: {error}") from error
+        named = str(error).startswith(str(path))  # by who read the file
+        raise FormatError(f"{error}" if named else f"{path}: {error}") from error
     tokenizer = folder / checkpoint.TOKENIZER
     return dataclasses.replace(found, tokenizer=tokenizer if tokenizer.is_file() else None)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, pickles
-from reclap.config import ClapConfig
+from reclap.config import HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio
 from reclap.families.parts import Array, Found, Parts, Tensors, assemble, below, without
@@ -22,11 +22,15 @@ def read(folder: Path) -> Found:
         )
     tensors = _weights(folder)
     audio_part, text_part = config.get("audio_config", {}), config.get("text_config", {})
+    tower, left = audio.from_transformers(below(tensors, "audio_model.audio_encoder."))
+    htsat = audio.config_of(tower, audio_part.get("spec_size", 256))
     found = assemble(
         Parts(
             family="transformers ClapModel",
             where=str(folder),
-            audio=audio.from_transformers(below(tensors, "audio_model.audio_encoder.")),
+            audio=htsat,
+            tower=tower,
+            left=left,
             text=below(tensors, "text_model."),
             rest=without(tensors, ("audio_model.", "text_model.")),
             heads={
@@ -34,12 +38,11 @@ def read(folder: Path) -> Found:
                 "text_projection": ("linear1", "linear2"),
             },
             quantize=False,
-            spec_size=audio_part.get("spec_size", 256),
             text_eps=text_part.get("layer_norm_eps", 1e-12),
             text_heads=text_part.get("num_attention_heads", 0),
         )
     )
-    _refuse_contradictions(folder, found.config, audio_part, text_part)
+    _refuse_contradictions(folder, htsat, found.config.text, audio_part, text_part)
     return found
 
 
@@ -57,23 +60,27 @@ _READERS: dict[str, Callable[[Path], Tensors]] = {
 
 
 def _refuse_contradictions(
-    folder: Path, config: ClapConfig, audio_part: Mapping[str, Any], text_part: Mapping[str, Any]
+    folder: Path,
+    htsat: HtsatConfig,
+    text: TextConfig,
+    audio_part: Mapping[str, Any],
+    text_part: Mapping[str, Any],
 ) -> None:
     """Show what the tensors say beside what config.json says, where they differ."""
     pairs = {
-        "audio_config.depths": (list(config.audio.depths), audio_part.get("depths")),
+        "audio_config.depths": (list(htsat.depths), audio_part.get("depths")),
         "audio_config.num_attention_heads": (
-            list(config.audio.heads),
+            list(htsat.heads),
             audio_part.get("num_attention_heads"),
         ),
         "audio_config.patch_embeds_hidden_size": (
-            config.audio.embed,
+            htsat.embed,
             audio_part.get("patch_embeds_hidden_size"),
         ),
-        "audio_config.enable_fusion": (config.audio.fusion, audio_part.get("enable_fusion")),
-        "text_config.hidden_size": (config.text.width, text_part.get("hidden_size")),
-        "text_config.num_hidden_layers": (config.text.layers, text_part.get("num_hidden_layers")),
-        "text_config.vocab_size": (config.text.vocab, text_part.get("vocab_size")),
+        "audio_config.enable_fusion": (htsat.fusion, audio_part.get("enable_fusion")),
+        "text_config.hidden_size": (text.width, text_part.get("hidden_size")),
+        "text_config.num_hidden_layers": (text.layers, text_part.get("num_hidden_layers")),
+        "text_config.vocab_size": (text.vocab, text_part.get("vocab_size")),
     }
     wrong = [
         f"{name} is {says!r}, the tensors have {have!r}"

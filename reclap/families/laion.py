@@ -10,11 +10,14 @@ __all__ = ["read"]
 
 def read(path: Path, tensors: Tensors) -> Found:
     """LAION-CLAP, ReCLAP, CompA-CLAP; their inference rounds samples to 16 bits (hook.py)."""
+    tower, left = audio.from_laion(below(tensors, "audio_branch."))
     return assemble(
         Parts(
             family="LAION-CLAP layout",
             where=str(path),
-            audio=audio.from_laion(below(tensors, "audio_branch.")),
+            audio=audio.config_of(tower),
+            tower=tower,
+            left=left,
             text=below(tensors, "text_branch."),
             rest=without(tensors, ("audio_branch.", "text_branch.")),
             heads={"audio_projection": ("0", "2"), "text_projection": ("0", "2")},

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from reclap.audio import AudioConfig
-from reclap.config import ClapConfig, HtsatConfig, TextConfig
+from reclap.config import AudioTower, ClapConfig, TextConfig
 from reclap.errors import FormatError
-from reclap.families import audio, text
+from reclap.families import text
 from reclap.tensors import Array, Stored
 
 __all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "layers", "rows", "without"]
@@ -48,16 +48,17 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A checkpoint, cut into towers and the rest."""
+    """A checkpoint, cut into towers and the rest; `left` names what `tower` does not need."""
 
     family: str
     where: str
-    audio: tuple[dict[str, Stored], list[str]]
+    audio: AudioTower
+    tower: dict[str, Stored]
+    left: list[str]
     text: dict[str, Array]
     rest: dict[str, Array]
     heads: dict[str, tuple[str, str]]
     quantize: bool
-    spec_size: int = 256
     text_eps: float = 1e-5
     text_heads: int = 0
 
@@ -80,28 +81,23 @@ def assemble(parts: Parts) -> Found:
     FormatError
         If a tensor is missing, unknown or misshapen.
     """
-    tower, left = parts.audio
-    ignored = dict.fromkeys((f"audio_branch.{n}" for n in left), "not needed to embed")
-    try:
-        htsat = audio.config_of(tower, parts.spec_size)
-        text_config, renamed = _text_tower(parts)
-        heads, dim, more = _heads(parts)
-    except FormatError as error:
-        raise FormatError(f"{parts.where}: {error}") from error
+    ignored = dict.fromkeys((f"audio_branch.{n}" for n in parts.left), "not needed to embed")
+    text_config, renamed = _text_tower(parts)
+    heads, dim, more = _heads(parts)
     config = ClapConfig(
         name=Path(parts.where).name,
-        front=_front(htsat, quantize=parts.quantize),
-        audio=htsat,
+        front=_front(parts.audio, quantize=parts.quantize),
+        audio=parts.audio,
         text=text_config,
         dim=dim,
         template=_TEMPLATE,
     )
-    return Found(parts.family, config, tower | renamed | heads, None, ignored | more)
+    return Found(parts.family, config, parts.tower | renamed | heads, None, ignored | more)
 
 
-def _front(htsat: HtsatConfig, *, quantize: bool) -> AudioConfig:
+def _front(tower: AudioTower, *, quantize: bool) -> AudioConfig:
     """Return one of LAION-CLAP's two front ends: fused models have another mel bank."""
-    if htsat.fusion:
+    if tower.fusion:
         return AudioConfig(mel_scale="htk", mel_norm="none", truncation="fusion", quantize=quantize)
     return AudioConfig(quantize=quantize)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, manifest
-from reclap.config import ClapConfig, TextConfig
+from reclap.config import ClapConfig, HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.settings import from_mapping
 from reclap.training.augment import Augment
@@ -59,6 +59,8 @@ class ModelPart:
         """Refuse what cannot work; `config` checks the rest."""
         if self.init not in INITS:
             raise ValueError(f"init is {self.init!r}, expected one of {', '.join(INITS)}")
+        if self.audio.get("kind", HtsatConfig.kind) != HtsatConfig.kind:
+            raise ValueError(f"audio.kind: {self.audio['kind']!r} cannot be trained yet")
         if self.audio.get("fusion"):
             raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
 
