@@ -2,17 +2,16 @@
 
 import dataclasses
 import functools
-import operator
-import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reclap._libraries import core, sndfile
+from reclap._libraries import core
+from reclap.clips import CHANNELS, Clip, Samples, load, read, refuse_non_finite
 from reclap.errors import FormatError
+from reclap.resample import RESAMPLERS
 from reclap.settings import from_mapping
 
 if TYPE_CHECKING:
@@ -20,15 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["AudioConfig", "Clip", "load", "log_mel", "read", "window_features", "windows"]
 
-Samples: TypeAlias = npt.NDArray[np.float32]
-Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
-
 _CHOICES = {
     "mel_scale": ("slaney", "htk"),
     "mel_norm": ("slaney", "none"),
     "padding": ("repeatpad", "repeat", "pad"),
     "truncation": ("windows", "fusion"),
     "fusion_resize": ("bilinear", "antialias"),
+    "channels": CHANNELS[:2],
+    "resampler": RESAMPLERS,
 }
 
 
@@ -79,6 +77,11 @@ class AudioConfig:
         How fusion shrinks a long clip to one picture: two neighbours mixed, as transformers and,
         before torchvision 0.17, LAION-CLAP; or by triangles that see every frame, as LAION-CLAP
         since.
+    channels : {"mean", "concatenate"}
+        What becomes of several channels: their mean, or one after the other in time, as in
+        MS-CLAP (``msclap/CLAPWrapper.py``).
+    resampler : {"soxr", "sinc"}
+        See `reclap.resample.resample`.
 
     Examples
     --------
@@ -104,6 +107,8 @@ class AudioConfig:
     level_db: float | None = None
     truncation: str = "windows"
     fusion_resize: str = "bilinear"
+    channels: str = "mean"
+    resampler: str = "soxr"
 
     @property
     def window_seconds(self) -> float:
@@ -165,185 +170,6 @@ class AudioConfig:
         return config
 
 
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """Decoded audio: `samples` (T, channels) float32, nominally in [-1, 1]; `rate` in Hz."""
-
-    samples: Samples
-    rate: int
-
-
-def read(source: Source) -> Clip:
-    """Decode a sound file: WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows.
-
-    Parameters
-    ----------
-    source : path, bytes-like or binary file object
-        The file, or its whole content.
-
-    Returns
-    -------
-    Clip
-        All channels at the file's own rate. A damaged file gives what can be decoded.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, PermissionError
-        As the operating system reports them.
-    FormatError
-        If the content is empty, no sound file, or holds no frame.
-    ValueError
-        If a sample is NaN or infinite.
-    """
-    name, data = _content(source)
-    try:
-        samples, rate = sndfile().decode(data)
-    except FormatError as error:
-        raise FormatError(f"{name}: {error}") from None
-    _refuse_non_finite(samples, name)
-    return Clip(samples, rate)
-
-
-def _content(source: Source) -> tuple[str, bytes | bytearray | memoryview]:
-    """Return a name for messages, and the bytes."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source), Path(source).read_bytes()
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"<{len(source)} bytes>", source
-    if callable(getattr(source, "read", None)):
-        name = str(getattr(source, "name", "<file object>"))
-        data = source.read()
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"{name}: expected a file opened in binary mode, read() gave a str")
-        return name, data
-    raise TypeError(
-        f"audio source: expected a path, bytes or a file object, got {type(source).__name__}"
-    )
-
-
-def _refuse_non_finite(samples: Samples, name: str) -> None:
-    if not core.all_finite(samples):
-        bad = int(np.argmin(np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
-        raise ValueError(f"{name}: NaN or infinite samples, the first at frame {bad}")
-
-
-def load(
-    source: Source | npt.ArrayLike,
-    rate: int = 48000,
-    mono: bool = True,
-    source_rate: int | None = None,
-) -> Samples:
-    """Load a clip from a file or an array at a given rate.
-
-    Parameters
-    ----------
-    source : path, bytes-like, binary file object, or array of shape (T,) or (T, channels)
-        Floating-point arrays hold amplitudes, nominally in [-1, 1]; integers of 8, 16 and 32
-        bits are scaled from their full range (unsigned 8 bits around 128, as in WAV files).
-    rate : int
-        Wanted rate in Hz.
-    mono : bool
-        Average the channels. Otherwise they are kept.
-    source_rate : int, optional
-        Rate in Hz of an array; required there, and refused for files, which say it themselves.
-
-    Returns
-    -------
-    ndarray of float32, shape (T',) or, if not `mono`, (T', channels)
-        Resampled by soxr (quality HQ). May share memory with an array that needs no change.
-
-    Raises
-    ------
-    FileNotFoundError, IsADirectoryError, PermissionError
-        As the operating system reports them.
-    FormatError
-        If a file's content cannot be decoded.
-    TypeError
-        If an array's type is complex, boolean, text, or an integer of 64 bits.
-    ValueError
-        If the source is empty, has the wrong number of axes or channels first, or holds NaN or
-        infinity, or if a rate is missing or not positive.
-
-    Examples
-    --------
-    >>> load(np.zeros((44100, 2), np.int16), source_rate=44100).shape
-    (48000,)
-    """
-    rate = _check_rate("rate", rate)
-    if _is_file(source):
-        if source_rate is not None:
-            raise ValueError("source_rate: a file says its rate itself; pass it with arrays only")
-        clip = read(source)
-    else:
-        clip = _from_array(cast("npt.ArrayLike", source), source_rate)
-    samples, own_rate = clip.samples, clip.rate
-    del clip  # an hour in stereo is more than a gigabyte
-    if mono:
-        samples = samples[:, 0] if samples.shape[1] == 1 else core.downmix(samples)
-    return _resample(samples, own_rate, rate)
-
-
-def _is_file(source: object) -> TypeGuard[Source]:
-    """Tell files and their content from arrays."""
-    named = (str, os.PathLike, bytes, bytearray, memoryview)
-    return isinstance(source, named) or hasattr(source, "read")
-
-
-def _check_rate(name: str, rate: Any) -> int:
-    whole = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
-    try:
-        whole = operator.index(whole)
-    except TypeError:
-        raise TypeError(f"{name}: expected a whole number of Hz, got {rate!r}") from None
-    if whole < 1:
-        raise ValueError(f"{name}: expected a positive number of Hz, got {whole}")
-    return whole
-
-
-def _from_array(source: npt.ArrayLike, rate: int | None) -> Clip:
-    array = np.asarray(source)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"audio array: expected shape (T,) or (T, channels), got {array.shape}")
-    if array.size == 0:
-        raise ValueError(f"audio array: no samples, shape is {array.shape}")
-    if array.ndim == 2 and array.shape[1] > max(64, array.shape[0]):
-        raise ValueError(
-            f"audio array: shape {array.shape} means {array.shape[1]} channels; "
-            "channels come last, pass its transpose"
-        )
-    if rate is None:
-        raise ValueError("audio array: its rate in Hz is needed")
-    samples = _as_float(array)
-    _refuse_non_finite(samples, "audio array")
-    return Clip(samples.reshape(len(samples), -1), _check_rate("audio array's rate", rate))
-
-
-def _as_float(array: npt.NDArray[Any]) -> Samples:
-    """Convert to contiguous float32, integers from their full range to [-1, 1)."""
-    kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
-    if kind == "f":
-        with np.errstate(over="ignore"):  # becomes infinite and is refused as such
-            return np.ascontiguousarray(array, np.float32)
-    if kind == "i" and bits <= 32:
-        return np.ascontiguousarray(array * np.float32(2.0 ** (1 - bits)), np.float32)
-    if kind == "u" and bits == 8:
-        return np.ascontiguousarray(array * np.float32(2.0**-7) - np.float32(1), np.float32)
-    raise TypeError(
-        f"audio array: expected floating point, int8, int16, int32 or uint8, got {array.dtype}"
-    )
-
-
-def _resample(samples: Samples, source_rate: int, rate: int) -> Samples:
-    if source_rate == rate:
-        return np.ascontiguousarray(samples)
-    import soxr  # here, because importing reclap should stay cheap
-
-    out: Samples = soxr.resample(samples, source_rate, rate, quality="HQ")
-    if len(out) == 0:  # a clip shorter than one output sample
-        return np.ascontiguousarray(samples[:1])
-    return np.ascontiguousarray(out, np.float32)
-
-
 def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Samples:
     """Cover a clip by windows of the model's length.
 
@@ -399,7 +225,7 @@ def _mono(samples: npt.ArrayLike) -> Samples:
         raise ValueError(f"samples: expected shape (T,), got {np.shape(samples)}")
     if len(clip) == 0:
         raise ValueError("samples: expected at least one, got none")
-    _refuse_non_finite(clip, "samples")
+    refuse_non_finite(clip, "samples")
     return clip
 
 

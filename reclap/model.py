@@ -464,7 +464,7 @@ class Model:
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
         sources.require_rate(items, rate)
         names, vectors = self.class_vectors(labels, template)
-        clip = sources.load(items[0], 0, rate, front.rate)
+        clip = sources.load(items[0], 0, rate, dataclasses.replace(front, channels="mean"))
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
         starts = _starts(len(clip), size, step)
         rows, _ = self._embed([clip[s : s + size] for s in starts], front.rate, "raise", progress)

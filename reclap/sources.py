@@ -60,8 +60,8 @@ def require_rate(items: Sequence[Any], rate: int | None) -> None:
             raise ValueError(f"audio[{i}]: an array does not know its rate, pass rate= in Hz")
 
 
-def load(item: Any, i: int, rate: int | None, target: int) -> Floats:
-    """Load the i-th sound as mono at a rate; see `reclap.audio.load`.
+def load(item: Any, i: int, rate: int | None, front: AudioConfig) -> Floats:
+    """Load the i-th sound as a model's front end wants it; see `reclap.audio.load`.
 
     Raises
     ------
@@ -69,7 +69,13 @@ def load(item: Any, i: int, rate: int | None, target: int) -> Floats:
         As `reclap.audio.load`, the message naming the file or the place in the list.
     """
     try:
-        return audio.load(item, rate=target, source_rate=None if _is_file(item) else rate)
+        return audio.load(
+            item,
+            front.rate,
+            front.channels,
+            None if _is_file(item) else rate,
+            resampler=front.resampler,
+        )
     except BAD_SOUND as error:
         _name(error, name_of(item, i))
         raise
@@ -116,7 +122,7 @@ def features(
 
     def work(i: int) -> Pictures | Exception:
         try:
-            return pictures(load(items[i], i, rate, front.rate), front)
+            return pictures(load(items[i], i, rate, front), front)
         except BAD_SOUND as error:
             return error
 

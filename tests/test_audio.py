@@ -305,8 +305,8 @@ def test_downmix_is_the_mean(rng, channels):
 
 def test_channels_are_kept_on_request(rng):
     x = rng.standard_normal((4410, 2)).astype(np.float32)
-    assert audio.load(x, source_rate=44100, mono=False).shape == (4800, 2)
-    assert np.array_equal(audio.load(x, 44100, mono=False, source_rate=44100), x)
+    assert audio.load(x, source_rate=44100, channels="keep").shape == (4800, 2)
+    assert np.array_equal(audio.load(x, 44100, channels="keep", source_rate=44100), x)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 96000, 192000])
