@@ -69,6 +69,7 @@ def load(
     dtype: str = "float32",
     threads: int | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
+    compat: str | None = None,
 ) -> "Model":
     """Load a model.
 
@@ -85,6 +86,11 @@ def load(
     tokenizer : path, optional
         The tokenizer.json of the text model, for a file that has none beside it. Without any the
         model embeds sounds, but no text.
+    compat : {"upstream"}, optional
+        For another project's checkpoint: prepare sounds exactly as its own code does on an
+        installation of today, wherever that is deterministic. LAION-CLAP with fusion then shrinks
+        long clips by torchvision's antialiased resize; MS-CLAP puts channels one after the other
+        and resamples as torchaudio. Clips that upstream crops at random are treated as without.
 
     Returns
     -------
@@ -105,14 +111,18 @@ def load(
     """
     if dtype not in ("float32", "auto"):
         raise ValueError(f"dtype is {dtype!r}, expected float32 or auto")
+    if compat not in (None, "upstream"):
+        raise ValueError(f"compat is {compat!r}, expected upstream or None")
     path = checkpoint.resolve(source)
     if clap.is_foreign(path):
         chosen = None if tokenizer is None else Path(tokenizer)
-        return Model.from_foreign(path, threads, chosen)
+        return Model.from_foreign(path, threads, chosen, compat)
     if path.is_file():
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
     if tokenizer is not None:
         raise ValueError(f"tokenizer: {path} has its own")
+    if compat is not None:
+        raise ValueError(f"compat: {path} is a model folder, which says how it prepares sounds")
     return Model.from_folder(path, threads)
 
 
@@ -201,10 +211,14 @@ class Model:
 
     @classmethod
     def from_foreign(
-        cls, path: Path, threads: int | None = None, tokenizer: Path | None = None
+        cls,
+        path: Path,
+        threads: int | None = None,
+        tokenizer: Path | None = None,
+        compat: str | None = None,
     ) -> "Model":
         """Load another project's checkpoint; see `load`."""
-        found = clap.read(path)
+        found = clap.read(path, compat)
         made = _core_of(path, found.config)
         made.bind(checkpoint.match(found.tensors, _wanted(made), str(path)), pack=True)
         return cls(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import os
 import struct
 import subprocess
@@ -318,8 +319,41 @@ def test_resampled_tone_stays_the_tone(rate):
     assert np.abs(got[middle] - want[middle]).max() < 1e-4
 
 
-def test_clip_shorter_than_one_output_sample_keeps_one():
-    assert len(audio.load(np.ones(1), 8000, source_rate=192000)) == 1
+@pytest.mark.parametrize("resampler", ["soxr", "sinc"])
+def test_clip_shorter_than_one_output_sample_keeps_one(resampler):
+    assert len(audio.load(np.ones(1), 8000, source_rate=192000, resampler=resampler)) == 1
+
+
+@pytest.mark.parametrize(("old", "new"), [(44100, 48000), (48000, 44100), (8000, 44100), (7, 5)])
+def test_sinc_resampler_is_torchaudios_formula(rng, old, new):
+    x = rng.standard_normal((333, 2)).astype(np.float32)
+    got = audio.load(x, new, "keep", old, resampler="sinc")
+    common = math.gcd(old, new)
+    a, b = old // common, new // common
+    cutoff = min(a, b) * 0.99
+    reach = math.ceil(6 * a / cutoff)
+    want = np.zeros((math.ceil(333 * b / a), 2))
+    for i in range(len(want)):
+        block = i // b * a
+        for k in range(max(0, block - reach), min(333, block + a + reach)):
+            t = np.clip((k / a - i / b) * cutoff, -6, 6)
+            want[i] += x[k] * np.sinc(t) * np.cos(np.pi * t / 12) ** 2 * cutoff / a
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-4  # torchaudio rounds phases to float32, and so do we
+
+
+def test_channels_one_after_the_other_in_time(rng):
+    x = rng.standard_normal((50, 3)).astype(np.float32)
+    got = audio.load(x, 48000, "concatenate", 48000)
+    np.testing.assert_array_equal(got, np.concatenate(x.T))
+    assert len(audio.load(x[:, :1], 48000, "concatenate", 48000)) == 50
+
+
+@pytest.mark.parametrize("argument", [{"channels": "left"}, {"resampler": "linear"}])
+def test_unknown_treatment_is_refused(argument):
+    (name, value), *_ = argument.items()
+    with pytest.raises(ValueError, match=f"{name} is '{value}', expected one of"):
+        audio.load(np.ones(5), source_rate=44100, **argument)
 
 
 def test_array_views_load_like_copies(rng):

@@ -265,7 +265,15 @@ def test_file_of_microsoft_gives_the_numbers_of_its_parts(rng, tmp_path):
     ours = reclap.load(tmp_path / "CLAP_weights_2023.pth")
     front = ours.config.front
     assert (front.rate, front.samples, front.bank_rate, front.frames) == (44100, 308700, 32000, 965)
+    exact = reclap.load(tmp_path / "CLAP_weights_2023.pth", compat="upstream")
+    assert (exact.config.front.channels, exact.config.front.resampler) == ("concatenate", "sinc")
+    assert exact.digest != ours.digest
     clip = f32(rng, 100_000) / 10
+    np.testing.assert_allclose(
+        exact.embed_audio(clip.reshape(2, -1).T, rate=44100),  # channels one after the other
+        ours.embed_audio(clip, rate=44100),
+        atol=SAME,
+    )
     mel = torch.from_numpy(audio.window_features(clip, front)[None])
     with torch.no_grad():
         want = heads["audio_encoder"](htsat(input_features=mel).pooler_output).numpy()
@@ -293,6 +301,25 @@ def test_converted_checkpoint_is_the_same_model(rng, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     assert main(["info", str(folder)]) == 0
     assert "transformers ClapModel" in capsys.readouterr().out
+
+
+def test_fused_file_of_laion_shrinks_long_clips_as_upstream_does_today(rng, tmp_path):
+    torch.save(laion_state(clap_model(rng, fused=True)), tmp_path / "model.pt")
+    plain, exact = (reclap.load(tmp_path / "model.pt", compat=c) for c in (None, "upstream"))
+    assert plain.config.front.fusion_resize == "bilinear"
+    assert exact.config.front.fusion_resize == "antialias"
+    short, long = f32(rng, RATE) / 10, f32(rng, 15 * RATE) / 10
+    np.testing.assert_array_equal(
+        plain.embed_audio(short, rate=RATE), exact.embed_audio(short, rate=RATE)
+    )
+    assert np.abs(plain.embed_audio(long, rate=RATE) - exact.embed_audio(long, rate=RATE)).max() > 0
+
+
+def test_compat_is_for_checkpoints_of_others(rng, tmp_path):
+    with pytest.raises(ValueError, match=r"compat: .* is a model folder"):
+        reclap.load("mini", compat="upstream")
+    with pytest.raises(ValueError, match="compat is 'old', expected upstream or None"):
+        reclap.load("mini", compat="old")
 
 
 def test_file_without_tokenizer_embeds_sounds_only(rng, tmp_path):

@@ -14,7 +14,7 @@ def add_convert(commands: Commands) -> None:
     p = commands.add_parser("convert", help="write a checkpoint as a model folder")
     p.add_argument("model", metavar="SRC", help="checkpoint of LAION-CLAP or transformers, folder")
     p.add_argument("out", metavar="DST", type=Path, help="folder to write")
-    options.add_tokenizer(p)
+    options.add_loading(p)
     options.add_threads(p)
     p.add_argument("--force", action="store_true", help="replace a folder that is there")
     p.set_defaults(run=_run_convert)

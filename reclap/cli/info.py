@@ -16,7 +16,7 @@ def add_info(commands: Commands) -> None:
     p.add_argument(
         "model", metavar="MODEL", nargs="?", default="mini", help="name, folder or checkpoint"
     )
-    options.add_tokenizer(p)
+    options.add_loading(p)
     options.add_threads(p)
     p.add_argument("--json", action="store_true", help="one JSON object, with the configuration")
     p.set_defaults(run=_run_info)

@@ -36,17 +36,22 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="mini", help="bundled name, folder or checkpoint (default: mini)"
     )
-    add_tokenizer(parser)
+    add_loading(parser)
     add_threads(parser)
 
 
-def add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tokenizer``."""
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tokenizer`` and ``--compat``."""
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="JSON",
         help="tokenizer.json, for a checkpoint without one",
+    )
+    parser.add_argument(
+        "--compat",
+        choices=("upstream",),
+        help="prepare sounds exactly as the checkpoint's own project does",
     )
 
 
@@ -87,10 +92,10 @@ def positive(text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> "Model":
-    """Load the model of ``--model``, ``--tokenizer`` and ``--threads``."""
+    """Load the model of ``--model``, ``--tokenizer``, ``--compat`` and ``--threads``."""
     from reclap.model import load
 
-    return load(args.model, threads=args.threads, tokenizer=args.tokenizer)
+    return load(args.model, threads=args.threads, tokenizer=args.tokenizer, compat=args.compat)
 
 
 def is_watched(count: int = 2) -> bool:

@@ -27,13 +27,15 @@ def is_foreign(path: Path) -> bool:
     return config.is_file() and "model_type" in checkpoint.read_json(config)
 
 
-def read(path: Path) -> Found:
+def read(path: Path, compat: str | None = None) -> Found:
     """Read a checkpoint of another project.
 
     Parameters
     ----------
     path : Path
         A ``.pt``, ``.pth``, ``.ckpt``, ``.bin`` or ``.safetensors`` file, or a folder.
+    compat : {"upstream"}, optional
+        Take the front end of the project's own code, `Found.upstream`.
 
     Raises
     ------
@@ -47,8 +49,12 @@ def read(path: Path) -> Found:
     except ValueError as error:
         named = str(error).startswith(str(path))  # by who read the file
         raise FormatError(f"{error}" if named else f"{path}: {error}") from error
-    tokenizer = folder / checkpoint.TOKENIZER
-    return dataclasses.replace(found, tokenizer=tokenizer if tokenizer.is_file() else None)
+    config, tokenizer = found.config, folder / checkpoint.TOKENIZER
+    if compat == "upstream" and found.upstream is not None:
+        config = dataclasses.replace(config, front=found.upstream)
+    return dataclasses.replace(
+        found, config=config, tokenizer=tokenizer if tokenizer.is_file() else None
+    )
 
 
 def _file(path: Path) -> Found:

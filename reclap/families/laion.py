@@ -1,5 +1,6 @@
 """LAION-CLAP's state dict, which ReCLAP and CompA-CLAP share."""
 
+import dataclasses
 from pathlib import Path
 
 from reclap.families import audio
@@ -11,7 +12,7 @@ __all__ = ["read"]
 def read(path: Path, tensors: Tensors) -> Found:
     """LAION-CLAP, ReCLAP, CompA-CLAP; their inference rounds samples to 16 bits (hook.py)."""
     tower, left = audio.from_laion(below(tensors, "audio_branch."))
-    return assemble(
+    found = assemble(
         Parts(
             family="LAION-CLAP layout",
             where=str(path),
@@ -24,3 +25,7 @@ def read(path: Path, tensors: Tensors) -> Found:
             quantize=True,
         )
     )
+    if not found.config.audio.fusion:
+        return found
+    upstream = dataclasses.replace(found.config.front, fusion_resize="antialias")  # torchvision's
+    return dataclasses.replace(found, upstream=upstream)

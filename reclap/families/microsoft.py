@@ -56,4 +56,5 @@ def read(path: Path, tensors: Tensors) -> Found:
     )
     scale: dict[str, Stored] = {"logit_scale": np.reshape(rest["logit_scale"], ())}
     ignored = dict.fromkeys((f"audio_encoder.base.htsat.{n}" for n in left), "not needed to embed")
-    return Found("MS-CLAP 2023", config, tower | renamed | heads | scale, None, ignored)
+    upstream = dataclasses.replace(config.front, channels="concatenate", resampler="sinc")
+    return Found("MS-CLAP 2023", config, tower | renamed | heads | scale, None, ignored, upstream)

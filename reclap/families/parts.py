@@ -37,6 +37,8 @@ class Found:
         tokenizer.json beside it, if there is one.
     ignored : dict of str to str
         Tensors that are not used, and why.
+    upstream : AudioConfig or None
+        The front end that the project's own code is today, where `config` has another one.
     """
 
     family: str
@@ -44,6 +46,7 @@ class Found:
     tensors: dict[str, Stored]
     tokenizer: Path | None
     ignored: dict[str, str]
+    upstream: AudioConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
