@@ -84,7 +84,7 @@ static inline int64_t rc_py_size(PyArrayObject *array, int axis)
 
 /* Method tables and types of the other files, gathered by py_module.c. */
 extern PyMethodDef rc_py_front_methods[], rc_py_kernel_methods[], rc_py_move_methods[],
-    rc_py_layer_methods[], rc_py_model_methods[];
+    rc_py_layer_methods[], rc_py_score_methods[];
 extern PyType_Spec rc_py_sndfile_spec, rc_py_mel_spec, rc_py_model_spec, rc_py_context_spec,
     rc_py_trainer_spec;
 

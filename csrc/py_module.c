@@ -82,7 +82,7 @@ static int module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, rc_py_kernel_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_py_move_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_py_layer_methods) < 0) return -1;
-    if (PyModule_AddFunctions(module, rc_py_model_methods) < 0) return -1;
+    if (PyModule_AddFunctions(module, rc_py_score_methods) < 0) return -1;
     if (add_type(module, &rc_py_sndfile_spec, &state->sndfile_type) < 0) return -1;
     if (add_type(module, &rc_py_mel_spec, &state->mel_type) < 0) return -1;
     if (add_type(module, &rc_py_model_spec, &state->model_type) < 0) return -1;

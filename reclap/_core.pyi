@@ -107,6 +107,28 @@ def scores(
 def scores(
     context: Context, x: npt.ArrayLike, classes: npt.ArrayLike, k: int, all: Literal[False]
 ) -> tuple[None, _F32, _I32]: ...
+@overload
+def combine(
+    context: Context,
+    x: npt.ArrayLike,
+    prompts: npt.ArrayLike,
+    first: npt.ArrayLike,
+    rule: int,
+    scale: float,
+    k: int,
+    explain: Literal[False] = False,
+) -> tuple[_F32, _F32, _I32]: ...
+@overload
+def combine(
+    context: Context,
+    x: npt.ArrayLike,
+    prompts: npt.ArrayLike,
+    first: npt.ArrayLike,
+    rule: int,
+    scale: float,
+    k: int,
+    explain: Literal[True],
+) -> tuple[_F32, _F32, _I32, _F32, _F32]: ...
 
 # Every forward with its backward, for tests and benchmarks: arrays are (rows, columns) unless the
 # docstrings say otherwise, weight gradients start from zero.

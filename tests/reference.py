@@ -268,6 +268,74 @@ def class_vectors(prompts, first):
     return l2norm(np.stack([unit[a:b].mean(0) for a, b in pairwise(first)]))
 
 
+def entropy(p):
+    return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
+
+
+def set_table(first):
+    """Prompt of each set (row) for each label (column); short labels start again."""
+    sets = np.diff(first).max()
+    return np.array([[a + j % (b - a) for a, b in pairwise(first)] for j in range(sets)])
+
+
+def entropy_weights(cosines, table, scale, steps=10, step=0.5):
+    """Weights of sets (sets,) by mirror descent on mean entropy + sum of w log w, from equal."""
+    log_weight = np.zeros(len(table))
+    in_sets = cosines[:, table]  # (n, sets, labels)
+    for _ in range(steps):
+        p = softmax(scale * np.einsum("j,njk->nk", softmax(log_weight), in_sets))
+        slope = -p * (np.log(p) + entropy(p)[:, None])
+        gradient = scale * np.einsum("nk,njk->nj", slope, in_sets).mean(0)
+        log_weight = (1 - step) * log_weight - step * gradient
+    return softmax(log_weight)
+
+
+def prompt_weights(cosines, prompts, first, rule, scale):
+    """Weights (n, prompts) of each prompt in the score of its label."""
+    cosines, prompts = double(cosines, prompts)
+    table, groups = set_table(first), list(pairwise(first))
+
+    def folded(sets):  # (n, sets) to (n, prompts)
+        weight = np.zeros_like(cosines)
+        for j, row in enumerate(table):
+            for p in row:
+                weight[:, p] += sets[:, j]
+        return weight
+
+    def unit(weight):
+        parts = [
+            weight[:, a:b] / np.linalg.norm(weight[:, a:b] @ prompts[a:b], axis=1, keepdims=True)
+            for a, b in groups
+        ]
+        return np.concatenate(parts, 1)
+
+    ones = np.ones((len(cosines), 1))
+    if rule in ("mean_embedding", "mean_logit"):
+        mean = np.concatenate([np.repeat(ones / (b - a), b - a, 1) for a, b in groups], 1)
+        return mean if rule == "mean_logit" else unit(mean)
+    if rule == "max":
+        return np.concatenate([np.eye(b - a)[cosines[:, a:b].argmax(1)] for a, b in groups], 1)
+    if rule == "logsumexp":
+        return np.concatenate([softmax(scale * cosines[:, a:b]) for a, b in groups], 1)
+    if rule == "entropy":
+        return folded(np.stack([entropy_weights(row[None], table, scale) for row in cosines]))
+    if rule == "entropy_batch":
+        return folded(ones * entropy_weights(cosines, table, scale))
+    certainty = np.exp(-entropy(softmax(scale * cosines[:, table])))
+    return unit(folded(certainty / certainty.sum(1, keepdims=True)))
+
+
+def combine(cosines, prompts, first, rule, scale):
+    """Scores (n, labels) in the scale of cosines."""
+    cosines, prompts = double(cosines, prompts)
+    groups = list(pairwise(first))
+    if rule == "logsumexp":
+        parts = [np.exp(scale * cosines[:, a:b]).mean(1) for a, b in groups]
+        return np.log(np.stack(parts, 1)) / scale
+    weighted = prompt_weights(cosines, prompts, first, rule, scale) * cosines
+    return np.stack([weighted[:, a:b].sum(1) for a, b in groups], 1)
+
+
 def top_k(scores, k):
     """Indices of the k best of each row, best first, equal scores in their order."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]

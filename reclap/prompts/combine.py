@@ -1,0 +1,25 @@
+"""Rules that make one score of a label out of the cosines with its several prompts.
+
+Let c_kj be the cosine of a sound with prompt j of label k, of n_k unit embeddings t_kj, and s the
+model's factor from cosines to logits. A score is in the scale of cosines, so that the logit is s
+times the score whatever the rule. Formulas and sources: ``docs/prompts.md``.
+"""
+
+__all__ = ["RULES", "place_of"]
+
+RULES = (
+    "mean_embedding",
+    "mean_logit",
+    "max",
+    "logsumexp",
+    "entropy",
+    "entropy_batch",
+    "relevance",
+)  # in the order of rc_rule in csrc/model.h
+
+
+def place_of(rule: str) -> int:
+    """Return a rule's number in the core; ValueError with the names if there is no such rule."""
+    if rule not in RULES:
+        raise ValueError(f"combine is {rule!r}, expected one of {', '.join(RULES)}")
+    return RULES.index(rule)
