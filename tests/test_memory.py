@@ -53,7 +53,7 @@ def kernel_calls():
     rng = np.random.default_rng(0)
     x, w, r = f32(rng, 300, 200), f32(rng, 200), f32(rng, 300)
     square, index = f32(rng, 200, 200), np.arange(300) % 100
-    grid = f32(rng, 64, 3 * 64)
+    grid, context = f32(rng, 64, 3 * 64), core.Context(2)
     return {
         "layernorm": lambda: core.layernorm_forward(x, w, w, 1e-5),
         "layernorm_backward": lambda: core.layernorm_backward(x, x, r, r, w),
@@ -83,6 +83,7 @@ def kernel_calls():
         "adamw": lambda: core.adamw_step(x.copy(), x.copy(), x**2, x, 1, 0, 0, 0, 1, 0, 1),
         "sum_squares": lambda: core.sum_squares(x),
         "class_vectors": lambda: core.class_vectors(x, [0, 100, 300]),
+        "combine": lambda: core.combine(context, x, x, [0, 100, 300], 5, 1.0, 1, True),
         "converted": lambda: core.sum_squares(np.arange(10**5)[::2]),
     }
 
@@ -122,6 +123,8 @@ def failing_calls():
         "adamw": lambda: core.adamw_step(x, x, x, x.astype(complex), *step),
         "adamw_read_only": lambda: core.adamw_step(np.broadcast_to(w, (3, 200)), x, x, x, *step),
         "class_vectors": lambda: core.class_vectors(x, [0, 400]),
+        "combine": lambda: core.combine(core.Context(1), x, x, [0, 400], 4, 1.0, 1, True),
+        "combine_rule": lambda: core.combine(core.Context(1), x, x, [0, 300], 9, 1.0, 1),
     }
 
 
