@@ -12,6 +12,7 @@ from reclap.errors import BackendError, FormatError, ReclapError, SkippedWarning
 
 if TYPE_CHECKING:
     from reclap.config import ClapConfig
+    from reclap.embeddings import Embeddings, nearest
     from reclap.model import Model, load
     from reclap.prompts.bank import PromptBank
     from reclap.results import Classification, Timeline
@@ -22,6 +23,7 @@ __all__ = [
     "BackendError",
     "ClapConfig",
     "Classification",
+    "Embeddings",
     "FormatError",
     "Model",
     "PromptBank",
@@ -29,15 +31,18 @@ __all__ = [
     "SkippedWarning",
     "Timeline",
     "load",
+    "nearest",
 ]
 
 _HOME = {
     "Classification": "reclap.results",
     "ClapConfig": "reclap.config",
+    "Embeddings": "reclap.embeddings",
     "Model": "reclap.model",
     "PromptBank": "reclap.prompts.bank",
     "Timeline": "reclap.results",
     "load": "reclap.model",
+    "nearest": "reclap.embeddings",
 }
 
 

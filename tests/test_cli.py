@@ -232,6 +232,24 @@ def test_embed_writes_rows_with_their_names_and_digest(run, small, tones, tmp_pa
         assert (str(found["kind"]), str(found["model"])) == ("audio", "small")
 
 
+def test_compare_finds_the_nearest_of_one_model_only(run, small, tones, tmp_path):
+    sounds, texts, other = (tmp_path / f"{name}.npz" for name in ("sounds", "texts", "other"))
+    assert run("embed", *tones, "-o", sounds)[0] == 0
+    assert run("embed", "--text", "a dog", "rain", "-o", texts)[0] == 0
+    status, out, _ = run("compare", texts, sounds, "--top-k", "1", "--json", model=False)
+    assert status == 0
+    cosines = small.embed_text(["a dog", "rain"]) @ small.embed_audio(tones).T
+    for line, row in zip(out.splitlines(), cosines, strict=True):
+        (best,) = json.loads(line)["nearest"]
+        assert best["item"] == str(tones[row.argmax()])
+        assert best["cosine"] == pytest.approx(row.max(), abs=1e-6)
+    status, out, _ = run("compare", texts, sounds, model=False)
+    assert status == 0
+    assert out.splitlines()[0].split() == ["query", "item", "cosine"]
+    assert main(["embed", "--text", "rain", "-o", str(other)]) == 0  # by the bundled model
+    _fails(run("compare", other, sounds, model=False), "different models cannot be compared")
+
+
 def test_embed_takes_texts(run, small, tmp_path):
     (tmp_path / "texts.txt").write_text("a dog\nrain, hard\n\n")
     args = ["--text", "a bell", "--text-file", tmp_path / "texts.txt", "-o", tmp_path / "out.npz"]

@@ -86,16 +86,6 @@ def _embed_files(model: "Model", files: list[str], errors: str) -> "tuple[Floats
 
 
 def _write(path: Path, model: "Model", kind: str, items: list[str], rows: "Floats") -> None:
-    import numpy as np
+    from reclap.embeddings import Embeddings
 
-    from reclap.checkpoint import atomic
-
-    with atomic(path) as f:
-        np.savez(
-            f,
-            embeddings=rows,
-            items=np.array(items, np.str_),
-            kind=np.array(kind),
-            model=np.array(model.config.name),
-            digest=np.array(model.digest),
-        )
+    Embeddings(rows, tuple(items), kind, model.config.name, model.digest).save(path)
