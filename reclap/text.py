@@ -9,11 +9,19 @@ import numpy.typing as npt
 
 from reclap.errors import FormatError
 
-__all__ = ["Tokenizer", "check_texts", "prompt_of"]
+__all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]
 
 log = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.int32]
+
+# Files that a tokenizer can be made of (`reclap.vocabulary`); the first one in a folder counts.
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def find_tokenizer(folder: Path) -> Path | None:
+    """Return the file of a folder that a tokenizer can be made of, or None."""
+    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
 
 
 def check_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
@@ -62,12 +70,12 @@ def prompt_of(label: str, template: str) -> str:
 
 
 class Tokenizer:
-    """A tokenizer.json of the `tokenizers` library, cut at the tower's length.
+    """A tokenizer of the `tokenizers` library, cut at the tower's length.
 
     Parameters
     ----------
     path : Path
-        The file.
+        One of the files of `TOKENIZERS`, or a tokenizer.json of another name.
     max_tokens : int
         Longer texts are cut here, special tokens included.
     suffix : str
@@ -80,13 +88,9 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, max_tokens: int, suffix: str = "") -> None:
-        import tokenizers  # here, because it takes 50 ms
+        from reclap import vocabulary  # here, because the library takes 50 ms
 
-        data = path.read_bytes()
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(data.decode())
-        except Exception as error:  # the library raises bare exceptions
-            raise FormatError(f"{path}: not a tokenizer: {error}") from error
+        self._tokenizer = vocabulary.load(path)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._max_tokens, self._path, self._suffix = max_tokens, path, suffix
