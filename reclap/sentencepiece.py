@@ -49,12 +49,12 @@ def read(path: Path) -> Pieces:
     pieces, scores, table, kind = [], [], b"", _UNIGRAM
     try:
         for number, value in _fields(path.read_bytes()):
-            inside = dict(_fields(value)) if isinstance(value, bytes) else {}
+            inside = dict(_fields(_bytes(value))) if number < 4 else {}
             if number == 1:
                 pieces.append(_bytes(inside[1]).decode())
                 scores.append(struct.unpack("<f", _bytes(inside.get(2, bytes(4))))[0])
             elif number == 2:
-                kind = inside.get(3, _UNIGRAM)
+                kind = int(inside.get(3, _UNIGRAM))
             elif number == 3:
                 table = _bytes(inside.get(2, b""))
     except (ValueError, IndexError, KeyError, struct.error) as error:
@@ -70,12 +70,11 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     while at < len(data):
         key, at = _varint(data, at)
         kind = key & 7
-        if kind == _VARINT:
-            number, at = _varint(data, at)
-            yield key >> 3, number
-            continue
-        if kind == _BYTES:
+        if kind in (_VARINT, _BYTES):
             size, at = _varint(data, at)
+            if kind == _VARINT:
+                yield key >> 3, size
+                continue
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
         else:

@@ -14,9 +14,9 @@ import pytest
 from models import TEXT, new_model, unit
 
 from reclap._libraries import core
-from reclap.config import KINDS, TextConfig
 from reclap.errors import FormatError
 from reclap.families import text as families
+from reclap.towers import KINDS, TextConfig
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

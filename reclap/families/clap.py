@@ -11,8 +11,9 @@ from pathlib import Path
 
 from reclap import checkpoint, pickles
 from reclap.errors import FormatError
-from reclap.families import hub, laion, microsoft
+from reclap.families import laion, microsoft, transformers
 from reclap.families.parts import Found, Tensors
+from reclap.text import find_tokenizer
 
 __all__ = ["Found", "is_foreign", "read"]
 
@@ -44,17 +45,15 @@ def read(path: Path, compat: str | None = None) -> Found:
     """
     folder = path if path.is_dir() else path.parent
     try:
-        found = hub.read(path) if path.is_dir() else _file(path)
+        found = transformers.read(path) if path.is_dir() else _file(path)
         found.config.check()
     except ValueError as error:
         named = str(error).startswith(str(path))  # by who read the file
         raise FormatError(f"{error}" if named else f"{path}: {error}") from error
-    config, tokenizer = found.config, folder / checkpoint.TOKENIZER
+    config = found.config
     if compat == "upstream" and found.upstream is not None:
         config = dataclasses.replace(config, front=found.upstream)
-    return dataclasses.replace(
-        found, config=config, tokenizer=tokenizer if tokenizer.is_file() else None
-    )
+    return dataclasses.replace(found, config=config, tokenizer=find_tokenizer(folder))
 
 
 def _file(path: Path) -> Found:

@@ -2,16 +2,46 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from reclap.families import audio
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
+from reclap.families.text_config import kind_of
 
-__all__ = ["read"]
+__all__ = ["TEXT_ACTIVATIONS", "read"]
+
+TEXT_ACTIVATIONS = ("gelu", "quick_gelu")
+
+# What LAION-CLAP keeps of CLIP's text transformer outside text_branch.
+_CLIP_OUTSIDE = ("positional_embedding", "token_embedding.", "ln_final.")
 
 
-def read(path: Path, tensors: Tensors) -> Found:
-    """LAION-CLAP, ReCLAP, CompA-CLAP; their inference rounds samples to 16 bits (hook.py)."""
+def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Found:
+    """LAION-CLAP, ReCLAP, CompA-CLAP; their inference rounds samples to 16 bits (hook.py).
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    tensors : mapping of str to ndarray
+        The state dict.
+    text_activation : {"gelu", "quick_gelu"}, optional
+        Of CLIP's text transformer (``tmodel`` "transformer"), which no tensor tells. "gelu", the
+        default, is what LAION-CLAP builds unless told otherwise (``quick_gelu=False`` of ``CLAP``
+        in ``clap_module/model.py``); towers that began as OpenAI's ViT-B/16 have "quick_gelu".
+
+    Raises
+    ------
+    FormatError
+        If a tensor is missing, unknown or misshapen.
+    ValueError
+        If `text_activation` is given for another text tower, or is another word.
+    """
     tower, left = audio.from_laion(below(tensors, "audio_branch."))
+    text = below(tensors, "text_branch.")
+    rest = without(tensors, ("audio_branch.", "text_branch."))
+    if any(name.startswith("resblocks.") for name in text):
+        text |= {name: rest.pop(name) for name in list(rest) if name.startswith(_CLIP_OUTSIDE)}
     found = assemble(
         Parts(
             family="LAION-CLAP layout",
@@ -19,13 +49,25 @@ def read(path: Path, tensors: Tensors) -> Found:
             audio=audio.config_of(tower),
             tower=tower,
             left=left,
-            text=below(tensors, "text_branch."),
-            rest=without(tensors, ("audio_branch.", "text_branch.")),
+            text=text,
+            rest=rest,
             heads={"audio_projection": ("0", "2"), "text_projection": ("0", "2")},
             quantize=True,
+            text_known=_text_known(kind_of(text), text_activation),
         )
     )
     if not found.config.audio.fusion:
         return found
     upstream = dataclasses.replace(found.config.front, fusion_resize="antialias")  # torchvision's
     return dataclasses.replace(found, upstream=upstream)
+
+
+def _text_known(kind: str, activation: str | None) -> dict[str, Any]:
+    """Return what LAION-CLAP does with a text tower of a kind (``clap_module/model.py``)."""
+    if activation not in (None, *TEXT_ACTIVATIONS):
+        raise ValueError(f"text_activation is {activation!r}, expected gelu or quick_gelu")
+    if kind == "clip-text":
+        return {"activation": activation or "gelu"}
+    if activation is not None:
+        raise ValueError(f"text_activation: the text tower is {kind}, expected CLIP's")
+    return {"pool": "pooler", "max_tokens": 77} if kind == "bert-base" else {}

@@ -1,15 +1,15 @@
 """MS-CLAP's state dict."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from reclap.audio import AudioConfig
-from reclap.config import ClapConfig, TextConfig
+from reclap.config import ClapConfig
 from reclap.errors import FormatError
-from reclap.families import audio, text
-from reclap.families.parts import Found, Tensors, below, layers, rows, without
+from reclap.families import audio
+from reclap.families.parts import Found, Tensors, below, without
+from reclap.families.text_config import tower_of
 from reclap.tensors import Stored
 
 __all__ = ["read"]
@@ -22,7 +22,9 @@ def read(path: Path, tensors: Tensors) -> Found:
     clips are repeated to seven seconds (CLAPWrapper.py).
     """
     tower, left = audio.from_laion(below(tensors, "audio_encoder.base.htsat."))
-    renamed = text.from_gpt2(below(tensors, "caption_encoder.base."))
+    text_config, renamed = tower_of(
+        below(tensors, "caption_encoder.base."), "gpt2", max_tokens=77, suffix=" <|endoftext|>"
+    )
     heads: dict[str, Stored] = {}
     for ours, theirs in (("audio", "audio_encoder"), ("text", "caption_encoder")):
         part = below(tensors, f"{theirs}.projection.")
@@ -33,22 +35,11 @@ def read(path: Path, tensors: Tensors) -> Found:
     if set(rest) != {"logit_scale"} or name not in heads:
         raise FormatError(f"{path}: expected logit_scale and {name}, got {sorted(rest)[:5]}")
     htsat = audio.config_of(tower)
-    vocab, width = rows(renamed, "token.weight")
     config = ClapConfig(
         name=path.name,
         front=AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat"),
         audio=htsat,
-        text=dataclasses.replace(
-            TextConfig.preset("gpt2"),
-            vocab=vocab,
-            width=width,
-            positions=rows(renamed, "position.weight")[0],
-            layers=layers(renamed),
-            heads=max(1, width // 64),
-            mlp=rows(renamed, "layers.0.mlp.fc1.weight")[0],
-            max_tokens=77,
-            suffix=" <|endoftext|>",
-        ),
+        text=text_config,
         audio_head="ms",
         text_head="ms",
         dim=heads[name].shape[0],

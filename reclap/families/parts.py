@@ -4,16 +4,17 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reclap.audio import AudioConfig
-from reclap.config import AudioTower, ClapConfig, TextConfig
+from reclap.config import AudioTower, ClapConfig
 from reclap.errors import FormatError
-from reclap.families import text
+from reclap.families.text_config import tower_of
 from reclap.tensors import Array, Stored
 
-__all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "layers", "rows", "without"]
+__all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "without"]
 
 Tensors = Mapping[str, Array]
 
@@ -34,7 +35,7 @@ class Found:
     tensors : dict of str to ndarray
         By our names.
     tokenizer : Path or None
-        tokenizer.json beside it, if there is one.
+        What a tokenizer can be made of, if it lies beside the checkpoint.
     ignored : dict of str to str
         Tensors that are not used, and why.
     upstream : AudioConfig or None
@@ -51,7 +52,17 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A checkpoint, cut into towers and the rest; `left` names what `tower` does not need."""
+    """A checkpoint, cut into towers and the rest.
+
+    Attributes
+    ----------
+    left : list of str
+        What `tower` does not need.
+    heads : dict of str to tuple of str
+        Names of the two layers of each projection.
+    text_known : mapping of str to object
+        Fields of the text tower's configuration that its tensors do not tell.
+    """
 
     family: str
     where: str
@@ -62,8 +73,7 @@ class Parts:
     rest: dict[str, Array]
     heads: dict[str, tuple[str, str]]
     quantize: bool
-    text_eps: float = 1e-5
-    text_heads: int = 0
+    text_known: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def below(tensors: Tensors, prefix: str) -> dict[str, Array]:
@@ -85,7 +95,7 @@ def assemble(parts: Parts) -> Found:
         If a tensor is missing, unknown or misshapen.
     """
     ignored = dict.fromkeys((f"audio_branch.{n}" for n in parts.left), "not needed to embed")
-    text_config, renamed = _text_tower(parts)
+    text_config, renamed = tower_of(parts.text, **parts.text_known)
     heads, dim, more = _heads(parts)
     config = ClapConfig(
         name=Path(parts.where).name,
@@ -103,64 +113,6 @@ def _front(tower: AudioTower, *, quantize: bool) -> AudioConfig:
     if tower.fusion:
         return AudioConfig(mel_scale="htk", mel_norm="none", truncation="fusion", quantize=quantize)
     return AudioConfig(quantize=quantize)
-
-
-def _text_tower(parts: Parts) -> tuple[TextConfig, dict[str, Stored]]:
-    names = parts.text
-    if "encoder.block.0.layer.0.SelfAttention.q.weight" in names:
-        renamed = text.from_t5(names)
-        return _t5_config(renamed), renamed
-    if "embeddings.word_embeddings.weight" in names:
-        renamed = text.from_roberta(names)
-        return _roberta_config(renamed, parts.text_eps, parts.text_heads), renamed
-    raise FormatError("text tower: neither T5 nor RoBERTa")
-
-
-def layers(renamed: Mapping[str, Stored]) -> int:
-    """Return how many layers a renamed text tower has."""
-    numbers = (re.match(r"text_branch\.layers\.(\d+)\.", n) for n in renamed)
-    return 1 + max((int(m[1]) for m in numbers if m), default=-1)
-
-
-def rows(renamed: Mapping[str, Stored], name: str) -> tuple[int, int]:
-    """Return the shape of a matrix of a renamed text tower; FormatError if it is none."""
-    array = renamed.get(f"text_branch.{name}")
-    if array is None or array.ndim != 2:
-        raise FormatError(f"text tower: {name} is missing or no matrix")
-    return array.shape[0], array.shape[1]
-
-
-def _roberta_config(renamed: Mapping[str, Stored], eps: float, heads: int) -> TextConfig:
-    vocab, width = rows(renamed, "token.weight")
-    return dataclasses.replace(
-        TextConfig.preset("roberta-base"),
-        vocab=vocab,
-        width=width,
-        positions=rows(renamed, "position.weight")[0],
-        types=rows(renamed, "type.weight")[0],
-        layers=layers(renamed),
-        heads=heads or max(1, width // 64),  # no tensor tells; 64 a head in every RoBERTa
-        mlp=rows(renamed, "layers.0.mlp.fc1.weight")[0],
-        eps=eps,
-    )
-
-
-def _t5_config(renamed: Mapping[str, Stored]) -> TextConfig:
-    vocab, width = rows(renamed, "token.weight")
-    buckets, heads = rows(renamed, "relative_position_bias_table")
-    joined, _ = rows(renamed, "layers.0.attn.qkv.weight")
-    return dataclasses.replace(
-        TextConfig.preset("flan-t5-large"),
-        vocab=vocab,
-        width=width,
-        layers=layers(renamed),
-        heads=heads,
-        head_width=joined // 3 // max(1, heads),
-        mlp=rows(renamed, "layers.0.mlp.fc1.weight")[0],
-        buckets=buckets,
-        gated="text_branch.layers.0.mlp.gate.weight" in renamed,
-        activation="gelu_tanh" if "text_branch.layers.0.mlp.gate.weight" in renamed else "relu",
-    )
 
 
 def _heads(parts: Parts) -> tuple[dict[str, Stored], int, dict[str, str]]:

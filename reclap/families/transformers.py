@@ -38,8 +38,10 @@ def read(folder: Path) -> Found:
                 "text_projection": ("linear1", "linear2"),
             },
             quantize=False,
-            text_eps=text_part.get("layer_norm_eps", 1e-12),
-            text_heads=text_part.get("num_attention_heads", 0),
+            text_known={
+                "eps": text_part.get("layer_norm_eps", 1e-12),
+                "heads": text_part.get("num_attention_heads", 12),
+            },
         )
     )
     _refuse_contradictions(folder, htsat, found.config.text, audio_part, text_part)

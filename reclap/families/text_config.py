@@ -1,0 +1,132 @@
+"""What a text tower is, read off its tensors."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from reclap.config import TextConfig
+from reclap.errors import FormatError
+from reclap.families import text
+from reclap.tensors import Array, Stored
+
+__all__ = ["kind_of", "tower_of"]
+
+Tensors = Mapping[str, Array]
+
+_READERS: dict[str, Callable[[Tensors], dict[str, Stored]]] = {
+    "bert-base": text.from_bert,
+    "roberta-base": text.from_roberta,
+    "flan-t5-large": text.from_t5,
+    "gpt2": text.from_gpt2,
+    "clip-text": text.from_clip,
+}
+# A tensor that only towers of one kind have; BERT's and RoBERTa's names are the same.
+_SIGNS = {
+    "encoder.block.0.layer.0.SelfAttention.q.weight": "flan-t5-large",
+    "wte.weight": "gpt2",
+    "resblocks.0.attn.in_proj_weight": "clip-text",
+    "embeddings.token_embedding.weight": "clip-text",
+}
+_BERT_SIGN, _SEGMENTS = (
+    "embeddings.word_embeddings.weight",
+    "embeddings.token_type_embeddings.weight",
+)
+_BART_SIGN = "encoder.embed_positions.weight"
+
+
+def kind_of(tensors: Tensors) -> str:
+    """Return the preset of `TextConfig` that a tower is of.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        By upstream's names, without the prefix of the model around it.
+
+    Raises
+    ------
+    FormatError
+        If it is of another kind; BART by name.
+    """
+    for sign, kind in _SIGNS.items():
+        if sign in tensors:
+            return kind
+    if _BERT_SIGN in tensors:  # BERT has two segments, RoBERTa one
+        segments = tensors.get(_SEGMENTS)
+        is_roberta = segments is not None and segments.shape[:1] == (1,)
+        return "roberta-base" if is_roberta else "bert-base"
+    if _BART_SIGN in tensors:
+        raise FormatError("text tower: BART, which reclap does not have")
+    raise FormatError("text tower: none of BERT, RoBERTa, T5, GPT-2, CLIP")
+
+
+def tower_of(
+    tensors: Tensors, kind: str | None = None, **known: Any
+) -> tuple[TextConfig, dict[str, Stored]]:
+    """Return configuration and tensors of a text tower.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        As for `kind_of`.
+    kind : str, optional
+        Name of the preset that gives what no tensor tells; `kind_of` by default.
+    **known
+        Fields of `TextConfig` that a configuration file gives.
+
+    Returns
+    -------
+    config : TextConfig
+        Pooled as the CLAP models do that use this kind. Heads are 64 wide, where the tensors do
+        not tell, as in every published model of these kinds.
+    tensors : dict of str to ndarray
+        By our names.
+
+    Raises
+    ------
+    FormatError
+        If a tensor is missing or unknown, or has no shape that tells the sizes.
+    """
+    kind = kind or kind_of(tensors)
+    renamed = _READERS[kind](tensors)
+    told = _t5_sizes(renamed) if kind == "flan-t5-large" else _table_sizes(renamed)
+    return dataclasses.replace(TextConfig.preset(kind), **told | known), renamed
+
+
+def _sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
+    vocab, width = _rows(renamed, "token.weight")
+    mlp, _ = _rows(renamed, "layers.0.mlp.fc1.weight")
+    return {"vocab": vocab, "width": width, "layers": _layers(renamed), "mlp": mlp}
+
+
+def _table_sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
+    """Return the sizes of a tower with a table of positions."""
+    sizes = _sizes(renamed) | {"positions": _rows(renamed, "position.weight")[0]}
+    if "text_branch.type.weight" in renamed:
+        sizes["types"] = _rows(renamed, "type.weight")[0]
+    return sizes | {"heads": max(1, sizes["width"] // 64)}
+
+
+def _t5_sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
+    buckets, heads = _rows(renamed, "relative_position_bias_table")
+    stacked, _ = _rows(renamed, "layers.0.attn.qkv.weight")
+    gated = "text_branch.layers.0.mlp.gate.weight" in renamed
+    return _sizes(renamed) | {
+        "heads": heads,
+        "head_width": stacked // 3 // max(1, heads),
+        "buckets": buckets,
+        "gated": gated,
+        "activation": "gelu_tanh" if gated else "relu",
+    }
+
+
+def _layers(renamed: Mapping[str, Stored]) -> int:
+    numbers = (re.match(r"text_branch\.layers\.(\d+)\.", n) for n in renamed)
+    return 1 + max((int(m[1]) for m in numbers if m), default=-1)
+
+
+def _rows(renamed: Mapping[str, Stored], name: str) -> tuple[int, int]:
+    array = renamed.get(f"text_branch.{name}")
+    if array is None or array.ndim != 2:
+        raise FormatError(f"text tower: {name} is missing or no matrix")
+    return array.shape[0], array.shape[1]
