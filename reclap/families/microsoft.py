@@ -1,5 +1,6 @@
 """MS-CLAP's state dict."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
