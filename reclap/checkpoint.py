@@ -58,6 +58,10 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
 }
+_OF_NO_EMBEDDING = frozenset(
+    "name template drop_path dropout time_stripes time_width freq_stripes freq_width"
+    " bn_momentum".split()
+)
 _LARGEST_HEADER = 100_000_000  # as the safetensors library
 
 
@@ -455,5 +459,5 @@ def _unusual(data: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, A
     return {
         name: _unusual(value, default[name]) if isinstance(value, dict) else value
         for name, value in data.items()
-        if value != default[name] and name not in ("name", "template")
+        if value != default[name] and name not in _OF_NO_EMBEDDING
     }

@@ -63,10 +63,13 @@ def test_linked_save_shares_the_text_tower(small, small_folder, tmp_path):
     assert reclap.load(tmp_path).digest == small.digest
 
 
-def test_digest_knows_weights_and_preprocessing_but_not_names(folder, small):
+def test_digest_knows_weights_and_preprocessing_but_nothing_else(folder, small):
     path = folder / checkpoint.CONFIG
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"name": "other", "template": "hear {label}"}))
+    assert reclap.load(folder).digest == small.digest
+    of_training = {"drop_path": 0.5, "dropout": 0.1, "time_width": 3, "bn_momentum": 0.2}
+    path.write_text(json.dumps(data | {"audio": data["audio"] | of_training}))
     assert reclap.load(folder).digest == small.digest
     path.write_text(json.dumps(data | {"front": data["front"] | {"padding": "pad"}}))
     assert reclap.load(folder).digest != small.digest
