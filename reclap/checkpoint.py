@@ -58,10 +58,9 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
 }
-_OF_NO_EMBEDDING = frozenset(
-    "name template drop_path dropout time_stripes time_width freq_stripes freq_width"
-    " bn_momentum".split()
-)
+_TRAINING = ("drop_path", "dropout", "bn_momentum")
+_STRIPES = ("time_stripes", "time_width", "freq_stripes", "freq_width")
+_OF_NO_EMBEDDING = frozenset({"name", "template", *_TRAINING, *_STRIPES})
 _LARGEST_HEADER = 100_000_000  # as the safetensors library
 
 
