@@ -30,14 +30,12 @@ static rc_pair declare_conv(rc_params *p, const int64_t *kernel, const char *pre
     return pair;
 }
 
-static rc_fusion_norm declare_norm(rc_params *p, int64_t c, const char *prefix, int number)
+/* Members of LAION's Sequential are named by number. */
+static rc_batch_norm declare_norm(rc_params *p, int64_t c, const char *prefix, int number)
 {
     char name[8];
     snprintf(name, sizeof name, "%d", number);
-    rc_fusion_norm norm = {.scale = rc_declare_norm(p, c, prefix, name)};
-    norm.mean = rc_params_add(p, RC_BUFFER, 1, &c, "%s%d.running_mean", prefix, number);
-    norm.var = rc_params_add(p, RC_BUFFER, 1, &c, "%s%d.running_var", prefix, number);
-    return norm;
+    return rc_declare_batch_norm(p, c, prefix, name);
 }
 
 #define EMBED "audio_branch.patch_embed."
@@ -143,8 +141,8 @@ static const float *value(const rc_fusion_run *job, int64_t index)
 }
 
 /* y may be x; shift stands in for the norm's own bias. */
-static void norm_rows(const rc_fusion_run *job, float *y, const float *x,
-                      const rc_fusion_norm *norm, const float *shift, int64_t n, int64_t c)
+static void norm_rows(const rc_fusion_run *job, float *y, const float *x, const rc_batch_norm *norm,
+                      const float *shift, int64_t n, int64_t c)
 {
     rc_batchnorm_forward(y, x, value(job, norm->mean), value(job, norm->var),
                          value(job, norm->scale.w), shift, n, c, job->f->eps);

@@ -5,16 +5,10 @@
 
 #include "model.h"
 
-/* A batch norm over channels that only ever runs on its running statistics. */
-typedef struct {
-    rc_pair scale;
-    int64_t mean, var;
-} rc_fusion_norm;
-
 /* One branch of the attention: squeeze to a quarter of the channels, widen again. */
 typedef struct {
     rc_pair squeeze, widen;
-    rc_fusion_norm squeeze_norm, widen_norm;
+    rc_batch_norm squeeze_norm, widen_norm;
 } rc_fusion_branch;
 
 typedef struct {

@@ -59,9 +59,7 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
 static void declare_input(rc_htsat *t, rc_params *p)
 {
     const rc_htsat_config *c = &t->config;
-    t->bn = rc_declare_norm(p, c->mels, BRANCH, "bn0");
-    t->bn_mean = rc_params_add(p, RC_BUFFER, 1, &c->mels, BRANCH "bn0.running_mean");
-    t->bn_var = rc_params_add(p, RC_BUFFER, 1, &c->mels, BRANCH "bn0.running_var");
+    t->bn = rc_declare_batch_norm(p, c->mels, BRANCH, "bn0");
     int64_t kernel[4] = {c->embed, 1, c->patch, c->patch};
     t->patch.w = rc_params_add(p, RC_WEIGHT, 4, kernel, BRANCH "patch_embed.proj.weight");
     if (p->status == RC_OK) p->item[t->patch.w].linear = true;

@@ -21,8 +21,8 @@ struct rc_htsat {
     rc_htsat_config config;
     int64_t blocks; /* of all stages */
     rc_fusion fusion;
-    rc_pair bn, patch, patch_norm, norm;
-    int64_t bn_mean, bn_var;
+    rc_batch_norm bn;
+    rc_pair patch, patch_norm, norm;
     int32_t *patch_from; /* (spec_size^2) */
     rc_htsat_stage stage[RC_STAGES_MAX];
 };

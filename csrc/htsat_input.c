@@ -34,8 +34,8 @@ static void stretch(const rc_htsat_call *job, float *wide, float *normed, const 
 {
     const rc_htsat *t = job->t;
     const rc_htsat_config *c = &t->config;
-    rc_batchnorm_forward(normed, mel, job->bn_mean, job->bn_var, rc_call_value(job, t->bn.w),
-                         rc_call_value(job, t->bn.b), job->frames, c->mels, (float)c->eps);
+    rc_batchnorm_forward(normed, mel, job->bn_mean, job->bn_var, rc_call_value(job, t->bn.scale.w),
+                         rc_call_value(job, t->bn.scale.b), job->frames, c->mels, (float)c->eps);
     if (job->tape != NULL) drop_stripes(job, normed, clip);
     rc_stretch_forward(wide, normed, job->frames, rc_htsat_frames(t), c->mels);
 }
@@ -93,7 +93,7 @@ static void batch_statistics(rc_htsat_call *job)
     const rc_htsat *t = job->t;
     rc_htsat_tape *k = job->tape;
     int64_t n = job->b * job->frames, c = t->config.mels;
-    float *mean = job->p->item[t->bn_mean].x, *var = job->p->item[t->bn_var].x;
+    float *mean = job->p->item[t->bn.mean].x, *var = job->p->item[t->bn.var].x;
     float momentum = (float)t->config.bn_momentum, unbiased = n > 1 ? (float)n / (float)(n - 1) : 1;
     rc_batchnorm_stats(k->bn_mean, k->bn_var, job->mel, n, c);
     for (int64_t j = 0; j < c; j++)
@@ -113,8 +113,8 @@ rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
         if (t->config.fusion) RC_TRY(rc_fusion_get(&job->fusion, &t->fusion, job->dnn, job->p));
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, t->patch, n, n, false));
         if (job->tape != NULL) batch_statistics(job);
-        job->bn_mean = job->tape != NULL ? job->tape->bn_mean : rc_call_value(job, t->bn_mean);
-        job->bn_var = job->tape != NULL ? job->tape->bn_var : rc_call_value(job, t->bn_var);
+        job->bn_mean = job->tape != NULL ? job->tape->bn_mean : rc_call_value(job, t->bn.mean);
+        job->bn_var = job->tape != NULL ? job->tape->bn_var : rc_call_value(job, t->bn.var);
         job->y = y;
         rc_parallel(rc_dnn_pool(job->dnn), job->b, input_clip, job);
     }
@@ -156,9 +156,10 @@ rc_status rc_htsat_input_backward(rc_htsat_call *job, const float *dy)
         RC_TRY(rc_linear_backward_weight(job->dnn, job->p, t->patch, job->da, k->pixels, rows));
         rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, t->patch_norm, dy, k->embed, k->mean,
                                 k->rstd, rows);
-        rc_batchnorm_backward(NULL, job->p->item[t->bn.w].dx, job->p->item[t->bn.b].dx, job->dx,
-                              job->mel, k->bn_mean, k->bn_var, rc_call_value(job, t->bn.w),
-                              job->b * job->frames, c->mels, (float)c->eps, true);
+        rc_batchnorm_backward(NULL, job->p->item[t->bn.scale.w].dx, job->p->item[t->bn.scale.b].dx,
+                              job->dx, job->mel, k->bn_mean, k->bn_var,
+                              rc_call_value(job, t->bn.scale.w), job->b * job->frames, c->mels,
+                              (float)c->eps, true);
     }
     job->arena->used = used;
     return RC_OK;

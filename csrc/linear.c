@@ -1,6 +1,14 @@
 /* Linear layers over chunks of rows, and the weight gradients that sum over all rows. */
 #include "model.h"
 
+enum { CHUNK_ROWS = 512, SHARES = 8 };
+
+int64_t rc_chunk_rows(int64_t total, int64_t unit)
+{
+    int64_t units = (total / SHARES + unit - 1) / unit;
+    return unit * rc_max(1, rc_min(units, rc_max(1, CHUNK_ROWS / unit)));
+}
+
 static rc_product_shape forward_shape(int64_t m, int64_t n, int64_t k, bool bias, bool sum)
 {
     return (rc_product_shape){

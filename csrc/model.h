@@ -55,7 +55,19 @@ rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char 
 rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
                           const char *name);
 
+/* A batch norm: scale and bias, running mean and variance. */
+typedef struct {
+    rc_pair scale;
+    int64_t mean, var;
+} rc_batch_norm;
+
+rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
+
 /* ---- linear.c -------------------------------------------------------------------------------- */
+
+/* Rows of a chunk: a multiple of `unit`, enough chunks to share, small enough to stay in the cache.
+ * A function of the batch alone, so that results do not depend on the number of threads. */
+int64_t rc_chunk_rows(int64_t total, int64_t unit);
 
 /* y = x wᵀ + b over chunks of `rows` rows, the last one shorter. Looked up once per call of a
  * tower, run by any worker on any chunk. */
@@ -110,6 +122,25 @@ void rc_htsat_free(rc_htsat *t);
 int64_t rc_htsat_width(const rc_htsat *t);  /* of the embedding */
 int64_t rc_htsat_frames(const rc_htsat *t); /* most spectrogram frames accepted */
 
+/* ---- cnn14.c --------------------------------------------------------------------------------- */
+
+/* Cnn14 (Kong et al. 2020): two convolutions a block; all blocks but the last halve the picture. */
+typedef struct {
+    int64_t mels, blocks, widths[RC_STAGES_MAX];
+    double eps;
+} rc_cnn14_config;
+
+typedef struct rc_cnn14 rc_cnn14;
+
+/* Most spectrogram frames accepted: a bound of memory only. */
+enum { RC_CNN14_FRAMES = 8192 };
+
+rc_status rc_cnn14_check(const rc_cnn14_config *c);
+rc_status rc_cnn14_new(rc_cnn14 **out, const rc_cnn14_config *c, rc_params *p);
+void rc_cnn14_free(rc_cnn14 *t);
+int64_t rc_cnn14_width(const rc_cnn14 *t); /* of the embedding */
+int64_t rc_cnn14_least(const rc_cnn14 *t); /* fewest spectrogram frames accepted */
+
 /* ---- transformer.c --------------------------------------------------------------------------- */
 
 /* The kinds count in the order of the names in reclap/config.py. */
@@ -154,9 +185,27 @@ typedef struct {
     rc_pair norm;          /* of RC_HEAD_MS */
 } rc_head;
 
+/* The kinds count in the order of reclap/towers.py. */
+typedef enum { RC_AUDIO_HTSAT, RC_AUDIO_CNN14 } rc_audio_kind;
+
+typedef struct {
+    rc_audio_kind kind;
+    rc_htsat_config htsat; /* used where the kind says so, as cnn14 */
+    rc_cnn14_config cnn14;
+} rc_audio_config;
+
+/* An audio tower of either kind, and what holds for both. */
+typedef struct {
+    rc_htsat *htsat; /* NULL where it is the other kind, as cnn14 */
+    rc_cnn14 *cnn14;
+    int64_t mels, views; /* bands; pictures a clip: 1, with fusion RC_VIEWS */
+    int64_t least, most; /* frames of a picture */
+    int64_t width;       /* of the embedding before the head */
+} rc_audio_tower;
+
 typedef struct {
     bool has_audio, has_text;
-    rc_htsat_config audio;
+    rc_audio_config audio;
     rc_text_config text;
     int64_t text_width; /* of the text features that enter the text head */
     rc_head_kind audio_head, text_head;
@@ -166,7 +215,7 @@ typedef struct {
 typedef struct {
     rc_clap_config config;
     rc_params params;
-    rc_htsat *audio;
+    rc_audio_tower audio;
     rc_text *text;
     rc_head audio_head, text_head;
     int64_t logit_scale; /* index */
@@ -259,6 +308,9 @@ rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c,
                            rc_htsat_tape *tape, rc_draw draw);
 rc_status rc_htsat_backward(const rc_htsat *t, const rc_params *p, rc_context *c, const float *dy,
                             rc_htsat_tape *tape);
+
+rc_status rc_cnn14_forward(const rc_cnn14 *t, const rc_params *p, rc_context *c, float *y,
+                           const float *mel, int64_t b, int64_t frames);
 
 rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, float *y,
                           const int32_t *id, const int32_t *first, int64_t n);

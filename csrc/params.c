@@ -68,3 +68,11 @@ rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const c
     if (bias) pair.b = rc_params_add(p, RC_BIAS, 1, &n, "%s%s.bias", prefix, name);
     return pair;
 }
+
+rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix, const char *name)
+{
+    rc_batch_norm norm = {.scale = rc_declare_norm(p, c, prefix, name)};
+    norm.mean = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_mean", prefix, name);
+    norm.var = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_var", prefix, name);
+    return norm;
+}

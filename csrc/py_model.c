@@ -49,7 +49,7 @@ static int get_list(PyObject *dict, const char *key, int64_t *out, int64_t *coun
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static int get_audio(PyObject *d, rc_htsat_config *c)
+static int get_htsat(PyObject *d, rc_htsat_config *c)
 {
     int64_t heads;
     if (get_int(d, "mels", &c->mels) < 0 || get_int(d, "spec_size", &c->spec_size) < 0 ||
@@ -70,6 +70,26 @@ static int get_audio(PyObject *d, rc_htsat_config *c)
     if (heads == c->stages) return 0;
     PyErr_Format(PyExc_ValueError, "configuration: %lld depths but %lld heads",
                  (long long)c->stages, (long long)heads);
+    return -1;
+}
+
+static int get_cnn14(PyObject *d, rc_cnn14_config *c)
+{
+    return get_int(d, "mels", &c->mels) < 0 || get_list(d, "widths", c->widths, &c->blocks) < 0 ||
+                   get_double(d, "eps", &c->eps) < 0
+               ? -1
+               : 0;
+}
+
+static int get_audio(PyObject *d, rc_audio_config *c)
+{
+    int64_t kind;
+    if (get_int(d, "kind", &kind) < 0) return -1;
+    c->kind = (rc_audio_kind)kind;
+    if (kind == RC_AUDIO_HTSAT) return get_htsat(d, &c->htsat);
+    if (kind == RC_AUDIO_CNN14) return get_cnn14(d, &c->cnn14);
+    PyErr_Format(PyExc_ValueError, "configuration: unknown kind %lld of audio tower",
+                 (long long)kind);
     return -1;
 }
 
@@ -172,10 +192,10 @@ static rc_status audio_work(void *job)
 }
 
 /* (b, frames, mels), or with fusion (b, RC_VIEWS, frames, mels), and a flag for each clip. */
-static int audio_shapes(PyArrayObject *mel, PyArrayObject *longer, const rc_htsat_config *c)
+static int audio_shapes(PyArrayObject *mel, PyArrayObject *longer, const rc_audio_tower *t)
 {
-    int64_t plain[3] = {-1, -1, c->mels}, views[4] = {-1, RC_VIEWS, -1, c->mels};
-    if ((c->fusion ? rc_py_shape(mel, "mel", 4, views) : rc_py_shape(mel, "mel", 3, plain)) < 0)
+    int64_t plain[3] = {-1, -1, t->mels}, views[4] = {-1, t->views, -1, t->mels};
+    if ((t->views > 1 ? rc_py_shape(mel, "mel", 4, views) : rc_py_shape(mel, "mel", 3, plain)) < 0)
         return -1;
     int64_t b = rc_py_size(mel, 0);
     return longer == NULL ? 0 : rc_py_shape(longer, "longer", 1, &b);
@@ -195,10 +215,10 @@ static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
         Py_XDECREF(mel);
         return NULL;
     }
-    const rc_clap_config *c = &self->model->config;
-    if (audio_shapes(mel, longer, &c->audio) == 0) {
+    const rc_clap *m = self->model;
+    if (audio_shapes(mel, longer, &m->audio) == 0) {
         int64_t out[2] = {job.n = rc_py_size(mel, 0),
-                          job.features ? self->model->audio_head.in : c->dim};
+                          job.features ? m->audio_head.in : m->config.dim};
         job.frames = rc_py_size(mel, PyArray_NDIM(mel) - 2);
         job.longer = longer == NULL ? NULL : PyArray_DATA(longer);
         job.context = context->context;

@@ -88,10 +88,10 @@ static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_wor
                                      rc_py_f32, &text, &seed, &step, &h->lr, &h->beta1, &h->beta2,
                                      &h->eps, &h->weight_decay, &h->clip))
         goto done;
-    const rc_clap_config *c = &self->model->model->config;
-    int64_t mel_shape[3] = {-1, -1, c->audio.mels};
+    const rc_clap *m = self->model->model;
+    int64_t mel_shape[3] = {-1, -1, m->audio.mels};
     if (rc_py_shape(mel, "mel", 3, mel_shape) < 0) goto done;
-    int64_t text_shape[2] = {job.b = rc_py_size(mel, 0), c->text_width};
+    int64_t text_shape[2] = {job.b = rc_py_size(mel, 0), m->config.text_width};
     if (rc_py_shape(text, "text", 2, text_shape) < 0) goto done;
     h->seed = seed;
     h->step = step;

@@ -4,14 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { CHUNK_ROWS = 512, SHARES = 8 };
-
-int64_t rc_chunk_rows(int64_t total, int64_t unit)
-{
-    int64_t units = (total / SHARES + unit - 1) / unit;
-    return unit * rc_max(1, rc_min(units, rc_max(1, CHUNK_ROWS / unit)));
-}
-
 void rc_swin_tape_take(rc_swin_tape *tape, rc_arena *arena, const rc_swin *s, int64_t rows)
 {
     tape->x = rc_take(arena, rows * s->c);

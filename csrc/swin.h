@@ -42,8 +42,4 @@ rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, fl
                            const float *dy, int64_t b, const rc_swin_tape *tape, rc_draw draw,
                            rc_arena *arena);
 
-/* Rows of a chunk: whole windows, enough chunks to share, small enough to stay in the cache. A
- * function of the batch alone, so that results do not depend on the number of threads. */
-int64_t rc_chunk_rows(int64_t total, int64_t unit);
-
 #endif

@@ -24,7 +24,7 @@ static rc_status open_trainer(rc_trainer *t, int threads)
 {
     rc_params *p = &t->model->params;
     RC_TRY(rc_context_new(&t->context, threads));
-    RC_TRY(rc_htsat_tape_new(&t->tape, t->model->audio));
+    RC_TRY(rc_htsat_tape_new(&t->tape, t->model->audio.htsat));
     t->offset = calloc((size_t)p->count, sizeof *t->offset);
     if (t->offset == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
     for (int64_t i = 0; i < p->count; i++) {
@@ -48,9 +48,11 @@ static rc_status open_trainer(rc_trainer *t, int threads)
 rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
 {
     *out = NULL;
-    if (m->audio == NULL || m->config.text_width < 1 || m->text != NULL)
+    if (!m->config.has_audio || m->config.text_width < 1 || m->text != NULL)
         return rc_fail(RC_EINVAL, "trainer: needs an audio tower and text features, no text tower");
-    if (m->config.audio.fusion)
+    if (m->audio.htsat == NULL)
+        return rc_fail(RC_EINVAL, "trainer: the audio tower Cnn14 cannot be trained yet");
+    if (m->audio.views > 1)
         return rc_fail(RC_EINVAL, "trainer: an audio tower with fusion cannot be trained yet");
     if (m->params.item[0].dx != NULL)
         return rc_fail(RC_EINVAL, "trainer: this model already has one");
@@ -103,7 +105,7 @@ typedef struct {
 
 static void take_step(step_buffers *s, rc_arena *arena, const rc_clap *m, int64_t b)
 {
-    int64_t width = rc_htsat_width(m->audio), dim = m->config.dim;
+    int64_t width = m->audio.width, dim = m->config.dim;
     s->features = rc_take(arena, b * width);
     s->dfeatures = rc_take(arena, b * width);
     rc_head_tape_take(&s->audio, arena, &m->audio_head, b);
@@ -124,7 +126,7 @@ static rc_status backward(rc_trainer *t, step_buffers *s, const float *text, int
     RC_TRY(rc_head_backward(&m->text_head, &m->params, dnn, NULL, s->dt, &s->text, text, b));
     RC_TRY(rc_head_backward(&m->audio_head, &m->params, dnn, s->dfeatures, s->da, &s->audio,
                             s->features, b));
-    return rc_htsat_backward(m->audio, &m->params, t->context, s->dfeatures, t->tape);
+    return rc_htsat_backward(m->audio.htsat, &m->params, t->context, s->dfeatures, t->tape);
 }
 
 static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const float *text,
@@ -139,8 +141,8 @@ static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const 
     take_step(&s, &t->arena, m, b);
     memset(t->buffer[1], 0, (size_t)t->size * sizeof(float));
     rc_draw draw = {.seed = how->seed, .step = how->step};
-    RC_TRY(rc_htsat_forward(m->audio, &m->params, t->context, s.features, mel, NULL, b, frames,
-                            t->tape, draw));
+    RC_TRY(rc_htsat_forward(m->audio.htsat, &m->params, t->context, s.features, mel, NULL, b,
+                            frames, t->tape, draw));
     RC_TRY(rc_head_forward(&m->audio_head, &m->params, dnn, &s.audio, s.features, b));
     RC_TRY(rc_head_forward(&m->text_head, &m->params, dnn, &s.text, text, b));
     RC_TRY(rc_contrastive_forward(loss, s.logits, s.lse, dnn, s.audio.y, s.text.y,
@@ -178,7 +180,7 @@ static rc_status gradient_norm(rc_trainer *t, double *norm)
 static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const float *mel,
                                    const float *text, int64_t b, int64_t frames, const rc_step *how)
 {
-    int64_t most = rc_htsat_frames(t->model->audio);
+    int64_t most = t->model->audio.most;
     if (b < 1 || frames < 1 || frames > most)
         return rc_fail(RC_EINVAL,
                        "mel: expected at least 1 clip of 1 to %lld frames, got %lld of %lld",

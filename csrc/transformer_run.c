@@ -4,7 +4,6 @@
  * Everything but attention works on chunks of rows; attention on one sequence. Rows are rounded up
  * to a multiple of ROUND so that few shapes of products occur; what the added rows compute is never
  * read. */
-#include "swin.h"
 #include "transformer.h"
 
 #include <math.h>

@@ -7,6 +7,7 @@ from reclap.config import TextConfig
 
 # 16 x 16 tokens, then 8 x 8, then 4 x 4: windows of 4 are shifted in the first two stages only.
 AUDIO = {
+    "kind": 0,
     "mels": 16,
     "spec_size": 64,
     "patch": 4,

@@ -112,7 +112,7 @@ def test_fused_sizes_have_laions_number_of_parameters():
         counts = []
         for fusion in (False, True):
             config = reclap.config.HtsatConfig.preset(preset)
-            fields = dict(vars(config)) | {"fusion": fusion}
+            fields = {"kind": 0} | vars(config) | {"fusion": fusion}
             model = core.Model(fields, None, 0, 0, 0, config.width)
             own = [np.prod(s) for n, s, k in model.parameters() if k != STATISTIC]
             counts.append(int(sum(own)))
