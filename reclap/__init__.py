@@ -13,7 +13,8 @@ from reclap.errors import BackendError, FormatError, ReclapError, SkippedWarning
 if TYPE_CHECKING:
     from reclap.config import ClapConfig
     from reclap.embeddings import Embeddings, nearest
-    from reclap.model import Model, load
+    from reclap.loading import load
+    from reclap.model import Model
     from reclap.prompts.bank import PromptBank
     from reclap.results import Classification, Timeline
 
@@ -41,7 +42,7 @@ _HOME = {
     "Model": "reclap.model",
     "PromptBank": "reclap.prompts.bank",
     "Timeline": "reclap.results",
-    "load": "reclap.model",
+    "load": "reclap.loading",
     "nearest": "reclap.embeddings",
 }
 

@@ -20,13 +20,13 @@ from reclap import checkpoint, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, SkippedWarning, one_line
-from reclap.families import clap
+from reclap.families.parts import Found
 from reclap.progress import bar as progress_bar
 from reclap.results import Classification, Timeline
 from reclap.tensors import Lazy
 from reclap.text import Tokenizer, check_texts, prompt_of
 
-__all__ = ["Model", "TextEncoder", "load"]
+__all__ = ["Model", "TextEncoder", "default_threads"]
 
 Floats = npt.NDArray[np.float32]
 Labels = Sequence[str] | Mapping[str, Sequence[str]]
@@ -61,69 +61,6 @@ def _core_of(where: Path, config: ClapConfig, **changes: Any) -> "core.Model":
 def _wanted(made: "core.Model") -> list[tuple[str, tuple[int, ...]]]:
     """Return names and shapes of the parameters."""
     return [(name, shape) for name, shape, _ in made.parameters()]
-
-
-def load(
-    source: str | os.PathLike[str] = "mini",
-    *,
-    dtype: str = "float32",
-    threads: int | None = None,
-    tokenizer: str | os.PathLike[str] | None = None,
-    compat: str | None = None,
-) -> "Model":
-    """Load a model.
-
-    Parameters
-    ----------
-    source : str or path
-        ``"mini"``, the bundled model; a model folder; a folder of transformers' ClapModel; or a
-        file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) of LAION-CLAP, ReCLAP,
-        CompA-CLAP or MS-CLAP 2023. Nothing in a pickled file is run.
-    dtype : {"float32", "auto"}
-        Arithmetic of the towers.
-    threads : int, optional
-        Most threads of one call; the processors of this process by default.
-    tokenizer : path, optional
-        The tokenizer.json of the text model, for a file that has none beside it. Without any the
-        model embeds sounds, but no text.
-    compat : {"upstream"}, optional
-        For another project's checkpoint: prepare sounds exactly as its own code does on an
-        installation of today, wherever that is deterministic. LAION-CLAP with fusion then shrinks
-        long clips by torchvision's antialiased resize; MS-CLAP puts channels one after the other
-        and resamples as torchaudio. Clips that upstream crops at random are treated as without.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such model.
-    FormatError
-        If a file of it is damaged; every missing, unexpected and misshapen tensor is named.
-
-    Examples
-    --------
-    >>> import reclap
-    >>> reclap.load("mini").embed_text(["rain on a tin roof", "a dog barks"]).shape
-    (2, 384)
-    """
-    if dtype not in ("float32", "auto"):
-        raise ValueError(f"dtype is {dtype!r}, expected float32 or auto")
-    if compat not in (None, "upstream"):
-        raise ValueError(f"compat is {compat!r}, expected upstream or None")
-    path = checkpoint.resolve(source)
-    if clap.is_foreign(path):
-        chosen = None if tokenizer is None else Path(tokenizer)
-        return Model.from_foreign(path, threads, chosen, compat)
-    if path.is_file():
-        raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
-    if tokenizer is not None:
-        raise ValueError(f"tokenizer: {path} has its own")
-    if compat is not None:
-        raise ValueError(f"compat: {path} is a model folder, which says how it prepares sounds")
-    return Model.from_folder(path, threads)
 
 
 class TextEncoder:
@@ -161,7 +98,7 @@ class TextEncoder:
 
 
 class Model:
-    """A contrastive language-audio model; see `load`.
+    """A contrastive language-audio model; see `reclap.load`.
 
     Methods may be called from several threads; calls take turns.
 
@@ -203,7 +140,7 @@ class Model:
 
     @classmethod
     def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
-        """Load a model folder; see `load`."""
+        """Load a model folder; see `reclap.load`."""
         config = checkpoint.read_config(folder)
         made = _core_of(folder / checkpoint.CONFIG, config)
         made.bind(checkpoint.read_parameters(folder, _wanted(made)), pack=True)
@@ -211,21 +148,16 @@ class Model:
 
     @classmethod
     def from_foreign(
-        cls,
-        path: Path,
-        threads: int | None = None,
-        tokenizer: Path | None = None,
-        compat: str | None = None,
+        cls, found: Found, source: Path, threads: int | None = None, tokenizer: Path | None = None
     ) -> "Model":
-        """Load another project's checkpoint; see `load`."""
-        found = clap.read(path, compat)
-        made = _core_of(path, found.config)
-        made.bind(checkpoint.match(found.tensors, _wanted(made), str(path)), pack=True)
+        """Make a model of another project's checkpoint, see `reclap.load`."""
+        made = _core_of(source, found.config)
+        made.bind(checkpoint.match(found.tensors, _wanted(made), str(source)), pack=True)
         return cls(
             found.config,
             made,
             tokenizer or found.tokenizer,
-            path,
+            source,
             threads,
             family=found.family,
             ignored=found.ignored,

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from reclap import manifest
-from reclap.model import Model, load
+from reclap.loading import load
+from reclap.model import Model
 from reclap.text import prompt_of
 from reclap.training import loop, recipe
 

@@ -14,7 +14,11 @@ def add_info(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("info", help="describe a model")
     p.add_argument(
-        "model", metavar="MODEL", nargs="?", default="mini", help="name, folder or checkpoint"
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default="mini",
+        help="name, folder, file, or id of the hub",
     )
     options.add_loading(p)
     options.add_threads(p)

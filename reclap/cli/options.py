@@ -34,19 +34,30 @@ SUFFIXES = (
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and ``--threads``."""
     parser.add_argument(
-        "--model", default="mini", help="bundled name, folder or checkpoint (default: mini)"
+        "--model",
+        default="mini",
+        help="bundled name, folder, checkpoint, or id of the hub (default: mini)",
     )
     add_loading(parser)
     add_threads(parser)
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tokenizer`` and ``--compat``."""
+    """Add what else `load_model` takes, but for ``--threads``."""
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        metavar="JSON",
-        help="tokenizer.json, for a checkpoint without one",
+        metavar="PATH",
+        help="tokenizer.json, or a folder with a tokenizer, for a checkpoint without one",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of an id of the hub")
+    parser.add_argument(
+        "--offline", action="store_true", help="no network: only what the hub's cache holds"
+    )
+    parser.add_argument(
+        "--text-activation",
+        choices=("gelu", "quick_gelu"),
+        help="of the CLIP text tower in a file of LAION-CLAP (default: gelu)",
     )
     parser.add_argument(
         "--compat",
@@ -92,10 +103,18 @@ def positive(text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> "Model":
-    """Load the model of ``--model``, ``--tokenizer``, ``--compat`` and ``--threads``."""
-    from reclap.model import load
+    """Load the model of ``--model`` and of what `add_loading` and `add_threads` added."""
+    from reclap.loading import load
 
-    return load(args.model, threads=args.threads, tokenizer=args.tokenizer, compat=args.compat)
+    return load(
+        args.model,
+        threads=args.threads,
+        tokenizer=args.tokenizer,
+        compat=args.compat,
+        text_activation=args.text_activation,
+        revision=args.revision,
+        offline=args.offline,
+    )
 
 
 def is_watched(count: int = 2) -> bool:

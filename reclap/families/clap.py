@@ -28,7 +28,7 @@ def is_foreign(path: Path) -> bool:
     return config.is_file() and "model_type" in checkpoint.read_json(config)
 
 
-def read(path: Path, compat: str | None = None) -> Found:
+def read(path: Path, compat: str | None = None, text_activation: str | None = None) -> Found:
     """Read a checkpoint of another project.
 
     Parameters
@@ -37,6 +37,8 @@ def read(path: Path, compat: str | None = None) -> Found:
         A ``.pt``, ``.pth``, ``.ckpt``, ``.bin`` or ``.safetensors`` file, or a folder.
     compat : {"upstream"}, optional
         Take the front end of the project's own code, `Found.upstream`.
+    text_activation : {"gelu", "quick_gelu"}, optional
+        See `reclap.families.laion.read`.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def read(path: Path, compat: str | None = None) -> Found:
     """
     folder = path if path.is_dir() else path.parent
     try:
-        found = transformers.read(path) if path.is_dir() else _file(path)
+        found = transformers.read(path) if path.is_dir() else _file(path, text_activation)
         found.config.check()
     except ValueError as error:
         named = str(error).startswith(str(path))  # by who read the file
@@ -56,13 +58,15 @@ def read(path: Path, compat: str | None = None) -> Found:
     return dataclasses.replace(found, config=config, tokenizer=find_tokenizer(folder))
 
 
-def _file(path: Path) -> Found:
+def _file(path: Path, text_activation: str | None) -> Found:
     if path.suffix == ".safetensors":
         tensors: Tensors = checkpoint.read_tensors(path)
     else:
         tensors = pickles.state_dict(path)
     if any(name.startswith("audio_branch.") for name in tensors):
-        return laion.read(path, tensors)
+        return laion.read(path, tensors, text_activation)
+    if text_activation is not None:
+        raise ValueError("text_activation: only for files of LAION-CLAP")
     if any(name.startswith("audio_encoder.base.htsat.") for name in tensors):
         return microsoft.read(path, tensors)
     raise FormatError(

@@ -1,0 +1,107 @@
+"""Models of the Hugging Face hub, by the ``huggingface_hub`` package (extra ``hub``).
+
+A hub id is ``org/name`` for a folder (of transformers' ClapModel or of ours), and ``org/name:FILE``
+for a file of tensors in it, such as ``org/name:sub/model.pt``. What is downloaded once stays in the
+package's cache. Nothing here touches the network before a hub id is asked for.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from reclap import checkpoint
+from reclap.errors import ReclapError, one_line
+from reclap.text import TOKENIZERS
+
+__all__ = ["OFFLINE", "is_hub_id", "locate"]
+
+OFFLINE = "RECLAP_OFFLINE"  # environment: anything but empty and 0 forbids network connections
+
+_PART = r"\w[\w.-]*"
+_ID = re.compile(rf"({_PART}/{_PART})(?::({_PART}(?:/{_PART})*))?", re.ASCII)
+_TEXTS = (*TOKENIZERS, "merges.txt", "tokenizer_config.json")
+_FOLDER = (
+    checkpoint.CONFIG,
+    checkpoint.MODEL,
+    checkpoint.TEXT,
+    "preprocessor_config.json",
+    "processor_config.json",
+    *_TEXTS,
+)
+_OLDER_WEIGHTS = "pytorch_model.bin"  # taken where there is no model.safetensors
+
+
+def is_hub_id(name: str | os.PathLike[str]) -> bool:
+    """Tell whether a name can be a hub id; one that exists as a path or is bundled is none."""
+    if not isinstance(name, str) or _ID.fullmatch(name) is None:
+        return False
+    return not Path(name).exists()
+
+
+def locate(name: str, revision: str | None = None, *, offline: bool = False) -> Path:
+    """Return the local folder or file of a hub id, downloading what is needed of it.
+
+    Parameters
+    ----------
+    name : str
+        ``org/name`` or ``org/name:FILE``.
+    revision : str, optional
+        Branch, tag or commit; the newest of the default branch without.
+    offline : bool
+        Look into the local cache only; so does ``RECLAP_OFFLINE=1`` in the environment.
+
+    Returns
+    -------
+    Path
+        In the cache; its folder is named by the commit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the hub, or offline the cache, does not hold it, or ``huggingface_hub`` is not installed.
+    ReclapError
+        If the hub refuses.
+    """
+    found = _ID.fullmatch(name)
+    if found is None:
+        raise ValueError(f"hub id is {name!r}, expected org/name or org/name:FILE")
+    repository, file = found.groups()
+    offline = offline or os.environ.get(OFFLINE, "") not in ("", "0")
+    wanted = _FOLDER if file is None else (file, *(str(Path(file).with_name(n)) for n in _TEXTS))
+    folder = _snapshot(repository, revision, wanted, offline=offline)
+    if file is None and not (folder / checkpoint.MODEL).exists():
+        folder = _snapshot(repository, revision, (_OLDER_WEIGHTS,), offline=offline)
+    path = folder if file is None else folder / file
+    if not path.exists() or (file is None and not (path / checkpoint.CONFIG).exists()):
+        place = "the local cache of the hub (offline)" if offline else "the hub"
+        raise FileNotFoundError(f"{name}: {place} has no {file or checkpoint.CONFIG} of it")
+    return path
+
+
+def _snapshot(
+    repository: str, revision: str | None, patterns: tuple[str, ...], *, offline: bool
+) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise FileNotFoundError(
+            f"no model named or at {repository!r}; to look for it on the Hugging Face hub, "
+            "install the extra: pip install 'reclap[hub]'"
+        ) from error
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(patterns),
+            local_files_only=offline,
+        )
+    except FileNotFoundError as error:
+        at = f" at revision {revision}" if revision else ""
+        how = "is offline and has" if offline else "reached no hub and has"
+        raise FileNotFoundError(
+            f"no model named or at {repository!r}, and the cache of the hub, which {how} only "
+            f"what was loaded before, does not hold it{at}"
+        ) from error
+    except (OSError, ValueError) as error:  # the hub's answer: unknown, private, wrong revision
+        raise ReclapError(f"{repository}: {one_line(error)}") from error
+    return Path(folder)

@@ -1,0 +1,126 @@
+"""Load a model by what names it: bundled, a path, or an id of the Hugging Face hub."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from reclap import checkpoint, hub
+from reclap.errors import FormatError
+from reclap.families import clap
+from reclap.families.clap import Found
+from reclap.model import Model
+from reclap.text import TOKENIZERS, find_tokenizer
+
+__all__ = ["load", "locate"]
+
+
+def locate(
+    source: str | os.PathLike[str], revision: str | None = None, *, offline: bool = False
+) -> Path:
+    """Return the path of a model; see `load`."""
+    if isinstance(source, str) and hub.is_hub_id(source):
+        return hub.locate(source, revision, offline=offline)
+    if revision is not None:
+        raise ValueError(f"revision: {os.fspath(source)!r} is no hub id")
+    return checkpoint.resolve(source)
+
+
+def load(
+    source: str | os.PathLike[str] = "mini",
+    *,
+    dtype: str = "float32",
+    threads: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    compat: str | None = None,
+    text_activation: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    source : str or path
+        ``"mini"``, the bundled model; a model folder; a folder of transformers' ClapModel; a
+        file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) of LAION-CLAP, ReCLAP,
+        CompA-CLAP or MS-CLAP; or, where no such path exists, an id of the Hugging Face hub:
+        ``"org/name"``, or ``"org/name:FILE"`` for a file of tensors in it (extra ``hub``).
+        Nothing in a pickled file is run.
+    dtype : {"float32", "auto"}
+        Arithmetic of the towers.
+    threads : int, optional
+        Most threads of one call; the processors of this process by default.
+    tokenizer : path, optional
+        For a file that has none beside it: the tokenizer of its text model, as a tokenizer.json, or
+        a folder with one or with ``vocab.json`` and ``merges.txt``, ``vocab.txt`` or
+        ``spiece.model``. Without any the model embeds sounds, but no text.
+    compat : {"upstream"}, optional
+        For another project's checkpoint: prepare sounds exactly as its own code does on an
+        installation of today, wherever that is deterministic. LAION-CLAP with fusion then shrinks
+        long clips by torchvision's antialiased resize; MS-CLAP puts channels one after the other
+        and resamples as torchaudio. Clips that upstream crops at random are treated as without.
+    text_activation : {"gelu", "quick_gelu"}, optional
+        For a file of LAION-CLAP with CLIP's text transformer, which does not tell: "gelu", the
+        default, or "quick_gelu" where the tower began as OpenAI's.
+    revision : str, optional
+        Branch, tag or commit of a hub id.
+    offline : bool
+        Open no network connection; a hub id is looked for in the local cache only. The environment
+        variable ``RECLAP_OFFLINE=1`` does the same.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model; for a hub id, also where the extra is not installed.
+    FormatError
+        If a file of it is damaged; every missing, unexpected and misshapen tensor is named.
+    ReclapError
+        If the hub refuses.
+    ValueError
+        If an option is out of range, or does not go with this model.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> reclap.load("mini").embed_text(["rain on a tin roof", "a dog barks"]).shape
+    (2, 384)
+    """
+    if dtype not in ("float32", "auto"):
+        raise ValueError(f"dtype is {dtype!r}, expected float32 or auto")
+    if compat not in (None, "upstream"):
+        raise ValueError(f"compat is {compat!r}, expected upstream or None")
+    path = locate(source, revision, offline=offline)
+    if clap.is_foreign(path):
+        found = clap.read(path, compat, text_activation)
+        if isinstance(source, str) and hub.is_hub_id(source):
+            found = _named(found, source)
+        return Model.from_foreign(found, path, threads, _tokenizer(tokenizer))
+    if path.is_file():
+        raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
+    _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
+    return Model.from_folder(path, threads)
+
+
+def _named(found: Found, name: str) -> Found:
+    """Return a checkpoint under its hub id instead of the name of its place in the cache."""
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, name=name))
+
+
+def _tokenizer(given: str | os.PathLike[str] | None) -> Path | None:
+    """Return the file that a tokenizer is made of."""
+    if given is None or not Path(given).is_dir():
+        return None if given is None else Path(given)
+    found = find_tokenizer(Path(given))
+    if found is None:
+        raise FileNotFoundError(f"{os.fspath(given)}: expected one of {', '.join(TOKENIZERS)}")
+    return found
+
+
+def _refuse_options(path: Path, **options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name}: {path} is a model folder, which says itself")

@@ -1,0 +1,220 @@
+"""Hub ids: from a cache laid out as the hub's package does, and from a server on this machine."""
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import reclap
+from reclap import hub
+from reclap.cli import main
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+NEW, OLD = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Return an empty cache of the hub, with every network connection forbidden."""
+    from huggingface_hub import constants
+
+    def refuse(*_):
+        raise AssertionError("a network connection was asked for")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return tmp_path / "cache"
+
+
+def place(cache, repository, source, commit=NEW, branch="main"):
+    """Put a folder into the cache, as a download would have done: blobs, links, a reference."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    for path in source.rglob("*"):
+        if path.is_file():
+            blob = home / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+            link = home / "snapshots" / commit / path.relative_to(source)
+            for folder in (blob.parent, link.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, blob)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    (home / "refs").mkdir(parents=True, exist_ok=True)
+    (home / "refs" / branch).write_text(commit)
+
+
+def test_id_in_the_cache_loads_offline(cache, small_folder, small):
+    place(cache, "some/model", small_folder)
+    model = reclap.load("some/model", offline=True)
+    assert model.digest == small.digest
+    assert NEW in model.info()["source"]
+
+
+def test_environment_forbids_the_network(cache, small_folder, monkeypatch, capsys):
+    place(cache, "some/model", small_folder)
+    monkeypatch.setenv(hub.OFFLINE, "1")
+    assert main(["info", "some/model"]) == 0
+    assert main(["info", "some/other"]) == 2
+    assert "offline" in capsys.readouterr().err
+
+
+def test_command_line_option_forbids_the_network(cache, capsys):
+    assert main(["classify", "x.wav", "--labels", "a", "--model", "no/such", "--offline"]) == 2
+    assert "'no/such'" in capsys.readouterr().err
+
+
+def test_revision_is_pinned(cache, small_folder, tmp_path):
+    place(cache, "some/model", small_folder)
+    place(cache, "some/model", small_folder, commit=OLD, branch="v1")
+    for revision, commit in (("v1", OLD), (OLD, OLD), ("main", NEW), (None, NEW)):
+        assert commit in str(hub.locate("some/model", revision, offline=True))
+    with pytest.raises(FileNotFoundError, match="at revision v2"):
+        hub.locate("some/model", "v2", offline=True)
+    with pytest.raises(ValueError, match=r"revision: .* is no hub id"):
+        reclap.load(small_folder, revision="v1")
+
+
+def test_file_of_a_repository(cache, tmp_path):
+    (tmp_path / "repo" / "sub").mkdir(parents=True)
+    for name in ("a.pt", "sub/b.pt", "sub/vocab.txt"):
+        (tmp_path / "repo" / name).write_bytes(b"x")
+    place(cache, "some/files", tmp_path / "repo")
+    path = hub.locate("some/files:sub/b.pt", offline=True)
+    assert path.read_bytes() == b"x"
+    assert (path.parent / "vocab.txt").is_file()
+    with pytest.raises(FileNotFoundError, match=r"has no c\.pt"):
+        hub.locate("some/files:c.pt", offline=True)
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        hub.locate("some/files", offline=True)
+
+
+def test_path_that_exists_wins(cache, small_folder, tmp_path, monkeypatch):
+    shutil.copytree(small_folder, tmp_path / "some" / "model")
+    monkeypatch.chdir(tmp_path)
+    assert not hub.is_hub_id("some/model")
+    assert reclap.load("some/model").info()["source"] == "some/model"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mini", "/some/model", "./some/model", "a/b/c", "a/..", "a/b:../c", "a/b:*.pt", "a b/c"],
+)
+def test_other_names_are_no_ids(name):
+    assert not hub.is_hub_id(name)
+
+
+def test_message_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match=r"pip install 'reclap\[hub\]'"):
+        reclap.load("some/model")
+
+
+# ---- A server ------------------------------------------------------------------------------------
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The few answers of the hub that a download asks for."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def log_message(self, *_):
+        """Stay silent."""
+
+    def _answer(self, *, body):
+        path = self.path.split("?")[0]
+        type(self).asked.append(path)
+        files = {p.name: p.read_bytes() for p in self.folder.iterdir() if p.is_file()}
+        if path.startswith("/api/models/some/model"):
+            listed = [{"type": "file", "path": n, "rfilename": n, "size": len(x), "oid": "c" * 40}
+                      for n, x in files.items()]  # fmt: skip
+            answer = listed if "/tree/" in path else {"id": "x", "sha": NEW, "siblings": listed}
+            return self._send(json.dumps(answer).encode(), body, "application/json")
+        name = path.rpartition("/")[2]
+        if not path.startswith("/some/model/resolve/") or name not in files:
+            return self._send(b"{}", body, "application/json", status=404)
+        return self._send(files[name], body, "application/octet-stream")
+
+    def _send(self, data, body, kind, status=200):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", NEW)
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def server(small_folder, tmp_path):
+    """Return address and requests of a server that holds one model and much else."""
+    folder = tmp_path / "served"
+    shutil.copytree(small_folder, folder)
+    (folder / "README.md").write_text("not needed")
+    (folder / "pytorch_model.bin").write_bytes(b"not needed beside safetensors")
+    handler = type("Handler", (Hub,), {"folder": folder, "asked": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", handler.asked
+        httpd.shutdown()
+        thread.join()
+
+
+def info(name, server, home, *options, **more):
+    """Ask for a model in a process of its own, as the hub's package reads its settings once."""
+    env = os.environ | {"HF_ENDPOINT": server, "HF_HOME": str(home), **more}
+    command = [sys.executable, "-m", "reclap", "info", name, *options]
+    env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)  # noqa: S603
+
+
+def test_only_what_is_needed_is_downloaded(server, tmp_path, small):
+    address, asked = server
+    ran = info("some/model", address, tmp_path / "home")
+    assert ran.returncode == 0, ran.stderr
+    assert small.digest in ran.stdout
+    names = {p.name for p in (tmp_path / "home").rglob(f"snapshots/{NEW}/*")}
+    wanted = {"config.json", "model.safetensors", "text.safetensors", "tokenizer.json"}
+    assert names == wanted
+    asked.clear()
+    again = info("some/model", address, tmp_path / "home", "--offline")
+    assert (again.returncode, asked) == (0, [])
+    again = info("some/model", address, tmp_path / "home", RECLAP_OFFLINE="1")
+    assert (again.returncode, asked) == (0, [])
+
+
+def test_unknown_repository_is_an_error_of_one_line(server, tmp_path):
+    ran = info("some/nothing", server[0], tmp_path / "home")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("reclap: some/nothing")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_no_server_is_an_error_of_one_line(tmp_path):
+    ran = info("some/model", "http://127.0.0.1:9", tmp_path / "home")
+    assert ran.returncode == 2
+    assert "'some/model'" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_locate_refuses_what_is_no_id():
+    with pytest.raises(ValueError, match="hub id is"):
+        hub.locate("a/b/c")
