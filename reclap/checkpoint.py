@@ -135,6 +135,8 @@ def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
         if isinstance(text, bytes):  # of which json would guess the encoding
             text = text.removeprefix(b"\xef\xbb\xbf").decode()
         return json.loads(text, object_pairs_hook=_unique if unique else None)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not JSON: {error}") from error
 
@@ -142,7 +144,7 @@ def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
-        raise ValueError(f"{twice[0]!r} more than once in an object")
+        raise FormatError(f"{twice[0]!r} more than once in an object")
     return dict(pairs)
 
 

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import os
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,20 +16,23 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint, sources
+from reclap import checkpoint, naming, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, SkippedWarning, one_line
 from reclap.families.parts import Found
 from reclap.progress import bar as progress_bar
+from reclap.prompts.bank import PromptBank
+from reclap.prompts.combine import place_of
+from reclap.prompts.embeddings import BankEmbeddings
+from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Timeline
 from reclap.tensors import Lazy
-from reclap.text import Tokenizer, check_texts, prompt_of
+from reclap.text import Tokenizer, check_texts
 
 __all__ = ["Model", "TextEncoder", "default_threads"]
 
 Floats = npt.NDArray[np.float32]
-Labels = Sequence[str] | Mapping[str, Sequence[str]]
 T = TypeVar("T")
 Picture = tuple[Floats, bool]  # one input of the audio tower, and whether its clip is longer
 
@@ -137,6 +140,7 @@ class Model:
         }
         self.logit_scale = float(np.exp(np.asarray(self._parameters["logit_scale"])))
         self._digest: str | None = None
+        self._banks = BankEmbeddings()
 
     @classmethod
     def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
@@ -284,16 +288,29 @@ class Model:
     # ---- Naming ------------------------------------------------------------------------------
 
     def class_vectors(
-        self, labels: Labels, template: str | None = None
+        self,
+        labels: Labels,
+        template: str | None = None,
+        *,
+        n_prompts: int | None = None,
+        seed: int = 0,
+        cache: bool = True,
     ) -> tuple[list[str], Floats]:
         """Embed labels as classes.
 
         Parameters
         ----------
-        labels : list of str, or mapping of str to list of str
+        labels : list of str, mapping of str to list of str, or PromptBank
             Labels that go through the template, or labels with the prompts that stand for them.
         template : str, optional
             Contains ``{label}``; the model's own by default.
+        n_prompts : int, optional
+            How many prompts of each label are drawn without replacement; all by default.
+        seed : int
+            Of the draw.
+        cache : bool
+            Whether embeddings of a bank's prompts are kept, in memory and in the cache folder
+            (``RECLAP_CACHE``), by the digests of model and bank.
 
         Returns
         -------
@@ -304,12 +321,27 @@ class Model:
         Raises
         ------
         TypeError, ValueError
-            If there is no label, one is empty or occurs twice, or one has no prompt.
+            If there is no label, one is empty or occurs twice, or one has too few prompts.
         """
-        prompts = _prompts(labels, self.config.template if template is None else template)
-        first = np.cumsum([0, *(len(p) for p in prompts.values())], dtype=np.int32)
-        embedded = self.embed_text([p for group in prompts.values() for p in group])
-        return list(prompts), core.class_vectors(embedded, first)
+        classes = self._classes(labels, template, n_prompts, seed, "mean_embedding", cache)
+        return list(classes.labels), classes.vectors()
+
+    def _classes(
+        self,
+        labels: Labels,
+        template: str | None,
+        n_prompts: int | None,
+        seed: int,
+        rule: str,
+        cache: bool,
+    ) -> naming.Classes:
+        place_of(rule)
+        template = self.config.template if template is None else template
+        prompts = naming.prompts_of(labels, template, n_prompts, seed)
+        texts = [text for group in prompts.values() for text in group]
+        if cache and isinstance(labels, PromptBank):
+            return naming.Classes(prompts, self._banks.rows(self, labels, texts), rule)
+        return naming.Classes(prompts, self.embed_text(texts), rule)
 
     def classify(
         self,
@@ -319,6 +351,11 @@ class Model:
         *,
         rate: int | None = None,
         template: str | None = None,
+        combine: str = "mean_embedding",
+        n_prompts: int | None = None,
+        seed: int = 0,
+        explain: bool = False,
+        cache: bool = True,
         errors: str = "raise",
         progress: bool = False,
     ) -> list[Classification]:
@@ -328,10 +365,16 @@ class Model:
         ----------
         source, rate, errors, progress
             As in `embed_audio`.
-        labels, template
+        labels, template, n_prompts, seed, cache
             As in `class_vectors`.
         top_k : int
             How many labels `Classification.top` holds; at most all.
+        combine : str
+            Rule that makes one score of the cosines with a label's prompts: "mean_embedding",
+            "mean_logit", "max", "logsumexp", "entropy", "entropy_batch" or "relevance", see
+            ``docs/prompts.md``. By "entropy_batch" alone sounds depend on each other.
+        explain : bool
+            Whether results carry an `attribution`: what each prompt contributed.
 
         Returns
         -------
@@ -348,21 +391,25 @@ class Model:
         """
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected at least 1")
-        names, vectors = self.class_vectors(labels, template)
+        classes = self._classes(labels, template, n_prompts, seed, combine, cache)
+        names = classes.labels
         items = sources.as_list(source)
         rows, faults = self._embed(items, rate, errors, progress)
         good = [i for i in range(len(items)) if i not in faults]
+        k = min(top_k, len(names))
         with self._lock:
-            scores, _, order = core.scores(
-                self._context, rows[good], vectors, min(top_k, len(names))
-            )
+            scored = classes.score(self._context, rows[good], self.logit_scale, k, explain=explain)
         results = [
-            Classification(sources.name_of(item, i), tuple(names), error=faults.get(i))
+            Classification(sources.name_of(item, i), names, error=faults.get(i))
             for i, item in enumerate(items)
         ]
-        for k, i in enumerate(good):
+        for n, i in enumerate(good):
             results[i] = dataclasses.replace(
-                results[i], scores=scores[k], order=order[k], logit_scale=self.logit_scale
+                results[i],
+                scores=scored.scores[n],
+                order=scored.order[n],
+                logit_scale=self.logit_scale,
+                attribution=scored.attributions[n],
             )
         return results
 
@@ -375,6 +422,10 @@ class Model:
         *,
         rate: int | None = None,
         template: str | None = None,
+        combine: str = "mean_embedding",
+        n_prompts: int | None = None,
+        seed: int = 0,
+        cache: bool = True,
         progress: bool = False,
     ) -> Timeline:
         """Score labels along a recording.
@@ -383,8 +434,8 @@ class Model:
         ----------
         source, rate, progress
             One sound, as in `embed_audio`.
-        labels, template
-            As in `class_vectors`.
+        labels, template, combine, n_prompts, seed, cache
+            As in `classify`; the windows are one batch.
         window : float, optional
             Seconds of one window; the model's own by default. Longer ones are pooled.
         hop : float, optional
@@ -409,16 +460,16 @@ class Model:
         if len(items) != 1:
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
         sources.require_rate(items, rate)
-        names, vectors = self.class_vectors(labels, template)
+        classes = self._classes(labels, template, n_prompts, seed, combine, cache)
         clip = sources.load(items[0], 0, rate, dataclasses.replace(front, channels="mean"))
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
         starts = _starts(len(clip), size, step)
         rows, _ = self._embed([clip[s : s + size] for s in starts], front.rate, "raise", progress)
         with self._lock:
-            scores, _, _ = core.scores(self._context, rows, vectors, 1)
+            scores = classes.score(self._context, rows, self.logit_scale, 1).scores
         seconds = np.stack([starts, np.minimum(starts + size, len(clip))], axis=1) / front.rate
         name = sources.name_of(items[0], 0)
-        return Timeline(name, tuple(names), seconds, scores, self.logit_scale)
+        return Timeline(name, classes.labels, seconds, scores, self.logit_scale)
 
     # ---- About -------------------------------------------------------------------------------
 
@@ -428,6 +479,12 @@ class Model:
         if self._digest is None:
             self._digest = checkpoint.digest(self.config, self._parameters.items())
         return self._digest
+
+    @property
+    def text_digest(self) -> str:
+        """SHA-256 over `digest` and tokenizer; equal ones give equal embeddings of texts."""
+        tokenizer = self._tokenizer.digest if self._tokenizer else ""
+        return hashlib.sha256(f"{self.digest} {tokenizer}".encode()).hexdigest()
 
     def info(self) -> dict[str, Any]:
         """Describe the model: source, towers, sizes, front end, threads, digest."""
@@ -501,16 +558,3 @@ def _starts(length: int, size: int, step: int) -> npt.NDArray[np.int64]:
 def _pool(rows: Floats) -> Floats:
     """Return the normalised mean of unit rows; a single row as it is."""
     return rows if len(rows) == 1 else core.class_vectors(rows, [0, len(rows)])
-
-
-def _prompts(labels: Labels, template: str) -> dict[str, list[str]]:
-    if "{label}" not in template:
-        raise ValueError(f"template is {template!r}, it must contain {{label}}")
-    if isinstance(labels, Mapping):
-        check_texts(list(labels), "labels")
-        return {label: check_texts(p, f"labels[{label!r}]") for label, p in labels.items()}
-    names = check_texts(labels, "labels")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"labels: {', '.join(map(repr, twice))} more than once")
-    return {name: [prompt_of(name, template)] for name in names}

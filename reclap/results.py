@@ -1,17 +1,20 @@
 """What naming sounds returns.
 
 Cosine, logit and probability are three different things: a logit is the model's temperature times
-a cosine, probabilities are the softmax of logits.
+a cosine, probabilities are the softmax of logits. Where several prompts stand for a label, a rule
+makes one score of their cosines (``docs/prompts.md``), in the same scale.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Classification", "Timeline"]
+__all__ = ["Attribution", "Classification", "PromptScore", "Timeline"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -20,6 +23,58 @@ def softmax(logits: Floats) -> Floats:
     """Return the softmax along the last axis."""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)
+
+
+class PromptScore(NamedTuple):
+    """What a prompt contributed to the score of its label."""
+
+    prompt: str
+    cosine: float
+    weight: float
+
+    @property
+    def contribution(self) -> float:
+        """Weight times cosine."""
+        return self.weight * self.cosine
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attribution:
+    """Which prompts decided about one sound.
+
+    The contributions of a label's prompts add up to its score; by the rule "logsumexp" they do
+    not, and the weights say how the score follows each cosine.
+
+    Attributes
+    ----------
+    prompts : mapping of str to list of str
+        The prompts used, by label.
+    cosines : ndarray of float32, shape (prompts,)
+        Of the sound with each prompt, label after label.
+    weights : ndarray of float32, shape (prompts,)
+        Of each prompt in the score of its label.
+    """
+
+    prompts: Mapping[str, Sequence[str]]
+    cosines: Floats
+    weights: Floats
+
+    def of(self, label: str) -> list[PromptScore]:
+        """Return what each prompt of a label contributed, most first, those without weight last.
+
+        Parameters
+        ----------
+        label : str
+            One of those scored; KeyError with another.
+        """
+        first = np.cumsum([0, *map(len, self.prompts.values())])
+        begin, end = dict(zip(self.prompts, pairwise(first), strict=True))[label]
+        numbers = zip(self.cosines[begin:end], self.weights[begin:end], strict=True)
+        items = [
+            PromptScore(prompt, float(cosine), float(weight))
+            for prompt, (cosine, weight) in zip(self.prompts[label], numbers, strict=True)
+        ]
+        return sorted(items, key=lambda item: (item.weight == 0, -item.contribution))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,13 +88,16 @@ class Classification:
     labels : tuple of str
         All labels, in the order given.
     scores : ndarray of float32, shape (labels,)
-        Cosine of the sound with each label, in the order given.
+        Score of each label in the order given: its cosine with the sound, or what a rule makes of
+        the cosines with several prompts.
     order : ndarray of int32, shape (k,)
         Places of the best labels, best first.
     logit_scale : float
         Factor from cosines to logits.
     error : str or None
         Why there are no scores; then `scores` and `order` are empty.
+    attribution : Attribution or None
+        What each prompt contributed, where asked for.
     """
 
     file: str
@@ -50,6 +108,7 @@ class Classification:
     )
     logit_scale: float = dataclasses.field(default=1.0, repr=False)
     error: str | None = None
+    attribution: Attribution | None = dataclasses.field(default=None, repr=False)
 
     @property
     def label(self) -> str | None:
@@ -58,12 +117,12 @@ class Classification:
 
     @property
     def score(self) -> float:
-        """Cosine of the best label; NaN where there is none."""
+        """Score of the best label, in the scale of cosines; NaN where there is none."""
         return float(self.scores[self.order[0]]) if len(self.order) else float("nan")
 
     @property
     def top(self) -> dict[str, float]:
-        """The best labels with their cosines, best first."""
+        """The best labels with their scores, best first."""
         return {self.labels[i]: float(self.scores[i]) for i in self.order}
 
     @functools.cached_property
@@ -74,7 +133,9 @@ class Classification:
     def to_json(self) -> dict[str, Any]:
         """Return ``{"file", "labels": [{"label", "score", "probability"}, ...]}``, best first.
 
-        The score is the cosine. A sound that could not be read has ``"error"`` for ``"labels"``.
+        The score is in the scale of cosines. A sound that could not be read has ``"error"`` for
+        ``"labels"``. With an attribution each label has ``"prompts": [{"prompt", "cosine",
+        "weight"}, ...]`` too, the largest contribution first.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
@@ -83,10 +144,20 @@ class Classification:
                 "label": self.labels[i],
                 "score": round(float(self.scores[i]), 6),
                 "probability": round(float(self.probabilities[i]), 6),
+                **self._prompts_to_json(self.labels[i]),
             }
             for i in self.order
         ]
         return {"file": self.file, "labels": best}
+
+    def _prompts_to_json(self, label: str) -> dict[str, Any]:
+        if self.attribution is None:
+            return {}
+        items = [
+            {"prompt": p.prompt, "cosine": round(p.cosine, 6), "weight": round(p.weight, 6)}
+            for p in self.attribution.of(label)
+        ]
+        return {"prompts": items}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +173,7 @@ class Timeline:
     seconds : ndarray of float64, shape (windows, 2)
         Start and end of each window.
     scores : ndarray of float32, shape (windows, labels)
-        Cosines.
+        As of `Classification`.
     logit_scale : float
         Factor from cosines to logits.
     """

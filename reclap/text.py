@@ -1,5 +1,7 @@
 """Texts to token ids, packed one after the other as the text tower takes them."""
 
+import functools
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +96,12 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._max_tokens, self._path, self._suffix = max_tokens, path, suffix
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over the tokenizer as it is in use, truncation and suffix included."""
+        data = self._tokenizer.to_str() + self._suffix
+        return hashlib.sha256(data.encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Ids]:
         """Tokenize texts.

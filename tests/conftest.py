@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import folders
@@ -24,6 +25,15 @@ SHARED = _find_shared()
 def rng() -> np.random.Generator:
     """Numbers that are the same in every run."""
     return np.random.default_rng(20240913)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the tests out of the user's cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECLAP_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

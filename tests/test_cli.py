@@ -14,6 +14,7 @@ from folders import tone, write_wav
 import reclap
 from reclap import cli
 from reclap.cli import main
+from reclap.prompts.strategies import make
 
 
 @pytest.fixture
@@ -66,6 +67,83 @@ def test_classify_top_k_limits_the_labels(run, tones):
     assert len(json.loads(out)["labels"]) == 1
 
 
+BANK = reclap.PromptBank.from_prompts(
+    {"rain": ["soft rain", "hard rain", "a hiss"], "dog": ["a dog", "a bark"]}, "two"
+)
+
+
+@pytest.mark.parametrize("rule", ["mean_embedding", "max"])
+def test_classify_draws_and_combines_prompts_of_a_bank(run, small, tones, tmp_path, rule):
+    BANK.save(tmp_path / "bank.json")
+    options = ("--prompts", tmp_path / "bank.json", "--n-prompts", 2, "--seed", 5)
+    status, out, _ = run("classify", *tones, *options, "--combine", rule, "--json")
+    want = small.classify(tones, BANK, n_prompts=2, seed=5, combine=rule)
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == [r.to_json() for r in want]
+
+
+def test_classify_shows_which_prompt_decided(run, small, tones, tmp_path):
+    BANK.save(tmp_path / "bank.json")
+    options = ("--prompts", tmp_path / "bank.json", "--combine", "max", "--explain")
+    [result] = small.classify(tones[0], BANK, combine="max", explain=True)
+    _, out, _ = run("classify", tones[0], *options)
+    head, *rows = out.splitlines()
+    assert head.split() == ["file", "label", "probability", "max", "prompt"]
+    assert [row.split("  ")[-1].strip() for row in rows] == [
+        result.attribution.of(label)[0].prompt for label in result.top
+    ]
+    _, out, _ = run("classify", tones[0], *options, "--json")
+    prompts = json.loads(out)["labels"][0]["prompts"]
+    assert [p["prompt"] for p in prompts] == [s.prompt for s in result.attribution.of(result.label)]
+    assert prompts[0]["weight"] == 1
+
+
+def test_explained_errors_have_their_row(run, tones, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    options = ("--labels", "a,b", "--explain", "--errors", "skip")
+    status, out, _ = run("classify", tones[0], tmp_path / "bad.wav", *options)
+    assert status == 1
+    assert "error: " in out
+
+
+@pytest.mark.parametrize("name", ["label", "attributes"])
+def test_labels_become_prompts_by_a_strategy(run, small, tones, name):
+    _, out, _ = run("classify", tones[0], "--labels", "rain,dog", "--strategy", name, "--json")
+    [want] = small.classify(tones[0], make(name, ["rain", "dog"]))
+    assert json.loads(out) == want.to_json()
+
+
+def test_the_template_strategy_takes_the_template(run, small, tones):
+    options = ("--labels", "rain,dog", "--template", "hear {label}", "--json")
+    _, plain, _ = run("classify", tones[0], *options)
+    _, made, _ = run("classify", tones[0], *options, "--strategy", "template")
+    assert plain == made
+
+
+def test_timeline_draws_and_combines_prompts(run, small, tones, tmp_path):
+    BANK.save(tmp_path / "bank.json")
+    options = ("--prompts", tmp_path / "bank.json", "--n-prompts", 1, "--combine", "logsumexp")
+    _, out, _ = run("timeline", tones[0], *options, "--json", "--no-cache")
+    want = small.timeline(tones[0], BANK, n_prompts=1, combine="logsumexp")
+    assert [json.loads(line) for line in out.splitlines()] == want.to_json()
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--prompts", "esc5000"], "no prompt bank named or at 'esc5000'"),
+        (["--prompts", "{tmp}/new.json"], 'new.json: expected "format": "reclap-prompts-1"'),
+        (["--prompts", "{tmp}/bank.json", "--n-prompts", 3], "'dog' has 2"),
+        (["--labels", "a", "--strategy", "best"], "strategy is 'best', expected one of template"),
+        (["--labels", "a", "--strategy", "label+description"], "no description of 'a'"),
+    ],
+)
+def test_classify_refuses_impossible_prompts(run, tones, tmp_path, args, text):
+    BANK.save(tmp_path / "bank.json")
+    (tmp_path / "new.json").write_text('{"format": "reclap-prompts-9"}')
+    _fails(run("classify", tones[0], *(str(a).replace("{tmp}", str(tmp_path)) for a in args)), text)
+
+
 def test_classify_takes_labels_from_several_places(run, tones, tmp_path):
     (tmp_path / "labels.txt").write_text("\ufeffrain\n\n a church bell \n", "utf-8")
     (tmp_path / "bank.json").write_text('{"rain": ["soft rain", "hard rain"], "dog": ["a dog"]}')
@@ -96,7 +174,10 @@ def test_classify_template_changes_the_scores(run, tones):
         (["--labels-file", "{tmp}/empty.txt"], "empty.txt: no label"),
         (["--prompts", "{tmp}/empty.txt"], "empty.txt: "),
         (["--prompts", "{tmp}/list.json"], "list.json: expected"),
-        (["--prompts", "{tmp}/number.json"], "number.json: a prompt is not a text"),
+        (
+            ["--prompts", "{tmp}/number.json"],
+            "number.json: labels['a'][0]: expected a string",
+        ),
         (["--prompts", "{tmp}/twice.json"], "twice.json: 'a' more than once"),
         (["--labels", "a,b", "--template", "nothing"], "must contain {label}"),
     ],

@@ -46,6 +46,14 @@ def test_readme_python_block_runs(monkeypatch, capsys):
     assert "examples/sounds/rain.ogg" in capsys.readouterr().out
 
 
+def test_python_blocks_of_prompts_page_run(monkeypatch, capsys, tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    for block in blocks((ROOT / "docs" / "prompts.md").read_text("utf-8"), "python"):
+        exec(compile(block, "docs/prompts.md", "exec"), {})  # noqa: S102
+    assert "drops on a tin roof" in capsys.readouterr().out
+
+
 def test_readme_starts_with_two_commands():
     first, second = blocks(README, "sh")
     assert first.count("\n") == second.count("\n") == 1

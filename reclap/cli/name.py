@@ -22,17 +22,19 @@ def add_classify(commands: Commands) -> None:
     options.add_labels(p)
     options.add_model(p)
     p.add_argument("--top-k", type=options.positive, default=5, help="labels shown (default: 5)")
+    p.add_argument("--explain", action="store_true", help="show which prompt decided")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     p.set_defaults(run=_run_classify)
 
 
 def _run_classify(args: argparse.Namespace) -> int:
     files, labels = options.files_of(args), options.labels_of(args)
-    results = options.load_model(args).classify(
+    model = options.load_model(args)
+    results = model.classify(
         files,
-        labels,
-        args.top_k,
-        template=args.template,
+        top_k=args.top_k,
+        **options.naming_of(args, labels, model),
+        explain=args.explain,
         errors=args.errors,
         progress=options.is_watched(len(files)),
     )
@@ -40,22 +42,33 @@ def _run_classify(args: argparse.Namespace) -> int:
         for result in results:
             print(json.dumps(result.to_json()))
     else:
-        rows = [row for result in results for row in _rows(result)]
-        print_table(("file", "label", "probability", "cosine"), rows)
+        rows = [row for result in results for row in _rows(result, args.explain)]
+        head = ("file", "label", "probability", _score(args))
+        print_table((*head, "prompt") if args.explain else head, rows)
     return int(any(result.error is not None for result in results))
 
 
-def _rows(result: "Classification") -> list[tuple[str, ...]]:
-    """Return the best labels of one file, whose name stands in the first row only."""
+def _score(args: argparse.Namespace) -> str:
+    """Return what scores are: a cosine, or what a rule makes of several."""
+    return "cosine" if args.combine == "mean_embedding" else args.combine
+
+
+def _rows(result: "Classification", explain: bool) -> list[tuple[str, ...]]:
+    """Return the best labels of one file, whose name stands in the first row only.
+
+    To explain, each label comes with the prompt that contributed most to its score.
+    """
     if result.error is not None:
         reason = result.error.removeprefix(f"{result.file}: ")
-        return [(result.file, f"error: {reason}", "", "")]
+        return [(result.file, f"error: {reason}", "", "", *([""] if explain else []))]
+    decided = result.attribution
     return [
         (
             "" if n else result.file,
             result.labels[i],
             f"{result.probabilities[i]:.3f}",
             f"{result.scores[i]:.3f}",
+            *([decided.of(result.labels[i])[0].prompt] if decided else []),
         )
         for n, i in enumerate(result.order)
     ]
@@ -78,19 +91,19 @@ def _run_timeline(args: argparse.Namespace) -> int:
     if args.plot is not None:
         from reclap import plots  # first of all: it may ask for a library
     labels = options.labels_of(args)
-    timeline = options.load_model(args).timeline(
+    model = options.load_model(args)
+    timeline = model.timeline(
         args.file,
-        labels,
-        args.window,
-        args.hop,
-        template=args.template,
+        window=args.window,
+        hop=args.hop,
+        **options.naming_of(args, labels, model),
         progress=options.is_watched(),
     )
     if args.json:
         for window in timeline.to_json():
             print(json.dumps(window))
     else:
-        print_table(("start", "end", "label", "probability", "cosine"), _windows(timeline))
+        print_table(("start", "end", "label", "probability", _score(args)), _windows(timeline))
     if args.plot is not None:
         plots.save_timeline(timeline, args.plot)
     return 0

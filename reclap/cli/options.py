@@ -1,20 +1,20 @@
 """Options that several commands share, and what they stand for."""
 
 import argparse
-import functools
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reclap.errors import FormatError, ReclapError
+from reclap.prompts.combine import RULES
 
 if TYPE_CHECKING:
     from reclap.model import Model
+    from reclap.prompts.bank import PromptBank
+    from reclap.prompts.strategies import Labels
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-Labels: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]]
 
 SUFFIXES = (
     ".aif",
@@ -84,14 +84,38 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:
-    """Add the ways to give labels, of which one is needed, and ``--template``."""
+    """Add the ways to give labels, of which one is needed, and what becomes of them."""
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--labels", metavar="A,B,C", action="append", help="may be repeated")
     group.add_argument("--labels-file", metavar="TXT", type=Path, help="one label a line")
     group.add_argument(
-        "--prompts", metavar="JSON", type=Path, help='{"label": ["a prompt", ...], ...}'
+        "--prompts",
+        metavar="BANK",
+        help='prompt bank, a file or the name of one; or {"label": ["a prompt", ...], ...}',
     )
     parser.add_argument("--template", help='how a label becomes a prompt: "a sound of {label}"')
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="how labels become prompts: template, label, label+description, attributes, sources "
+        "or bank",
+    )
+    parser.add_argument(
+        "--n-prompts", type=positive, metavar="N", help="prompts drawn of each label (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    parser.add_argument(
+        "--combine",
+        choices=RULES,
+        default=RULES[0],
+        help="how a label's prompts make one score (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="embed a bank's prompts anew, and keep nothing",
+    )
 
 
 def positive(text: str) -> int:
@@ -146,15 +170,15 @@ def _expand(given: str, recursive: bool) -> list[str]:
     return found
 
 
-def labels_of(args: argparse.Namespace) -> Labels:
-    """Return the labels of the command line, or labels with their prompts.
+def labels_of(args: argparse.Namespace) -> "Labels":
+    """Return the labels of the command line, or a bank of prompts for them.
 
     Raises
     ------
     ReclapError
         If there is none, one is empty, or one occurs twice.
     FormatError
-        If the prompts are not a JSON object of lists of texts.
+        If the prompts are neither a bank nor a JSON object of lists of texts.
     """
     if args.prompts is not None:
         return _read_prompts(args.prompts)
@@ -162,6 +186,21 @@ def labels_of(args: argparse.Namespace) -> Labels:
         lines = args.labels_file.read_text("utf-8-sig").splitlines()
         return _checked(str(args.labels_file), filter(str.strip, lines))
     return _checked("--labels", (part for given in args.labels for part in given.split(",")))
+
+
+def naming_of(args: argparse.Namespace, labels: "Labels", model: "Model") -> dict[str, Any]:
+    """Return labels and what becomes of them, as arguments of `Model.classify`."""
+    from reclap.prompts.strategies import make
+
+    template = args.template or model.config.template
+    return {
+        "labels": make(args.strategy, labels, template) if args.strategy else labels,
+        "template": template,
+        "n_prompts": args.n_prompts,
+        "seed": args.seed,
+        "combine": args.combine,
+        "cache": args.cache,
+    }
 
 
 def _checked(where: str, given: Iterable[str]) -> list[str]:
@@ -176,19 +215,20 @@ def _checked(where: str, given: Iterable[str]) -> list[str]:
     return labels
 
 
-def _read_prompts(path: Path) -> dict[str, list[str]]:
+def _read_prompts(name: str) -> "PromptBank":
+    """Read a bank, or a file of plain prompts as one."""
+    from reclap.checkpoint import parse_json
+    from reclap.prompts.bank import PromptBank
+
+    path = Path(name)
+    if not path.is_file():
+        return PromptBank.load(name)
+    data = parse_json(name, path.read_bytes(), unique=True)
+    if isinstance(data, dict) and isinstance(data.get("format"), str):
+        return PromptBank.from_json(data, name)
+    if not isinstance(data, dict) or not all(isinstance(p, list) for p in data.values()):
+        raise FormatError(f'{name}: expected a bank or {{"label": ["a prompt", ...], ...}}')
     try:
-        unique = functools.partial(_unique, str(path))
-        prompts = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: {error}") from error
-    if not isinstance(prompts, dict) or not all(isinstance(p, list) for p in prompts.values()):
-        raise FormatError(f'{path}: expected {{"label": ["a prompt", ...], ...}}')
-    if not all(isinstance(prompt, str) for group in prompts.values() for prompt in group):
-        raise FormatError(f"{path}: a prompt is not a text")
-    return prompts
-
-
-def _unique(where: str, pairs: list[tuple[str, object]]) -> dict[str, object]:
-    _checked(where, (label for label, _ in pairs))
-    return dict(pairs)
+        return PromptBank.from_prompts(data, path.stem)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{name}: {error}") from error

@@ -1,0 +1,141 @@
+"""Labels as classes: the prompts that stand for them, their embeddings, scores by a rule."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap._libraries import core
+from reclap.prompts.bank import PromptBank, sample
+from reclap.prompts.combine import place_of
+from reclap.prompts.strategies import Labels
+from reclap.results import Attribution
+from reclap.text import check_texts, prompt_of
+
+__all__ = ["Classes", "Scores", "prompts_of"]
+
+Floats = npt.NDArray[np.float32]
+Prompts = dict[str, list[str]]
+
+
+def prompts_of(
+    labels: Labels, template: str, n_prompts: int | None = None, seed: int = 0
+) -> Prompts:
+    """Return the prompts that stand for each label.
+
+    Parameters
+    ----------
+    labels : list of str, mapping of str to list of str, or PromptBank
+        Labels that go through the template, or labels with their prompts.
+    template : str
+        Contains ``{label}``.
+    n_prompts : int, optional
+        How many prompts of each label are drawn; all by default.
+    seed : int
+        Of the draw, see `reclap.prompts.bank.sample`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no label, one is empty or occurs twice, or one has too few prompts.
+    """
+    if "{label}" not in template:
+        raise ValueError(f"template is {template!r}, it must contain {{label}}")
+    if isinstance(labels, PromptBank):
+        given: Mapping[str, Sequence[str]] = labels.prompts()
+    elif isinstance(labels, Mapping):
+        given = labels
+    else:
+        names = check_texts(labels, "labels")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"labels: {', '.join(map(repr, twice))} more than once")
+        given = {name: [prompt_of(name, template)] for name in names}
+    check_texts(list(given), "labels")
+    prompts = {label: check_texts(p, f"labels[{label!r}]") for label, p in given.items()}
+    return prompts if n_prompts is None else sample(prompts, n_prompts, seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of sounds with classes.
+
+    Attributes
+    ----------
+    scores : ndarray of float32, shape (n, labels)
+        In the scale of cosines.
+    order : ndarray of int32, shape (n, k)
+        The best labels of each sound, best first.
+    attributions : list of Attribution or None
+        Of each sound, where asked for.
+    """
+
+    scores: Floats
+    order: npt.NDArray[np.int32]
+    attributions: list[Attribution | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classes:
+    """Labels with embedded prompts, and the rule that makes one score of a label's several ones.
+
+    Attributes
+    ----------
+    prompts : dict of str to list of str
+        By label.
+    embeddings : ndarray of float32, shape (prompts, dim)
+        Unit rows, label after label.
+    rule : str
+        One of `reclap.prompts.combine.RULES`.
+    """
+
+    prompts: Prompts
+    embeddings: Floats
+    rule: str = "mean_embedding"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in order."""
+        return tuple(self.prompts)
+
+    @property
+    def first(self) -> npt.NDArray[np.int32]:
+        """Where the prompts of each label begin, and how many there are, shape (labels + 1,)."""
+        return np.cumsum([0, *map(len, self.prompts.values())], dtype=np.int32)
+
+    def vectors(self) -> Floats:
+        """Return the normalised mean of each label's prompts, shape (labels, dim)."""
+        return core.class_vectors(self.embeddings, self.first)
+
+    def score(
+        self, context: "core.Context", rows: Floats, scale: float, k: int, *, explain: bool = False
+    ) -> Scores:
+        """Score sounds.
+
+        Parameters
+        ----------
+        context : Context
+            Of the core.
+        rows : ndarray of float32, shape (n, dim)
+            Unit embeddings of sounds.
+        scale : float
+            From cosines to logits.
+        k : int
+            How many labels of each sound are ordered.
+        explain : bool
+            Whether to say what each prompt contributed.
+        """
+        combined = (context, rows, self.embeddings, self.first, place_of(self.rule), scale, k)
+        attributions: list[Attribution | None] = [None] * len(rows)
+        if explain:
+            *_, cosines, weights = core.combine(*combined, True)
+            attributions = [
+                Attribution(self.prompts, c, w) for c, w in zip(cosines, weights, strict=True)
+            ]
+        if self.rule == "mean_embedding":  # one product by label instead of one by prompt
+            scores, _, order = core.scores(context, rows, self.vectors(), k)
+        else:
+            scores, _, order = core.combine(*combined)
+        return Scores(scores, order, attributions)

@@ -1,0 +1,269 @@
+"""Naming sounds by banks of prompts: rules, draws, attribution, kept embeddings."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from closeness import assert_close
+
+import reclap
+from reclap.prompts import embeddings
+from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.prompts.combine import RULES
+
+PROMPTS = {
+    "dog": ["a gruff bark", "a dog yelps", "growling", "bark bark"],
+    "rain": ["a steady hiss", "drops on tin", "rain falls"],
+    "bell": ["a bell rings"],
+}
+BANK = PromptBank.from_prompts(PROMPTS, "three")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "prompts"
+
+
+@pytest.fixture
+def fresh(small_folder):
+    """Return a model that has seen no bank yet."""
+    return reclap.load(small_folder, threads=2)
+
+
+# ---- Rules ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_classify_scores_by_the_rule(small, tones, rule):
+    texts = [text for group in PROMPTS.values() for text in group]
+    prompts = small.embed_text(texts)
+    cosines = small.embed_audio(tones).astype(np.float64) @ prompts.T
+    want = reference.combine(cosines, prompts, [0, 4, 7, 8], rule, small.logit_scale)
+    results = small.classify(tones, BANK, combine=rule)
+    assert_close([r.scores for r in results], want, terms=64, magnitude=1)
+    for result, row in zip(results, want, strict=True):
+        assert result.label == list(PROMPTS)[row.argmax()]
+        assert_close(
+            result.probabilities, reference.softmax(small.logit_scale * row), terms=64, magnitude=8
+        )
+
+
+def test_plain_prompts_and_a_bank_of_them_score_alike(small, tones):
+    for rule in RULES:
+        for a, b in zip(
+            small.classify(tones, PROMPTS, combine=rule),
+            small.classify(tones, BANK, combine=rule),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_prompts_are_drawn(small, tones):
+    drawn = BANK.select(["dog", "rain"]).sample(2, seed=4)
+    [want] = small.classify(tones[0], drawn)
+    for labels in (BANK.select(["dog", "rain"]), {k: PROMPTS[k] for k in ("dog", "rain")}):
+        [got] = small.classify(tones[0], labels, n_prompts=2, seed=4, explain=True)
+        assert got.attribution.prompts == drawn
+        np.testing.assert_array_equal(got.scores, want.scores)
+
+
+def test_too_few_prompts_name_the_label(small, tones):
+    with pytest.raises(ValueError, match="2 prompts of each label wanted, but 'bell' has 1"):
+        small.classify(tones[0], BANK, n_prompts=2)
+
+
+def test_a_label_without_prompts_in_use_is_named(small, tones):
+    rejected = Entry("bell", "", (Description("", (Prompt("a bell", "rejected"),)),))
+    bank = BANK.replace(entries=dict(BANK.entries) | {"bell": rejected})
+    with pytest.raises(ValueError, match=r"labels\['bell'\]: expected at least one"):
+        small.classify(tones[0], bank)
+
+
+def test_an_unknown_rule_is_refused_before_any_work(small):
+    with pytest.raises(ValueError, match="combine is 'median', expected one of"):
+        small.classify("no such file.wav", BANK, combine="median")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_timeline_scores_by_the_rule(small, tones, rule):
+    [alone] = small.classify(tones[0], BANK, combine=rule)
+    timeline = small.timeline(tones[0], BANK, window=60.0, combine=rule)
+    assert timeline.labels == ("dog", "rain", "bell")
+    assert_close(timeline.scores[0], alone.scores, terms=64, magnitude=1)
+
+
+def test_timeline_draws_prompts(small, tones):
+    bank = BANK.select(["dog", "rain"])
+    a = small.timeline(tones[2], bank, window=0.5, n_prompts=1, seed=1)
+    b = small.timeline(tones[2], bank.sample(1, 1), window=0.5)
+    np.testing.assert_array_equal(a.scores, b.scores)
+
+
+# ---- Attribution ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_attribution_adds_up_to_the_score(small, tones, rule):
+    plain = small.classify(tones, BANK, combine=rule)
+    for result, other in zip(
+        small.classify(tones, BANK, combine=rule, explain=True), plain, strict=True
+    ):
+        np.testing.assert_array_equal(result.scores, other.scores)
+        assert other.attribution is None
+        for label, score in zip(result.labels, result.scores, strict=True):
+            shares = result.attribution.of(label)
+            assert sorted(s.prompt for s in shares) == sorted(PROMPTS[label])
+            parts = [s.contribution for s in shares]
+            used = [s.contribution for s in shares if s.weight]
+            assert parts[: len(used)] == sorted(used, reverse=True)
+            if rule != "logsumexp":
+                assert_close(sum(parts), score, terms=64, magnitude=1)
+
+
+def test_attribution_holds_cosines(small, tones):
+    [result] = small.classify(tones[1], BANK, combine="max", explain=True)
+    texts = [s.prompt for s in result.attribution.of("dog")]
+    want = small.embed_audio(tones[1])[0].astype(np.float64) @ small.embed_text(texts).T
+    assert_close([s.cosine for s in result.attribution.of("dog")], want, terms=64, magnitude=1)
+    assert [s.weight for s in result.attribution.of("dog")] == [1, 0, 0, 0]
+    with pytest.raises(KeyError, match="cat"):
+        result.attribution.of("cat")
+
+
+def test_skipped_sounds_have_no_attribution(small, tones, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    results = small.classify(
+        [tones[0], tmp_path / "bad.wav", tones[1]], BANK, explain=True, errors="skip"
+    )
+    assert [r.attribution is None for r in results] == [False, True, False]
+
+
+# ---- Kept embeddings -----------------------------------------------------------------------------
+
+
+def counted(model, monkeypatch):
+    calls = []
+    embed = model.embed_text
+    monkeypatch.setattr(model, "embed_text", lambda texts: calls.append(len(texts)) or embed(texts))
+    return calls
+
+
+def test_a_bank_is_embedded_once(fresh, small_folder, cache, monkeypatch, tones):
+    calls = counted(fresh, monkeypatch)
+    for seed in range(3):
+        fresh.classify(tones[0], BANK, n_prompts=1, seed=seed)
+    assert calls == [8]
+    [file] = cache.iterdir()
+    assert file.name == f"{fresh.text_digest}-{BANK.digest}.safetensors"
+    again = reclap.load(small_folder)
+    more = counted(again, monkeypatch)
+    [from_file] = again.classify(tones[0], BANK)
+    assert more == []
+    [without] = again.classify(tones[0], BANK, cache=False)
+    assert more == [8]
+    np.testing.assert_array_equal(from_file.scores, without.scores)
+
+
+def test_nothing_is_kept_without_a_cache(fresh, cache, monkeypatch, tones):
+    calls = counted(fresh, monkeypatch)
+    fresh.classify(tones[0], BANK, cache=False)
+    fresh.timeline(tones[0], BANK, cache=False)
+    fresh.class_vectors(BANK, cache=False)
+    fresh.classify(tones[0], PROMPTS)
+    assert calls == [8] * 4
+    assert not cache.exists()
+
+
+def test_another_bank_or_model_is_another_file(fresh, fused_folder, cache):
+    fresh.class_vectors(BANK)
+    fresh.class_vectors(BANK.select(["dog"]))
+    fresh.class_vectors(BANK.replace(name="renamed"))
+    reclap.load(fused_folder).class_vectors(BANK)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_the_tokenizer_counts(small_folder, fresh, tmp_path):
+    text = (small_folder / "tokenizer.json").read_text().replace('"##', '"#')
+    other = tmp_path / "model"
+    fresh.save(other)
+    (other / "tokenizer.json").unlink()
+    (other / "tokenizer.json").write_text(text)
+    changed = reclap.load(other)
+    assert changed.digest == fresh.digest
+    assert changed.text_digest != fresh.text_digest
+
+
+def test_memory_holds_few_banks(fresh, cache, monkeypatch):
+    calls = counted(fresh, monkeypatch)
+    banks = [PromptBank.from_prompts({"a": [f"text {i}"]}) for i in range(embeddings.KEPT + 3)]
+    for bank in banks:
+        fresh.class_vectors(bank)
+    assert len(fresh._banks._kept) == embeddings.KEPT
+    fresh.class_vectors(banks[0])  # read from its file
+    assert len(calls) == len(banks)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other"])
+def test_a_damaged_file_is_made_anew(fresh, small_folder, cache, caplog, damage):
+    _, want = fresh.class_vectors(BANK)
+    [file] = cache.iterdir()
+    whole = file.read_bytes()
+    if damage == "other":
+        reclap.checkpoint.write_tensors(file, {"embeddings": np.zeros((2, 4), np.float32)})
+    else:
+        file.write_bytes(whole[:100] if damage == "cut" else b"text")
+    with caplog.at_level(logging.WARNING):
+        _, got = reclap.load(small_folder).class_vectors(BANK)
+    np.testing.assert_array_equal(got, want)
+    assert "made anew" in caplog.text
+    assert file.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(fresh, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path / "file"))
+    _, want = fresh.class_vectors(BANK, cache=False)
+    with caplog.at_level(logging.WARNING):
+        _, got = fresh.class_vectors(BANK)
+    np.testing.assert_array_equal(got, want)
+    assert "not kept" in caplog.text
+
+
+def test_cache_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path))
+    assert reclap.caching.cache_folder() == tmp_path
+    monkeypatch.delenv("RECLAP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert reclap.caching.cache_folder() == tmp_path / "xdg" / "reclap"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert reclap.caching.cache_folder() == tmp_path / "home" / ".cache" / "reclap"
+
+
+CHILD = """
+import sys
+import reclap
+bank = reclap.PromptBank.from_prompts({f"label {i}": [f"text {i} {j}" for j in range(5)]
+                                       for i in range(40)})
+print(reclap.load(sys.argv[1], threads=1).class_vectors(bank)[1].tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_folder(small_folder, cache):
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    command = [sys.executable, "-c", CHILD, str(small_folder)]
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        for _ in range(4)
+    ]
+    answers = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0] * 4
+    assert len(answers) == 1
+    assert len(list(cache.iterdir())) == 1
