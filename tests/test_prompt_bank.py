@@ -122,6 +122,15 @@ def test_plain_prompts_are_checked(prompts, words):
         PromptBank.from_prompts(prompts)
 
 
+def test_descriptions_with_captions_are_a_bank():
+    pairs = [("a gruff bark", ["a dog barks", "a hound barks"]), ("a yelp", ["a puppy yelps"])]
+    bank = PromptBank.from_descriptions({"dog": pairs}, "yard", {"by": "me"}, "accepted")
+    assert bank.prompts() == {"dog": ["a dog barks", "a hound barks", "a puppy yelps"]}
+    assert [d.text for d in bank.entries["dog"].descriptions] == ["a gruff bark", "a yelp"]
+    statuses = {p.status for p in bank.entries["dog"].live}
+    assert statuses | {d.status for d in bank.entries["dog"].descriptions} == {"accepted"}
+
+
 def test_an_entry_stands_under_its_label():
     with pytest.raises(ValueError, match="its label is 'cat'"):
         PromptBank("x", {}, {"dog": Entry("cat")})

@@ -221,6 +221,39 @@ class PromptBank:
             entries[label] = Entry(label, "", (Description("", tuple(map(Prompt, checked))),))
         return cls(name, made or {}, entries)
 
+    @classmethod
+    def from_descriptions(
+        cls,
+        descriptions: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+        name: str,
+        made: Mapping[str, Any] | None = None,
+        status: str = "new",
+    ) -> "PromptBank":
+        """Make a bank of descriptions with their captions.
+
+        Parameters
+        ----------
+        descriptions : mapping of str to list of (str, list of str)
+            For each label descriptions, each with captions.
+        name, made
+            As the attributes.
+        status : {"new", "accepted", "rejected"}
+            Of all texts.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no label, or a text is empty.
+        """
+        entries = {}
+        for label, pairs in descriptions.items():
+            made_of = [
+                Description(text, tuple(Prompt(caption, status) for caption in captions), status)
+                for text, captions in pairs
+            ]
+            entries[label] = Entry(label, "", tuple(made_of))
+        return cls(name, made or {}, entries)
+
     def replace(self, **changes: Any) -> "PromptBank":
         """Return a copy with other attributes: name, made, entries."""
         return dataclasses.replace(self, **changes)
