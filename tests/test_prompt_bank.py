@@ -1,7 +1,9 @@
 """Prompt banks: reading, writing, drawing, digests."""
 
+import contextlib
 import dataclasses
 import json
+import random
 
 import pytest
 
@@ -180,6 +182,20 @@ def test_text_that_is_no_bank(tmp_path, text, words):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(reclap.FormatError, match=words):
         PromptBank.load(tmp_path / "bad.json")
+
+
+def test_damaged_bytes_are_refused_or_read(tmp_path):
+    FULL.save(tmp_path / "good.json")
+    good, path = (tmp_path / "good.json").read_bytes(), tmp_path / "bad.json"
+    chance = random.Random(5)  # noqa: S311
+    for _ in range(500):
+        data = bytearray(good)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(data))
+            data[at : at + chance.randint(0, 3)] = chance.choice((b"", b'"', b"{", b"\xff", b"0"))
+        path.write_bytes(data)
+        with contextlib.suppress(reclap.FormatError):
+            assert PromptBank.load(path).labels
 
 
 def test_a_bank_that_is_not_there():
