@@ -399,24 +399,23 @@ def save(
         _write_files(new[-2:], (tensors,), config)
 
 
-def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: Path | None) -> None:
+def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes | None) -> None:
     """Write a model folder with both towers from memory; see `save`.
 
     Parameters
     ----------
     tensors : mapping of str to ndarray
         Everything.
-    tokenizer : Path, optional
-        Copied. Without it the folder can embed sounds, but no text.
+    tokenizer : bytes, optional
+        Becomes tokenizer.json. Without it the folder can embed sounds, but no text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
     rest = {name: x for name, x in tensors.items() if name not in text}
-    copied = tokenizer is not None and not _is_same(folder / TOKENIZER, tokenizer)
-    names = [*([TOKENIZER] if copied else []), TEXT, MODEL, CONFIG]
+    names = [*([] if tokenizer is None else [TOKENIZER]), TEXT, MODEL, CONFIG]
     with staged(*(folder / name for name in names)) as new:
-        if tokenizer is not None and copied:
-            shutil.copyfile(tokenizer, new[0])
+        if tokenizer is not None:
+            new[0].write_bytes(tokenizer)
         _write_files(new[-3:], (text, rest), config)
 
 

@@ -20,6 +20,7 @@ from reclap import checkpoint, naming, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, SkippedWarning, one_line
+from reclap.families import export
 from reclap.families.parts import Found
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
@@ -129,7 +130,6 @@ class Model:
         self.config = config
         self.threads = default_threads() if threads is None else threads
         self._source, self._family, self._ignored = source, family, dict(ignored or {})
-        self._tokenizer_file = tokenizer
         text = config.text
         self._tokenizer = Tokenizer(tokenizer, text.max_tokens, text.suffix) if tokenizer else None
         self._core, self._context = made, core.Context(self.threads)
@@ -510,20 +510,36 @@ class Model:
             "config": self.config.to_json(),
         }
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], format: str = "reclap") -> None:
         """Write the model as a folder that `load` takes.
+
+        Parameters
+        ----------
+        folder : path
+            Made if absent; files of the same names are replaced.
+        format : {"reclap", "hf"}
+            Ours, or transformers' ClapModel, whose `from_pretrained` gives the same embeddings.
 
         Raises
         ------
         OSError
             If it cannot be written; what was there before remains.
+        FormatError
+            If the model is no ClapModel, with every reason.
+        ValueError
+            For another format.
         """
-        if self._family != "reclap":
-            tokenizer = self._tokenizer_file
-            checkpoint.save_all(Path(folder), self.config, self._parameters, tokenizer)
-            return
-        own = {n: a for n, a in self._parameters.items() if not n.startswith("text_branch.")}
-        checkpoint.save(Path(folder), self.config, own, self._source)
+        if format not in ("reclap", "hf"):
+            raise ValueError(f"format is {format!r}, expected reclap or hf")
+        if format == "hf":
+            tokenizer = self._tokenizer.path if self._tokenizer else None
+            export.write(Path(folder), self.config, self._parameters, tokenizer)
+        elif self._family != "reclap":
+            content = self._tokenizer.to_json() if self._tokenizer else None
+            checkpoint.save_all(Path(folder), self.config, self._parameters, content)
+        else:
+            own = {n: a for n, a in self._parameters.items() if not n.startswith("text_branch.")}
+            checkpoint.save(Path(folder), self.config, own, self._source)
 
 
 # ---- Arguments ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from reclap.errors import FormatError
 
-__all__ = ["Array", "Lazy", "Stored", "joined", "release"]
+__all__ = ["Array", "Lazy", "Stored", "joined", "release", "split"]
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +76,17 @@ def joined(name: str, parts: Sequence[Array], *, transposed: bool = False) -> La
     first, *rest = parts[0].shape
     shape = (len(parts) * first, *rest)
     return Lazy(shape[::-1] if transposed else shape, parts[0].dtype, make, parts)
+
+
+def split(tensor: Stored, count: int) -> list[Stored]:
+    """Return equal parts of a tensor along its first axis, each copied when needed."""
+    rows = tensor.shape[0] // count
+    shape = (rows, *tensor.shape[1:])
+
+    def part(i: int) -> Callable[[], Array]:
+        return lambda: np.array(np.asarray(tensor)[i * rows : (i + 1) * rows])
+
+    return [tensor] if count == 1 else [Lazy(shape, tensor.dtype, part(i)) for i in range(count)]
 
 
 def release(tensor: Stored) -> None:

@@ -83,6 +83,11 @@ class Tokenizer:
     suffix : str
         Appended to every text.
 
+    Attributes
+    ----------
+    path : Path
+        As given.
+
     Raises
     ------
     FormatError
@@ -92,10 +97,16 @@ class Tokenizer:
     def __init__(self, path: Path, max_tokens: int, suffix: str = "") -> None:
         from reclap import vocabulary  # here, because the library takes 50 ms
 
-        self._tokenizer = vocabulary.load(path)
+        self._tokenizer, self.path = vocabulary.load(path), path
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self._max_tokens, self._path, self._suffix = max_tokens, path, suffix
+        self._max_tokens, self._suffix = max_tokens, suffix
+
+    def to_json(self) -> bytes:
+        """Return the content of a tokenizer.json that gives the same, but cuts no text."""
+        from reclap import vocabulary
+
+        return vocabulary.to_json(self.path)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -126,7 +137,7 @@ class Tokenizer:
         try:
             encoded = self._tokenizer.encode_batch([text + self._suffix for text in texts])
         except Exception as error:  # a vocabulary without what its own model needs
-            raise FormatError(f"{self._path}: not a usable tokenizer: {error}") from error
+            raise FormatError(f"{self.path}: not a usable tokenizer: {error}") from error
         cut = sum(bool(e.overflowing) for e in encoded)
         if cut:
             log.warning("%d of %d texts were cut at %d tokens", cut, len(encoded), self._max_tokens)

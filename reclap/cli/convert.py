@@ -1,4 +1,4 @@
-"""``reclap convert``: any checkpoint that loads, as a model folder of ours."""
+"""``reclap convert``: any checkpoint that loads, as a model folder of ours or of transformers."""
 
 import argparse
 from pathlib import Path
@@ -11,9 +11,15 @@ __all__ = ["add_convert"]
 
 def add_convert(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("convert", help="write a checkpoint as a model folder")
-    p.add_argument("model", metavar="SRC", help="checkpoint of LAION-CLAP or transformers, folder")
+    p = commands.add_parser("convert", help="write a model as a folder of ours or of transformers")
+    p.add_argument("model", metavar="SRC", help="name, folder, file, or hub id")
     p.add_argument("out", metavar="DST", type=Path, help="folder to write")
+    p.add_argument(
+        "--format",
+        choices=("reclap", "hf"),
+        default="reclap",
+        help="model folder of ours, or of transformers' ClapModel (default: reclap)",
+    )
     options.add_loading(p)
     options.add_threads(p)
     p.add_argument("--force", action="store_true", help="replace a folder that is there")
@@ -24,6 +30,6 @@ def _run_convert(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.force:
         raise FileExistsError(f"{args.out}: is there already; --force replaces it")
     model = options.load_model(args)
-    model.save(args.out)
+    model.save(args.out, args.format)
     print(f"{args.out}: {model.info()['family']}, digest {model.digest}")
     return 0

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
-from reclap.tensors import Array, Stored, joined
+from reclap.tensors import Array, Stored, joined, split
 
-__all__ = ["config_of", "from_laion", "from_transformers"]
+__all__ = ["config_of", "from_laion", "from_transformers", "to_transformers"]
 
 Tensors = Mapping[str, Stored]
 
@@ -31,7 +31,9 @@ _FRAGMENTS = (
     ("intermediate.dense.", "mlp.fc1."),
     ("output.dense.", "mlp.fc2."),
 )
-_SPLIT = re.compile(r"(.*\.attn\.)(query|key|value)\.(weight|bias)")
+_BACK = sorted(_FRAGMENTS, key=lambda pair: -len(pair[1]))  # the longest of ours first
+_PARTS = ("query", "key", "value")
+_SPLIT = re.compile(rf"(.*\.attn\.)({'|'.join(_PARTS)})\.(weight|bias)")
 
 
 def from_laion(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
@@ -71,7 +73,7 @@ def from_transformers(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], 
     for ours, parts in split.items():
         if len(parts) != 3:
             raise FormatError(f"audio tower: {ours} has only {', '.join(sorted(parts))}")
-        stacked = [parts[k] for k in ("query", "key", "value")]
+        stacked = [parts[k] for k in _PARTS]
         renamed[ours] = joined(f"audio tower: {ours}", stacked)
     return from_laion(renamed)
 
@@ -82,6 +84,36 @@ def _renamed(name: str) -> str:
     for theirs, ours in _FRAGMENTS:
         name = name.replace(theirs, ours)
     return name
+
+
+def to_transformers(tensors: Tensors) -> dict[str, Stored]:
+    """Return the tower as a ``ClapAudioModel`` names it; the inverse of `from_transformers`.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        By our names, from ``audio_branch.bn0.weight`` on.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Without ``audio_model.audio_encoder.``.
+    """
+    renamed: dict[str, Stored] = {}
+    for ours, x in tensors.items():
+        name = ours.removeprefix(BRANCH)
+        stem, qkv, kind = name.partition("attn.qkv.")
+        names = [f"{stem}attn.{part}.{kind}" for part in _PARTS] if qkv else [name]
+        theirs = map(_renamed_back, names)
+        renamed |= zip(theirs, split(x, len(names)), strict=True)
+    return renamed
+
+
+def _renamed_back(name: str) -> str:
+    if "fusion_model." in name:
+        return name
+    found = next((pair for pair in _BACK if pair[1] in name), None)
+    return name if found is None else name.replace(found[1], found[0])
 
 
 def config_of(tensors: Tensors, spec_size: int = 256) -> HtsatConfig:

@@ -60,6 +60,8 @@ class Parts:
         What `tower` does not need.
     heads : dict of str to tuple of str
         Names of the two layers of each projection.
+    text_kind : str, optional
+        Preset of the text tower, where its tensors do not tell or are not asked.
     text_known : mapping of str to object
         Fields of the text tower's configuration that its tensors do not tell.
     """
@@ -73,6 +75,7 @@ class Parts:
     rest: dict[str, Array]
     heads: dict[str, tuple[str, str]]
     quantize: bool
+    text_kind: str | None = None
     text_known: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -95,7 +98,7 @@ def assemble(parts: Parts) -> Found:
         If a tensor is missing, unknown or misshapen.
     """
     ignored = dict.fromkeys((f"audio_branch.{n}" for n in parts.left), "not needed to embed")
-    text_config, renamed = tower_of(parts.text, **parts.text_known)
+    text_config, renamed = tower_of(parts.text, parts.text_kind, **parts.text_known)
     heads, dim, more = _heads(parts)
     config = ClapConfig(
         name=Path(parts.where).name,

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 
 from reclap.errors import FormatError
-from reclap.tensors import Array, Stored, joined
+from reclap.tensors import Array, Stored, joined, split
 
-__all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5"]
+__all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5", "to_roberta"]
 
 Tensors = Mapping[str, Array]
 
@@ -228,6 +228,18 @@ def from_clip(tensors: Tensors) -> dict[str, Stored]:
     OpenAI's has ``resblocks.0.attn.in_proj_weight``, transformers' ``encoder.layers.0.…``.
     """
     return _renamed(tensors, _CLIP_OPEN if "positional_embedding" in tensors else _CLIP)
+
+
+def to_roberta(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return a tower as a ``RobertaModel`` names it; the inverse of `from_roberta`."""
+    renamed: dict[str, Stored] = {}
+    for ours, x in tensors.items():
+        name = ours.removeprefix(BRANCH)
+        found = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
+        at = _ROBERTA.layer.format(found[1]) if found else ""
+        theirs = _ROBERTA.inside[found[2]] if found else _ROBERTA.outside[name][:1]
+        renamed |= zip((at + n for n in theirs), split(x, len(theirs)), strict=True)
+    return renamed
 
 
 def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Stored]:

@@ -1,29 +1,47 @@
 """A folder of transformers' ClapModel."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, pickles
-from reclap.config import HtsatConfig, TextConfig
+from reclap.audio import AudioConfig
 from reclap.errors import FormatError
 from reclap.families import audio
+from reclap.families.clap_model import EPS, Extractor, contradictions
 from reclap.families.parts import Array, Found, Parts, Tensors, assemble, below, without
 
-__all__ = ["read"]
+__all__ = ["EXTRACTOR", "read", "weights"]
+
+EXTRACTOR = "preprocessor_config.json"
+_PROCESSOR = "processor_config.json"  # newer folders keep the extractor's settings in it
 
 
 def read(folder: Path) -> Found:
-    """Read a folder with config.json and model.safetensors or pytorch_model.bin."""
-    config = checkpoint.read_json(folder / checkpoint.CONFIG)
+    """Read a folder with config.json and model.safetensors or pytorch_model.bin.
+
+    The front end is that of ``preprocessor_config.json``; LAION-CLAP's where there is none.
+
+    Raises
+    ------
+    FormatError
+        If config.json and the tensors contradict each other, showing both, or a tensor is missing
+        or unknown.
+    """
+    path = folder / checkpoint.CONFIG
+    config = checkpoint.read_json(path)
     if config.get("model_type") != "clap":
         raise FormatError(
             f"{folder}: a {config.get('model_type')!r} model of transformers, expected 'clap'"
         )
-    tensors = _weights(folder)
-    audio_part, text_part = config.get("audio_config", {}), config.get("text_config", {})
+    tensors = weights(folder)
+    audio_part, text_part = (_table(path, config, f"{x}_config") for x in ("audio", "text"))
     tower, left = audio.from_transformers(below(tensors, "audio_model.audio_encoder."))
-    htsat = audio.config_of(tower, audio_part.get("spec_size", 256))
+    htsat = audio.config_of(tower, _number(path, audio_part, "spec_size", 256))
+    eps = _number(path, audio_part, "layer_norm_eps", EPS)
+    if eps != EPS:
+        raise FormatError(f"{path}: audio_config.layer_norm_eps is {eps}, expected {EPS}")
     found = assemble(
         Parts(
             family="transformers ClapModel",
@@ -38,17 +56,30 @@ def read(folder: Path) -> Found:
                 "text_projection": ("linear1", "linear2"),
             },
             quantize=False,
+            text_kind="roberta-base",
             text_known={
-                "eps": text_part.get("layer_norm_eps", 1e-12),
-                "heads": text_part.get("num_attention_heads", 12),
+                "eps": _number(path, text_part, "layer_norm_eps", 1e-12),
+                "heads": _number(path, text_part, "num_attention_heads", 12),
+                "position_offset": _number(path, text_part, "pad_token_id", 1) + 1,
             },
         )
     )
-    _refuse_contradictions(folder, htsat, found.config.text, audio_part, text_part)
-    return found
+    if wrong := contradictions(found.config, config):
+        raise FormatError(f"{path}: contradicts the weights: {'; '.join(wrong)}")
+    front = _front(folder, fused=htsat.fusion)
+    if front is None:
+        return found
+    return dataclasses.replace(found, config=dataclasses.replace(found.config, front=front))
 
 
-def _weights(folder: Path) -> dict[str, Array]:
+def weights(folder: Path) -> dict[str, Array]:
+    """Return the tensors of a folder of transformers, by their names in it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it holds neither ``model.safetensors`` nor ``pytorch_model.bin``.
+    """
     for name, reader in _READERS.items():
         if (folder / name).is_file():
             return dict(reader(folder / name))
@@ -61,33 +92,31 @@ _READERS: dict[str, Callable[[Path], Tensors]] = {
 }
 
 
-def _refuse_contradictions(
-    folder: Path,
-    htsat: HtsatConfig,
-    text: TextConfig,
-    audio_part: Mapping[str, Any],
-    text_part: Mapping[str, Any],
-) -> None:
-    """Show what the tensors say beside what config.json says, where they differ."""
-    pairs = {
-        "audio_config.depths": (list(htsat.depths), audio_part.get("depths")),
-        "audio_config.num_attention_heads": (
-            list(htsat.heads),
-            audio_part.get("num_attention_heads"),
-        ),
-        "audio_config.patch_embeds_hidden_size": (
-            htsat.embed,
-            audio_part.get("patch_embeds_hidden_size"),
-        ),
-        "audio_config.enable_fusion": (htsat.fusion, audio_part.get("enable_fusion")),
-        "text_config.hidden_size": (text.width, text_part.get("hidden_size")),
-        "text_config.num_hidden_layers": (text.layers, text_part.get("num_hidden_layers")),
-        "text_config.vocab_size": (text.vocab, text_part.get("vocab_size")),
-    }
-    wrong = [
-        f"{name} is {says!r}, the tensors have {have!r}"
-        for name, (have, says) in pairs.items()
-        if says is not None and says != have
-    ]
-    if wrong:
-        raise FormatError(f"{folder}: config.json contradicts the weights: {'; '.join(wrong)}")
+def _table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = config.get(name, {})
+    if not isinstance(part, dict):
+        raise FormatError(f"{path}: {name} is {part!r}, expected an object")
+    return part
+
+
+def _number(path: Path, part: Mapping[str, Any], name: str, default: float) -> Any:
+    """Return a number of the type of its default."""
+    value = part.get(name, default)
+    fits = type(value) in (int, float) if isinstance(default, float) else type(value) is int
+    if not fits:
+        raise FormatError(f"{path}: {name} is {value!r}, expected {type(default).__name__}")
+    return value
+
+
+def _front(folder: Path, *, fused: bool) -> AudioConfig | None:
+    for name in (EXTRACTOR, _PROCESSOR):
+        path = folder / name
+        data = checkpoint.read_json(path) if path.is_file() else {}
+        said = data.get("feature_extractor", {}) if name == _PROCESSOR else data
+        if isinstance(said, dict) and said:
+            try:
+                return Extractor.from_json(said, str(path)).to_front(fused=fused)
+            except FormatError as error:
+                named = str(error).startswith(str(path))
+                raise FormatError(f"{error}" if named else f"{path}: {error}") from error
+    return None
