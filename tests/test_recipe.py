@@ -78,6 +78,7 @@ def test_override_replaces_a_setting(toml, setting, found):
         ("augment.speeds=[0.0]", r"augment: speeds is \[0\.0\]"),
         ("augment.noise_db=[1.0]", r"augment: noise_db is \[1\.0\]"),
         ("model.init=zeros", r"model: init is 'zeros', expected one of xavier_uniform"),
+        ('model.audio.kind="cnn14"', r"model: audio\.kind: 'cnn14' cannot be trained yet"),
         ("model.audio.fusion=true", r"model: audio\.fusion: a model with .* cannot be trained yet"),
         ("eval.prompts.dog=[]", r"eval: prompts\.dog: expected a text or a list"),
         ('eval.prompts.dog=""', r"eval: prompts\.dog: expected texts that are not empty"),

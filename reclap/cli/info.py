@@ -43,15 +43,14 @@ def _run_info(args: argparse.Namespace) -> int:
 def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
     config, count = info["config"], info["parameters"]
     audio, text = config["audio"], config["text"]
-    depths = "-".join(map(str, audio["depths"]))
     return [
         ("name", info["name"]),
         ("source", info["source"]),
         ("family", info["family"]),
-        ("audio tower", f"HTS-AT {audio['embed']} x {depths}, {_millions(count['audio'])}"),
+        ("audio tower", f"{_audio_kind(audio)}, {_millions(count['audio'])}"),
         (
             "text tower",
-            f"{_kind(text)} {text['width']} x {text['layers']}, {_millions(count['text'])}",
+            f"{_text_kind(text)} {text['width']} x {text['layers']}, {_millions(count['text'])}",
         ),
         ("heads", f"{config['audio_head']} / {config['text_head']}, {_millions(count['heads'])}"),
         ("embedding", f"{info['dim']} wide"),
@@ -66,7 +65,14 @@ def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _kind(text: dict[str, Any]) -> str:
+def _audio_kind(audio: dict[str, Any]) -> str:
+    """Return the name of an audio tower and the sizes by which its users know it."""
+    if audio["kind"] == "cnn14":
+        return f"Cnn14 {'-'.join(map(str, audio['widths']))}"
+    return f"HTS-AT {audio['embed']} x {'-'.join(map(str, audio['depths']))}"
+
+
+def _text_kind(text: dict[str, Any]) -> str:
     """Return what people call a text tower of these settings."""
     if text["position"] == "buckets":
         return "T5"

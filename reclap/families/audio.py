@@ -8,7 +8,14 @@ from reclap.config import HtsatConfig
 from reclap.errors import FormatError
 from reclap.tensors import Array, Stored, joined, split
 
-__all__ = ["config_of", "from_laion", "from_transformers", "to_transformers"]
+__all__ = [
+    "BRANCH",
+    "config_of",
+    "from_laion",
+    "from_transformers",
+    "shape_of",
+    "to_transformers",
+]
 
 Tensors = Mapping[str, Stored]
 
@@ -138,25 +145,32 @@ def config_of(tensors: Tensors, spec_size: int = 256) -> HtsatConfig:
     if not count or min(depths) < 1:
         raise FormatError("audio tower: no blocks of HTS-AT, layers.0.blocks.0.norm1.weight on")
     table = "layers.{}.blocks.0.attn.relative_position_bias_table"
-    places, _ = _shape(tensors, table.format(0), 2)
-    embed, _, patch, _ = _shape(tensors, "patch_embed.proj.weight", 4)
-    hidden, width = _shape(tensors, "layers.0.blocks.0.mlp.fc1.weight", 2)
+    places, _ = shape_of(tensors, table.format(0), 2)
+    embed, _, patch, _ = shape_of(tensors, "patch_embed.proj.weight", 4)
+    hidden, width = shape_of(tensors, "layers.0.blocks.0.mlp.fc1.weight", 2)
     return HtsatConfig(
-        mels=_shape(tensors, "bn0.weight", 1)[0],
+        mels=shape_of(tensors, "bn0.weight", 1)[0],
         spec_size=spec_size,
         patch=patch,
         embed=embed,
         fusion=f"{BRANCH}patch_embed.mel_conv2d.weight" in tensors,
         depths=depths,
-        heads=tuple(_shape(tensors, table.format(s), 2)[1] for s in range(count)),
+        heads=tuple(shape_of(tensors, table.format(s), 2)[1] for s in range(count)),
         window=(math.isqrt(places) + 1) // 2,
         mlp_ratio=max(1, hidden // max(1, width)),
     )
 
 
-def _shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
+def shape_of(tensors: Mapping[str, Stored], name: str, axes: int) -> tuple[int, ...]:
+    """Return the shape of a tensor of the tower, by our name without ``audio_branch.``.
+
+    Raises
+    ------
+    FormatError
+        If it is missing or has another number of axes.
+    """
     array = tensors.get(BRANCH + name)
-    if array is None or array.ndim != rank:
+    if array is None or array.ndim != axes:
         have = "is missing" if array is None else f"has shape {list(array.shape)}"
-        raise FormatError(f"audio tower: {name} {have}, expected {rank} axes")
+        raise FormatError(f"audio tower: {name} {have}, expected {axes} axes")
     return array.shape

@@ -67,9 +67,8 @@ def _file(path: Path, text_activation: str | None) -> Found:
         return laion.read(path, tensors, text_activation)
     if text_activation is not None:
         raise ValueError("text_activation: only for files of LAION-CLAP")
-    if any(name.startswith("audio_encoder.base.htsat.") for name in tensors):
+    if any(name.startswith(microsoft.AUDIO) for name in tensors):
         return microsoft.read(path, tensors)
     raise FormatError(
-        f"{path}: a layout of neither LAION-CLAP (audio_branch.*) nor MS-CLAP 2023 "
-        "(audio_encoder.base.htsat.*)"
+        f"{path}: a layout of neither LAION-CLAP (audio_branch.*) nor MS-CLAP ({microsoft.AUDIO}*)"
     )

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reclap.families import audio
+from reclap.families import audio, cnn14
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
 from reclap.families.text_config import kind_of
 
@@ -37,7 +37,9 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     ValueError
         If `text_activation` is given for another text tower, or is another word.
     """
-    tower, left = audio.from_laion(below(tensors, "audio_branch."))
+    branch = below(tensors, "audio_branch.")
+    is_cnn = cnn14.is_cnn14(branch)
+    tower, left = cnn14.from_panns(branch) if is_cnn else audio.from_laion(branch)
     text = below(tensors, "text_branch.")
     rest = without(tensors, ("audio_branch.", "text_branch."))
     if any(name.startswith("resblocks.") for name in text):
@@ -46,7 +48,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
         Parts(
             family="LAION-CLAP layout",
             where=str(path),
-            audio=audio.config_of(tower),
+            audio=cnn14.config_of(tower) if is_cnn else audio.config_of(tower),
             tower=tower,
             left=left,
             text=text,

@@ -2,51 +2,93 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from reclap.audio import AudioConfig
-from reclap.config import ClapConfig
+from reclap.config import AudioTower, ClapConfig, TextConfig
 from reclap.errors import FormatError
-from reclap.families import audio
+from reclap.families import audio, cnn14
 from reclap.families.parts import Found, Tensors, below, without
 from reclap.families.text_config import tower_of
 from reclap.tensors import Stored
 
-__all__ = ["read"]
+__all__ = ["AUDIO", "read"]
+
+AUDIO = "audio_encoder.base."
+_CAPTION = "caption_encoder.base."
+
+
+class _Release(NamedTuple):
+    """What the two releases do not share; `ignored` by upstream's names."""
+
+    year: int
+    front: AudioConfig
+    audio: AudioTower
+    text: TextConfig
+    tensors: dict[str, Stored]
+    ignored: dict[str, str]
 
 
 def read(path: Path, tensors: Tensors) -> Found:
-    """MS-CLAP 2023: HTSAT-tiny and GPT-2 with heads of their own (msclap/models/clap.py).
+    """MS-CLAP 2022 and 2023: towers, and heads of their own (msclap/models/clap.py).
 
-    Its mel bank is laid out for 32 kHz, whatever its YAML file says, and applied at 44.1 kHz; short
-    clips are repeated to seven seconds (CLAPWrapper.py).
+    Raises
+    ------
+    FormatError
+        If a tensor is missing or unknown.
     """
-    tower, left = audio.from_laion(below(tensors, "audio_encoder.base.htsat."))
-    text_config, renamed = tower_of(
-        below(tensors, "caption_encoder.base."), "gpt2", max_tokens=77, suffix=" <|endoftext|>"
-    )
+    base, caption = below(tensors, AUDIO), below(tensors, _CAPTION)
+    release = _of_2022(base, caption) if cnn14.is_cnn14(base) else _of_2023(base, caption)
     heads: dict[str, Stored] = {}
     for ours, theirs in (("audio", "audio_encoder"), ("text", "caption_encoder")):
         part = below(tensors, f"{theirs}.projection.")
         heads |= {f"{ours}_projection.{name}": x for name, x in part.items()}
-    known = tuple(f"{t}_encoder.{p}." for t in ("audio", "caption") for p in ("base", "projection"))
-    rest = without(tensors, known)
+    projections = tuple(f"{tower}_encoder.projection." for tower in ("audio", "caption"))
+    rest = without(tensors, (AUDIO, _CAPTION, *projections))
     name = "audio_projection.linear1.weight"
     if set(rest) != {"logit_scale"} or name not in heads:
         raise FormatError(f"{path}: expected logit_scale and {name}, got {sorted(rest)[:5]}")
-    htsat = audio.config_of(tower)
     config = ClapConfig(
         name=path.name,
-        front=AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat"),
-        audio=htsat,
-        text=text_config,
+        front=release.front,
+        audio=release.audio,
+        text=release.text,
         audio_head="ms",
         text_head="ms",
         dim=heads[name].shape[0],
         template="this is the sound of {label}",  # examples/zero_shot_classification.py
     )
     scale: dict[str, Stored] = {"logit_scale": np.reshape(rest["logit_scale"], ())}
-    ignored = dict.fromkeys((f"audio_encoder.base.htsat.{n}" for n in left), "not needed to embed")
     upstream = dataclasses.replace(config.front, channels="concatenate", resampler="sinc")
-    return Found("MS-CLAP 2023", config, tower | renamed | heads | scale, None, ignored, upstream)
+    family = f"MS-CLAP {release.year}"
+    return Found(family, config, release.tensors | heads | scale, None, release.ignored, upstream)
+
+
+def _of_2022(base: Tensors, caption: Tensors) -> _Release:
+    """Cnn14 and BERT, whose first token counts; five seconds (configs/config_2022.yml).
+
+    Its text is padded to 100 tokens and never cut: longer ones fail upstream.
+    """
+    tower, left = cnn14.from_panns(base)
+    text, renamed = tower_of(caption, "bert-base", max_tokens=100)
+    ignored = {f"{AUDIO}{name}": "not needed to embed" for name in left}
+    for kind in ("weight", "bias"):
+        if renamed.pop(f"text_branch.pooler.{kind}", None) is not None:
+            ignored[f"{_CAPTION}pooler.dense.{kind}"] = "the first token counts as it is"
+    front = AudioConfig(rate=44100, samples=220500, hop=320, padding="repeat")
+    return _Release(2022, front, cnn14.config_of(tower), text, tower | renamed, ignored)
+
+
+def _of_2023(base: Tensors, caption: Tensors) -> _Release:
+    """HTSAT-tiny and GPT-2; seven seconds.
+
+    Its mel bank is laid out for 32 kHz, whatever its YAML file says, and applied at 44.1 kHz; short
+    clips are repeated (CLAPWrapper.py).
+    """
+    tower, left = audio.from_laion(below(base, "htsat."))
+    text, renamed = tower_of(caption, "gpt2", max_tokens=77, suffix=" <|endoftext|>")
+    ignored = {f"{AUDIO}htsat.{name}": "not needed to embed" for name in left}
+    front = AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat")
+    return _Release(2023, front, audio.config_of(tower), text, tower | renamed, ignored)
