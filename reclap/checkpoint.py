@@ -34,6 +34,7 @@ __all__ = [
     "resolve",
     "save",
     "save_all",
+    "save_text",
     "staged",
     "sync",
     "write_tensors",
@@ -417,6 +418,14 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
         if tokenizer is not None:
             new[0].write_bytes(tokenizer)
         _write_files(new[-3:], (text, rest), config)
+
+
+def save_text(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:
+    """Write what of a model folder concerns texts, to train beside; see `save_all`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with staged(*(folder / name for name in (TOKENIZER, TEXT, CONFIG))) as new:
+        new[0].write_bytes(tokenizer)
+        _write_files(new[1:], (tensors,), config)
 
 
 def _write_files(paths: list[Path], parts: Iterable[Tensors], config: ClapConfig) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from reclap import checkpoint, pickles
 from reclap.errors import FormatError
-from reclap.families import laion, microsoft, transformers
+from reclap.families import htsat, laion, microsoft, transformers
 from reclap.families.parts import Found, Tensors
 from reclap.text import find_tokenizer
 
-__all__ = ["Found", "is_foreign", "read"]
+__all__ = ["Found", "is_foreign", "read", "tensors_of"]
 
 _TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
@@ -58,17 +58,26 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
     return dataclasses.replace(found, config=config, tokenizer=find_tokenizer(folder))
 
 
-def _file(path: Path, text_activation: str | None) -> Found:
+def tensors_of(path: Path) -> Tensors:
+    """Return the tensors of a file, by the names in it; see `read`."""
     if path.suffix == ".safetensors":
-        tensors: Tensors = checkpoint.read_tensors(path)
-    else:
-        tensors = pickles.state_dict(path)
+        return checkpoint.read_tensors(path)
+    return pickles.state_dict(path)
+
+
+def _file(path: Path, text_activation: str | None) -> Found:
+    tensors = tensors_of(path)
     if any(name.startswith("audio_branch.") for name in tensors):
         return laion.read(path, tensors, text_activation)
     if text_activation is not None:
         raise ValueError("text_activation: only for files of LAION-CLAP")
     if any(name.startswith(microsoft.AUDIO) for name in tensors):
         return microsoft.read(path, tensors)
+    if htsat.is_htsat(tensors):
+        raise FormatError(
+            f"{path}: an audio tower of HTS-AT alone; training can begin with it, as audio_from "
+            "of a recipe"
+        )
     raise FormatError(
         f"{path}: a layout of neither LAION-CLAP (audio_branch.*) nor MS-CLAP ({microsoft.AUDIO}*)"
     )

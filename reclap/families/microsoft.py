@@ -14,7 +14,11 @@ from reclap.families.parts import Found, Tensors, below, without
 from reclap.families.text_config import tower_of
 from reclap.tensors import Stored
 
-__all__ = ["AUDIO", "read"]
+__all__ = ["AUDIO", "BERT", "GPT2", "read"]
+
+# How the two releases use their text towers (msclap/CLAPWrapper.py).
+BERT = {"max_tokens": 100}
+GPT2 = {"max_tokens": 77, "suffix": " <|endoftext|>"}
 
 AUDIO = "audio_encoder.base."
 _CAPTION = "caption_encoder.base."
@@ -72,7 +76,7 @@ def _of_2022(base: Tensors, caption: Tensors) -> _Release:
     Its text is padded to 100 tokens and never cut: longer ones fail upstream.
     """
     tower, left = cnn14.from_panns(base)
-    text, renamed = tower_of(caption, "bert-base", max_tokens=100)
+    text, renamed = tower_of(caption, "bert-base", **BERT)
     ignored = {f"{AUDIO}{name}": "not needed to embed" for name in left}
     for kind in ("weight", "bias"):
         if renamed.pop(f"text_branch.pooler.{kind}", None) is not None:
@@ -88,7 +92,7 @@ def _of_2023(base: Tensors, caption: Tensors) -> _Release:
     clips are repeated (CLAPWrapper.py).
     """
     tower, left = audio.from_laion(below(base, "htsat."))
-    text, renamed = tower_of(caption, "gpt2", max_tokens=77, suffix=" <|endoftext|>")
+    text, renamed = tower_of(caption, "gpt2", **GPT2)
     ignored = {f"{AUDIO}htsat.{name}": "not needed to embed" for name in left}
     front = AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat")
     return _Release(2023, front, audio.config_of(tower), text, tower | renamed, ignored)

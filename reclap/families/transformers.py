@@ -33,7 +33,8 @@ def read(folder: Path) -> Found:
     config = checkpoint.read_json(path)
     if config.get("model_type") != "clap":
         raise FormatError(
-            f"{folder}: a {config.get('model_type')!r} model of transformers, expected 'clap'"
+            f"{folder}: a {config.get('model_type')!r} model of transformers, expected 'clap'; "
+            "training can take the tower of a plain text model, as text of a recipe"
         )
     tensors = weights(folder)
     audio_part, text_part = (_table(path, config, f"{x}_config") for x in ("audio", "text"))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from reclap import checkpoint
 from reclap._libraries import core
 from reclap.config import ClapConfig
+from reclap.tensors import Stored
 from reclap.training.draw import INIT, generator
 from reclap.training.recipe import Optim, Recipe
 
@@ -169,6 +170,21 @@ class Learner:
             for name, x in zip(self.names, arrays, strict=True)
         }
 
+    def begin(self, tower: Mapping[str, Stored], path: Path) -> None:
+        """Take the audio tower of another model as first values.
+
+        Parameters
+        ----------
+        tower : mapping of str to ndarray
+            Every tensor of the tower, by our names.
+        path : Path
+            Where they come from, for messages.
+        """
+        for have in filter(None, (self._values, self._mean)):
+            named = dict(zip(self.names, have, strict=True))
+            inside = {n: x for n, x in named.items() if n.startswith("audio_branch.")}
+            _copy_all(inside, tower, path)
+
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
         _copy_all(self.state(), checkpoint.read_tensors(folder / STATE), folder / STATE)
@@ -177,7 +193,7 @@ class Learner:
             _copy_all(self.tensors(), checkpoint.read_tensors(path), path)
 
 
-def _copy_all(targets: Mapping[str, Floats], have: Mapping[str, Floats], path: Path) -> None:
+def _copy_all(targets: Mapping[str, Floats], have: Mapping[str, Stored], path: Path) -> None:
     arrays = checkpoint.match(have, [(name, x.shape) for name, x in targets.items()], str(path))
     for target, array in zip(targets.values(), arrays, strict=True):
         target[...] = array

@@ -29,8 +29,10 @@ import numpy.typing as npt
 
 from reclap import checkpoint, manifest
 from reclap.errors import FormatError, ReclapError
+from reclap.loading import locate
 from reclap.model import TextEncoder, default_threads
 from reclap.progress import bar as progress_bar
+from reclap.training import initial
 from reclap.training import recipe as recipes
 from reclap.training.data import Batch, Batches, Loader
 from reclap.training.evaluate import ZeroShot
@@ -116,8 +118,9 @@ def train(
     """
     out = Path(out)
     folder = _find_last(out, resume=resume)
-    text = checkpoint.resolve(recipe.model.text)
-    identity = recipe.identity(text)
+    text = initial.text_tower(recipe.model.text, out)
+    audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
+    identity = recipe.identity(text, audio)
     threads = recipe.run.threads or default_threads()
     first = _check_continuation(folder, identity, threads) if folder else 0
     encoder = TextEncoder(text, threads)
@@ -127,6 +130,8 @@ def train(
     learner = Learner(config, recipe, threads)
     if folder:
         learner.load(folder)
+    elif audio:
+        learner.begin(initial.audio_tower(audio, config.audio), audio)
     exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
@@ -324,7 +329,8 @@ def _find_last(out: Path, *, resume: bool) -> Path | None:
     """Return the checkpoint to continue from, if any."""
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: expected a folder for checkpoints, there is a file")
-    if not out.is_dir() or not any(out.iterdir()):
+    begun = out.is_dir() and not all(p.name.startswith(initial.TEXT) for p in out.iterdir())
+    if not begun:
         return None
     if not resume:
         raise FileExistsError(f"{out}: not empty; continue its run with resume, or choose another")
@@ -348,7 +354,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _is_ours(name: str) -> bool:
-    return name in _OURS or name.startswith("step-") or name.endswith(".tmp")
+    return name in _OURS or name.startswith(("step-", initial.TEXT)) or name.endswith(".tmp")
 
 
 def _check_continuation(folder: Path, identity: Mapping[str, Any], threads: int) -> int:

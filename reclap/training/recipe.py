@@ -16,12 +16,16 @@ from reclap.settings import from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 
-__all__ = ["Eval", "ModelPart", "Optim", "Recipe", "Run", "differences", "load"]
+__all__ = ["Eval", "ModelPart", "Optim", "Recipe", "Run", "differences", "load", "sha256"]
 
 INITS = ("xavier_uniform", "trunc_normal")
 
 # Settings that hold a path, and settings that may change between a run and its continuation.
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
+_MODELS = {
+    "text": checkpoint.CONFIG,
+    "audio_from": "",
+}  # of [model]: names, or paths that hold this
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
     "run": ("threads", "save_every", "keep"),
@@ -35,7 +39,11 @@ class ModelPart:
     Parameters
     ----------
     text : str
-        Bundled model or model folder whose text tower is used, frozen.
+        What gives the text tower, frozen: a bundled model, a model folder, a folder of a plain
+        BERT, RoBERTa, T5, GPT-2 or CLIP, or a hub id of one of these.
+    audio_from : str
+        File or folder whose audio tower training begins with: HTS-AT's ``.ckpt``, or any model
+        that `reclap.load` takes. Random values if empty.
     front, audio : dict
         Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]`` (`HtsatConfig`).
     name, audio_head, text_head, dim, template
@@ -46,6 +54,7 @@ class ModelPart:
     """
 
     text: str = "mini"
+    audio_from: str = ""
     front: dict[str, Any] = dataclasses.field(default_factory=dict)
     audio: dict[str, Any] = dataclasses.field(default_factory=dict)
     name: str = "clap"
@@ -67,7 +76,7 @@ class ModelPart:
     def config(self, text: TextConfig) -> ClapConfig:
         """Return the configuration of the whole model."""
         parts = dataclasses.asdict(self)
-        del parts["init"]
+        del parts["init"], parts["audio_from"]
         return ClapConfig.from_json(parts | {"text": dataclasses.asdict(text)}, "model")
 
 
@@ -227,21 +236,26 @@ class Recipe:
         """Return nested dictionaries that `from_mapping` takes."""
         return dataclasses.asdict(self)
 
-    def identity(self, text: Path) -> dict[str, Any]:
+    def identity(self, text: Path, audio: Path | None = None) -> dict[str, Any]:
         """Return what a continuation must share with the run: settings, and digests of files.
 
         Parameters
         ----------
         text : Path
             The folder of the text tower.
+        audio : Path, optional
+            What the audio tower begins with.
         """
         data = self.to_json()
         del data["eval"]
+        del data["model"]["audio_from"]
+        if audio is not None:
+            data["model"]["audio_from"] = sha256(*_files(audio))
         for section, keys in _FREE.items():
             for key in keys:
                 del data[section][key]
-        data["data"]["manifest"] = _sha256(*manifest.files(self.data.manifest))
-        data["model"]["text"] = _sha256(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
+        data["data"]["manifest"] = sha256(*manifest.files(self.data.manifest))
+        data["model"]["text"] = sha256(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
         return plain
 
@@ -256,11 +270,19 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 
 
-def _sha256(*paths: Path) -> str:
+def sha256(*paths: Path) -> str:
+    """Return the digest of the content of files, one after the other."""
     total = hashlib.sha256()
     for path in paths:
         total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """Return what says which model a path is."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors", ".bin"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
@@ -311,9 +333,12 @@ def _absolute(data: dict[str, Any], folder: Path) -> None:
         if isinstance(part, dict) and isinstance(part.get(key), str) and part[key]:
             part[key] = os.path.normpath(folder / part[key])
     model = data.get("model")
-    text = model.get("text") if isinstance(model, dict) else None
-    if isinstance(text, str) and (folder / text / checkpoint.CONFIG).is_file():
-        data["model"]["text"] = os.path.normpath(folder / text)
+    if not isinstance(model, dict):
+        return
+    for key, inside in _MODELS.items():
+        name = model.get(key)
+        if isinstance(name, str) and name and (folder / name / inside).exists():
+            model[key] = os.path.normpath(folder / name)
 
 
 def _override(text: str) -> tuple[Sequence[str], Any]:

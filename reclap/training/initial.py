@@ -1,0 +1,90 @@
+"""What training begins with, where that is another model: its audio tower, its text tower."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from reclap import checkpoint
+from reclap.config import AudioTower, HtsatConfig
+from reclap.errors import FormatError
+from reclap.families import clap, htsat, text_folder
+from reclap.loading import locate
+from reclap.tensors import Stored
+from reclap.training.recipe import sha256
+
+__all__ = ["TEXT", "audio_tower", "text_tower"]
+
+TEXT = (
+    "text-"  # in the folder of a run: the tower of a plain text model, with a digest of its files
+)
+
+# What must agree with the tower in training; other settings change no tensor. Fusion has another
+# mel bank.
+_SIZES = ("mels", "patch", "embed", "depths", "heads", "window", "mlp_ratio", "fusion")
+
+
+def text_tower(source: str, out: Path) -> Path:
+    """Return the model folder whose text tower a run takes, making it of a plain text model.
+
+    Parameters
+    ----------
+    source : str
+        Bundled model, model folder, folder of a plain text model (`reclap.families.text_folder`),
+        or hub id of either.
+    out : Path
+        Folder of the run, which then holds a model folder with the tower of a plain model.
+    """
+    path = locate(source)
+    if not text_folder.is_text_folder(path):
+        return path
+    made = out / f"{TEXT}{sha256(*text_folder.files(path))[:12]}"
+    if not (made / checkpoint.CONFIG).is_file():
+        text_folder.convert(path, made)
+    return made
+
+
+def audio_tower(path: Path, wanted: AudioTower) -> dict[str, Stored]:
+    """Return the tensors of an audio tower, by our names, to begin training with.
+
+    Parameters
+    ----------
+    path : Path
+        HTS-AT's ``.ckpt``, or any model that `reclap.load` takes: its audio tower.
+    wanted : AudioTower
+        The tower in training.
+
+    Raises
+    ------
+    FormatError
+        If the file holds no HTS-AT, or one of other sizes; both are shown.
+
+    Notes
+    -----
+    HTS-AT was trained on sounds at 32 kHz with a hop of 320 samples, LAION-CLAP goes on at 48 kHz
+    with 480: 1001 frames of 10 s, 64 bands from 50 to 14 000 Hz either way. The front end is not
+    checked.
+    """
+    config, tensors = _tower_of(path)
+    if config.kind != wanted.kind or not isinstance(config, HtsatConfig):
+        raise FormatError(
+            f"{path}: the audio tower is {config.kind}, the tower in training is {wanted.kind}"
+        )
+    wrong = [
+        f"{name} is {getattr(config, name)}, the tower in training has {getattr(wanted, name)}"
+        for name in _SIZES
+        if getattr(config, name) != getattr(wanted, name)
+    ]
+    if wrong:
+        raise FormatError(f"{path}: {'; '.join(wrong)}")
+    return {name: x for name, x in tensors.items() if name.startswith("audio_branch.")}
+
+
+def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored]]:
+    if path.is_dir() and not clap.is_foreign(path):
+        return checkpoint.read_config(path).audio, checkpoint.read_tensors(path / checkpoint.MODEL)
+    if path.is_file():
+        tensors = clap.tensors_of(path)
+        if htsat.is_htsat(tensors):
+            tower = htsat.read(tensors)
+            return tower.config, tower.tensors
+    found = clap.read(path)
+    return found.config.audio, found.tensors
