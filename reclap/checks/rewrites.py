@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from reclap.checks.compare import compare
 from reclap.checks.finding import Finding
 from reclap.checks.form import check_form
 from reclap.checks.sense import Sense
@@ -53,7 +54,9 @@ def check_rewrites(
     list of list of Finding
         One list for each pair.
     """
-    found = [check_form(rewrite, "rewrite") for _, rewrite in pairs]
+    found = [
+        [*check_form(rewrite, "rewrite"), *compare(caption, rewrite)] for caption, rewrite in pairs
+    ]
     if sense is not None:
         _add_meaning(pairs, found, sense)
     return found

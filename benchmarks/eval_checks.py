@@ -1,0 +1,89 @@
+"""How well the checks tell good texts from bad ones: precision and recall for each defect.
+
+    python benchmarks/eval_checks.py            both halves of the labelled set
+    python benchmarks/eval_checks.py --errors   also what goes wrong in the half for tuning
+
+The set, ``tests/data/checks.jsonl``, was written for this purpose. A text belongs to the half that
+was held out while the checks were tuned if the first byte of its SHA-256 is odd.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap import checks
+
+DATA = Path(__file__).parents[1] / "tests" / "data" / "checks.jsonl"
+Item = dict[str, Any]
+
+
+def items() -> list[Item]:
+    """Return the labelled texts."""
+    return [json.loads(line) for line in DATA.read_text("utf-8").splitlines()]
+
+
+def is_held_out(item: Item) -> bool:
+    return bool(hashlib.sha256(item["text"].encode()).digest()[0] & 1)
+
+
+def find(item: Item, sense: checks.Sense | None) -> list[checks.Finding]:
+    """Run the check that fits a text."""
+    if item["kind"] == "rewrite":
+        return checks.check_rewrite(item["caption"], item["text"], sense=sense)
+    check = checks.check_prompt if item["kind"] == "prompt" else checks.check_description
+    others, siblings = item.get("others", ()), item.get("siblings", ())
+    return check(item["text"], item["label"], others=others, siblings=siblings, sense=sense)
+
+
+def measure(these: Sequence[Item], sense: checks.Sense | None) -> dict[str, tuple[int, ...]]:
+    """Count for each defect: texts, texts found by any check, by its own; false alarms."""
+    found = [{f.check for f in find(item, sense)} for item in these]
+    rows = {}
+    for name in checks.CHECKS:
+        own = [names for item, names in zip(these, found, strict=True) if item["defect"] == name]
+        good = [names for item, names in zip(these, found, strict=True) if not item["defect"]]
+        rows[name] = (len(own), sum(map(bool, own)), sum(name in n for n in own),
+                      sum(name in n for n in good))  # fmt: skip
+    bad = [names for item, names in zip(these, found, strict=True) if item["defect"]]
+    good = [names for item, names in zip(these, found, strict=True) if not item["defect"]]
+    flagged = sum(map(bool, bad))
+    rows["all"] = (len(bad), flagged, flagged, sum(map(bool, good)))
+    return rows
+
+
+def show(rows: dict[str, tuple[int, ...]]) -> None:
+    print("| defect | texts | found | recall by name | false alarms | precision |")
+    print("|---|---|---|---|---|---|")
+    for name, (count, found, named, false) in rows.items():
+        recall = f"{named / count:.2f}" if count else "-"
+        precision = f"{named / (named + false):.2f}" if named + false else "-"
+        print(f"| {name} | {count} | {found} | {recall} | {false} | {precision} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--no-sense", action="store_true", help="words only, without a model")
+    parser.add_argument("--errors", action="store_true", help="list errors of the tuning half")
+    args = parser.parse_args()
+    sense = None if args.no_sense else checks.load_sense()
+    halves = {False: "tuning half", True: "held-out half"}
+    for held_out, title in halves.items():
+        these = [item for item in items() if is_held_out(item) is held_out]
+        good = sum(not item["defect"] for item in these)
+        print(f"\n{title}: {good} good, {len(these) - good} bad\n")
+        show(measure(these, sense))
+    if args.errors:
+        for item in items():
+            found = find(item, sense)
+            names = {f.check for f in found}
+            if not is_held_out(item) and (names - {item["defect"]} if not item["defect"]
+                                          else item["defect"] not in names):  # fmt: skip
+                print(item["defect"] or "good", "|", item.get("caption") or item["label"], "|",
+                      item["text"], "|", *map(str, found))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
