@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from reclap.checks.finding import Finding
-from reclap.checks.scene import AT_ONCE, BESIDE, EARLIER, LATER, Mention, Scene, read_scene
+from reclap.checks.scene import AT_ONCE, BESIDE, EARLIER, LATER, Mention, Scene, kingdom, read_scene
 from reclap.checks.sources import SOUND, THING, lexicon
 from reclap.checks.words import content
 
-__all__ = ["compare"]
+__all__ = ["claimed", "compare"]
 
 _Named = dict[str, list[Mention]]
 
@@ -28,8 +28,8 @@ def compare(caption: str, rewrite: str) -> list[Finding]:
 
     Examples
     --------
-    >>> [str(f) for f in compare("a dog barks, then a car passes", "a car passes, then a dog barks")]
-    ['order: car came after dog, now before it']
+    >>> [str(f) for f in compare("a dog barks, then it rains", "rain falls, then a dog barks")]
+    ['order: rain came after dog, now before it']
     """
     before, after = read_scene(caption), read_scene(rewrite)
     if not before.mentions:
@@ -57,7 +57,7 @@ def _sources(before: Scene, after: Scene) -> Iterator[Finding]:
     old, new = before.named(), after.named()
     denied = {m.source for m in [*before.mentions, *after.mentions] if m.is_denied}
     lost = [s for s in _required(before, old) if s not in denied and not _is_kept(s, new, after)]
-    invented = [s for s in _claimed(new) if s not in denied and not _is_known(s, old, before)]
+    invented = [s for s in claimed(new) if s not in denied and not _is_known(s, old, before)]
     for source in lost:
         rival = next((s for s in invented if lexicon().share_a_parent(source, s)), None)
         if rival is None:
@@ -86,11 +86,20 @@ def _invention(source: str, old: _Named, new: _Named) -> Iterator[Finding]:
 def _required(scene: Scene, named: _Named) -> list[str]:
     """Return the sources that a rewrite has to keep."""
     sources = lexicon().sources
-    things = {m.clause for group in named.values() for m in group if not sources[m.source].is_kind}
+    firm = {
+        m.clause
+        for group in named.values()
+        for m in group
+        if m.role in (THING, SOUND) and not sources[m.source].is_kind and not m.is_place
+    }
     return [
         name
         for name, group in named.items()
-        if not sources[name].is_kind or not any(_has_source(m, scene, things) for m in group)
+        if not all(m.is_place for m in group)
+        and (
+            any(m.role in (THING, SOUND) for m in group if not sources[name].is_kind)
+            or not any(_has_source(m, scene, firm) for m in group)
+        )
     ]
 
 
@@ -102,13 +111,24 @@ def _has_source(mention: Mention, scene: Scene, things: set[int]) -> bool:
     return clause in things
 
 
-def _claimed(named: _Named) -> list[str]:
+def claimed(named: _Named) -> list[str]:
     """Return the sources that a rewrite puts forward as its own."""
     return [
         name
         for name, group in named.items()
-        if not lexicon().sources[name].is_kind and any(m.role in (THING, SOUND) for m in group)
+        if not lexicon().sources[name].is_kind
+        and any(not m.is_place and not _describes(m, named) for m in group)
     ]
+
+
+def _describes(mention: Mention, named: _Named) -> bool:
+    """Tell whether a sound says how another thing sounds: "a knocking motor"."""
+    if mention.role != SOUND:
+        return mention.role != THING
+    beside = [m for group in named.values() for m in group if m.clause == mention.clause]
+    return kingdom(mention.source) == "thing" and any(
+        m.role == THING and not m.is_place and m.source != mention.source for m in beside
+    )
 
 
 def _is_kept(source: str, named: _Named, scene: Scene) -> bool:
@@ -130,11 +150,18 @@ def _is_known(source: str, named: _Named, scene: Scene) -> bool:
 def _denials(before: Scene, after: Scene) -> Iterator[Finding]:
     old, new = before.named(), after.named()
     for source in {m.source: None for m in after.mentions if m.is_denied}:
-        if source in old and source not in new:
+        if source in old and (source not in new or _is_said_of(source, after)):
             yield Finding("negation", f"{source} is denied")
     for source in {m.source: None for m in before.mentions if m.is_denied}:
         if source in new and source not in old:
             yield Finding("negation", f"{source} was denied")
+
+
+def _is_said_of(source: str, scene: Scene) -> bool:
+    """Tell whether a source is named and its sound denied: "a dog does not bark"."""
+    these = [m for m in scene.mentions if m.source == source]
+    denied = {m.clause for m in these if m.is_denied and m.role != THING}
+    return bool(denied & {m.clause for m in these if not m.is_denied})
 
 
 # ---- Numbers -------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ _PATTERNS: tuple[_Pattern, ...] = (
              r"i (?:can(?:'t|not)|could not|would|will|hope|have (?:re)?written)|"
              r"let me (?:know|help)|(?:the|this|your|original|rewritten) (?:captions?|rewrites?)|"
              r"(?:rewritten|rephrased|paraphrased) (?:caption|version|sentence)|"
-             r"word (?:count|limit)|under (?:thirty|30) words|\d+ words\b)", "talks of"),
+             r"word (?:count|limit)|under (?:thirty|30) words|\d+ words)\b", "talks of"),
     ("meta", r"\b(th(?:e|is) (?:audio|recording|clip|soundtrack|sound clip)|audio clip|"
              r"(?:can|could) be heard|(?:is|are) heard|we (?:can )?hear|you (?:can )?hear|"
              r"the listener|in the recording)\b", "talks of"),
@@ -155,6 +155,8 @@ _DANGLING = frozenset(read_list("dangling"))
 
 def _unfinished(text: str, words: list[str]) -> Iterator[Finding]:
     end = text.rstrip()
+    if words[-2:] == ["a", "while"] or words[-3:] == ["now", "and", "then"]:
+        return
     if words[-1] in _DANGLING or (len(words[-1]) == 1 and words[-1].isalpha()):
         yield Finding("unfinished", f"ends with {words[-1]!r}")
     elif end.endswith((",", ";", ":", "-", "\u2013", "\u2014", "(", "...", "\u2026", "/", "&")):
@@ -171,7 +173,11 @@ def _repetition(_: str, words: list[str]) -> Iterator[Finding]:
     runs = [
         a for i, a in enumerate(words) if len(set(words[i : i + 4])) == 1 and i + 4 <= len(words)
     ]
-    triples = Counter(zip(words, words[1:], words[2:], strict=False))
+    triples = Counter(
+        triple
+        for triple in zip(words, words[1:], words[2:], strict=False)
+        if len(FUNCTION.intersection(triple)) < 2
+    )
     stems = Counter(stem(w) for w in words if w not in FUNCTION)
     if doubled or runs:
         yield Finding("repetition", f"{doubled or runs[0]!r} again and again")

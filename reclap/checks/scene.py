@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
-from reclap.checks.sources import EVIDENCE, SOFT, SOUND, THING, Meanings, lexicon
+from reclap.checks.sources import EVIDENCE, SOUND, THING, Meanings, lexicon
 from reclap.checks.words import stem
 
-__all__ = ["Clause", "Mention", "Scene", "read_scene"]
+__all__ = ["Clause", "Mention", "Scene", "kingdom", "read_scene"]
 
 AT_ONCE, LATER, EARLIER, BESIDE = "=", ">", "<", "?"  # how a clause follows the one before it
 
@@ -30,8 +31,12 @@ class Mention:
         As written.
     count : int or None
         How many; 0 for several; None where the text does not say.
-    is_denied, is_figure : bool
-        "no dog"; "like a dog", "a wave of applause".
+    is_denied : bool
+        "no dog".
+    is_figure : bool
+        "like a dog", "a wave of applause", "an engine purrs".
+    is_place : bool
+        Where something happens rather than what makes the sound: "in a pan".
     """
 
     source: str
@@ -42,6 +47,7 @@ class Mention:
     count: int | None = None
     is_denied: bool = False
     is_figure: bool = False
+    is_place: bool = False
 
 
 @dataclasses.dataclass
@@ -97,10 +103,10 @@ class Scene:
 
 # ---- Connectives ---------------------------------------------------------------------------------
 
-# Phrases become one token each, "@" before what they mean.
+# Phrases become one word each, "@" before what they mean.
 _REWRITE = tuple(
-    (re.compile(rf"\b(?:{pattern})\b"), token)
-    for pattern, token in (
+    (re.compile(rf"\b(?:{pattern})\b"), word)
+    for pattern, word in (
         (r"\w+-(?:like|style|sounding)|one after (?:another|the other)|time after time|"
          r"day after day|such as|as well as|as before|as \w+ as|at first|much as|again and again|"
          r"over and over|(?:never|not) far|not only|before long,?|the same as|after all|"
@@ -120,7 +126,7 @@ _REWRITE = tuple(
         (r"while|whilst|meanwhile|during|at the same time(?: as)?|simultaneously(?: with)?|amid|"
          r"amidst|alongside|accompanied(?: \w+)? by|all the while|throughout|as|beneath|"
          r"underneath|over (?=a\b|an\b|the\b)", "@once"),
-        (r"and|with|but|where|when|plus|or", "@beside"),
+        (r"and|but|where|when|plus|or", "@beside"),
     )
 )  # fmt: skip
 _MEANS = {"@later": LATER, "@adverb": LATER, "@earlier": EARLIER, "@once": AT_ONCE}
@@ -133,8 +139,8 @@ def _tokens(text: str) -> list[str]:
     text = text.lower().replace("\u2019", "'")
     text = re.sub(r"^\W*before\b", "@before ", text)
     text = re.sub(r"^\W*once (?=an?\b|the\b)", "@earlier ", text)
-    for pattern, token in _REWRITE:
-        text = pattern.sub(f" {token} ", text)
+    for pattern, word in _REWRITE:
+        text = pattern.sub(f" {word} ", text)
     return _TOKEN.findall(text.replace("-", " "))
 
 
@@ -148,8 +154,12 @@ _NUMBERS = {
     "two": 2, "couple": 2, "pair": 2, "both": 2, "duo": 2, "three": 3, "trio": 3, "four": 4,
     "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "dozen": 12,
     "several": 0, "many": 0, "multiple": 0, "few": 0, "numerous": 0, "various": 0, "some": 0,
-    "group": 0, "series": 0, "countless": 0, "scattered": 0,
+    "series": 0, "countless": 0, "scattered": 0, "handful": 0,
 }  # fmt: skip
+_GROUPS = frozenset(
+    ("group", "flock", "swarm", "herd", "pack", "chorus", "bunch", "cluster", "colony", "crowd")
+)
+_NUMBERS.update(dict.fromkeys(_GROUPS, 0))
 _TIMES = {"once": 1, "twice": 2, "thrice": 3}
 _MANY = frozenset(("people", "men", "women", "children", "geese", "mice", "wolves", "oxen"))
 # Sources whose plural says nothing about how many there are.
@@ -157,9 +167,45 @@ _UNCOUNTED = frozenset(
     """footstep water wave leaf gravel applause clap static tire key coin cutlery dish glass wind
     rain gun explosion firework fire string xylophone door drawer typing person crowd food paper
     plastic speech laugh music drum thunder insect bee cricket mosquito wood rock metal alarm
-    machine engine vehicle""".split()  # noqa: SIM905
+    machine engine vehicle chain whip bed oil faucet""".split()  # noqa: SIM905
+)
+# Words that name a source as a noun, but often say what another source does.
+_VERBS = frozenset(
+    f"{word}{ending}"
+    for word in ("drum", "hammer", "thunder", "storm", "shower", "wave", "fan", "rocket", "wheel",
+                 "stream", "cascade", "whip", "crow", "step", "gust", "wind")
+    for ending in ("", "s", "ed", "med", "ming", "ing")
+)  # fmt: skip
+_AFTER = frozenset(
+    "on against down past off across over away through up out into along overhead".split()  # noqa: SIM905
+)
+_PLACES = frozenset(
+    "in on into onto inside at against through across off from along behind under upon".split()  # noqa: SIM905
 )
 _REACH = 4  # words between a number or a denial and what it belongs to
+
+
+def _is_heard(source: str) -> bool:
+    """Tell whether a source is heard wherever it stands: "in the rain", "at a dog"."""
+    return bool({source, *lexicon().sources[source].wider} & _HEARD)
+
+
+_HEARD = frozenset(
+    ("person", "animal", "vocal", "vehicle", "alarm", "music", "rain", "wind", "thunder", "storm",
+     "fire", "gun", "explosion", "firework", "static", "wave", "stream")
+)  # fmt: skip
+
+
+@functools.cache
+def kingdom(source: str) -> str:
+    """Return what a source is by and large: person, animal, vocal or thing."""
+    wider = {source, *lexicon().sources[source].wider}
+    return next((name for name in ("person", "animal", "vocal") if name in wider), "thing")
+
+
+# Whose voice it is, and beside what the word only describes.
+_OWN = {"animal": {"animal"}, "vocal": {"person"}}
+_OTHER = {"animal": {"thing"}, "vocal": {"thing", "animal"}}
 
 
 class _Reader:
@@ -170,11 +216,11 @@ class _Reader:
         self.evidence: set[str] = set()
         self.clauses = [Clause()]
         self._open: list[tuple[Mention, Meanings]] = []  # words with several meanings
-        self._number: tuple[int, int] | None = None  # value, place
+        self._number: tuple[int, int, bool] | None = None  # value, place, is an article
         self._denied = self._figure = -1  # up to which place
         self._fronted = ""  # how the main clause follows a clause that was put before it
         self._is_empty = True
-        self._after_of = -1
+        self._place = -1
         tokens = _tokens(text)
         at = 0
         while at < len(tokens):
@@ -183,16 +229,20 @@ class _Reader:
 
     def _step(self, tokens: list[str], at: int) -> int:
         """Take what begins at a place; return how many tokens that was."""
-        token = tokens[at]
-        if token[0] == "@" or token in _MARKS:
-            self._connective(token, tokens, at)
+        word = tokens[at]
+        if word[0] == "@" or word in _MARKS:
+            self._connective(word, tokens, at)
             return 1
-        if token in _DENIALS or token.endswith("n't"):
+        if word in _DENIALS or word.endswith("n't"):
             self._denied = at + _REACH
-        if token in _TIMES or tokens[at + 1 : at + 2] == ["times"]:
-            return self._times(token)
-        if token in _NUMBERS or token.isdigit():
-            self._count(token, at)
+        if word in _TIMES or tokens[at + 1 : at + 2] == ["times"]:
+            return self._times(word)
+        if word in _NUMBERS or word.isdigit():
+            self._count(word, at)
+        if word == "of" and self._number and self._number[2]:
+            self._number = None  # "a burst of gunfire" is not one gun
+        if word in _PLACES:
+            self._place = at + _REACH
         found, size = self._match(tokens, at)
         self._is_empty = False
         if found:
@@ -203,8 +253,17 @@ class _Reader:
         for stems, meanings in lexicon().phrases.get(stem(tokens[at]), ()):
             size = len(stems)
             if size == 1 or tuple(map(stem, tokens[at : at + size])) == stems:
-                return meanings, size
+                return (*meanings, *self._hints(stems)), size
         return (), 1
+
+    @staticmethod
+    def _hints(stems: tuple[str, ...]) -> Meanings:
+        """Return what the words of a phrase point to by themselves."""
+        if len(stems) == 1:
+            return ()
+        alone = (lexicon().phrases.get(s, ()) for s in stems)
+        single = (m for group in alone for words, m in group if len(words) == 1)
+        return tuple(pair for meanings in single for pair in meanings if pair[1] == EVIDENCE)
 
     def _mention(self, found: Meanings, tokens: list[str], at: int, size: int) -> None:
         strong = tuple((name, role) for name, role in found if role != EVIDENCE)
@@ -216,8 +275,12 @@ class _Reader:
         name, role = strong[0]
         words = " ".join(tokens[at : at + size])
         mention = Mention(name, role, at, len(self.clauses) - 1, words, is_denied=is_denied)
-        mention.is_figure = at <= self._figure or self._is_of(tokens, at + size)
-        mention.count = self._counted(tokens[at + size - 1], role, at)
+        mention.is_figure = (
+            at <= self._figure or self._is_of(tokens, at + size) or self._is_verb(tokens, at)
+        )
+        mention.is_place = role == THING and at <= self._place and not _is_heard(name)
+        self._place = -1
+        mention.count = self._counted(mention, tokens[at + size - 1 : at + size + 1])
         self.mentions.append(mention)
         if len(strong) > 1:
             self._open.append((mention, strong))
@@ -227,30 +290,42 @@ class _Reader:
         """Tell whether something is said to be of another source: "a wave of applause"."""
         if tokens[after : after + 1] != ["of"]:
             return False
-        nearby = tokens[after + 1 : after + 4]
-        known = (lexicon().phrases.get(stem(t), ()) for t in nearby if t[0] != "@")
+        nearby = itertools.takewhile(lambda t: t[0] != "@", tokens[after + 1 : after + 6])
+        known = (lexicon().phrases.get(stem(t), ()) for t in nearby)
         return any(role in (THING, SOUND) for group in known for s, m in group for _, role in m
                    if len(s) == 1)  # fmt: skip
 
+    @staticmethod
+    def _is_verb(tokens: list[str], at: int) -> bool:
+        """Tell whether a word that names a thing says what another one does: "drums on"."""
+        word, before = tokens[at], tokens[at - 1] if at else ""
+        if word not in _VERBS or not _AFTER.intersection(tokens[at + 1 : at + 2]):
+            return False
+        return stem(word) != word or before.endswith("s") or bool(lexicon().phrases.get(before))
+
     # ---- Numbers ----
 
-    def _count(self, token: str, at: int) -> None:
-        value = int(token) if token.isdigit() else _NUMBERS[token]
-        is_article = token in ("a", "an")
+    def _count(self, word: str, at: int) -> None:
+        value = int(word) if word.isdigit() else _NUMBERS[word]
+        is_article = word in ("a", "an")
         if not (is_article and self._number and at - self._number[1] < _REACH):
-            self._number = (value, at)
+            self._number = (value, at, is_article)
 
-    def _counted(self, word: str, role: int, at: int) -> int | None:
+    def _counted(self, mention: Mention, words: list[str]) -> int | None:
+        """Return how many a mention counts, from what stands before it and its own form."""
         number, self._number = self._number, None
-        if number and at - number[1] <= _REACH:
-            return number[0]
-        is_plural = word in _MANY or (word.endswith("s") and stem(word) != word)
-        return 0 if role == THING and is_plural else None
+        is_group = bool(_GROUPS.intersection(words[1:]))  # "an insect swarm"
+        if number and mention.at - number[1] <= _REACH:
+            return 0 if is_group else number[0]
+        if mention.role != THING or mention.source in _UNCOUNTED:
+            return None
+        is_plural = words[0] in _MANY or (words[0].endswith("s") and stem(words[0]) != words[0])
+        return 0 if is_plural or is_group else None
 
-    def _times(self, token: str) -> int:
+    def _times(self, word: str) -> int:
         """Count events: "twice", "three times"."""
-        size = 1 if token in _TIMES else 2
-        value = _TIMES.get(token, _NUMBERS.get(token, int(token) if token.isdigit() else None))
+        size = 1 if word in _TIMES else 2
+        value = _TIMES.get(word, _NUMBERS.get(word, int(word) if word.isdigit() else None))
         here = [m for m in self.mentions if m.clause == len(self.clauses) - 1]
         events = [m for m in here if m.role != THING] or here
         if events and value is not None:
@@ -259,23 +334,23 @@ class _Reader:
 
     # ---- Clauses ----
 
-    def _connective(self, token: str, tokens: list[str], at: int) -> None:
-        self._number, self._denied = None, -1
-        if token == "@figure":
+    def _connective(self, word: str, tokens: list[str], at: int) -> None:
+        self._number, self._denied, self._place = None, -1, -1
+        if word == "@figure":
             self._figure = at + 2 * _REACH
             return
-        if token in (".", "!", "?", ";", ",") or token in _MEANS:
+        if word in (".", "!", "?", ";", ",") or word in _MEANS:
             self._figure = -1
         if self._is_empty and len(self.clauses) == 1:
-            self._fronted = _FRONTED.get(token.lstrip("@") if token == "@before" else token, "")
+            self._fronted = _FRONTED.get(word.lstrip("@") if word == "@before" else word, "")
             return
-        link = _MEANS.get(token, BESIDE)
-        if token == "@soon":
+        link = _MEANS.get(word, BESIDE)
+        if word == "@soon":
             link = LATER if tokens[at - 1 : at] in (["@beside"], [","], [";"], ["."]) else EARLIER
-        if self._fronted and token in _MARKS:
+        if self._fronted and word in _MARKS:
             link, self._fronted = self._fronted, ""
         is_last = at + 1 == len(tokens) or tokens[at + 1] in _MARKS
-        if token == "@adverb" and is_last and not self._is_empty:
+        if word == "@adverb" and is_last and not self._is_empty:
             self._relink(link)  # "..., a car passes afterwards"
         elif self._is_empty:
             if link != BESIDE:
@@ -304,6 +379,24 @@ class _Reader:
                     break
             else:
                 self.evidence.update(name for name, _ in meanings[1:])
+        for clause in range(len(self.clauses)):
+            self._find_figures(clause)
+
+    def _find_figures(self, clause: int) -> None:
+        """Mark voices that are said of a thing: an engine purrs, the wind moans, a bird sings."""
+        beside = self._things(clause)
+        for m in self.mentions:
+            kind = kingdom(m.source)
+            if m.clause != clause or m.role == THING or kind not in _OWN:
+                continue
+            is_verb = m.words.endswith(("s", "ed"))  # "it snarls and screams": of the same thing
+            goes_on = not beside and is_verb and self.clauses[clause].link == BESIDE
+            around = self._things(clause - 1) if goes_on else beside
+            m.is_figure |= bool(around & _OTHER[kind]) and not around & _OWN[kind]
+
+    def _things(self, clause: int) -> set[str]:
+        these = (m for m in self.mentions if m.clause == clause and not m.is_figure)
+        return {kingdom(m.source) for m in these if m.role == THING}
 
 
 @functools.lru_cache(4096)

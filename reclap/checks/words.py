@@ -25,7 +25,10 @@ _IRREGULAR = {
     "speech": "speak", "blowing": "blow", "during": "during", "ceiling": "ceiling",
     "morning": "morning", "evening": "evening", "wedding": "wedding", "building": "building",
     "gas": "gas", "bus": "bus", "buses": "bus", "canvas": "canvas", "glasses": "glass",
-    "shelves": "shelf", "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
+    "shelves": "shelf", "fired": "shoot", "fires": "shoot", "firing": "shoot",
+    "fluting": "fluting", "drumming": "drumming", "trumpeting": "trumpeting",
+    "thundering": "thundering", "whipping": "whipping",
+    "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
 }  # fmt: skip
 _VOWEL = re.compile(r"[aeiouy]")
 _DOUBLED = re.compile(r"([bdgmnprt])\1$")
@@ -55,14 +58,16 @@ def stem(word: str) -> str:
     ['bark', 'bark', 'bark', 'bark', 'rattl', 'rattl', 'hum']
     """
     word = word.removesuffix("'s").removesuffix("'")
-    word = _IRREGULAR.get(word, word)
-    word = _singular(word)
+    plain = _IRREGULAR.get(word) or _uninflected(_singular(word))
+    return plain.removesuffix("e") if len(plain) > 4 else plain
+
+
+def _uninflected(word: str) -> str:
     for suffix in ("ing", "ed"):
         base = word.removesuffix(suffix)
         if base != word and len(base) > 1 and _VOWEL.search(base) and not word.endswith("eed"):
-            word = _DOUBLED.sub(r"\1", base)
-            break
-    return word.removesuffix("e") if len(word) > 3 else word
+            return _DOUBLED.sub(r"\1", base)
+    return word
 
 
 def _singular(word: str) -> str:
