@@ -96,7 +96,7 @@ def fake_sense(rows):
 
 
 def test_text_that_fits_another_label_is_flagged():
-    text = "A drawn-out call over the rooftops"
+    text = "A long, wavering note over rooftops"
     sense = fake_sense({text: (0.6, 0.8), "rooster": (1, 0), "siren": (0, 1)})
     (finding,) = checks.check_description(text, "rooster", others=["siren"], sense=sense)
     assert (finding.check, finding.fatal) == ("label", False)

@@ -1,14 +1,19 @@
-"""Checks on everything that a language model writes."""
+"""Checks on everything that a language model writes; ``docs/checks.md`` tells them all."""
 
+from reclap.checks.bank import check_bank
 from reclap.checks.finding import CHECKS, Finding
 from reclap.checks.prompts import check_description, check_prompt
+from reclap.checks.report import Flagged, Report
 from reclap.checks.rewrites import check_rewrite, check_rewrites
 from reclap.checks.sense import Sense, load_sense
 
 __all__ = [
     "CHECKS",
     "Finding",
+    "Flagged",
+    "Report",
     "Sense",
+    "check_bank",
     "check_description",
     "check_prompt",
     "check_rewrite",

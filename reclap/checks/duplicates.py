@@ -1,15 +1,18 @@
 """The same text again, or nearly: exactly, in its normal form, in its words, in its meaning."""
 
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from reclap.checks.finding import Finding
 from reclap.checks.sense import Sense
 from reclap.checks.words import content, key
 
-__all__ = ["SAME_MEANING", "SAME_WORDS", "check_siblings"]
+__all__ = ["SAME_MEANING", "SAME_WORDS", "check_siblings", "find_duplicates"]
 
 SAME_WORDS = 0.8  # shared words by all words of both, grammar left out
 SAME_MEANING = 0.95  # cosine of sentence embeddings
+_BLOCK = 512  # rows of similarities in memory at once
 
 
 def check_siblings(
@@ -29,27 +32,81 @@ def check_siblings(
     Yields
     ------
     Finding
-        At most one, for the closest relation found.
+        At most one, for the first that is the same.
     """
-    if not siblings or not text.strip():
+    place = len(siblings)
+    if siblings and text.strip():
+        found = find_duplicates([*siblings, text], sense).get(place)
+        if found:
+            yield Finding("duplicate", f"{found[1]} {siblings[found[0]]!r}")
+
+
+def find_duplicates(texts: Sequence[str], sense: Sense | None = None) -> dict[int, tuple[int, str]]:
+    """Find texts that repeat an earlier one.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Tens of thousands are fine.
+    sense : Sense, optional
+        Similarity of meaning; without it only words are compared.
+
+    Returns
+    -------
+    dict of int to (int, str)
+        For each text that repeats another: which one, and how the two are related.
+
+    Examples
+    --------
+    >>> find_duplicates(["a dog barks", "rain falls", "A dog barks!", "falling rain"])
+    {2: (0, 'has the words of'), 3: (1, 'shares 100% of its words with')}
+    """
+    found = _same_form(texts)
+    for pairs in (_same_words(texts), _same_meaning(texts, sense) if sense else ()):
+        for i, j, how in pairs:
+            found.setdefault(i, (j, how))
+    return dict(sorted(found.items()))
+
+
+def _same_form(texts: Sequence[str]) -> dict[int, tuple[int, str]]:
+    first: dict[str, int] = {}
+    found = {}
+    for i, text in enumerate(texts):
+        j = first.setdefault(key(text), i)
+        if j < i:
+            found[i] = (j, "equals" if texts[j] == text else "has the words of")
+    return found
+
+
+def _same_words(texts: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield pairs that share most words, by an index of each text's rarest ones.
+
+    Two sets of which a share s is common must have one of their rarest (1 - s) n + 1 in common.
+    """
+    sets = [set(content(text)) for text in texts]
+    often = Counter(word for words in sets for word in words)
+    index: dict[str, list[int]] = defaultdict(list)
+    for i, words in enumerate(sets):
+        rare = sorted(words, key=lambda word: (often[word], word))
+        near = rare[: len(rare) - math.ceil(SAME_WORDS * len(rare)) + 1]
+        for j in sorted({j for word in near for j in index[word]}):
+            shared = len(words & sets[j]) / len(words | sets[j])
+            if shared >= SAME_WORDS:
+                yield i, j, f"shares {shared:.0%} of its words with"
+                break
+        for word in near:
+            index[word].append(i)
+
+
+def _same_meaning(texts: Sequence[str], sense: Sense) -> Iterator[tuple[int, int, str]]:
+    kept = [i for i, text in enumerate(texts) if text.strip()]
+    if not kept:
         return
-    for other in siblings:
-        how = _relation(text, other)
-        if how:
-            yield Finding("duplicate", f"{how} {other!r}")
-            return
-    if sense is not None:
-        scores = sense.similarity([text], siblings)[0]
-        best = int(scores.argmax())
-        if scores[best] > SAME_MEANING:
-            yield Finding("duplicate", f"means ({scores[best]:.2f}) {siblings[best]!r}")
-
-
-def _relation(a: str, b: str) -> str:
-    if a == b:
-        return "equals"
-    if key(a) == key(b):
-        return "has the words of"
-    left, right = set(content(a)), set(content(b))
-    shared = len(left & right) / max(1, len(left | right))
-    return f"shares {shared:.0%} of its words with" if shared >= SAME_WORDS else ""
+    rows = sense.rows([texts[i] for i in kept])
+    for at in range(0, len(kept), _BLOCK):
+        scores = rows[at : at + _BLOCK] @ rows[: at + _BLOCK].T
+        for k, row in enumerate(scores):
+            before = row[: at + k]
+            j = int(before.argmax()) if len(before) else 0
+            if len(before) and before[j] > SAME_MEANING:
+                yield kept[at + k], kept[j], f"means ({before[j]:.2f}) the same as"

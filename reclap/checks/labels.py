@@ -1,6 +1,7 @@
 """Whether a text about a label still means that label."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from reclap.checks.sense import Sense
 from reclap.checks.sources import lexicon
 from reclap.checks.words import content
 
-__all__ = ["check_label", "phrase"]
+__all__ = ["check_labels", "phrase"]
 
-# A description may fit another label a little better, since it names no source; a caption names
-# its own. Cosines of sentence embeddings.
+# How much better another label may fit, in cosines of sentence embeddings. A description names no
+# source and is near to many labels; a caption names its own.
 _MARGIN = {"description": 0.25, "prompt": 0.15}
 _ALIKE = 0.55  # labels closer than this are not competitors: "Dog" and "Bark"
 
@@ -31,69 +32,107 @@ def phrase(label: str, definition: str = "") -> str:
     return f"{name}: {definition}" if definition else name
 
 
-def check_label(
-    text: str,
+def check_labels(
+    texts: Sequence[str],
     label: str,
     kind: str,
     *,
     definition: str = "",
     others: Sequence[str] = (),
     sense: Sense | None = None,
-) -> Iterator[Finding]:
-    """Find out whether a text fits another label better than its own.
+) -> list[list[Finding]]:
+    """Find out whether texts fit another label better than their own, or name one besides.
 
     Parameters
     ----------
-    text, label, definition, others, sense
+    texts : sequence of str
+        Written about one label.
+    label, definition, others, sense
         See `check_description`.
     kind : {"description", "prompt"}
         How much better another label may fit.
 
-    Yields
-    ------
-    Finding
-        Names the label that fits better, and both similarities; or a label whose source is in the
-        text besides the own one.
+    Returns
+    -------
+    list of list of Finding
+        For each text: the label that fits better, with both similarities, or the other label whose
+        source is in the text.
     """
-    if not text.strip() or not others:
-        return
     own = phrase(label, definition)
-    is_named = _names(text, label) or bool(_sources(text) & _sources(own))
-    better = None if sense is None or is_named else _better(text, own, others, kind, sense)
-    if better:
-        yield Finding("label", better.format(label=label), fatal=False)
-        return
-    known = _sources(own)
-    for other in others:
-        strangers = _sources(phrase(other))
-        is_there = _names(text, other) and strangers and strangers <= _sources(text)
-        if is_there and not _are_kin(strangers, known):
-            yield Finding("label", f"names {other!r}, another label", fatal=False)
-            return
+    rivals = tuple(other for other in others if other != label)
+    better = _better(texts, own, rivals, kind, sense) if sense else {}
+    found: list[list[Finding]] = []
+    for i, text in enumerate(texts):
+        is_named = _names(text, label) or bool(_sources(text) & _sources(own))
+        if i in better and not is_named:
+            reason = better[i].format(label=label)
+        else:
+            named = _named_besides(text, own, rivals)
+            reason = f"names {named!r}, another label" if named else ""
+        found.append([Finding("label", reason, fatal=False)] if reason else [])
+    return found
 
 
-def _better(text: str, own: str, others: Sequence[str], kind: str, sense: Sense) -> str:
-    """Return what to say if another label fits better, else nothing."""
-    rivals = [phrase(other) for other in others]
-    near = sense.similarity([own], rivals)[0]
-    scores = np.where(near < _ALIKE, sense.similarity([text], rivals)[0], -1)
-    best, mine = int(scores.argmax()), float(sense.similarity([text], [own])[0, 0])
-    if scores[best] <= mine + _MARGIN[kind]:
-        return ""
-    return f"fits {others[best]!r} ({scores[best]:.2f}) better than {{label!r}} ({mine:.2f})"
+def _better(
+    texts: Sequence[str], own: str, rivals: Sequence[str], kind: str, sense: Sense
+) -> dict[int, str]:
+    """Return what to say of the texts that another label fits better."""
+    asked = [i for i, text in enumerate(texts) if text.strip()]
+    if not asked or not rivals:
+        return {}
+    phrases = [phrase(rival) for rival in rivals]
+    scores = sense.similarity([texts[i] for i in asked], [own, *phrases])
+    is_alike = sense.similarity([own], phrases)[0] >= _ALIKE
+    scores[:, 1:][:, is_alike] = -1
+    best = scores[:, 1:].argmax(axis=1)
+    return {
+        i: f"fits {rivals[k]!r} ({row[1 + k]:.2f}) better than {{label!r}} ({row[0]:.2f})"
+        for i, row, k in zip(asked, scores, best, strict=True)
+        if row[1 + k] > row[0] + np.float32(_MARGIN[kind])
+    }
+
+
+def _named_besides(text: str, own: str, rivals: tuple[str, ...]) -> str:
+    """Return another label whose words and source are in a text, or nothing."""
+    stems = set(content(text))
+    parts = _parts(rivals)
+    for stem in sorted(stems):
+        for rival, part in parts.get(stem, ()):
+            theirs, ours = _sources(phrase(rival)), _sources(own)
+            is_there = part <= stems and theirs and theirs <= _sources(text)
+            if is_there and ours and not _are_kin(theirs, ours):
+                return rival
+    return ""
+
+
+@functools.lru_cache(64)
+def _parts(labels: tuple[str, ...]) -> Mapping[str, list[tuple[str, frozenset[str]]]]:
+    """Return labels and the stems of their parts, by the first of these stems."""
+    found: dict[str, list[tuple[str, frozenset[str]]]] = {}
+    for label in labels:
+        for part in _label_parts(label):
+            found.setdefault(min(part), []).append((label, part))
+    return found
+
+
+@functools.lru_cache(4096)
+def _label_parts(label: str) -> tuple[frozenset[str], ...]:
+    """Return the stems of each part of a label: "Gull, seagull" has two."""
+    names = label.replace("_", " ").replace("(", ",").split(",")
+    return tuple(part for part in (frozenset(content(name)) for name in names) if part)
 
 
 def _names(text: str, label: str) -> bool:
     """Tell whether a text holds all words of one part of a label."""
     stems = set(content(text))
-    parts = (set(content(part)) for part in label.replace("_", " ").replace("(", ",").split(","))
-    return any(part and part <= stems for part in parts)
+    return any(part <= stems for part in _label_parts(label))
 
 
+@functools.lru_cache(4096)
 def _sources(text: str) -> frozenset[str]:
     """Return the sources that a text puts forward."""
     return frozenset(claimed(read_scene(text).named()))
 
 
 def _are_kin(some: frozenset[str], others: frozenset[str]) -> bool:
-    return not others or any(lexicon().are_related(a, b) for a in some for b in others)
+    return any(lexicon().are_related(a, b) for a in some for b in others)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from reclap.checks.duplicates import check_siblings
 from reclap.checks.finding import Finding
 from reclap.checks.form import check_form
-from reclap.checks.labels import check_label
+from reclap.checks.labels import check_labels
 from reclap.checks.sense import Sense
 
 __all__ = ["check_description", "check_prompt"]
@@ -52,7 +52,7 @@ def check_description(
     return [
         *check_form(text, "description"),
         *check_siblings(text, siblings, sense),
-        *check_label(text, label, "description", definition=definition, others=others, sense=sense),
+        *_label(text, label, "description", definition, others, sense),
     ]
 
 
@@ -82,5 +82,11 @@ def check_prompt(
     return [
         *check_form(text, "prompt"),
         *check_siblings(text, siblings, sense),
-        *check_label(text, label, "prompt", definition=definition, others=others, sense=sense),
+        *_label(text, label, "prompt", definition, others, sense),
     ]
+
+
+def _label(
+    text: str, label: str, kind: str, definition: str, others: Sequence[str], sense: Sense | None
+) -> list[Finding]:
+    return check_labels([text], label, kind, definition=definition, others=others, sense=sense)[0]

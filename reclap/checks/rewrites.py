@@ -9,6 +9,7 @@ from reclap.checks.sense import Sense
 
 __all__ = ["check_rewrite", "check_rewrites"]
 
+_UNREADABLE = frozenset(("language", "structure"))
 _MEANING = 0.2  # cosine of sentence embeddings below which two captions have nothing in common
 
 
@@ -54,12 +55,20 @@ def check_rewrites(
     list of list of Finding
         One list for each pair.
     """
-    found = [
-        [*check_form(rewrite, "rewrite"), *compare(caption, rewrite)] for caption, rewrite in pairs
-    ]
+    found = [_check(caption, rewrite) for caption, rewrite in pairs]
     if sense is not None:
         _add_meaning(pairs, found, sense)
     return found
+
+
+def _check(caption: str, rewrite: str) -> list[Finding]:
+    own = check_form(rewrite, "rewrite")
+    if _UNREADABLE.intersection(f.check for f in own):
+        return own  # nothing to compare
+    if own:
+        before = {f.check for f in check_form(caption, "rewrite")} - {"length"}
+        own = [f for f in own if f.check not in before]  # the caption is no better
+    return [*own, *compare(caption, rewrite)]
 
 
 def _add_meaning(

@@ -1,0 +1,116 @@
+"""What the checks found in many texts, for people and as JSON."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from reclap.checks.distribution import Distribution
+from reclap.checks.finding import Finding
+
+__all__ = ["Flagged", "Report"]
+
+_SHOWN = 5  # items of a list in the readable text
+
+
+@dataclasses.dataclass(frozen=True)
+class Flagged:
+    """A text with what is wrong with it.
+
+    Attributes
+    ----------
+    where : str
+        Its label, or the caption that it rewrites.
+    kind : str
+        description, prompt, rewrite; label, for what concerns a label as a whole.
+    text : str
+        As it stands.
+    findings : tuple of Finding
+        At least one.
+    """
+
+    where: str
+    kind: str
+    text: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the text cannot be used."""
+        return any(finding.fatal for finding in self.findings)
+
+    def __str__(self) -> str:
+        """Return one line for a person."""
+        return f"{self.where}: {self.text!r}: {'; '.join(map(str, self.findings))}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was looked at, what was found, what comes back.
+
+    Attributes
+    ----------
+    name : str
+        Of the bank or the file.
+    texts : int
+        How many were checked.
+    flagged : tuple of Flagged
+        Those with findings.
+    distribution : Distribution, optional
+        Of the prompts of a bank.
+    """
+
+    name: str
+    texts: int
+    flagged: tuple[Flagged, ...]
+    distribution: Distribution | None = None
+
+    @property
+    def fatal(self) -> tuple[Flagged, ...]:
+        """Those that cannot be used."""
+        return tuple(item for item in self.flagged if item.is_fatal)
+
+    @property
+    def by_check(self) -> dict[str, int]:
+        """Number of texts that each check flagged, most first."""
+        names = Counter(name for item in self.flagged for name in {f.check for f in item.findings})
+        return dict(names.most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON, what was flagged by label or caption."""
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for item in self.flagged:
+            found = [dataclasses.asdict(finding) for finding in item.findings]
+            entry = {"kind": item.kind, "text": item.text, "findings": found}
+            groups.setdefault(item.where, []).append(entry)
+        shares = None if self.distribution is None else dataclasses.asdict(self.distribution)
+        return {
+            "name": self.name,
+            "texts": self.texts,
+            "flagged": len(self.flagged),
+            "fatal": len(self.fatal),
+            "checks": self.by_check,
+            "found": groups,
+            "distribution": shares,
+        }
+
+    def __str__(self) -> str:
+        """Return a few lines for a person, and one for each text with findings."""
+        lines = [
+            f"{self.name}: {self.texts} texts, {len(self.flagged)} flagged, "
+            f"{len(self.fatal)} of them unfit",
+            *(f"  {check}: {count}" for check, count in self.by_check.items()),
+            *map(str, self.flagged),
+        ]
+        return "\n".join([*lines, *(_describe(self.distribution) if self.distribution else ())])
+
+
+def _describe(found: Distribution) -> Sequence[str]:
+    lists = ("words", "phrases", "openings", "qualities", "places")
+    rows = ((name, getattr(found, name)[:_SHOWN]) for name in lists)
+    lines = [
+        f"most frequent {name}: " + ", ".join(f"{item} {share:.1%}" for item, share in shares)
+        for name, shares in rows
+        if shares
+    ]
+    return [*lines, f"overused: {', '.join(found.overused)}"] if found.overused else lines
