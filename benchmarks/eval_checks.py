@@ -29,6 +29,11 @@ def is_held_out(item: Item) -> bool:
     return bool(hashlib.sha256(item["text"].encode()).digest()[0] & 1)
 
 
+def texts_of(item: Item) -> list[str]:
+    pair = [item["text"], item.get("caption") or item["label"]]
+    return [*pair, *item.get("others", ()), *item.get("siblings", ())]
+
+
 def find(item: Item, sense: checks.Sense | None) -> list[checks.Finding]:
     """Run the check that fits a text."""
     if item["kind"] == "rewrite":
@@ -40,6 +45,8 @@ def find(item: Item, sense: checks.Sense | None) -> list[checks.Finding]:
 
 def measure(these: Sequence[Item], sense: checks.Sense | None) -> dict[str, tuple[int, ...]]:
     """Count for each defect: texts, texts found by any check, by its own; false alarms."""
+    if sense is not None:  # in one go, which is faster
+        sense.rows([text for item in these for text in texts_of(item) if text.strip()])
     found = [{f.check for f in find(item, sense)} for item in these]
     rows = {}
     for name in checks.CHECKS:

@@ -97,11 +97,11 @@ def fake_sense(rows):
 
 def test_text_that_fits_another_label_is_flagged():
     text = "A long, wavering note over rooftops"
-    sense = fake_sense({text: (0.6, 0.8), "rooster": (1, 0), "siren": (0, 1)})
+    sense = fake_sense({text: (0.28, 0.96), "rooster": (1, 0), "siren": (0, 1)})
     (finding,) = checks.check_description(text, "rooster", others=["siren"], sense=sense)
     assert (finding.check, finding.fatal) == ("label", False)
-    assert "'siren' (0.80)" in finding.reason
-    assert "'rooster' (0.60)" in finding.reason
+    assert "'siren' (0.96)" in finding.reason
+    assert "'rooster' (0.28)" in finding.reason
 
 
 def test_rewrite_about_something_else_is_flagged():

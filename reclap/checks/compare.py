@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from itertools import combinations
 
+from reclap.checks.connectives import AT_ONCE, BESIDE, EARLIER, LATER
 from reclap.checks.finding import Finding
-from reclap.checks.scene import AT_ONCE, BESIDE, EARLIER, LATER, Mention, Scene, kingdom, read_scene
+from reclap.checks.scene import Mention, Scene, kingdom, read_scene
 from reclap.checks.sources import SOUND, THING, lexicon
 from reclap.checks.words import content
 

@@ -3,12 +3,10 @@
 import functools
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from reclap.checks.compare import claimed
 from reclap.checks.finding import Finding
 from reclap.checks.scene import read_scene
-from reclap.checks.sense import Sense
+from reclap.checks.sense import Floats, Sense
 from reclap.checks.sources import lexicon
 from reclap.checks.words import content
 
@@ -55,52 +53,56 @@ def check_labels(
     Returns
     -------
     list of list of Finding
-        For each text: the label that fits better, with both similarities, or the other label whose
-        source is in the text.
+        For each text: the label that fits better, with both similarities; or another label whose
+        source is in the text, where the own one is not, or where that label is nearer.
     """
     own = phrase(label, definition)
-    rivals = tuple(other for other in others if other != label)
-    better = _better(texts, own, rivals, kind, sense) if sense else {}
+    rivals = [other for other in others if other != label]
+    scores = _scores(texts, own, rivals, sense) if sense and rivals else None
     found: list[list[Finding]] = []
     for i, text in enumerate(texts):
         is_named = _names(text, label) or bool(_sources(text) & _sources(own))
-        if i in better and not is_named:
-            reason = better[i].format(label=label)
-        else:
-            named = _named_besides(text, own, rivals)
-            reason = f"names {named!r}, another label" if named else ""
+        named = _named_besides(text, label, own, tuple(others))
+        reason = ""
+        if scores is not None and not is_named:
+            best = int(scores[i, 1:].argmax())
+            reason = _fits(scores[i], best, rivals[best], label, _MARGIN[kind])
+        if named and not reason:
+            at = 1 + rivals.index(named)
+            is_nearer = scores is not None and scores[i, at] > scores[i, 0]
+            reason = f"names {named!r}, another label" if is_nearer or not is_named else ""
         found.append([Finding("label", reason, fatal=False)] if reason else [])
     return found
 
 
-def _better(
-    texts: Sequence[str], own: str, rivals: Sequence[str], kind: str, sense: Sense
-) -> dict[int, str]:
-    """Return what to say of the texts that another label fits better."""
-    asked = [i for i, text in enumerate(texts) if text.strip()]
-    if not asked or not rivals:
-        return {}
+def _scores(texts: Sequence[str], own: str, rivals: Sequence[str], sense: Sense) -> Floats:
+    """Return the cosines of texts with their own label and with all others.
+
+    Labels too close to the own one, and texts without words, have -1.
+    """
     phrases = [phrase(rival) for rival in rivals]
-    scores = sense.similarity([texts[i] for i in asked], [own, *phrases])
-    is_alike = sense.similarity([own], phrases)[0] >= _ALIKE
-    scores[:, 1:][:, is_alike] = -1
-    best = scores[:, 1:].argmax(axis=1)
-    return {
-        i: f"fits {rivals[k]!r} ({row[1 + k]:.2f}) better than {{label!r}} ({row[0]:.2f})"
-        for i, row, k in zip(asked, scores, best, strict=True)
-        if row[1 + k] > row[0] + np.float32(_MARGIN[kind])
-    }
+    scores = sense.similarity([text if text.strip() else own for text in texts], [own, *phrases])
+    scores[:, 1:][:, sense.similarity([own], phrases)[0] >= _ALIKE] = -1
+    return scores
 
 
-def _named_besides(text: str, own: str, rivals: tuple[str, ...]) -> str:
+def _fits(scores: Floats, best: int, rival: str, label: str, margin: float) -> str:
+    """Say that another label fits better, if it does by a margin."""
+    mine, theirs = float(scores[0]), float(scores[1 + best])
+    is_better = theirs > mine + margin
+    return f"fits {rival!r} ({theirs:.2f}) better than {label!r} ({mine:.2f})" if is_better else ""
+
+
+def _named_besides(text: str, label: str, own: str, others: tuple[str, ...]) -> str:
     """Return another label whose words and source are in a text, or nothing."""
     stems = set(content(text))
-    parts = _parts(rivals)
+    parts = _parts(others)
     for stem in sorted(stems):
         for rival, part in parts.get(stem, ()):
+            if rival == label or not part <= stems:
+                continue
             theirs, ours = _sources(phrase(rival)), _sources(own)
-            is_there = part <= stems and theirs and theirs <= _sources(text)
-            if is_there and ours and not _are_kin(theirs, ours):
+            if theirs and ours and theirs <= _sources(text) and not _are_kin(theirs, ours):
                 return rival
     return ""
 

@@ -3,14 +3,21 @@
 import dataclasses
 import functools
 import itertools
-import re
 
+from reclap.checks.connectives import (
+    AT_ONCE,
+    BESIDE,
+    EARLIER,
+    FRONTED,
+    LATER,
+    MARKS,
+    MEANS,
+    tokens_of,
+)
 from reclap.checks.sources import EVIDENCE, SOUND, THING, Meanings, lexicon
 from reclap.checks.words import stem
 
 __all__ = ["Clause", "Mention", "Scene", "kingdom", "read_scene"]
-
-AT_ONCE, LATER, EARLIER, BESIDE = "=", ">", "<", "?"  # how a clause follows the one before it
 
 
 @dataclasses.dataclass
@@ -101,49 +108,6 @@ class Scene:
         return AT_ONCE if AT_ONCE in links and links <= {AT_ONCE, BESIDE} else BESIDE
 
 
-# ---- Connectives ---------------------------------------------------------------------------------
-
-# Phrases become one word each, "@" before what they mean.
-_REWRITE = tuple(
-    (re.compile(rf"\b(?:{pattern})\b"), word)
-    for pattern, word in (
-        (r"\w+-(?:like|style|sounding)|one after (?:another|the other)|time after time|"
-         r"day after day|such as|as well as|as before|as \w+ as|at first|much as|again and again|"
-         r"over and over|(?:never|not) far|not only|before long,?|the same as|after all|"
-         r"even as|just as", " "),
-        (r"(?:sound(?:s|ing)? |much |almost |just |rather )?like|as (?:if|though|from)|"
-         r"reminiscent of|resembl\w+|similar to|akin to|mimic\w*|imitat\w+|the way|evok\w+|"
-         r"suggest\w+|recall\w*", "@figure"),
-        (r"followed(?: \w+){0,3}? by|(?:succeeded|replaced|proceeded) by|"
-         r"(?:giv\w+|gave) way to|(?:lead|led)\w* (?:in)?to|fad\w+ (?:in)?to|"
-         r"(?:end|culminat|conclud|clos|finish)\w* (?:with|in|on)|"
-         r"yield\w* to|after which|after that|prior to|preced(?:es|ing)|until|till|and then|"
-         r"before|mak\w+ room for|turn\w* into|at which point|ahead of", "@later"),
-        (r"then|next|afterwards?|(?:(?:moments?|seconds|a (?:moment|while|second)|shortly) )?later|"
-         r"subsequently|finally|eventually|thereafter|lastly", "@adverb"),
-        (r"(?:soon|shortly|right|not long|just|moments) after", "@soon"),
-        (r"after|preceded(?: \w+)? by|following|in the wake of", "@earlier"),
-        (r"while|whilst|meanwhile|during|at the same time(?: as)?|simultaneously(?: with)?|amid|"
-         r"amidst|alongside|accompanied(?: \w+)? by|all the while|throughout|as|beneath|"
-         r"underneath|over (?=a\b|an\b|the\b)", "@once"),
-        (r"and|but|where|when|plus|or", "@beside"),
-    )
-)  # fmt: skip
-_MEANS = {"@later": LATER, "@adverb": LATER, "@earlier": EARLIER, "@once": AT_ONCE}
-_FRONTED = {"@earlier": LATER, "@once": AT_ONCE, "before": EARLIER, "once": LATER}
-_TOKEN = re.compile(r"@\w+|[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[,;:.!?]")
-_MARKS = frozenset(",;:.!?")
-
-
-def _tokens(text: str) -> list[str]:
-    text = text.lower().replace("\u2019", "'")
-    text = re.sub(r"^\W*before\b", "@before ", text)
-    text = re.sub(r"^\W*once (?=an?\b|the\b)", "@earlier ", text)
-    for pattern, word in _REWRITE:
-        text = pattern.sub(f" {word} ", text)
-    return _TOKEN.findall(text.replace("-", " "))
-
-
 # ---- Reading -------------------------------------------------------------------------------------
 
 _DENIALS = frozenset(
@@ -221,7 +185,7 @@ class _Reader:
         self._fronted = ""  # how the main clause follows a clause that was put before it
         self._is_empty = True
         self._place = -1
-        tokens = _tokens(text)
+        tokens = tokens_of(text)
         at = 0
         while at < len(tokens):
             at += self._step(tokens, at)
@@ -230,7 +194,7 @@ class _Reader:
     def _step(self, tokens: list[str], at: int) -> int:
         """Take what begins at a place; return how many tokens that was."""
         word = tokens[at]
-        if word[0] == "@" or word in _MARKS:
+        if word[0] == "@" or word in MARKS:
             self._connective(word, tokens, at)
             return 1
         if word in _DENIALS or word.endswith("n't"):
@@ -339,17 +303,17 @@ class _Reader:
         if word == "@figure":
             self._figure = at + 2 * _REACH
             return
-        if word in (".", "!", "?", ";", ",") or word in _MEANS:
+        if word in (".", "!", "?", ";", ",") or word in MEANS:
             self._figure = -1
         if self._is_empty and len(self.clauses) == 1:
-            self._fronted = _FRONTED.get(word.lstrip("@") if word == "@before" else word, "")
+            self._fronted = FRONTED.get(word, "")
             return
-        link = _MEANS.get(word, BESIDE)
+        link = MEANS.get(word, BESIDE)
         if word == "@soon":
             link = LATER if tokens[at - 1 : at] in (["@beside"], [","], [";"], ["."]) else EARLIER
-        if self._fronted and word in _MARKS:
+        if self._fronted and word in MARKS:
             link, self._fronted = self._fronted, ""
-        is_last = at + 1 == len(tokens) or tokens[at + 1] in _MARKS
+        is_last = at + 1 == len(tokens) or tokens[at + 1] in MARKS
         if word == "@adverb" and is_last and not self._is_empty:
             self._relink(link)  # "..., a car passes afterwards"
         elif self._is_empty:

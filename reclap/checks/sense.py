@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Sense", "load_sense"]
+__all__ = ["Floats", "Sense", "load_sense"]
 
 Floats = npt.NDArray[np.float32]
 Embed = Callable[[list[str]], Floats]

@@ -31,6 +31,7 @@ _IRREGULAR = {
     "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
 }  # fmt: skip
 _VOWEL = re.compile(r"[aeiouy]")
+_SHORT = re.compile(r"[^aeiou]?[aeiouy][^aeiouwxy]|.dl")  # "tap" of taping; tapping has "tapp"
 _DOUBLED = re.compile(r"([bdgmnprt])\1$")
 
 
@@ -54,8 +55,8 @@ def stem(word: str) -> str:
 
     Examples
     --------
-    >>> [stem(w) for w in ("bark", "barks", "barked", "barking", "rattle", "rattling", "humming")]
-    ['bark', 'bark', 'bark', 'bark', 'rattl', 'rattl', 'hum']
+    >>> [stem(w) for w in ("bark", "barks", "barked", "rattle", "rattling", "humming", "idling")]
+    ['bark', 'bark', 'bark', 'rattl', 'rattl', 'hum', 'idle']
     """
     word = word.removesuffix("'s").removesuffix("'")
     plain = _IRREGULAR.get(word) or _uninflected(_singular(word))
@@ -66,7 +67,7 @@ def _uninflected(word: str) -> str:
     for suffix in ("ing", "ed"):
         base = word.removesuffix(suffix)
         if base != word and len(base) > 1 and _VOWEL.search(base) and not word.endswith("eed"):
-            return _DOUBLED.sub(r"\1", base)
+            return base + "e" if _SHORT.fullmatch(base) else _DOUBLED.sub(r"\1", base)
     return word
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 import reclap
-from reclap.cli import compare, convert, embed, info, name, train
+from reclap.cli import check, compare, convert, embed, info, name, train
 from reclap.errors import ReclapError, one_line
 
 __all__ = ["main"]
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     name.add_classify(commands)
     name.add_timeline(commands)
     embed.add_embed(commands)
+    check.add_check(commands)
     compare.add_compare(commands)
     train.add_train(commands)
     info.add_info(commands)

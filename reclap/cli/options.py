@@ -181,7 +181,7 @@ def labels_of(args: argparse.Namespace) -> "Labels":
         If the prompts are neither a bank nor a JSON object of lists of texts.
     """
     if args.prompts is not None:
-        return _read_prompts(args.prompts)
+        return read_prompts(args.prompts)
     if args.labels_file is not None:
         lines = args.labels_file.read_text("utf-8-sig").splitlines()
         return _checked(str(args.labels_file), filter(str.strip, lines))
@@ -215,7 +215,7 @@ def _checked(where: str, given: Iterable[str]) -> list[str]:
     return labels
 
 
-def _read_prompts(name: str) -> "PromptBank":
+def read_prompts(name: str) -> "PromptBank":
     """Read a bank, or a file of plain prompts as one."""
     from reclap.checkpoint import parse_json
     from reclap.prompts.bank import PromptBank
