@@ -88,7 +88,10 @@ def test_distribution_names_what_comes_back():
     assert dict(found.labels["dog"]) == {"bark": 1.0, "yard": 1.0}
 
 
-@pytest.mark.parametrize("name", ["esc50", "urbansound8k", "tut", "nsynth"])
+LARGE = pytest.param("esc50", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [LARGE, "urbansound8k", "tut", "nsynth"])
 def test_shipped_bank_is_fit(name, mini):
     bank = PromptBank.load(name)
     _, report = checks.check_bank(bank, checks.Sense(mini.embed_text))
