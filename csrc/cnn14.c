@@ -15,6 +15,10 @@
 
 enum { TAPS = 9, EMBED_CLIPS = 8 };
 
+/* Pixels of a chunk: fewer would wait for the kernels, 150 MB in the last layer, to come from
+ * memory. */
+enum { LEAST = 32 };
+
 /* One convolution, c -> n channels, and its norm. */
 typedef struct {
     int64_t c, n;
@@ -33,7 +37,7 @@ struct rc_cnn14 {
 
 #define BRANCH "audio_branch."
 
-rc_status rc_cnn14_check(const rc_cnn14_config *c)
+static rc_status check_config(const rc_cnn14_config *c)
 {
     if (c->blocks < 1 || c->blocks > RC_STAGES_MAX)
         return rc_fail(RC_EINVAL, "audio.widths: expected 1 to %d, got %lld", RC_STAGES_MAX,
@@ -64,7 +68,7 @@ static void declare_layer(conv_layer *l, rc_params *p, int64_t block, int64_t nu
 rc_status rc_cnn14_new(rc_cnn14 **out, const rc_cnn14_config *c, rc_params *p)
 {
     *out = NULL;
-    RC_TRY(rc_cnn14_check(c));
+    RC_TRY(check_config(c));
     rc_cnn14 *t = calloc(1, sizeof *t);
     if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: audio tower");
     t->config = *c;
@@ -234,7 +238,7 @@ static rc_status convolve(cnn14_call *job, const conv_layer *layer, float *y, co
     job->layer = layer;
     job->pool = pool;
     job->total = job->b * (job->high / pool);
-    job->rows = rc_chunk_rows(job->total * unit, unit) / unit;
+    job->rows = rc_max(rc_chunk_rows(job->total * unit, unit), LEAST) / unit;
     job->scale = rc_take(job->arena, layer->n);
     job->shift = rc_take(job->arena, layer->n);
     take_scratch(job, job->rows * unit * (TAPS * layer->c + (pool > 1 ? layer->n : 0)));

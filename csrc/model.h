@@ -135,7 +135,6 @@ typedef struct rc_cnn14 rc_cnn14;
 /* Most spectrogram frames accepted: a bound of memory only. */
 enum { RC_CNN14_FRAMES = 8192 };
 
-rc_status rc_cnn14_check(const rc_cnn14_config *c);
 rc_status rc_cnn14_new(rc_cnn14 **out, const rc_cnn14_config *c, rc_params *p);
 void rc_cnn14_free(rc_cnn14 *t);
 int64_t rc_cnn14_width(const rc_cnn14 *t); /* of the embedding */

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from models import LINEAR, MLP, MS, STATISTIC, decibels, new_model, unit
+from models import CNN14, LINEAR, MLP, MS, STATISTIC, decibels, new_model, unit
 
 from reclap._libraries import core
 from reclap.config import ClapConfig, Cnn14Config
 from reclap.errors import FormatError
 
-CNN14 = {"kind": 1, "mels": 16, "widths": [4, 6, 10], "eps": 1e-5}
 ODD = CNN14 | {"mels": 13, "widths": [3, 5, 7, 9]}  # 13 mels become 6, 3, 1
 ONE = CNN14 | {"mels": 5, "widths": [11]}
 # Between unit vectors; measured 3e-7 at full size.

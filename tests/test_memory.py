@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from closeness import f32
-from models import AUDIO, MLP, TEXT, decibels, new_model
+from models import AUDIO, CNN14, MLP, TEXT, decibels, new_model
 
 from reclap._libraries import core
 
@@ -163,6 +163,17 @@ def test_fused_models_come_and_go(rng):
     assert_flat(round_trip)
 
 
+def test_models_with_cnn14_come_and_go(rng):
+    mel = decibels(rng, 2)
+
+    def round_trip():
+        model, _ = new_model(rng, CNN14)
+        model.pack()
+        model.audio(core.Context(1), mel)
+
+    assert_flat(round_trip)
+
+
 def test_trainers_come_and_go(rng):
     mel, text = decibels(rng, 2), f32(rng, 2, 24)
 
@@ -190,6 +201,9 @@ def test_refused_models_and_calls_keep_nothing(rng):
         lambda: core.Model(AUDIO, TEXT | {"pool": 9}, 48, MLP, MLP, 20),
         lambda: core.Model(AUDIO, None, 24, MLP, 9, 20),
         lambda: core.Model({}, None, 24, MLP, MLP, 20),
+        lambda: core.Model(CNN14 | {"widths": [4, 0]}, None, 24, MLP, MLP, 20),
+        lambda: core.Model(CNN14 | {"widths": 4}, None, 24, MLP, MLP, 20),
+        lambda: core.Model(CNN14 | {"kind": 7}, None, 24, MLP, MLP, 20),
         lambda: core.Model(AUDIO | {"fusion": True, "embed": 3}, None, 24, MLP, MLP, 20),
         lambda: core.Model(AUDIO | {"depths": ["a"]}, None, 24, MLP, MLP, 20),
         bind_half,
