@@ -487,10 +487,10 @@ class Model:
         return hashlib.sha256(f"{self.digest} {tokenizer}".encode()).hexdigest()
 
     def info(self) -> dict[str, Any]:
-        """Describe the model: source, towers, sizes, front end, threads, digest."""
-        count = {"audio": 0, "text": 0, "heads": 0}
+        """Describe the model: source, towers, sizes, front end, tokenizer, threads, digest."""
+        count = dict.fromkeys(("audio", "text", "audio_head", "text_head", "logit_scale"), 0)
         for name, array in self._parameters.items():
-            part = name.split("_")[0] if "_branch." in name else "heads"
+            part = name.split(".")[0].replace("_branch", "").replace("_projection", "_head")
             count[part] += math.prod(array.shape)
         front = self.config.front
         return {
@@ -503,6 +503,7 @@ class Model:
             "window_seconds": front.window_seconds,
             "rate": front.rate,
             "template": self.config.template,
+            "tokenizer": self._tokenizer.describe() if self._tokenizer else None,
             "dtype": "float32",
             "threads": self.threads,
             "logit_scale": self.logit_scale,

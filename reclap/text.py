@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +102,11 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._max_tokens, self._suffix = max_tokens, suffix
+
+    def describe(self) -> dict[str, Any]:
+        """Return the file, the kind of the model inside, and the number of tokens."""
+        kind = type(self._tokenizer.model).__name__
+        return {"file": str(self.path), "kind": kind, "tokens": self._tokenizer.get_vocab_size()}
 
     def to_json(self) -> bytes:
         """Return the content of a tokenizer.json that gives the same, but cuts no text."""

@@ -184,7 +184,7 @@ def test_converted_folder_is_the_same_model(rng, tmp_path, make, key, capsys):
     np.testing.assert_array_equal(a.embed_text(TEXTS), b.embed_text(TEXTS))
     capsys.readouterr()
     assert main(["info", str(tmp_path / "own")]) == 0
-    assert "Cnn14 2-3-4-5-6-8, 0.00 M parameters" in capsys.readouterr().out
+    assert "Cnn14 2-3-4-5-6-8, " in capsys.readouterr().out
     long = f32(rng, 44100 * 12) / 10
     assert a.timeline(long, ["w1", "w2"], rate=44100).scores.shape[1] == 2
 

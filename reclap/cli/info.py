@@ -28,8 +28,13 @@ def add_info(commands: Commands) -> None:
 
 def _run_info(args: argparse.Namespace) -> int:
     from reclap import _libraries
+    from reclap.families import alone
+    from reclap.loading import locate
 
-    info = options.load_model(args).info() | _libraries.describe()
+    path = locate(args.model, args.revision, offline=args.offline)
+    info = alone.describe(path)
+    if info is None:
+        info = options.load_model(args).info() | _libraries.describe()
     if args.json:
         print(json.dumps(info))
         return 0
@@ -41,27 +46,52 @@ def _run_info(args: argparse.Namespace) -> int:
 
 
 def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
-    config, count = info["config"], info["parameters"]
-    audio, text = config["audio"], config["text"]
+    count = info["parameters"]
     return [
         ("name", info["name"]),
         ("source", info["source"]),
         ("family", info["family"]),
-        ("audio tower", f"{_audio_kind(audio)}, {_millions(count['audio'])}"),
-        (
-            "text tower",
-            f"{_text_kind(text)} {text['width']} x {text['layers']}, {_millions(count['text'])}",
-        ),
-        ("heads", f"{config['audio_head']} / {config['text_head']}, {_millions(count['heads'])}"),
+        *([("use", info["use"])] if "use" in info else []),
+        *_towers(info["config"], count),
+        ("in all", _parameters(count["total"])),
+        ("tokenizer", _tokenizer(info["tokenizer"])),
+        *(_running(info) if "onednn" in info else []),
+        ("digest", info["digest"]),
+        *_ignored(info["ignored"]),
+    ]
+
+
+def _towers(config: dict[str, Any], count: dict[str, int]) -> list[tuple[str, str]]:
+    rows = []
+    if audio := config.get("audio"):
+        rows.append(("audio tower", f"{_audio_kind(audio)}, {_parameters(count['audio'])}"))
+    if text := config.get("text"):
+        kind = f"{_text_kind(text)} {text['width']} x {text['layers']}"
+        rows.append(("text tower", f"{kind}, {_parameters(count['text'])}"))
+    for head in ("audio_head", "text_head"):
+        if head in count:
+            name = head.replace("_", " ")
+            rows.append((name, f"{config[head]}, {_parameters(count[head])}"))
+    return rows
+
+
+def _tokenizer(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "none: no text can be embedded"
+    return f"{found['kind']}, {found['tokens']} tokens: {found['file']}"
+
+
+def _running(info: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what only a model that can embed has."""
+    fused = ", feature fusion" if info["config"]["audio"].get("fusion") else ""
+    return [
         ("embedding", f"{info['dim']} wide"),
-        ("window", f"{info['window_seconds']:g} s at {info['rate']} Hz"),
+        ("window", f"{info['window_seconds']:g} s at {info['rate']} Hz{fused}"),
         ("template", info["template"]),
         ("logit scale", f"{info['logit_scale']:.2f}"),
         ("arithmetic", f"{info['dtype']}, {info['threads']} threads"),
         ("oneDNN", info["onednn"]),
         ("processor", " ".join(info["cpu"])),
-        ("digest", info["digest"]),
-        *_ignored(info["ignored"]),
     ]
 
 
@@ -77,7 +107,7 @@ def _text_kind(text: dict[str, Any]) -> str:
     if text["position"] == "buckets":
         return "T5"
     if text["place"] == "pre":
-        return "CLIP" if text["activation"] == "quick_gelu" else "GPT-2"
+        return "CLIP" if text["pool"] == "last" else "GPT-2"
     return "RoBERTa" if text["position_offset"] else "BERT"
 
 
@@ -92,5 +122,5 @@ def _ignored(ignored: dict[str, str]) -> list[tuple[str, str]]:
     ]
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M parameters"
+def _parameters(count: int) -> str:
+    return f"{count:,} parameters".replace(",", " ")

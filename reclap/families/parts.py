@@ -135,7 +135,9 @@ def _heads(parts: Parts) -> tuple[dict[str, Stored], int, dict[str, str]]:
     heads["logit_scale"] = np.reshape(parts.rest["logit_scale_a"], ())
     ignored = {}
     for name in sorted(set(parts.rest) - used):
-        if name == "logit_scale_t" or _TRANSFORM.fullmatch(name):
+        if name == "logit_scale_t":
+            ignored[name] = "a second temperature; logits are scaled by logit_scale_a"
+        elif _TRANSFORM.fullmatch(name):
             ignored[name] = "only of the loss with transform MLPs"
         else:
             raise FormatError(f"{name} is unknown")

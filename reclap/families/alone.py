@@ -1,0 +1,74 @@
+"""Towers without a model around them, as ``reclap info`` describes them."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reclap import checkpoint
+from reclap.config import ClapConfig
+from reclap.families import clap, htsat, text_folder
+from reclap.tensors import Stored
+from reclap.text import Tokenizer
+
+__all__ = ["describe"]
+
+
+def describe(path: Path) -> dict[str, Any] | None:
+    """Return what a tower alone is, or None for anything else.
+
+    Parameters
+    ----------
+    path : Path
+        HTS-AT's ``.ckpt``, or a folder of a plain text model.
+
+    Returns
+    -------
+    dict or None
+        ``family``, ``use``, ``parameters``, ``digest``, ``tokenizer``, ``ignored``, ``config``:
+        what `reclap.Model.info` has too, and how training takes it.
+    """
+    if path.is_dir() and text_folder.is_text_folder(path):
+        return _text(path)
+    if path.is_file() and clap.is_foreign(path):
+        tensors = clap.tensors_of(path)
+        if htsat.is_htsat(tensors):
+            return _audio(path, htsat.read(tensors))
+    return None
+
+
+def _text(path: Path) -> dict[str, Any]:
+    tower = text_folder.read(path)
+    config = ClapConfig(name=path.name, text=tower.config)
+    kind = checkpoint.read_json(path / checkpoint.CONFIG)["model_type"]
+    tokenizer = Tokenizer(tower.tokenizer, tower.config.max_tokens)
+    return _info(path, config, tower.tensors, tower.ignored) | {
+        "family": f"plain text model {kind}, a text tower alone",
+        "use": "training takes it as text of a recipe's [model]",
+        "tokenizer": tokenizer.describe(),
+        "config": {"text": config.to_json()["text"]},
+    }
+
+
+def _audio(path: Path, tower: htsat.AudioTower) -> dict[str, Any]:
+    config = ClapConfig(name=path.name, audio=tower.config)
+    return _info(path, config, tower.tensors, tower.ignored) | {
+        "family": "HTS-AT trained on AudioSet, an audio tower alone",
+        "use": "training takes it as audio_from of a recipe's [model]",
+        "tokenizer": None,
+        "config": {"audio": config.to_json()["audio"]},
+    }
+
+
+def _info(
+    path: Path, config: ClapConfig, tensors: Mapping[str, Stored], ignored: list[str]
+) -> dict[str, Any]:
+    part = "text" if any(name.startswith("text_branch.") for name in tensors) else "audio"
+    count = sum(math.prod(x.shape) for x in tensors.values())
+    return {
+        "name": config.name,
+        "source": str(path),
+        "parameters": {part: count, "total": count},
+        "digest": checkpoint.digest(config, tensors.items()),
+        "ignored": dict.fromkeys(ignored, "not part of the tower"),
+    }
