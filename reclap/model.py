@@ -88,8 +88,7 @@ class TextEncoder:
         arrays = checkpoint.read_parameters(folder, wanted)
         self._core.bind(itertools.chain(arrays, [np.zeros((), np.float32)]), pack=True)
         self._context = core.Context(default_threads() if threads is None else threads)
-        text = self.config.text
-        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, text.max_tokens, text.suffix)
+        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
 
     def features(self, texts: Sequence[str]) -> Floats:
         """Return what the text tower makes of texts, before the head, as (n, width)."""
@@ -130,8 +129,7 @@ class Model:
         self.config = config
         self.threads = default_threads() if threads is None else threads
         self._source, self._family, self._ignored = source, family, dict(ignored or {})
-        text = config.text
-        self._tokenizer = Tokenizer(tokenizer, text.max_tokens, text.suffix) if tokenizer else None
+        self._tokenizer = Tokenizer(tokenizer, config.text) if tokenizer else None
         self._core, self._context = made, core.Context(self.threads)
         self._lock = threading.Lock()
         self._parameters = {

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import FormatError
+from reclap.towers import TextConfig
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]
 
@@ -79,10 +80,9 @@ class Tokenizer:
     ----------
     path : Path
         One of the files of `TOKENIZERS`, or a tokenizer.json of another name.
-    max_tokens : int
-        Longer texts are cut here, special tokens included.
-    suffix : str
-        Appended to every text.
+    config : TextConfig
+        Gives the length at which texts are cut, special tokens included, what is appended to every
+        text, and what is a token of its own.
 
     Attributes
     ----------
@@ -95,13 +95,15 @@ class Tokenizer:
         If the file is no tokenizer.
     """
 
-    def __init__(self, path: Path, max_tokens: int, suffix: str = "") -> None:
+    def __init__(self, path: Path, config: TextConfig) -> None:
         from reclap import vocabulary  # here, because the library takes 50 ms
 
         self._tokenizer, self.path = vocabulary.load(path), path
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
-        self._max_tokens, self._suffix = max_tokens, suffix
+        self._tokenizer.enable_truncation(config.max_tokens)
+        known = [t for t in config.whole if self._tokenizer.token_to_id(t) is not None]
+        self._tokenizer.add_special_tokens(known)
+        self._max_tokens, self._suffix = config.max_tokens, config.suffix
 
     def describe(self) -> dict[str, Any]:
         """Return the file, the kind of the model inside, and the number of tokens."""

@@ -192,6 +192,8 @@ class TextConfig:
         Positions and padding token of ``"mean_padded"``.
     suffix : str
         Appended to every text, as MS-CLAP 2023 does with `` <|endoftext|>``.
+    whole : tuple of str
+        Texts that are a token of their own wherever they stand: ``!``, the padding of MS-CLAP 2023.
     """
 
     vocab: int = 30522
@@ -221,6 +223,7 @@ class TextConfig:
     pad_to: int = 77
     pad_id: int = 0
     suffix: str = ""
+    whole: tuple[str, ...] = ()
 
     @classmethod
     def preset(cls, name: str) -> "TextConfig":
@@ -265,7 +268,7 @@ class TextConfig:
         """Return the fields as the C core takes them."""
         kinds = {name: values.index(getattr(self, name)) for name, values in KINDS.items()}
         fields = dataclasses.asdict(self) | kinds
-        del fields["suffix"]  # the tokenizer's
+        del fields["suffix"], fields["whole"]  # the tokenizer's
         return fields
 
 

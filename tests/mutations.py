@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from reclap import checkpoint, pickles
+from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.text import Tokenizer
 
@@ -103,7 +104,7 @@ def load_config(path: Path) -> None:
 
 def load_tokenizer(path: Path) -> None:
     """Read tokenizer.json and use it."""
-    Tokenizer(path, 32).encode(["rain on a tin roof", "ein Hund bellt"])
+    Tokenizer(path, TextConfig(max_tokens=32)).encode(["rain on a tin roof", "ein Hund bellt"])
 
 
 def check(

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import reclap
 from reclap import checkpoint
-from reclap.config import ClapConfig
+from reclap.config import ClapConfig, TextConfig
 from reclap.text import Tokenizer
 
 
@@ -388,4 +388,4 @@ def test_tokenizer_without_its_unknown_token_is_refused(folder):
     path.write_text(path.read_text().replace('"unk_token": "[UNK]"', '"unk_token": "[ODD]"'))
     assert "[ODD]" in path.read_text()
     with pytest.raises(reclap.FormatError, match=r"tokenizer\.json: not a usable tokenizer"):
-        Tokenizer(path, 32).encode(["été"])
+        Tokenizer(path, TextConfig(max_tokens=32)).encode(["été"])

@@ -1,13 +1,16 @@
 """Tokenizers built from vocabularies give the ids of transformers' and SentencePiece's."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from reclap import text, vocabulary
+from reclap.config import TextConfig
 from reclap.errors import FormatError
+from reclap.families.microsoft import GPT2
 
 transformers = pytest.importorskip("transformers")
 
@@ -200,3 +203,15 @@ def test_damaged_merges_are_named(tmp_path):
     path.write_text("nobody knows\n")
     with pytest.raises(FormatError, match=r"vocab\.json: not a tokenizer"):
         vocabulary.load(tmp_path / "vocab.json")
+
+
+def test_padding_of_msclap_is_a_token_of_its_own(tmp_path):
+    """Its wrapper makes "!" the padding token, which cuts "!!" in two (CLAPWrapper.py)."""
+    theirs = gpt2(tmp_path)
+    assert len(theirs("stop!!")["input_ids"]) < len(theirs("stop! !")["input_ids"]) - 1
+    theirs.add_special_tokens({"pad_token": "!"})
+    config = dataclasses.replace(TextConfig.preset("gpt2"), **GPT2)
+    ours = text.Tokenizer(tmp_path / "vocab.json", config)
+    for one in ("stop!! now !", "it's 3!!!", *ODD[:3]):
+        want = theirs(f"{one} <|endoftext|>")["input_ids"]
+        assert ours.encode([one])[0].tolist() == want

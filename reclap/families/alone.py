@@ -41,7 +41,7 @@ def _text(path: Path) -> dict[str, Any]:
     tower = text_folder.read(path)
     config = ClapConfig(name=path.name, text=tower.config)
     kind = checkpoint.read_json(path / checkpoint.CONFIG)["model_type"]
-    tokenizer = Tokenizer(tower.tokenizer, tower.config.max_tokens)
+    tokenizer = Tokenizer(tower.tokenizer, tower.config)
     return _info(path, config, tower.tensors, tower.ignored) | {
         "family": f"plain text model {kind}, a text tower alone",
         "use": "training takes it as text of a recipe's [model]",

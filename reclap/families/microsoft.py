@@ -18,7 +18,7 @@ __all__ = ["AUDIO", "BERT", "GPT2", "read"]
 
 # How the two releases use their text towers (msclap/CLAPWrapper.py).
 BERT = {"max_tokens": 100}
-GPT2 = {"max_tokens": 77, "suffix": " <|endoftext|>"}
+GPT2 = {"max_tokens": 77, "suffix": " <|endoftext|>", "whole": ("!",)}
 
 AUDIO = "audio_encoder.base."
 _CAPTION = "caption_encoder.base."
