@@ -34,6 +34,7 @@ def _run_info(args: argparse.Namespace) -> int:
     path = locate(args.model, args.revision, offline=args.offline)
     info = alone.describe(path)
     if info is None:
+        args.offline = True  # by now it is on this machine
         info = options.load_model(args).info() | _libraries.describe()
     if args.json:
         print(json.dumps(info))
