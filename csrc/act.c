@@ -1,39 +1,15 @@
 /* Activations, dropout, and the exponential they share. */
 #include "kernels.h"
+#include "vector.h"
 
 #include <math.h>
 #include <string.h>
 
 /* The loops below are plain C that the compiler vectorises: no branches, no library calls. */
-#define INLINE static inline __attribute__((always_inline))
-
-/* e^x by 2^k times a polynomial on |r| <= ln 2 / 2 (minimax fit, 2e-9); no denormals come out. */
-INLINE float exp_of(float x)
-{
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float k = x * 1.44269504f + magic;
-    int32_t bits;
-    memcpy(&bits, &k, sizeof bits);
-    k -= magic;
-    float r = x - k * 0.693359375f;
-    r -= k * -2.12194440e-4f;
-    float p = 0.00138367153f;
-    p = p * r + 0.00837480886f;
-    p = p * r + 0.0416682273f;
-    p = p * r + 0.166664203f;
-    p = p * r + 0.499999921f;
-    p = p * r + 1.00000004f;
-    p = p * r + 1.0f;
-    bits = (int32_t)((uint32_t)bits << 23) + 0x3f800000;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
 
 /* Phi(x) of the normal distribution and e^(-x^2/2): erfc(z) = t P(t) e^(-z^2), t = 1 / (1 + 0.55
  * z), with P a minimax fit of degree 5 (absolute error of Phi 1.5e-7 in float32). */
-INLINE float normal_cdf(float x, float *density)
+RC_INLINE float normal_cdf(float x, float *density)
 {
     float z = fabsf(x) * 0.707106781f;
     float t = 1 / (1 + 0.55f * z);
@@ -43,7 +19,7 @@ INLINE float normal_cdf(float x, float *density)
     p = p * t - 0.0415892646f;
     p = p * t + 0.390907526f;
     p = p * t + 0.301573032f;
-    float e = exp_of(-z * z);
+    float e = rc_exp_of(-z * z);
     float upper = 0.5f * p * t * e;
     *density = e;
     return x < 0 ? upper : 1 - upper;
@@ -52,7 +28,7 @@ INLINE float normal_cdf(float x, float *density)
 RC_CLONES
 void rc_exp(float *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = exp_of(x[i]);
+    for (int64_t i = 0; i < n; i++) y[i] = rc_exp_of(x[i]);
 }
 
 RC_CLONES
@@ -73,9 +49,9 @@ void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
     }
 }
 
-INLINE float tanh_of(float x)
+RC_INLINE float tanh_of(float x)
 {
-    float e = exp_of(-2 * fabsf(x));
+    float e = rc_exp_of(-2 * fabsf(x));
     float small = x * x < 4e-3f ? x - x * x * x * (1.0f / 3) + x * x * x * x * x * (2.0f / 15) : 0;
     float t = (1 - e) / (1 + e);
     return x * x < 4e-3f ? small : x < 0 ? -t : t;
@@ -104,14 +80,14 @@ static const float QUICK = 1.702f;
 RC_CLONES
 void rc_quick_gelu_forward(float *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1 + exp_of(-QUICK * x[i]));
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1 + rc_exp_of(-QUICK * x[i]));
 }
 
 RC_CLONES
 void rc_quick_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        float s = 1 / (1 + exp_of(-QUICK * x[i]));
+        float s = 1 / (1 + rc_exp_of(-QUICK * x[i]));
         dx[i] = dy[i] * s * (1 + QUICK * x[i] * (1 - s));
     }
 }
@@ -143,7 +119,7 @@ void rc_tanh_backward(float *dx, const float *dy, const float *y, int64_t n)
 RC_CLONES
 void rc_sigmoid_forward(float *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = 1 / (1 + exp_of(-x[i]));
+    for (int64_t i = 0; i < n; i++) y[i] = 1 / (1 + rc_exp_of(-x[i]));
 }
 
 RC_CLONES

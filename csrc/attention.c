@@ -3,15 +3,9 @@
  * Keys, queries or values of one head are packed into rows padded to whole vectors, so that both
  * products run on one small kernel that keeps a block of the result in registers. */
 #include "kernels.h"
+#include "vector.h"
 
-#include <string.h>
-
-enum { LANES = 16, ROWS = 4 };
-
-/* GCC lowers these to whatever vectors the clone's target has. */
-typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-
-#define INLINE static inline __attribute__((always_inline))
+enum { LANES = RC_LANES, ROWS = 4 };
 
 static int64_t pad(int64_t n)
 {
@@ -20,21 +14,21 @@ static int64_t pad(int64_t n)
 
 /* c (rows, cols) = a b for a block that stays in registers; element (i, k) of a is a[i * ai + k *
  * ak]. */
-INLINE void block(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak, const float *b,
-                  int64_t ldb, int64_t terms, int rows, int vecs)
+RC_INLINE void block(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak, const float *b,
+                     int64_t ldb, int64_t terms, int rows, int vecs)
 {
-    vec acc[ROWS][2] = {{{0}}};
+    rc_vec acc[ROWS][2] = {{{0}}};
     for (int64_t k = 0; k < terms; k++)
         for (int v = 0; v < vecs; v++) {
-            vec bk = *(const vec *)(b + k * ldb + v * LANES);
+            rc_vec bk = *(const rc_vec *)(b + k * ldb + v * LANES);
             for (int i = 0; i < rows; i++) acc[i][v] += a[i * ai + k * ak] * bk;
         }
     for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) *(vec *)(c + i * ldc + v * LANES) = acc[i][v];
+        for (int v = 0; v < vecs; v++) *(rc_vec *)(c + i * ldc + v * LANES) = acc[i][v];
 }
 
-INLINE void block_rows(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak,
-                       const float *b, int64_t ldb, int64_t terms, int64_t n, int rows)
+RC_INLINE void block_rows(float *c, int64_t ldc, const float *a, int64_t ai, int64_t ak,
+                          const float *b, int64_t ldb, int64_t terms, int64_t n, int rows)
 {
     int64_t j = 0;
     for (; j + 2 * LANES <= n; j += 2 * LANES)
@@ -76,8 +70,8 @@ static void unpack_rows(float *y, int64_t ld, const float *x, int64_t ldx, int64
         for (int64_t j = 0; j < d; j++) y[i * ld + j] = scale * x[i * ldx + j];
 }
 
-RC_CLONES
-static void add_scaled(float *s, float scale, const float *bias, const float *mask, int64_t n)
+/* s = s scale + bias + mask. */
+RC_INLINE void add_scaled(float *s, float scale, const float *bias, const float *mask, int64_t n)
 {
     if (bias != NULL && mask != NULL)
         for (int64_t j = 0; j < n; j++) s[j] = s[j] * scale + bias[j] + mask[j];
@@ -87,83 +81,122 @@ static void add_scaled(float *s, float scale, const float *bias, const float *ma
         for (int64_t j = 0; j < n; j++) s[j] *= scale;
 }
 
-RC_CLONES
-static float row_max(const float *s, int64_t n)
+/* Lanes of the largest of n values; n may be anything above 0. */
+RC_INLINE void lanes_max(float *lane, const float *s, int64_t n)
 {
-    float lane[LANES], best = s[0];
     int64_t j = 0;
     for (int k = 0; k < LANES; k++) lane[k] = s[0];
     for (; j + LANES <= n; j += LANES)
         for (int k = 0; k < LANES; k++) lane[k] = s[j + k] > lane[k] ? s[j + k] : lane[k];
-    for (int k = 0; k < LANES; k++) best = lane[k] > best ? lane[k] : best;
-    for (; j < n; j++) best = s[j] > best ? s[j] : best;
-    return best;
+    for (; j < n; j++) lane[0] = s[j] > lane[0] ? s[j] : lane[0];
 }
 
+/* n is a multiple of LANES. */
+RC_INLINE void lanes_sum(float *lane, const float *s, int64_t n)
+{
+    rc_vec sum = {0};
+    for (int64_t j = 0; j < n; j += LANES) sum += *(const rc_vec *)(s + j);
+    *(rc_vec *)lane = sum;
+}
+
+/* Scores become probabilities times their sum, unseen keys and padding zero. Lanes of several rows
+ * are reduced side by side, because the steps of one wait for each other. */
+RC_INLINE void softmax(float *p, float *sum, int64_t keys, int64_t padded, int rows)
+{
+    float lane[ROWS][LANES], most[ROWS];
+    for (int r = 0; r < rows; r++) lanes_max(lane[r], p + r * padded, keys);
+    for (int r = 0; r < rows; r++) most[r] = lane[r][0];
+    for (int k = 1; k < LANES; k++)
+        for (int r = 0; r < rows; r++) most[r] = lane[r][k] > most[r] ? lane[r][k] : most[r];
+    for (int r = 0; r < rows; r++) {
+        float *s = p + r * padded;
+        for (int64_t j = 0; j < padded; j++) s[j] = rc_exp_of(s[j] - most[r]);
+        for (int64_t j = keys; j < padded; j++) s[j] = 0;
+        lanes_sum(lane[r], s, padded);
+    }
+    for (int r = 0; r < rows; r++) sum[r] = 0;
+    for (int k = 0; k < LANES; k++)
+        for (int r = 0; r < rows; r++) sum[r] += lane[r][k];
+}
+
+/* p (rows, pad(t)) = scores of queries i..i+rows-1 of head `head` against the keys kt (d, pad(t)),
+ * through softmax, but for the factor 1 / sum of each row. */
+RC_INLINE void softmax_rows(float *p, float *sum, const float *q, const float *kt,
+                            const float *bias, const float *mask, const rc_attention *a,
+                            int64_t head, int64_t i, int rows)
+{
+    int64_t tp = pad(a->t), ld = 3 * a->h * a->d;
+    block_rows(p, tp, q + i * ld, ld, 1, kt, tp, a->d, tp, rows);
+    for (int r = 0; r < rows; r++) {
+        const float *b = bias == NULL ? NULL : bias + (head * a->side + i + r) * a->side;
+        const float *m = mask == NULL ? NULL : mask + (i + r) * a->side;
+        add_scaled(p + r * tp, a->scale, b, m, a->t);
+    }
+    softmax(p, sum, a->keys, tp, rows);
+}
+
+/* p (t, pad(t)) = the probabilities of head `head`. */
 RC_CLONES
-static float row_sum(const float *s, int64_t n)
-{
-    float lane[LANES] = {0}, sum = 0;
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES)
-        for (int k = 0; k < LANES; k++) lane[k] += s[j + k];
-    for (int k = 0; k < LANES; k++) sum += lane[k];
-    for (; j < n; j++) sum += s[j];
-    return sum;
-}
-
-RC_CLONES
-static void shift_row(float *s, float by, int64_t n)
-{
-    for (int64_t j = 0; j < n; j++) s[j] -= by;
-}
-
-RC_CLONES
-static void scale_row(float *s, float by, int64_t n)
-{
-    for (int64_t j = 0; j < n; j++) s[j] *= by;
-}
-
-/* Scores of one row become probabilities; unseen keys and padding become zero. */
-static void softmax_row(float *s, int64_t keys, int64_t padded)
-{
-    shift_row(s, row_max(s, keys), keys);
-    rc_exp(s, s, keys);
-    scale_row(s, 1 / row_sum(s, keys), keys);
-    memset(s + keys, 0, (size_t)(padded - keys) * sizeof *s);
-}
-
-/* p (t, pad(t)) = the probabilities of head `head`; kt is scratch of d pad(t) floats. */
-static void probabilities(float *p, float *kt, const float *qkv, const float *bias,
+static void probabilities(float *p, const float *q, const float *kt, const float *bias,
                           const float *mask, const rc_attention *a, int64_t head)
 {
-    int64_t t = a->t, d = a->d, hd = a->h * d, ld = 3 * hd, tp = pad(t);
-    pack_transposed(kt, tp, qkv + hd + head * d, ld, t, d);
-    product(p, tp, qkv + head * d, ld, 1, kt, tp, t, tp, d);
-    for (int64_t i = 0; i < t; i++) {
-        const float *b = bias == NULL ? NULL : bias + (head * a->side + i) * a->side;
-        const float *m = mask == NULL ? NULL : mask + i * a->side;
-        add_scaled(p + i * tp, a->scale, b, m, t);
-        softmax_row(p + i * tp, a->keys, tp);
+    int64_t tp = pad(a->t);
+    float sum[ROWS];
+    for (int64_t i = 0; i < a->t; i += ROWS) {
+        int64_t rows = rc_min(ROWS, a->t - i);
+        if (rows == ROWS)
+            softmax_rows(p + i * tp, sum, q, kt, bias, mask, a, head, i, ROWS);
+        else
+            for (int64_t r = 0; r < rows; r++)
+                softmax_rows(p + (i + r) * tp, sum + r, q, kt, bias, mask, a, head, i + r, 1);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < tp; j++) p[(i + r) * tp + j] *= 1 / sum[r];
     }
+}
+
+/* o (rows of h d) of queries i..i+rows-1; p (ROWS, pad(t)) and out (ROWS, pad(d)) are scratch. */
+RC_INLINE void attend_rows(float *o, float *p, float *out, const float *q, const float *kt,
+                           const float *v, const float *bias, const float *mask,
+                           const rc_attention *a, int64_t head, int64_t i, int rows)
+{
+    int64_t tp = pad(a->t), dp = pad(a->d), ldo = a->h * a->d;
+    float sum[ROWS];
+    softmax_rows(p, sum, q, kt, bias, mask, a, head, i, rows);
+    block_rows(out, dp, p, tp, 1, v, dp, a->keys, dp, rows);
+    for (int r = 0; r < rows; r++) {
+        float scale = 1 / sum[r];
+        for (int64_t j = 0; j < a->d; j++) o[(i + r) * ldo + j] = scale * out[r * dp + j];
+    }
+}
+
+/* One head, a few rows at a time from scores to output, so that nothing leaves the first cache. */
+RC_CLONES
+static void attend_head(float *o, float *p, float *out, const float *q, const float *kt,
+                        const float *v, const float *bias, const float *mask, const rc_attention *a,
+                        int64_t head)
+{
+    int64_t i = 0;
+    for (; i + ROWS <= a->t; i += ROWS)
+        attend_rows(o, p, out, q, kt, v, bias, mask, a, head, i, ROWS);
+    for (; i < a->t; i++) attend_rows(o, p, out, q, kt, v, bias, mask, a, head, i, 1);
 }
 
 int64_t rc_attention_scratch(const rc_attention *a)
 {
     int64_t tp = pad(a->t), dp = pad(a->d);
-    return 2 * a->t * tp + a->d * tp + 2 * a->t * dp;
+    return 2 * a->t * tp + a->d * tp + 2 * a->t * dp + ROWS * (tp + dp);
 }
 
 void rc_attention_forward(float *o, const float *qkv, const float *bias, const float *mask,
                           const rc_attention *a, float *scratch)
 {
     int64_t t = a->t, d = a->d, hd = a->h * d, ld = 3 * hd, tp = pad(t), dp = pad(d);
-    float *p = scratch, *kt = p + t * tp, *v = kt + d * tp, *out = v + t * dp;
+    float *p = scratch, *out = p + ROWS * tp, *kt = out + ROWS * dp, *v = kt + d * tp;
     for (int64_t head = 0; head < a->h; head++) {
-        probabilities(p, kt, qkv, bias, mask, a, head);
-        pack_rows(v, dp, qkv + 2 * hd + head * d, ld, t, d);
-        product(out, dp, p, tp, 1, v, dp, t, dp, t);
-        unpack_rows(o + head * d, hd, out, dp, t, d, 1);
+        const float *q = qkv + head * d;
+        pack_transposed(kt, tp, q + hd, ld, t, d);
+        pack_rows(v, dp, q + 2 * hd, ld, t, d);
+        attend_head(o + head * d, p, out, q, kt, v, bias, mask, a, head);
     }
 }
 
@@ -189,7 +222,8 @@ void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const fl
     for (int64_t head = 0; head < a->h; head++) {
         const float *q = qkv + head * d, *k = q + hd, *v = k + hd, *dout = do_ + head * d;
         float *dq = dqkv + head * d;
-        probabilities(p, xt, qkv, bias, mask, a, head);
+        pack_transposed(xt, tp, k, ld, t, d);
+        probabilities(p, q, xt, bias, mask, a, head);
         pack_transposed(xt, tp, v, ld, t, d);
         product(ds, tp, dout, hd, 1, xt, tp, t, tp, d); /* dP = dO Vᵀ */
         for (int64_t i = 0; i < t; i++) softmax_row_backward(ds + i * tp, p + i * tp, tp);

@@ -17,7 +17,7 @@ NAMES = [p.name for p in SOURCES]
 # What each layer may include, from the bottom up. A file belongs to the layer of its header.
 BASE = {"base.h"}
 DNN = BASE | {"dnn.h"}
-KERNELS = BASE | {"kernels.h"}
+KERNELS = BASE | {"kernels.h", "vector.h"}
 AUDIO = BASE | {"audio.h"}
 MODEL = DNN | KERNELS | {"model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "transformer.h"}
 BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
@@ -25,7 +25,7 @@ LAYERS = {
     **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c"), BASE),
     **dict.fromkeys(("dnn.c", "dnn.h"), DNN),
     **dict.fromkeys(("norm.c", "act.c", "attention.c", "window.c", "embed.c", "optim.c"), KERNELS),
-    "kernels.h": KERNELS,
+    **dict.fromkeys(("kernels.h", "vector.h"), KERNELS),
     **dict.fromkeys(("audio.h", "decode.c", "mel.c"), AUDIO),
 }
 FOREIGN = {
