@@ -5,6 +5,8 @@ import time
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reclap import checks
 from reclap.checks.scene import read_scene
@@ -167,3 +169,32 @@ def test_check_takes_less_than_a_millisecond(captions):
     began = time.process_time()
     checks.check_rewrites(pairs)
     assert (time.process_time() - began) / len(pairs) < 1e-3
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_any_text_is_judged(caption, rewrite):
+    for found in (
+        checks.check_rewrite(caption, rewrite),
+        checks.check_prompt(rewrite, caption, others=["dog", "rain"], siblings=[caption]),
+    ):
+        assert all(f.check in checks.CHECKS and f.reason for f in found)
+
+
+SPOKEN = (
+    "a the two dogs dog barks , then after before while no like of and with in car rain . twice is "
+    "not wave applause man woman speaks as it once three times group"
+)
+WORDS = st.sampled_from(SPOKEN.split())
+
+
+@given(st.lists(WORDS, max_size=30), st.lists(WORDS, max_size=30))
+def test_any_sentence_is_compared(caption, rewrite):
+    checks.check_rewrite(" ".join(caption), " ".join(rewrite))
+
+
+@pytest.mark.parametrize("piece", ["a dog ", "[insert ", "x", "{", "followed ", "a\n", "\ud800"])
+def test_endless_text_is_judged_fast(piece):
+    began = time.process_time()
+    assert checks.check_rewrite("a dog barks", piece * 200_000)
+    assert checks.check_rewrite("a dog barks", piece * (1900 // len(piece)))
+    assert time.process_time() - began < 0.5

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from reclap.checks.distribution import measure_distribution
 from reclap.checks.duplicates import find_duplicates
 from reclap.checks.finding import CHECKS, Finding
-from reclap.checks.form import check_form
+from reclap.checks.form import check_form, is_readable
 from reclap.checks.labels import check_labels
 from reclap.checks.report import Flagged, Report
 from reclap.checks.sense import Sense
@@ -46,12 +46,13 @@ def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank
     {'unfinished': 1}
     """
     texts = {place: text for label in bank.labels for place, text in _texts(bank.entries[label])}
-    if sense is not None:
-        sense.rows(list(texts.values()))  # in one go, which is faster
     found: _Found = {place: check_form(text, _kind(place)) for place, text in texts.items()}
+    readable = {place: text for place, text in texts.items() if is_readable(found[place])}
+    if sense is not None and readable:
+        sense.rows(list(readable.values()))  # in one go, which is faster
     for label in bank.labels:
-        _add_labels(bank, label, texts, found, sense)
-    _add_duplicates(texts, found, sense)
+        _add_labels(bank, label, readable, found, sense)
+    _add_duplicates(readable, found, sense)
     checked = bank.replace(
         entries={label: _flagged(entry, found) for label, entry in bank.entries.items()}
     )
@@ -79,7 +80,8 @@ def _add_labels(
 ) -> None:
     definition = bank.entries[label].definition
     for kind in ("description", "prompt"):
-        places = [p for p, _ in _texts(bank.entries[label]) if _kind(p) == kind]
+        own = (place for place, _ in _texts(bank.entries[label]) if place in texts)
+        places = [place for place in own if _kind(place) == kind]
         results = check_labels(
             [texts[place] for place in places],
             label,

@@ -4,6 +4,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from reclap.checks.finding import Finding
 from reclap.checks.sense import Sense
 from reclap.checks.words import content, key
@@ -35,7 +37,7 @@ def check_siblings(
         At most one, for the first that is the same.
     """
     place = len(siblings)
-    if siblings and text.strip():
+    if siblings:
         found = find_duplicates([*siblings, text], sense).get(place)
         if found:
             yield Finding("duplicate", f"{found[1]} {siblings[found[0]]!r}")
@@ -99,14 +101,11 @@ def _same_words(texts: Sequence[str]) -> Iterator[tuple[int, int, str]]:
 
 
 def _same_meaning(texts: Sequence[str], sense: Sense) -> Iterator[tuple[int, int, str]]:
-    kept = [i for i, text in enumerate(texts) if text.strip()]
-    if not kept:
-        return
-    rows = sense.rows([texts[i] for i in kept])
-    for at in range(0, len(kept), _BLOCK):
+    rows = sense.rows(texts) if texts else np.zeros((0, 0), np.float32)
+    for at in range(0, len(texts), _BLOCK):
         scores = rows[at : at + _BLOCK] @ rows[: at + _BLOCK].T
         for k, row in enumerate(scores):
             before = row[: at + k]
             j = int(before.argmax()) if len(before) else 0
             if len(before) and before[j] > SAME_MEANING:
-                yield kept[at + k], kept[j], f"means ({before[j]:.2f}) the same as"
+                yield at + k, j, f"means ({before[j]:.2f}) the same as"

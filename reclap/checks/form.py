@@ -10,11 +10,12 @@ from reclap.checks.finding import Finding
 from reclap.checks.lists import read_list
 from reclap.checks.words import FUNCTION, split, stem
 
-__all__ = ["LIMITS", "check_form"]
+__all__ = ["LIMITS", "check_form", "is_readable"]
 
 # Least and most words. ReCLAP asks for captions under thirty words.
 LIMITS = {"description": (4, 60), "prompt": (4, 29), "rewrite": (2, 29)}
 
+_LONGEST = 2000  # characters
 _SHOWN = 40  # characters of a text that a reason quotes
 
 
@@ -31,18 +32,28 @@ def check_form(text: str, kind: str) -> list[Finding]:
     Returns
     -------
     list of Finding
-        Empty for a good text. A text without any word gives the one finding that says so.
+        Empty for a good text. One without words, not in Unicode, or far too long gives the one
+        finding that says so; see `is_readable`.
 
     Examples
     --------
     >>> [str(f) for f in check_form("Here is a rewrite: a dog barks in the", "rewrite")]
     ["meta: starts with 'Here is'", "unfinished: ends with 'the'"]
     """
+    if len(text) > _LONGEST:
+        return [Finding("structure", f"{len(text)} characters, expected at most {_LONGEST}")]
     words = split(text)
     if not words:
         return [Finding("structure", "no words")]
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return [Finding("structure", "not valid Unicode")]
     found = [f for check in _CHECKS for f in check(text, words)]
     return [*_length(words, kind), *found]
+
+
+def is_readable(findings: list[Finding]) -> bool:
+    """Tell whether a text with these findings can be compared with others."""
+    return not any(finding.check in ("structure", "language") for finding in findings)
 
 
 def _quote(text: str) -> str:

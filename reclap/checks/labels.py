@@ -78,10 +78,10 @@ def check_labels(
 def _scores(texts: Sequence[str], own: str, rivals: Sequence[str], sense: Sense) -> Floats:
     """Return the cosines of texts with their own label and with all others.
 
-    Labels too close to the own one, and texts without words, have -1.
+    Labels too close to the own one have -1.
     """
     phrases = [phrase(rival) for rival in rivals]
-    scores = sense.similarity([text if text.strip() else own for text in texts], [own, *phrases])
+    scores = sense.similarity(texts, [own, *phrases])
     scores[:, 1:][:, sense.similarity([own], phrases)[0] >= _ALIKE] = -1
     return scores
 

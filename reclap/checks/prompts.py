@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from reclap.checks.duplicates import check_siblings
 from reclap.checks.finding import Finding
-from reclap.checks.form import check_form
+from reclap.checks.form import check_form, is_readable
 from reclap.checks.labels import check_labels
 from reclap.checks.sense import Sense
 
@@ -49,11 +49,7 @@ def check_description(
     >>> [str(f) for f in check_description("A bark", "dog bark")]
     ['length: 2 words, expected 4 to 60']
     """
-    return [
-        *check_form(text, "description"),
-        *check_siblings(text, siblings, sense),
-        *_label(text, label, "description", definition, others, sense),
-    ]
+    return _check(text, label, "description", definition, others, siblings, sense)
 
 
 def check_prompt(
@@ -79,14 +75,22 @@ def check_prompt(
     >>> check_prompt("A dog barks gruffly behind a garden fence.", "dog bark", others=["rain"])
     []
     """
-    return [
-        *check_form(text, "prompt"),
-        *check_siblings(text, siblings, sense),
-        *_label(text, label, "prompt", definition, others, sense),
-    ]
+    return _check(text, label, "prompt", definition, others, siblings, sense)
 
 
-def _label(
-    text: str, label: str, kind: str, definition: str, others: Sequence[str], sense: Sense | None
+def _check(
+    text: str,
+    label: str,
+    kind: str,
+    definition: str,
+    others: Sequence[str],
+    siblings: Sequence[str],
+    sense: Sense | None,
 ) -> list[Finding]:
-    return check_labels([text], label, kind, definition=definition, others=others, sense=sense)[0]
+    own = check_form(text, kind)
+    if not is_readable(own):
+        return own
+    (besides,) = check_labels(
+        [text], label, kind, definition=definition, others=others, sense=sense
+    )
+    return [*own, *check_siblings(text, siblings, sense), *besides]

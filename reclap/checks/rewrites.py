@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from reclap.checks.compare import compare
 from reclap.checks.finding import Finding
-from reclap.checks.form import check_form
+from reclap.checks.form import check_form, is_readable
 from reclap.checks.sense import Sense
 
 __all__ = ["check_rewrite", "check_rewrites"]
 
-_UNREADABLE = frozenset(("language", "structure"))
 _MEANING = 0.2  # cosine of sentence embeddings below which two captions have nothing in common
 
 
@@ -63,8 +62,8 @@ def check_rewrites(
 
 def _check(caption: str, rewrite: str) -> list[Finding]:
     own = check_form(rewrite, "rewrite")
-    if _UNREADABLE.intersection(f.check for f in own):
-        return own  # nothing to compare
+    if not is_readable(own):
+        return own
     if own:
         before = {f.check for f in check_form(caption, "rewrite")} - {"length"}
         own = [f for f in own if f.check not in before]  # the caption is no better
@@ -74,8 +73,12 @@ def _check(caption: str, rewrite: str) -> list[Finding]:
 def _add_meaning(
     pairs: Sequence[tuple[str, str]], found: list[list[Finding]], sense: Sense
 ) -> None:
-    """Compare the meaning of those pairs that have words on both sides."""
-    asked = [i for i, (a, b) in enumerate(pairs) if a.strip() and b.strip()]
+    """Compare the meaning of the pairs that can be read."""
+    asked = [
+        i
+        for i, (caption, _) in enumerate(pairs)
+        if is_readable(found[i]) and is_readable(check_form(caption, "rewrite"))
+    ]
     if not asked:
         return
     left = sense.rows([pairs[i][0] for i in asked])
