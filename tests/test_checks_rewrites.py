@@ -5,10 +5,11 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reclap import checks
+from reclap.checks.lists import read_lines
 from reclap.checks.scene import read_scene
 from reclap.checks.sources import lexicon
 
@@ -172,6 +173,7 @@ def test_check_takes_less_than_a_millisecond(captions):
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
+@example("²² dogs", "٣ dogs " + "9" * 50 + " times")
 def test_any_text_is_judged(caption, rewrite):
     for found in (
         checks.check_rewrite(caption, rewrite),
@@ -196,5 +198,10 @@ def test_any_sentence_is_compared(caption, rewrite):
 def test_endless_text_is_judged_fast(piece):
     began = time.process_time()
     assert checks.check_rewrite("a dog barks", piece * 200_000)
+    checks.check_rewrite(piece * 200_000, "a dog barks")
     assert checks.check_rewrite("a dog barks", piece * (1900 // len(piece)))
     assert time.process_time() - began < 0.5
+
+
+def test_uncounted_sources_are_in_the_lexicon():
+    assert set(read_lines("uncounted")) <= set(lexicon().sources)

@@ -1,5 +1,6 @@
 """Checks of rewritten captions: the same sources, in the same order and relations."""
 
+import functools
 from collections.abc import Sequence
 
 from reclap.checks.compare import compare
@@ -62,12 +63,17 @@ def check_rewrites(
 
 def _check(caption: str, rewrite: str) -> list[Finding]:
     own = check_form(rewrite, "rewrite")
-    if not is_readable(own):
+    given = _check_caption(caption)
+    if not is_readable(own) or not is_readable(given):
         return own
-    if own:
-        before = {f.check for f in check_form(caption, "rewrite")} - {"length"}
-        own = [f for f in own if f.check not in before]  # the caption is no better
+    faults = {f.check for f in given} - {"length"}
+    own = [f for f in own if f.check not in faults]  # the caption is no better
     return [*own, *compare(caption, rewrite)]
+
+
+@functools.lru_cache(1024)
+def _check_caption(caption: str) -> list[Finding]:
+    return check_form(caption, "rewrite")
 
 
 def _add_meaning(
@@ -77,7 +83,7 @@ def _add_meaning(
     asked = [
         i
         for i, (caption, _) in enumerate(pairs)
-        if is_readable(found[i]) and is_readable(check_form(caption, "rewrite"))
+        if is_readable(found[i]) and is_readable(_check_caption(caption))
     ]
     if not asked:
         return

@@ -14,6 +14,7 @@ from reclap.checks.connectives import (
     MEANS,
     tokens_of,
 )
+from reclap.checks.lists import read_lines, read_list
 from reclap.checks.sources import EVIDENCE, SOUND, THING, Meanings, lexicon
 from reclap.checks.words import stem
 
@@ -126,38 +127,20 @@ _GROUPS = frozenset(
 _NUMBERS.update(dict.fromkeys(_GROUPS, 0))
 _TIMES = {"once": 1, "twice": 2, "thrice": 3}
 _MANY = frozenset(("people", "men", "women", "children", "geese", "mice", "wolves", "oxen"))
-# Sources whose plural says nothing about how many there are.
-_UNCOUNTED = frozenset(
-    """footstep water wave leaf gravel applause clap static tire key coin cutlery dish glass wind
-    rain gun explosion firework fire string xylophone door drawer typing person crowd food paper
-    plastic speech laugh music drum thunder insect bee cricket mosquito wood rock metal alarm
-    machine engine vehicle chain whip bed oil faucet""".split()  # noqa: SIM905
-)
-# Words that name a source as a noun, but often say what another source does.
-_VERBS = frozenset(
-    f"{word}{ending}"
-    for word in ("drum", "hammer", "thunder", "storm", "shower", "wave", "fan", "rocket", "wheel",
-                 "stream", "cascade", "whip", "crow", "step", "gust", "wind")
-    for ending in ("", "s", "ed", "med", "ming", "ing")
-)  # fmt: skip
-_AFTER = frozenset(
-    "on against down past off across over away through up out into along overhead".split()  # noqa: SIM905
-)
-_PLACES = frozenset(
-    "in on into onto inside at against through across off from along behind under upon".split()  # noqa: SIM905
-)
+_UNCOUNTED = frozenset(read_lines("uncounted"))
+_VERBS, _PARTICLES = frozenset(read_list("verbs")), frozenset(read_list("particles"))
+_PREPOSITIONS = frozenset(read_list("prepositions"))
 _REACH = 4  # words between a number or a denial and what it belongs to
 
 
-def _is_heard(source: str) -> bool:
-    """Tell whether a source is heard wherever it stands: "in the rain", "at a dog"."""
-    return bool({source, *lexicon().sources[source].wider} & _HEARD)
-
-
+# What is heard wherever it stands: "in the rain", "at a dog".
 _HEARD = frozenset(
     ("person", "animal", "vocal", "vehicle", "alarm", "music", "rain", "wind", "thunder", "storm",
      "fire", "gun", "explosion", "firework", "static", "wave", "stream")
 )  # fmt: skip
+# Whose voice it is, and beside what the word only describes.
+_OWN = {"animal": {"animal"}, "vocal": {"person"}}
+_OTHER = {"animal": {"thing"}, "vocal": {"thing", "animal"}}
 
 
 @functools.cache
@@ -167,9 +150,15 @@ def kingdom(source: str) -> str:
     return next((name for name in ("person", "animal", "vocal") if name in wider), "thing")
 
 
-# Whose voice it is, and beside what the word only describes.
-_OWN = {"animal": {"animal"}, "vocal": {"person"}}
-_OTHER = {"animal": {"thing"}, "vocal": {"thing", "animal"}}
+def _is_heard(source: str) -> bool:
+    return bool({source, *lexicon().sources[source].wider} & _HEARD)
+
+
+def _number(word: str) -> int | None:
+    """Return the value of a number, in words or digits."""
+    if word.isdecimal() and len(word) < 4:
+        return int(word)
+    return _NUMBERS.get(word)
 
 
 class _Reader:
@@ -181,10 +170,9 @@ class _Reader:
         self.clauses = [Clause()]
         self._open: list[tuple[Mention, Meanings]] = []  # words with several meanings
         self._number: tuple[int, int, bool] | None = None  # value, place, is an article
-        self._denied = self._figure = -1  # up to which place
+        self._denied = self._figure = self._place = -1  # up to which word each reaches
         self._fronted = ""  # how the main clause follows a clause that was put before it
-        self._is_empty = True
-        self._place = -1
+        self._is_empty = True  # the last clause, so far
         tokens = tokens_of(text)
         at = 0
         while at < len(tokens):
@@ -201,11 +189,11 @@ class _Reader:
             self._denied = at + _REACH
         if word in _TIMES or tokens[at + 1 : at + 2] == ["times"]:
             return self._times(word)
-        if word in _NUMBERS or word.isdigit():
+        if _number(word) is not None:
             self._count(word, at)
         if word == "of" and self._number and self._number[2]:
             self._number = None  # "a burst of gunfire" is not one gun
-        if word in _PLACES:
+        if word in _PREPOSITIONS:
             self._place = at + _REACH
         found, size = self._match(tokens, at)
         self._is_empty = False
@@ -263,17 +251,16 @@ class _Reader:
     def _is_verb(tokens: list[str], at: int) -> bool:
         """Tell whether a word that names a thing says what another one does: "drums on"."""
         word, before = tokens[at], tokens[at - 1] if at else ""
-        if word not in _VERBS or not _AFTER.intersection(tokens[at + 1 : at + 2]):
+        if word not in _VERBS or not _PARTICLES.intersection(tokens[at + 1 : at + 2]):
             return False
         return stem(word) != word or before.endswith("s") or bool(lexicon().phrases.get(before))
 
     # ---- Numbers ----
 
     def _count(self, word: str, at: int) -> None:
-        value = int(word) if word.isdigit() else _NUMBERS[word]
         is_article = word in ("a", "an")
         if not (is_article and self._number and at - self._number[1] < _REACH):
-            self._number = (value, at, is_article)
+            self._number = (_number(word) or 0, at, is_article)
 
     def _counted(self, mention: Mention, words: list[str]) -> int | None:
         """Return how many a mention counts, from what stands before it and its own form."""
@@ -289,7 +276,7 @@ class _Reader:
     def _times(self, word: str) -> int:
         """Count events: "twice", "three times"."""
         size = 1 if word in _TIMES else 2
-        value = _TIMES.get(word, _NUMBERS.get(word, int(word) if word.isdigit() else None))
+        value = _TIMES.get(word, _number(word))
         here = [m for m in self.mentions if m.clause == len(self.clauses) - 1]
         events = [m for m in here if m.role != THING] or here
         if events and value is not None:
