@@ -5,7 +5,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reclap import checks
@@ -172,6 +172,7 @@ def test_check_takes_less_than_a_millisecond(captions):
     assert (time.process_time() - began) / len(pairs) < 1e-3
 
 
+@settings(deadline=None)  # the lexicon is read at the first use
 @given(st.text(max_size=200), st.text(max_size=200))
 @example("²² dogs", "٣ dogs " + "9" * 50 + " times")
 def test_any_text_is_judged(caption, rewrite):
@@ -189,6 +190,7 @@ SPOKEN = (
 WORDS = st.sampled_from(SPOKEN.split())
 
 
+@settings(deadline=None)  # the lexicon is read at the first use
 @given(st.lists(WORDS, max_size=30), st.lists(WORDS, max_size=30))
 def test_any_sentence_is_compared(caption, rewrite):
     checks.check_rewrite(" ".join(caption), " ".join(rewrite))

@@ -68,10 +68,13 @@ class Clause:
         How it follows the clause before it: one of `AT_ONCE`, `LATER`, `EARLIER`, `BESIDE`.
     phase : int
         Clauses of a greater phase come later.
+    start : int
+        Its first word.
     """
 
     link: str = BESIDE
     phase: int = 0
+    start: int = 0
 
 
 @dataclasses.dataclass
@@ -307,7 +310,7 @@ class _Reader:
             if link != BESIDE:
                 self._relink(link)
         else:
-            self.clauses.append(Clause())
+            self.clauses.append(Clause(start=at + 1))
             self._relink(link)
             self._is_empty = True
 
@@ -340,8 +343,9 @@ class _Reader:
             kind = kingdom(m.source)
             if m.clause != clause or m.role == THING or kind not in _OWN:
                 continue
-            is_verb = m.words.endswith(("s", "ed"))  # "it snarls and screams": of the same thing
-            goes_on = not beside and is_verb and self.clauses[clause].link == BESIDE
+            this = self.clauses[clause]
+            is_verb = m.at == this.start and m.words.endswith(("s", "ed"))
+            goes_on = not beside and is_verb and this.link == BESIDE  # "it snarls and screams"
             around = self._things(clause - 1) if goes_on else beside
             m.is_figure |= bool(around & _OTHER[kind]) and not around & _OWN[kind]
 

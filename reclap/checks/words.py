@@ -28,7 +28,7 @@ _IRREGULAR = {
     "shelves": "shelf", "fired": "shoot", "fires": "shoot", "firing": "shoot",
     "fluting": "fluting", "drumming": "drumming", "trumpeting": "trumpeting",
     "thundering": "thundering", "whipping": "whipping",
-    "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
+    "sawing": "sawing", "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
 }  # fmt: skip
 _VOWEL = re.compile(r"[aeiouy]")
 _SHORT = re.compile(r"[^aeiou]?[aeiouy][^aeiouwxy]|.dl")  # "tap" of taping; tapping has "tapp"
@@ -59,7 +59,8 @@ def stem(word: str) -> str:
     ['bark', 'bark', 'bark', 'rattl', 'rattl', 'hum', 'idle']
     """
     word = word.removesuffix("'s").removesuffix("'")
-    plain = _IRREGULAR.get(word) or _uninflected(_singular(word))
+    one = _IRREGULAR.get(word) or _singular(word)
+    plain = _IRREGULAR.get(one) or _uninflected(one)
     return plain.removesuffix("e") if len(plain) > 4 else plain
 
 
