@@ -64,6 +64,13 @@ def test_label_without_prompts_is_reported(bank):
     assert wind.findings[0].check == "structure"
 
 
+def test_bank_without_descriptions_is_checked_by_meaning(mini):
+    prompts = {"dog": ["a dog barks hoarsely"], "rain": ["a terrier yaps loudly"], "wind": ["42"]}
+    sense = checks.Sense(mini.embed_text)
+    _, report = checks.check_bank(PromptBank.from_prompts(prompts), sense)
+    assert {item.where for item in report.flagged if item.kind == "prompt"} == {"rain", "wind"}
+
+
 def test_duplicates_are_found_in_many_texts(rng):
     texts = [" ".join(f"w{i:x}x" for i in row) for row in rng.integers(0, 3000, (5000, 12))]
     moved = texts[17].split()

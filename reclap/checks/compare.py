@@ -76,9 +76,9 @@ def _invention(source: str, old: _Named, new: _Named) -> Iterator[Finding]:
     rivals = [s for s in old if s not in new and lexicon().share_a_parent(source, s)]
     wider = lexicon().sources[source].wider & set(old)
     if wider:
-        yield Finding("invented", f"{source} ({words!r}), where the caption has {min(wider)}",
-                      fatal=False)  # fmt: skip
-    elif rivals and lexicon().sources[source].wider & lexicon().sources[rivals[0]].wider:
+        reason = f"{source} ({words!r}), where the caption has {min(wider)}"
+        yield Finding("invented", reason, fatal=False)
+    elif rivals:
         yield Finding("agent", f"{rivals[0]} became {source} ({words!r})")
     else:
         yield Finding("invented", f"{source} ({words!r})")

@@ -58,7 +58,7 @@ def check_labels(
     """
     own = phrase(label, definition)
     rivals = [other for other in others if other != label]
-    scores = _scores(texts, own, rivals, sense) if sense and rivals else None
+    scores = _scores(texts, own, rivals, sense) if sense and rivals and texts else None
     found: list[list[Finding]] = []
     for i, text in enumerate(texts):
         is_named = _names(text, label) or bool(_sources(text) & _sources(own))

@@ -24,15 +24,12 @@ class Source:
         As in the list.
     wider : frozenset of str
         All sources that it is one of; not itself.
-    parents : frozenset of str
-        The next wider ones.
     is_kind : bool
         A kind of sound or a material, which counts only where no source is named beside it.
     """
 
     name: str
     wider: frozenset[str]
-    parents: frozenset[str]
     is_kind: bool
 
 
@@ -48,9 +45,8 @@ class Lexicon:
         return a == b or a in self.sources[b].wider or b in self.sources[a].wider
 
     def share_a_parent(self, a: str, b: str) -> bool:
-        """Tell whether one could be mistaken for the other: two animals, two vehicles."""
-        one, two = self.sources[a], self.sources[b]
-        return bool((one.parents | one.wider) & (two.parents | two.wider))
+        """Tell whether both make sounds of one kind: two animals, two vehicles, two people."""
+        return bool(self.sources[a].wider & self.sources[b].wider - {"vocal"})
 
 
 @functools.cache
@@ -73,7 +69,7 @@ def lexicon() -> Lexicon:
             for phrase in filter(str.strip, group.split(",")):
                 meanings = words.setdefault(tuple(map(stem, split(phrase))), {})
                 meanings.setdefault(name, role)
-    sources = {n: Source(n, _all_wider(n, parents), parents[n], n in kinds) for n in parents}
+    sources = {n: Source(n, _all_wider(n, parents), n in kinds) for n in parents}
     return Lexicon(sources, _by_first(words))
 
 
