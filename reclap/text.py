@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap.errors import FormatError
 from reclap.towers import TextConfig
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]
@@ -142,10 +141,10 @@ class Tokenizer:
         FormatError
             If the tokenizer lacks what a text needs, such as its own unknown token.
         """
-        try:
+        from reclap.vocabulary import library_errors
+
+        with library_errors(self.path, "not a usable tokenizer"):
             encoded = self._tokenizer.encode_batch([text + self._suffix for text in texts])
-        except Exception as error:  # a vocabulary without what its own model needs
-            raise FormatError(f"{self.path}: not a usable tokenizer: {error}") from error
         cut = sum(bool(e.overflowing) for e in encoded)
         if cut:
             log.warning("%d of %d texts were cut at %d tokens", cut, len(encoded), self._max_tokens)

@@ -6,8 +6,9 @@ normalised and cut, which special tokens it adds) is fixed by the kind of model 
 ids equal those of transformers' tokenizers.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from reclap.checkpoint import parse_json, read_json
 from reclap.errors import FormatError
 from reclap.settings import from_mapping
 
-__all__ = ["load", "to_json"]
+__all__ = ["library_errors", "load", "to_json"]
 
 # OpenAI's CLIP: contractions, runs of letters, single digits, runs of other signs.
 _CLIP_PIECES = (
@@ -43,13 +44,25 @@ def load(path: Path) -> tokenizers.Tokenizer:
     FormatError
         If the file is none of these, naming it.
     """
-    build = _BUILDERS.get(path.name, _from_json)
+    with library_errors(path, "not a tokenizer"):
+        return _BUILDERS.get(path.name, _from_json)(path)
+
+
+@contextlib.contextmanager
+def library_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn what the library raises into a FormatError that names the file.
+
+    It raises bare exceptions, and for some damaged files its Rust code panics, which arrives as an
+    exception outside Python's ordinary ones.
+    """
     try:
-        return build(path)
+        yield
     except (FormatError, OSError):
         raise
-    except Exception as error:  # the library raises bare exceptions
-        raise FormatError(f"{path}: not a tokenizer: {error}") from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise FormatError(f"{path}: {what}: {error}") from error
 
 
 def to_json(path: Path) -> bytes:

@@ -218,3 +218,12 @@ def test_no_server_is_an_error_of_one_line(tmp_path):
 def test_locate_refuses_what_is_no_id():
     with pytest.raises(ValueError, match="hub id is"):
         hub.locate("a/b/c")
+
+
+def test_importing_brings_no_network_package():
+    code = (
+        "import sys, reclap, reclap.hub, reclap.loading, reclap.cli; "
+        "sys.exit(bool({'huggingface_hub', 'httpx', 'requests', 'torch'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], timeout=60)  # noqa: S603
+    assert ran.returncode == 0

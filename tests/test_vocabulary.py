@@ -1,8 +1,10 @@
 """Tokenizers built from vocabularies give the ids of transformers' and SentencePiece's."""
 
+import contextlib
 import csv
 import dataclasses
 import json
+import random
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -215,3 +217,35 @@ def test_padding_of_msclap_is_a_token_of_its_own(tmp_path):
     for one in ("stop!! now !", "it's 3!!!", *ODD[:3]):
         want = theirs(f"{one} <|endoftext|>")["input_ids"]
         assert ours.encode([one])[0].tolist() == want
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_files_load_or_are_refused(tmp_path, kind):
+    """Whatever the library does with them, panics of its Rust code included."""
+    KINDS[kind](tmp_path)
+    draw = random.Random(kind)  # noqa: S311
+    files = sorted(tmp_path.iterdir())
+    for _ in range(60):
+        path = draw.choice(files)
+        good = path.read_bytes()
+        path.write_bytes(mutated(good, draw))
+        with contextlib.suppress(FormatError, FileNotFoundError):
+            tokenizer = text.Tokenizer(text.find_tokenizer(tmp_path), TextConfig())
+            tokenizer.encode(["rain on a tin roof", ODD[4]])
+        path.write_bytes(good)
+
+
+def mutated(data, draw):
+    """Return a copy with bytes changed, doubled, lost, or with its end cut off."""
+    data = bytearray(data)
+    for _ in range(draw.choice((1, 1, 3, 20))):
+        at, size = draw.randrange(len(data)), draw.randrange(1, 50)
+        kind = draw.randrange(4)
+        if kind == 0:
+            data[at] = draw.randrange(256)
+        elif kind == 1:
+            data[at:at] = data[at : at + size]
+        elif len(data) > 2 * size:
+            at = at if kind == 2 else len(data) - size
+            del data[at : at + size]
+    return bytes(data)
