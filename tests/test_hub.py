@@ -164,7 +164,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(small_folder, tmp_path):
-    """Return address and requests of a server that holds one model and much else."""
+    """Return address, requests and folder of a server that holds one model and much else."""
     folder = tmp_path / "served"
     shutil.copytree(small_folder, folder)
     (folder / "README.md").write_text("not needed")
@@ -173,21 +173,25 @@ def server(small_folder, tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_address[1]}", handler.asked
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", handler.asked, folder
         httpd.shutdown()
         thread.join()
 
 
-def info(name, server, home, *options, **more):
-    """Ask for a model in a process of its own, as the hub's package reads its settings once."""
+def run(command, server, home, **more):
+    """Run Python in a process of its own, as the hub's package reads its settings once."""
     env = os.environ | {"HF_ENDPOINT": server, "HF_HOME": str(home), **more}
-    command = [sys.executable, "-m", "reclap", "info", name, *options]
     env["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    command = [sys.executable, *command]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)  # noqa: S603
 
 
+def info(name, server, home, *options, **more):
+    return run(["-m", "reclap", "info", name, *options], server, home, **more)
+
+
 def test_only_what_is_needed_is_downloaded(server, tmp_path, small):
-    address, asked = server
+    address, asked, _ = server
     ran = info("some/model", address, tmp_path / "home")
     assert ran.returncode == 0, ran.stderr
     assert small.digest in ran.stdout
@@ -199,6 +203,21 @@ def test_only_what_is_needed_is_downloaded(server, tmp_path, small):
     assert (again.returncode, asked) == (0, [])
     again = info("some/model", address, tmp_path / "home", RECLAP_OFFLINE="1")
     assert (again.returncode, asked) == (0, [])
+
+
+def test_older_weights_are_taken_where_there_are_no_others(server, tmp_path):
+    address, _, folder = server
+    (folder / "model.safetensors").unlink()
+    code = (
+        "from reclap import hub; print(*sorted(p.name for p in hub.locate('some/model').iterdir()))"
+    )
+    ran = run(["-c", code], address, tmp_path / "home")
+    assert sorted(Path(line).name for line in ran.stdout.split()) == [
+        "config.json",
+        "pytorch_model.bin",
+        "text.safetensors",
+        "tokenizer.json",
+    ]
 
 
 def test_unknown_repository_is_an_error_of_one_line(server, tmp_path):
