@@ -1,4 +1,4 @@
-"""Manifests: which sound goes with which captions, in CSV or JSON lines."""
+"""Manifests: which sound goes with which captions, in CSV, JSON lines or Parquet."""
 
 import ast
 import csv
@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.errors import FormatError
+from reclap.errors import BackendError, FormatError
 
-__all__ = ["Caption", "Row", "files", "read"]
+__all__ = ["Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
+_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_BATCH = 1024  # rows of Parquet read at once
 _LISTED = 5  # missing files that a message names
 
 
@@ -64,7 +66,8 @@ def read(
     Parameters
     ----------
     path : path
-        ``.csv`` with a header line, or ``.jsonl`` with one object a line. Columns: ``path`` (or
+        ``.csv`` with a header line, ``.jsonl`` with one object a line, or ``.parquet`` (which
+        needs the extra ``parquet``). Columns: ``path`` (or
         ``audio``); ``caption``, and optionally ``rewrites``, a list of strings; or instead of
         both ``captions``, a list of ``{"caption": ..., "rewrites": ...}`` (in JSON lines) or
         ``file.json#key``, such a list kept once for many rows: the value of `key` in a JSON
@@ -93,10 +96,10 @@ def read(
     path = Path(path)
     root = path.parent if root is None else Path(root)
     allowed = {column: {str(v) for v in values} for column, values in (where or {}).items()}
-    shared = _Shared(path.parent)
+    shared = SharedCaptions(path.parent)
     rows = [
         _row(f"{path}:{line}", item, root, shared)
-        for line, item in _items(path)
+        for line, item in items(path)
         if _keep(f"{path}:{line}", item, allowed)
     ]
     if not rows:
@@ -110,7 +113,7 @@ def read(
 def files(path: str | os.PathLike[str]) -> list[Path]:
     """Return the manifest and the files of captions that it refers to, each once."""
     path = Path(path)
-    listed = (item.get("captions") for _, item in _items(path))
+    listed = (item.get("captions") for _, item in items(path))
     names = {text.partition("#")[0] for text in listed if isinstance(text, str)}
     return [path, *(path.parent / name for name in sorted(names))]
 
@@ -119,15 +122,52 @@ def _show(allowed: Mapping[str, set[str]]) -> str:
     return " and ".join(f"{column} is {' or '.join(sorted(v))}" for column, v in allowed.items())
 
 
-def _items(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers and rows as they stand in the file."""
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise FormatError(f"{path}: expected a manifest called .csv or .jsonl")
+def items(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read a manifest row by row, in bounded memory.
+
+    Yields
+    ------
+    tuple of int and dict
+        Number of the line (in Parquet, of the row), and the columns as they stand there.
+
+    Raises
+    ------
+    FormatError
+        Naming file and line: another kind of file, or one that cannot be read as its kind.
+    BackendError
+        If Parquet's library is missing.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise FormatError(f"{path}: expected a manifest called {' or '.join(_SUFFIXES)}")
+    if suffix == ".parquet":
+        yield from _parquet(path)
+        return
     with path.open(encoding="utf-8-sig", newline="") as f:
         try:
-            yield from _csv(path, f) if path.suffix.lower() == ".csv" else _json_lines(path, f)
+            yield from _csv(path, f) if suffix == ".csv" else _json_lines(path, f)
         except UnicodeDecodeError as error:
             raise FormatError(f"{path}: not UTF-8: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise BackendError(
+            f"{path}: Parquet needs pyarrow: pip install 'reclap[parquet]' ({error})"
+        ) from error
+    row = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH):
+                for item in batch.to_pylist():
+                    row += 1
+                    yield row, {k: v for k, v in item.items() if v is not None}
+    except pyarrow.ArrowException as error:
+        raise FormatError(f"{path}: not Parquet: {error}") from error
 
 
 def _csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -166,8 +206,14 @@ def _keep(at: str, item: dict[str, Any], allowed: Mapping[str, set[str]]) -> boo
     return all(str(item[column]) in values for column, values in allowed.items())
 
 
-class _Shared:
-    """Captions kept once for many rows, read at their first use."""
+class SharedCaptions:
+    """Captions kept once for many rows, read at their first use.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the manifest, where the files of captions are.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -194,17 +240,36 @@ class _Shared:
         return self._files[name]
 
 
-def _row(at: str, item: dict[str, Any], root: Path, shared: _Shared) -> Row:
+def _row(at: str, item: dict[str, Any], root: Path, shared: SharedCaptions) -> Row:
     names = [name for name in _PATH if name in item]
     if not names:
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
     sound = _text(at, names[0], item.pop(names[0]))
+    captions = take_captions(at, item, shared)
+    return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()})
+
+
+def take_captions(at: str, item: dict[str, Any], shared: SharedCaptions) -> tuple[Caption, ...]:
+    """Take the captions, and the rewrites of each, out of a row.
+
+    Parameters
+    ----------
+    at : str
+        File and line, for messages.
+    item : dict
+        The columns; those of captions are removed.
+    shared : SharedCaptions
+        Lists that are kept once for many rows.
+
+    Raises
+    ------
+    FormatError
+        If there is no caption, or something in its place.
+    """
     listed = item.pop("captions", None)
     if listed is None:
-        captions: tuple[Caption, ...] = (_caption(at, item),)
-    else:
-        captions = shared(at, listed) if isinstance(listed, str) else _captions(at, listed)
-    return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()})
+        return (_caption(at, item),)
+    return shared(at, listed) if isinstance(listed, str) else _captions(at, listed)
 
 
 def _captions(at: str, value: Any) -> tuple[Caption, ...]:
@@ -256,7 +321,7 @@ def _parse_list(text: str) -> Any:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _refuse_missing(path: Path, rows: Sequence[Row]) -> None:
