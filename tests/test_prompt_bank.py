@@ -157,7 +157,10 @@ def with_prompt(**prompt):
         (with_prompt(text=3), r"labels\['dog'\].descriptions\[0\].prompts\[0\].text: expected a t"),
         (with_prompt(text=""), "'dog', description 1, prompts.0. is empty"),
         (with_prompt(), "'dog', description 1, prompts.0. is empty"),
-        (with_prompt(text="a", status="good"), "prompt 1: status is 'good', expected one of new"),
+        (
+            with_prompt(text="a", status="good"),
+            r"prompts\[0\]: status is 'good', expected one of new",
+        ),
         (with_prompt(text="a", flags=[1]), r"prompts\[0\].flags: expected texts, got \[1\]"),
         (with_prompt(text="a", origin=[]), r"prompts\[0\].origin: expected an object, got \[\]"),
         (with_prompt(text="a\ud800"), "not valid Unicode"),

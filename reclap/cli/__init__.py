@@ -7,7 +7,7 @@ import os
 import sys
 
 import reclap
-from reclap.cli import check, compare, convert, embed, info, name, train
+from reclap.cli import check, compare, convert, embed, info, name, review, train
 from reclap.errors import ReclapError, one_line
 
 __all__ = ["main"]
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_train(commands)
     info.add_info(commands)
     convert.add_convert(commands)
+    review.add_review(commands)
     return parser
 
 

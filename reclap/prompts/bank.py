@@ -54,6 +54,20 @@ class Prompt:
     flags: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, data: Any, where: str = "prompt") -> "Prompt":
+        """Make a prompt of parsed JSON; FormatError naming `where` and the field."""
+        prompt = cls(**_review(where, "prompt", data))
+        try:
+            _check_status(where, prompt.status)
+        except ValueError as error:
+            raise FormatError(str(error)) from error
+        return prompt
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes; fields at their default are left out."""
+        return _reviewed(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Description:
@@ -184,7 +198,7 @@ class PromptBank:
             label: {
                 **({"definition": entry.definition} if entry.definition else {}),
                 "descriptions": [
-                    {**_reviewed(d), "prompts": [_reviewed(p) for p in d.prompts]}
+                    {**_reviewed(d), "prompts": [p.to_json() for p in d.prompts]}
                     for d in entry.descriptions
                 ],
             }
@@ -365,7 +379,7 @@ def _entry(where: str, label: str, data: Any) -> Entry:
 def _description(where: str, data: Any) -> Description:
     fields = _fields(where, "description", data)
     prompts = tuple(
-        Prompt(**_review(f"{where}.prompts[{i}]", "prompt", item))
+        Prompt.from_json(item, f"{where}.prompts[{i}]")
         for i, item in enumerate(fields.pop("prompts", ()))
     )
     return Description(prompts=prompts, **_review(where, "description", fields))

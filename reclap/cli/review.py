@@ -1,0 +1,87 @@
+"""``reclap review``: a person looks through what a language model wrote."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reclap.cli import options
+from reclap.cli.options import Commands
+
+if TYPE_CHECKING:
+    from reclap.review.answers import Review
+
+__all__ = ["add_review"]
+
+
+def add_review(commands: Commands) -> None:
+    """Add the command."""
+    p = commands.add_parser("review", help="look through prompts or rewrites, on a local page")
+    p.add_argument("file", metavar="FILE", type=Path, help="prompt bank (.json), manifest (.jsonl)")
+    p.add_argument(
+        "--clips",
+        type=Path,
+        metavar="FOLDER",
+        help="example sounds: a folder for each label, or a manifest",
+    )
+    p.add_argument("--terminal", action="store_true", help="questions here instead of a page")
+    p.add_argument("--port", type=_port, default=0, help="of the page (default: any free one)")
+    options.add_model(p)
+    p.set_defaults(run=_run_review)
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**16:
+        raise argparse.ArgumentTypeError(f"{value} is no port")
+    return value
+
+
+def _run_review(args: argparse.Namespace) -> int:
+    from reclap.checks import Sense
+    from reclap.review.answers import Review
+    from reclap.review.checking import Checker
+    from reclap.review.clips import clips_of
+    from reclap.review.documents import open_document
+    from reclap.review.neighbours import Neighbours
+    from reclap.review.session import Session
+
+    document = open_document(args.file)
+    clips = clips_of(document.items, args.clips)
+    sense = Sense(options.load_model(args).embed_text)
+    checker = Checker(list(dict.fromkeys(item.label for item in document.items)), sense)
+    session = Session(document, check=checker.flags)
+    try:
+        review = Review(session, Neighbours(session, sense.rows), clips)
+        if args.terminal:
+            _question(review)
+        else:
+            _serve(review, args.port)
+    finally:
+        session.close()
+    counts = session.counts()
+    print(
+        f"{document.path}: {counts['accepted']} accepted, {counts['rejected']} rejected, "
+        f"{counts['new']} undecided"
+    )
+    return 0
+
+
+def _question(review: "Review") -> None:
+    from reclap.review.terminal import Terminal
+
+    try:
+        Terminal(review.session, review.neighbours, sys.stdin, sys.stdout).run()
+    except KeyboardInterrupt:
+        print()
+
+
+def _serve(review: "Review", port: int) -> None:
+    from reclap.review.server import Server
+
+    with Server(review, port) as server:
+        print(f"Open {server.url}\nEnd with Ctrl-C; every decision is saved at once.", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()

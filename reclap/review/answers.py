@@ -1,0 +1,147 @@
+"""What the review page is told, as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap.review.neighbours import Near, Neighbours
+from reclap.review.session import Session
+
+__all__ = ["Review", "clip_of", "decide", "items", "nearest", "plain"]
+
+_STATUS = {"accept": "accepted", "reject": "rejected", "reopen": "new"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Review:
+    """All that the page shows.
+
+    Attributes
+    ----------
+    session : Session
+    neighbours : Neighbours
+    clips : mapping of str to list of Path
+        Sounds by label, as `reclap.review.clips.clips_of` finds them.
+    """
+
+    session: Session
+    neighbours: Neighbours
+    clips: Mapping[str, Sequence[Path]]
+
+    def labels(self) -> list[str]:
+        """Return the labels, each once, in order."""
+        return list(dict.fromkeys(item.label for item in self.session.items))
+
+
+def plain(value: Any) -> bytes:
+    """Return JSON that is no HTML, should a browser ever take it for that."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
+
+
+def items(review: Review) -> dict[str, Any]:
+    """Return everything, with the order of the review."""
+    session = review.session
+    labels = {label: n for n, label in enumerate(review.labels())}
+    definitions = {item.label: item.definition for item in session.items}
+    return {
+        **_now(session),  # first: a decision taken meanwhile then makes the page look again
+        "name": session.document.name,
+        "file": session.document.path.name,
+        "can_ask": session.can_ask,
+        "labels": [
+            {"name": x, "definition": definitions[x], "clips": len(review.clips.get(x, ()))}
+            for x in labels
+        ],
+        "items": [
+            {"kind": item.kind, "label": labels[item.label], "parent": item.parent}
+            | _state(session, place)
+            for place, item in enumerate(session.items)
+        ],
+        "queue": session.queue(),
+    }
+
+
+def _state(session: Session, place: int) -> dict[str, Any]:
+    """Return what a decision can change of an item."""
+    prompt = session.items[place].prompt
+    return {
+        "text": prompt.text,
+        "status": prompt.status,
+        "flags": prompt.flags,
+        "edited_from": str(prompt.origin.get("edited_from", "")),
+    }
+
+
+def _now(session: Session) -> dict[str, Any]:
+    return {
+        "revision": session.revision,
+        "problem": session.problem,
+        "can_undo": session.can_undo,
+        "can_redo": session.can_redo,
+    }
+
+
+def decide(review: Review, request: Any) -> dict[str, Any]:
+    """Take a decision; return the items that it changed.
+
+    Parameters
+    ----------
+    review : Review
+    request : dict
+        ``do``: accept, reject, reopen, edit, ask, undo, redo; ``revision`` that the page shows;
+        ``items``: places; ``text`` of an edit.
+
+    Raises
+    ------
+    ValueError
+        If the request is not that.
+    ReclapError, OSError
+        As the methods of `Session`.
+    """
+    request = request if isinstance(request, dict) else {}
+    do, revision = request.get("do"), request.get("revision")
+    places, text = request.get("items", []), request.get("text", "")
+    is_text = isinstance(do, str) and isinstance(text, str)
+    if not is_text or type(revision) is not int or not isinstance(places, list):
+        raise ValueError("expected an object with do, revision, and items or text where needed")
+    if not all(type(place) is int for place in places):
+        raise ValueError("items: expected numbers")
+    session = review.session
+    if do in ("edit", "ask") and len(places) != 1:
+        raise ValueError(f"{do}: {len(places)} items; expected 1")
+    if do in _STATUS:
+        decision = session.decide(places, _STATUS[do], revision)
+    elif do == "edit":
+        decision = session.edit(places[0], text, revision)
+    elif do == "ask":
+        decision = session.ask_again(places[0], revision)
+    elif do in ("undo", "redo"):
+        decision = session.undo(revision) if do == "undo" else session.redo(revision)
+    else:
+        raise ValueError("do: expected accept, reject, reopen, edit, ask, undo or redo")
+    changed = {place: _state(session, place) for place in decision.changed}
+    return {"changed": changed, **_now(session), "revision": decision.revision}
+
+
+def nearest(review: Review, place: int) -> dict[str, Any]:
+    """Return what lies near an item; see `Neighbours.nearest`."""
+    if place >= len(review.session.items):
+        raise ValueError(f"item {place}; expected 0 to {len(review.session.items) - 1}")
+    found = review.neighbours.nearest(place)
+    return {"other": _near(found.other), "own": _near(found.own), "share": found.share}
+
+
+def _near(near: Near | None) -> dict[str, Any] | None:
+    return None if near is None else dataclasses.asdict(near)
+
+
+def clip_of(review: Review, label: int, clip: int) -> Path:
+    """Return a sound of a label by number: no path ever comes from a browser."""
+    labels = review.labels()
+    clips = review.clips.get(labels[label], ()) if label < len(labels) else ()
+    if clip >= len(clips):
+        raise ValueError("there is no such clip")
+    return clips[clip]

@@ -1,0 +1,218 @@
+"""What can be reviewed: prompt banks, and manifests with rewrites; as one list of items."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from reclap import manifest
+from reclap.checkpoint import atomic
+from reclap.checks import check_rewrite
+from reclap.errors import FormatError
+from reclap.manifest import Caption
+from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.review.journal import digest
+
+__all__ = ["Document", "Item", "open_document"]
+
+FLAGS = "rewrite_flags"  # the column in which a rewritten manifest maps texts to doubts
+_NAMES = ("rewrites", "rewritten_captions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One text to judge.
+
+    Attributes
+    ----------
+    kind : {"description", "prompt", "rewrite"}
+        What it is.
+    label : str
+        What it stands for: a label, or of a rewrite the original caption.
+    prompt : Prompt
+        The text with its status, flags and origin.
+    definition : str
+        Of the label; may be empty.
+    parent : int, optional
+        Of a prompt: the place of its description in the list.
+    sound : Path, optional
+        Of a rewrite: the sound that it describes.
+    """
+
+    kind: str
+    label: str
+    prompt: Prompt
+    definition: str = ""
+    parent: int | None = None
+    sound: Path | None = None
+
+
+class Document(Protocol):
+    """A file under review: where it lies, its digest and name, its items as they stand in it."""
+
+    path: Path
+    digest: str
+    name: str
+    items: list[Item]
+
+    def write(self, path: Path, prompts: Sequence[Prompt]) -> None:
+        """Write the file anew, with a prompt for each of `items`."""
+
+
+def open_document(path: str | os.PathLike[str]) -> Document:
+    """Read a file to review.
+
+    Parameters
+    ----------
+    path : path
+        A prompt bank (``.json``), or a manifest of JSON lines (``.jsonl``) with captions and their
+        ``rewrites`` in each row, as `reclap rewrite` writes it.
+
+    Raises
+    ------
+    FormatError
+        If it is neither, is damaged, or holds nothing to review.
+    """
+    path = Path(path).resolve(strict=True)  # a link stays one
+    if path.suffix.lower() not in (".json", ".jsonl"):
+        raise FormatError(f"{path}: expected a prompt bank (.json) or a manifest (.jsonl)")
+    document: Document = _Rewrites(path) if path.suffix.lower() == ".jsonl" else _Bank(path)
+    if not document.items:
+        raise FormatError(f"{path}: nothing to review in it")
+    return document
+
+
+class _Bank:
+    """The descriptions of a bank, each followed by its prompts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.digest = path, digest(path)
+        self._bank = PromptBank.load(path)
+        self.name = self._bank.name
+        self.items: list[Item] = []
+        for entry in self._bank.entries.values():
+            for description in entry.descriptions:
+                self._take(entry, description)
+
+    def _take(self, entry: Entry, description: Description) -> None:
+        d, parent = description, None
+        if d.text:  # there is none where prompts were given as they are
+            parent = len(self.items)
+            own = Prompt(d.text, d.status, d.flags, d.origin)
+            self.items.append(Item("description", entry.label, own, entry.definition))
+        self.items += (
+            Item("prompt", entry.label, prompt, entry.definition, parent) for prompt in d.prompts
+        )
+
+    def write(self, path: Path, prompts: Sequence[Prompt]) -> None:
+        rest = iter(prompts)
+        entries = {
+            label: dataclasses.replace(
+                entry, descriptions=tuple(_renewed(d, rest) for d in entry.descriptions)
+            )
+            for label, entry in self._bank.entries.items()
+        }
+        self._bank.replace(entries=entries).save(path)
+
+
+def _renewed(description: Description, rest: Iterator[Prompt]) -> Description:
+    own = vars(next(rest)) if description.text else {}
+    prompts = tuple(next(rest) for _ in description.prompts)
+    return dataclasses.replace(description, **own, prompts=prompts)
+
+
+class _Rewrites:
+    """The rewrites of a manifest.
+
+    A row keeps what was decided in a column ``review``: for each of its captions all rewrites, as
+    a bank keeps its prompts. The lists of rewrites, which training reads, hold those that are not
+    rejected.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.digest = path, digest(path)
+        self.name = path.stem
+        self._rows: list[dict[str, Any]] = []
+        self._counts: list[list[int]] = []  # rewrites of each caption of each row
+        self.items: list[Item] = []
+        shared = manifest.SharedCaptions(path.parent)
+        for line, row in manifest.items(path):
+            at = f"{path}:{line}"
+            if isinstance(row.get("captions"), str):
+                raise FormatError(f"{at}: captions: in a file of their own; expected a list")
+            self._take(at, row, manifest.take_captions(at, dict(row), shared))
+
+    def _take(self, at: str, row: dict[str, Any], captions: Sequence[Caption]) -> None:
+        named = row.get("path", row.get("audio"))
+        sound = self.path.parent / named if isinstance(named, str) else None
+        if "review" in row:
+            groups = _reviewed(at, row["review"], captions)
+        else:
+            groups = _new(captions, _doubts(at, row.get(FLAGS, {})))
+        self._rows.append(row)
+        self._counts.append([len(group) for group in groups])
+        for caption, group in zip(captions, groups, strict=True):
+            self.items += (Item("rewrite", caption.text, prompt, sound=sound) for prompt in group)
+
+    def write(self, path: Path, prompts: Sequence[Prompt]) -> None:
+        rest = iter(prompts)
+        with atomic(path) as f:
+            for row, counts in zip(self._rows, self._counts, strict=True):
+                groups = [[next(rest) for _ in range(count)] for count in counts]
+                f.write(json.dumps(_decided(row, groups), ensure_ascii=False).encode() + b"\n")
+
+
+def _doubts(at: str, given: Any) -> dict[str, tuple[str, ...]]:
+    """Return the flags of texts that stand in a row's column for them."""
+    if isinstance(given, dict) and all(isinstance(flags, list) for flags in given.values()):
+        return {text: tuple(map(str, flags)) for text, flags in given.items()}
+    raise FormatError(f"{at}: {FLAGS}: expected an object of lists")
+
+
+def _new(captions: Sequence[Caption], doubts: Mapping[str, tuple[str, ...]]) -> list[list[Prompt]]:
+    """Return rewrites that nobody has reviewed, with their flags or what the checks say."""
+    return [
+        [
+            Prompt(text, flags=doubts.get(text) or tuple(map(str, check_rewrite(c.text, text))))
+            for text in c.rewrites
+        ]
+        for c in captions
+    ]
+
+
+def _reviewed(at: str, review: Any, captions: Sequence[Caption]) -> list[list[Prompt]]:
+    """Return the rewrites of a row with what an earlier review says of them."""
+    is_list = isinstance(review, list) and all(isinstance(group, list) for group in review)
+    if not is_list or len(review) != len(captions):
+        raise FormatError(f"{at}: review: expected a list of {len(captions)} lists")
+    groups = [
+        [Prompt.from_json(x, f"{at}: review[{n}][{i}]") for i, x in enumerate(group)]
+        for n, group in enumerate(review)
+    ]
+    for n, (group, caption) in enumerate(zip(groups, captions, strict=True)):
+        if _live(group) != list(caption.rewrites):
+            raise FormatError(f"{at}: review[{n}]: what is not rejected there are not the rewrites")
+    return groups
+
+
+def _live(prompts: Iterable[Prompt]) -> list[str]:
+    return [prompt.text for prompt in prompts if prompt.status != "rejected"]
+
+
+def _decided(row: dict[str, Any], groups: Sequence[Sequence[Prompt]]) -> dict[str, Any]:
+    """Return a row as it is after the review."""
+    if not any(groups):
+        return row
+    kept = {name: value for name, value in row.items() if name != FLAGS}
+    if "captions" in row:
+        pairs = zip(row["captions"], groups, strict=True)
+        kept["captions"] = [caption | {_column(caption): _live(group)} for caption, group in pairs]
+    else:
+        kept[_column(row)] = _live(groups[0])
+    return kept | {"review": [[prompt.to_json() for prompt in group] for group in groups]}
+
+
+def _column(row: Mapping[str, Any]) -> str:
+    return next((name for name in _NAMES if name in row), _NAMES[0])

@@ -1,0 +1,115 @@
+"""Which text of another label comes nearest, by a text tower; embedded in the background."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.review.session import Session
+
+__all__ = ["Near", "Nearest", "Neighbours"]
+
+Floats = npt.NDArray[np.float32]
+Embed = Callable[[list[str]], Floats]
+
+BATCH = 32  # texts embedded in one go, so that a question never waits long
+PAUSE = 0.01  # seconds between them, in which the question gets its turn: locks are not fair
+
+
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """A text that comes near: its place, and the cosine of both embeddings."""
+
+    place: int
+    similarity: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearest:
+    """What lies near an item.
+
+    Attributes
+    ----------
+    other, own : Near, optional
+        The nearest text of another label and of its own, of the same kind and not rejected.
+    share : float
+        Of all texts, those that were compared already; 1 at the end.
+    """
+
+    other: Near | None
+    own: Near | None
+    share: float
+
+
+class Neighbours:
+    """Embeddings of all texts of a review.
+
+    Parameters
+    ----------
+    session : Session
+        Whose items are compared, as they are at each time.
+    embed : callable
+        Takes a list of texts, returns unit rows (n, d); may be called from several threads.
+    """
+
+    def __init__(self, session: Session, embed: Embed) -> None:
+        self._session, self._embed = session, embed
+        self._rows: Floats = np.zeros((0, 0), np.float32)
+        self._texts: list[str | None] = [None] * len(session.items)  # what each row embeds
+        labels: dict[str, int] = {}
+        self._labels = np.array([labels.setdefault(x.label, len(labels)) for x in session.items])
+        self._kinds = np.array([item.kind for item in session.items])
+        self._lock = threading.Lock()
+        self._wanted = threading.Event()
+        self._wanted.set()
+        threading.Thread(target=self._work, name="reclap-nearest", daemon=True).start()
+
+    def nearest(self, place: int) -> Nearest:
+        """Return what lies near an item, among the texts embedded so far."""
+        items = self._session.items
+        if self._texts[place] != items[place].prompt.text:
+            self._take([place])
+        with self._lock:
+            is_known = np.array([text is not None for text in self._texts])
+            is_live = np.array([item.prompt.status != "rejected" for item in items])
+            scores = self._rows @ self._rows[place]
+            usable = is_known & is_live & (self._kinds == self._kinds[place])
+            usable[place] = False
+            is_own = self._labels == self._labels[place]
+        self._wanted.set()
+        return Nearest(
+            _best(scores, usable & ~is_own), _best(scores, usable & is_own), float(is_known.mean())
+        )
+
+    def _work(self) -> None:
+        while self._wanted.wait():
+            self._wanted.clear()
+            for part in self._stale():
+                self._take(part)
+                time.sleep(PAUSE)
+
+    def _stale(self) -> list[list[int]]:
+        """Return the places whose text has no row yet, in the order of the review, in batches."""
+        items = self._session.items
+        places = [i for i in self._session.queue() if self._texts[i] != items[i].prompt.text]
+        return [places[i : i + BATCH] for i in range(0, len(places), BATCH)]
+
+    def _take(self, places: list[int]) -> None:
+        texts = [self._session.items[i].prompt.text for i in places]
+        rows = self._embed(texts)
+        with self._lock:
+            if not self._rows.size:
+                self._rows = np.zeros((len(self._texts), rows.shape[1]), np.float32)
+            self._rows[places] = rows
+            for i, text in zip(places, texts, strict=True):
+                self._texts[i] = text
+
+
+def _best(scores: Floats, usable: npt.NDArray[np.bool_]) -> Near | None:
+    if not usable.any():
+        return None
+    place = int(np.where(usable, scores, -np.inf).argmax())
+    return Near(place, float(scores[place]))

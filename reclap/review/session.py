@@ -1,0 +1,344 @@
+"""A review in progress: decisions, undo, saving; the same for the page and the terminal."""
+
+import contextlib
+import dataclasses
+import datetime
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from reclap.checkpoint import staged
+from reclap.errors import FormatError, ReclapError, one_line
+from reclap.prompts.bank import STATUSES, Prompt
+from reclap.review.documents import Document, Item
+from reclap.review.journal import Journal, digest
+
+__all__ = ["Ask", "Check", "Decision", "Session", "StaleError"]
+
+Ask: TypeAlias = Callable[[Item, str, Sequence[str]], Prompt]
+Check: TypeAlias = Callable[[Item, str, Sequence[str]], tuple[str, ...]]
+Change: TypeAlias = tuple[int, dict[str, Any], dict[str, Any]]  # place, old fields, new fields
+
+LONGEST = 2000  # characters of a text
+PAUSE = 1.0  # seconds from a decision to the writing of the file
+
+
+class Decision(NamedTuple):
+    """What a decision came to: the places of the items that it changed, and its revision."""
+
+    changed: list[int]
+    revision: int
+
+
+class StaleError(ReclapError):
+    """Somebody else has decided since: look again."""
+
+
+class Session:
+    """The review of one file.
+
+    Every decision is on disk, in the journal, when its method returns. The file itself is written
+    a moment later by a thread, and at the end by `close`. Methods may be called from several
+    threads.
+
+    Parameters
+    ----------
+    document : Document
+        What is reviewed.
+    ask : callable, optional
+        Takes an item, its description or nothing, and the texts that must not come again;
+        returns another prompt in its place: a language model.
+    check : callable, optional
+        Takes an item, a new text for it and the texts that stand beside it; returns the flags of
+        the new text.
+
+    Attributes
+    ----------
+    revision : int
+        Number of decisions so far. A caller says which revision it has seen; if that is not the
+        present one, its decision is refused with `StaleError`.
+    problem : str
+        Why the file could not be written, or nothing.
+
+    Raises
+    ------
+    ReclapError, FormatError
+        As `Journal`.
+    """
+
+    def __init__(
+        self, document: Document, *, ask: Ask | None = None, check: Check | None = None
+    ) -> None:
+        self.document = document
+        self.items = list(document.items)
+        self.revision, self.problem = 0, ""
+        self._ask, self._check = ask, check
+        self._state = document.digest  # of the file as we have read or written it
+        self._past: list[list[Change]] = []
+        self._future: list[list[Change]] = []
+        self._lock = threading.RLock()
+        self._journal = Journal(document.path, document.digest)
+        try:
+            self._replay()
+        except BaseException:
+            self._journal.close()
+            raise
+        self._unsaved = threading.Event()
+        self._closing = threading.Event()
+        if self._journal.pending:
+            self._unsaved.set()
+        self._saver = threading.Thread(target=self._save_later, name="reclap-review", daemon=True)
+        self._saver.start()
+
+    # ---- Looking -----------------------------------------------------------------------------
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether another text can be asked for."""
+        return self._ask is not None
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a decision to take back."""
+        return bool(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a decision that was taken back."""
+        return bool(self._future)
+
+    def queue(self) -> list[int]:
+        """Return the places of all items: undecided ones first, flagged before others."""
+        prompts = [item.prompt for item in self.items]
+        return sorted(
+            range(len(prompts)), key=lambda i: (prompts[i].status != "new", not prompts[i].flags)
+        )
+
+    def counts(self) -> Counter[str]:
+        """Return how many items are ``new``, ``accepted``, ``rejected``; ``flagged`` among new."""
+        counts = Counter(item.prompt.status for item in self.items)
+        counts["flagged"] = sum(
+            bool(item.prompt.flags) for item in self.items if item.prompt.status == "new"
+        )
+        return counts
+
+    # ---- Deciding ----------------------------------------------------------------------------
+
+    def decide(self, places: Iterable[int], status: str, revision: int) -> Decision:
+        """Give items a status, ``new``, ``accepted`` or ``rejected``.
+
+        Raises
+        ------
+        StaleError
+            If `revision` is not the present one.
+        ValueError
+            If there is no such item or status.
+        OSError
+            If the journal cannot be written; nothing has changed then.
+        """
+        with self._current(revision):
+            places = list(dict.fromkeys(places))
+            self._refuse_absent(places)
+            if status not in STATUSES:
+                raise ValueError(f"status {status!r}; expected {', '.join(STATUSES)}")
+            return self._do(
+                (i, {"status": self.items[i].prompt.status}, {"status": status})
+                for i in places
+                if self.items[i].prompt.status != status
+            )
+
+    def edit(self, place: int, text: str, revision: int) -> Decision:
+        """Put a person's text in an item's place, and accept it.
+
+        Raises
+        ------
+        ValueError
+            If the text is empty or too long.
+        """
+        text = " ".join(text.split())
+        if not 0 < len(text) <= LONGEST:
+            raise ValueError(f"a text of {len(text)} characters; expected 1 to {LONGEST}")
+        with self._current(revision):
+            self._refuse_absent([place])
+            item = self.items[place]
+            if text == item.prompt.text:
+                return self.decide([place], "accepted", revision)
+            origin = {
+                **item.prompt.origin,
+                "edited_from": item.prompt.origin.get("edited_from", item.prompt.text),
+                "by": "review",
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            }
+            flags = self._check(item, text, self._beside(item)) if self._check else ()
+            return self._do([_change(place, item, Prompt(text, "accepted", flags, origin))])
+
+    def ask_again(self, place: int, revision: int) -> Decision:
+        """Replace an item by what the language model says when asked again.
+
+        Other decisions may be taken meanwhile.
+
+        Raises
+        ------
+        ReclapError
+            If there is no language model, or it has no other text.
+        """
+        if self._ask is None:
+            raise ReclapError("no language model to ask")
+        with self._current(revision):
+            self._refuse_absent([place])
+            item = self.items[place]
+            taken = [*self._beside(item), item.prompt.text]
+            about = "" if item.parent is None else self.items[item.parent].prompt.text
+        prompt = self._ask(item, about, taken)
+        with self._lock:
+            if self.items[place] is not item:
+                raise StaleError("the item was changed while the language model was asked")
+            return self._do([_change(place, item, prompt)])
+
+    def undo(self, revision: int) -> Decision:
+        """Take back the last decision that stands."""
+        with self._current(revision):
+            return self._note({"undo": True} if self._past else None)
+
+    def redo(self, revision: int) -> Decision:
+        """Take the last decision that was taken back once more."""
+        with self._current(revision):
+            return self._note({"redo": True} if self._future else None)
+
+    @contextlib.contextmanager
+    def _current(self, revision: int) -> Iterator[None]:
+        """Hold the lock for a caller that has seen the present revision."""
+        with self._lock:
+            if revision != self.revision:
+                raise StaleError("something was decided elsewhere since")
+            yield
+
+    def _refuse_absent(self, places: Sequence[int]) -> None:
+        for place in places:
+            if not 0 <= place < len(self.items):
+                raise ValueError(f"item {place}; expected 0 to {len(self.items) - 1}")
+
+    def _beside(self, item: Item) -> list[str]:
+        """Return the other texts of the same kind that stand for the same label."""
+        return [
+            other.prompt.text
+            for other in self.items
+            if (other.label, other.kind) == (item.label, item.kind)
+            and other is not item
+            and other.prompt.status != "rejected"
+        ]
+
+    def _do(self, changes: Iterable[Change]) -> Decision:
+        listed = list(changes)
+        return self._note({"do": listed} if listed else None)
+
+    def _note(self, step: dict[str, Any] | None) -> Decision:
+        """Put a step on disk, then follow it."""
+        if self._closing.is_set():
+            raise ReclapError("this review has ended")
+        if step is None:
+            return Decision([], self.revision)
+        self._journal.append(step)
+        places = self._follow(step)
+        self._unsaved.set()
+        return Decision(places, self.revision)
+
+    def _follow(self, step: dict[str, Any], *, is_in_file: bool = False) -> list[int]:
+        """Bring history, and items that do not show it yet, to where a step leads."""
+        if "do" in step:
+            changes, new = step["do"], True
+            self._past.append(changes)
+            self._future.clear()
+        elif "undo" in step:
+            changes, new = self._past.pop(), False
+            self._future.append(changes)
+        else:
+            changes, new = self._future.pop(), True
+            self._past.append(changes)
+        self.revision += 1
+        for place, before, after in changes:
+            if not is_in_file:
+                self.items[place] = _changed(self.items[place], after if new else before)
+        return [place for place, _, _ in changes]
+
+    def _replay(self) -> None:
+        """Follow the decisions of earlier sittings."""
+        try:
+            for step in self._journal.past:
+                self._follow(step, is_in_file=True)
+            for step in self._journal.pending:
+                self._follow(step)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{self._journal.path}: does not fit {self.document.path}: {one_line(error)}"
+            ) from error
+
+    # ---- Saving ------------------------------------------------------------------------------
+
+    def _save_later(self) -> None:
+        while self._unsaved.wait() and not self._closing.wait(PAUSE):
+            try:
+                self._save()
+                self.problem = ""
+            except (OSError, ReclapError) as error:
+                self.problem = one_line(error)
+                self._unsaved.set()
+
+    def _save(self) -> None:
+        with self._lock:
+            prompts, steps = [item.prompt for item in self.items], self.revision
+            self._unsaved.clear()
+        if digest(self.document.path) != self._state:
+            raise ReclapError(f"{self.document.path}: changed by something else during the review")
+        with staged(self.document.path) as [new]:
+            self.document.write(new, prompts)
+            state = digest(new)
+            self._mark("saving", state, steps)
+        self._state = state
+        self._mark("saved", state, steps)
+
+    def _mark(self, kind: str, state: str, steps: int) -> None:
+        with self._lock:
+            self._journal.append({kind: state, "steps": steps})
+
+    def close(self) -> None:
+        """Write what is not yet in the file, and let other processes review it.
+
+        Raises
+        ------
+        OSError, ReclapError
+            If the file cannot be written, or something else has changed it; the decisions are in
+            the journal.
+        """
+        with self._lock:
+            self._closing.set()
+        is_unsaved = self._unsaved.is_set()
+        self._unsaved.set()
+        self._saver.join()
+        try:
+            if is_unsaved or self.problem:
+                self._save()
+        finally:
+            self._journal.close()
+
+
+def _change(place: int, item: Item, after: Prompt) -> Change:
+    """Return the fields that differ, as the journal keeps them."""
+    before, now = _record(item.prompt), _record(after)
+    differing = [name for name in before if before[name] != now[name]]
+    return place, {n: before[n] for n in differing}, {n: now[n] for n in differing}
+
+
+def _record(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "status": prompt.status,
+        "flags": list(prompt.flags),
+        "origin": dict(prompt.origin),
+    }
+
+
+def _changed(item: Item, fields: dict[str, Any]) -> Item:
+    prompt = Prompt.from_json(_record(item.prompt) | fields)
+    return dataclasses.replace(item, prompt=prompt)

@@ -1,0 +1,139 @@
+"""Review line by line in a terminal, where there is no browser."""
+
+from typing import TextIO
+
+from reclap.errors import ReclapError, one_line
+from reclap.review.neighbours import Near, Neighbours
+from reclap.review.session import Decision, Session
+
+__all__ = ["Terminal"]
+
+KEYS = """\
+  a  accept, go on        e  edit          j  next, or just Enter
+  r  reject, go on        g  ask again     k  back
+  o  open again           u  undo          q  quit; all decisions are saved
+  A  accept all unflagged U  redo          ?  these keys"""
+_NAMES = {"description": "Description of", "prompt": "Caption for", "rewrite": "Rewrite of"}
+_STATUS = {"a": "accepted", "r": "rejected", "o": "new"}
+
+
+class Terminal:
+    """A review as questions and answers; needs nothing of the terminal but lines.
+
+    Parameters
+    ----------
+    session : Session
+    neighbours : Neighbours
+    lines : text file
+        What the reviewer types; its end ends the review.
+    out : text file
+        What the reviewer sees.
+    """
+
+    def __init__(
+        self, session: Session, neighbours: Neighbours, lines: TextIO, out: TextIO
+    ) -> None:
+        self._session, self._neighbours = session, neighbours
+        self._lines, self._out = lines, out
+        self._queue = session.queue()
+        self._at = 0
+
+    def run(self) -> None:
+        """Ask about one item after the other, until the reviewer quits."""
+        self._say(KEYS)
+        self._show()
+        while (key := self._read("> ")) not in (None, "q"):
+            try:
+                self._act(key or "j")
+            except (ReclapError, ValueError, OSError) as error:
+                self._say(one_line(error))
+
+    def _act(self, key: str) -> None:
+        session, place = self._session, self._queue[self._at]
+        if key in ("j", "k"):
+            self._go(1 if key == "j" else -1)
+        elif key in _STATUS:
+            session.decide([place], _STATUS[key], session.revision)
+            self._go(0 if key == "o" else 1)
+        elif key == "e":
+            text = self._read("new text, or nothing to leave it: ")
+            if text:
+                session.edit(place, text, session.revision)
+                self._go(0)
+        elif key == "g":
+            self._say("asking the language model")
+            session.ask_again(place, session.revision)
+            self._go(0)
+        elif key in ("u", "U"):
+            undone = session.undo if key == "u" else session.redo
+            self._follow(undone(session.revision))
+        elif key == "A":
+            self._accept_unflagged()
+        else:
+            self._say(KEYS)
+
+    def _go(self, step: int) -> None:
+        self._at += step
+        if not 0 <= self._at < len(self._queue):
+            self._at = max(0, min(self._at, len(self._queue) - 1))
+            self._say("That was the last one." if self._at else "This is the first one.")
+        self._show()
+
+    def _follow(self, decision: Decision) -> None:
+        """Go to what an undo or redo has changed."""
+        if not decision.changed:
+            return self._say("nothing more")
+        if self._queue[self._at] not in decision.changed:
+            self._at = self._queue.index(decision.changed[0])
+        return self._show()
+
+    def _accept_unflagged(self) -> None:
+        items = self._session.items
+        plain = [i for i, x in enumerate(items) if x.prompt.status == "new" and not x.prompt.flags]
+        if self._read(f"accept {len(plain)} undecided texts without flags? [y/N] ") == "y":
+            self._session.decide(plain, "accepted", self._session.revision)
+            self._show()
+
+    # ---- Reading and writing -----------------------------------------------------------------
+
+    def _show(self) -> None:
+        place = self._queue[self._at]
+        item = self._session.items[place]
+        counts = self._session.counts()
+        done = len(self._queue) - counts["new"]
+        state = {"new": "undecided"}.get(item.prompt.status, item.prompt.status)
+        self._say("")
+        self._say(
+            f"[{self._at + 1} of {len(self._queue)}, {state}; {done} decided, "
+            f"{counts['flagged']} flagged to do]"
+        )
+        self._say(f"{_NAMES[item.kind]}: {item.label}")
+        if item.definition:
+            self._say(f"  Definition: {item.definition}")
+        if item.parent is not None:
+            self._say(f"  Description: {self._session.items[item.parent].prompt.text}")
+        self._say(f"  {item.prompt.text}")
+        for flag in item.prompt.flags:
+            self._say(f"  ! {flag}")
+        nearest = self._neighbours.nearest(place)
+        self._say_near("nearest elsewhere", nearest.other)
+        self._say_near("nearest beside it", nearest.own)
+        if nearest.share < 1:
+            self._say(f"  ({nearest.share:.0%} of all texts compared so far)")
+
+    def _say_near(self, title: str, near: Near | None) -> None:
+        if near is not None:
+            item = self._session.items[near.place]
+            self._say(f"  {title} ({near.similarity:.2f}): {item.label}: {item.prompt.text}")
+
+    def _say(self, text: str) -> None:
+        """Write lines, with whatever could steer a terminal spelled out."""
+        shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+        self._out.write("".join(shown) + "\n")
+
+    def _read(self, question: str) -> str | None:
+        """Return a line without the space around it, None at the end of all."""
+        self._out.write(question)
+        self._out.flush()
+        line = self._lines.readline()
+        return line.strip() if line else None

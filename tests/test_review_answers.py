@@ -1,0 +1,179 @@
+"""What the review page is told: decisions, what is nearest, clips."""
+
+import json
+import threading
+import wave
+
+import pytest
+import reviews
+from reviews import ask, decide, refused, served, session_of
+
+from reclap.errors import FormatError
+from reclap.review.clips import clips_of
+
+
+@pytest.fixture
+def clips(tmp_path):
+    for n, name in enumerate(("Dog", "dog/inner", "rain_")):
+        folder = tmp_path / "clips" / name
+        folder.mkdir(parents=True)
+        with wave.open(str(folder / f"{n}.wav"), "wb") as f:
+            f.setnchannels(1)
+            f.setsampwidth(2)
+            f.setframerate(8000)
+            f.writeframes(bytes(range(200)) * 10)
+        (folder / "notes.txt").write_text("secret")
+    return tmp_path / "clips"
+
+
+@pytest.fixture
+def server(tmp_path):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+    with served(path) as running:
+        yield running
+
+
+# ---- Decisions -----------------------------------------------------------------------------------
+
+
+def test_decisions_are_taken_and_told(server):
+    status, told = decide(server, do="accept", items=[1, 4], revision=0)
+    assert status == 200
+    assert {place: x["status"] for place, x in told["changed"].items()} == {
+        "1": "accepted",
+        "4": "accepted",
+    }
+    assert (told["revision"], told["can_undo"], told["can_redo"]) == (1, True, False)
+    status, told = decide(server, do="edit", items=[4], text="A pup cries.", revision=1)
+    assert told["changed"]["4"] == {
+        "text": "A pup cries.",
+        "status": "accepted",
+        "flags": [],
+        "edited_from": "A puppy whines.",
+    }
+    assert decide(server, do="undo", revision=2)[1]["changed"]["4"]["text"] == "A puppy whines."
+    assert decide(server, do="redo", revision=3)[1]["revision"] == 4
+    assert decide(server, do="reopen", items=[4], revision=4)[1]["changed"]["4"]["status"] == "new"
+    assert decide(server, do="reject", items=[0], revision=5)[0] == 200
+
+
+def test_a_stale_page_is_told_so(server):
+    decide(server, do="accept", items=[1], revision=0)
+    status, told = decide(server, do="accept", items=[2], revision=0)
+    assert (status, told["error"]) == (409, "something was decided elsewhere since")
+
+
+def test_of_many_pages_that_decide_at_once_one_wins_each_time(server):
+    won = []
+
+    def page():
+        for _ in range(10):
+            revision = json.loads(ask(server)[1])["revision"]
+            place = revision % 8
+            status, _ = decide(server, do="accept", items=[place], revision=revision)
+            if status == 200:
+                won.append(revision)
+
+    pages = [threading.Thread(target=page) for _ in range(4)]
+    for thread in pages:
+        thread.start()
+    for thread in pages:
+        thread.join()
+    assert server.review.session.revision == len(set(won) & set(range(8)))
+    assert len(won) >= 8
+
+
+def test_asking_again_goes_to_the_language_model(tmp_path):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+    answer = reviews.Prompt("A hound bays.", flags=("length: short",))
+    with served(path, ask=lambda item, about, taken: answer) as server:
+        assert json.loads(ask(server)[1])["can_ask"] is True
+        _, told = decide(server, do="ask", items=[1], revision=0)
+    assert told["changed"]["1"]["text"] == "A hound bays."
+
+
+def test_a_full_disk_is_told_in_one_line(server, monkeypatch):
+    def full(line):
+        raise OSError(28, "No space left on device", "bank.json.journal")
+
+    monkeypatch.setattr(server.review.session._journal, "append", full)
+    status, told = decide(server, do="accept", items=[1], revision=0)
+    assert (status, told["error"]) == (507, "bank.json.journal: No space left on device")
+
+
+# ---- What is nearest -----------------------------------------------------------------------------
+
+
+def test_the_nearest_text_of_another_label_is_found(tmp_path):
+    path = tmp_path / "bank.json"
+    bank = reviews.PromptBank.from_prompts(
+        {"dog": ["a dog on a roof", "a dog barks"], "rain": ["rain on a roof", "mud"]}
+    )
+    bank.save(path)
+    with served(path) as server:
+        for _ in range(200):
+            found = json.loads(ask(server, path="/nearest?item=0")[1])
+            if found["share"] == 1:
+                break
+        assert found["other"]["place"] == 2
+        assert found["own"]["place"] == 1
+        assert 0.7 < found["other"]["similarity"] < 1
+        decide(server, do="reject", items=[2], revision=0)
+        assert json.loads(ask(server, path="/nearest?item=0")[1])["other"]["place"] == 3
+        decide(server, do="edit", items=[1], text="a dog on a roof top", revision=1)
+        again = json.loads(ask(server, path="/nearest?item=1")[1])
+        assert again["own"]["similarity"] > found["own"]["similarity"]
+
+
+# ---- Clips ---------------------------------------------------------------------------------------
+
+
+def test_clips_are_served_by_number_and_in_ranges(tmp_path, clips):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+    data = (clips / "Dog" / "0.wav").read_bytes()
+    with served(path, clips) as server:
+        assert [x["clips"] for x in json.loads(ask(server)[1])["labels"]] == [1, 1]
+        answer, got = ask(server, path="/clip?label=0&clip=0")
+        assert (answer.status, got) == (200, data)
+        assert answer.getheader("Content-Type") == "audio/wav"
+        for given, first, last in (
+            ("bytes=0-", 0, len(data) - 1),
+            ("bytes=10-19", 10, 19),
+            ("bytes=-5", len(data) - 5, len(data) - 1),
+            ("bytes=2000-99999", 2000, len(data) - 1),
+        ):
+            answer, got = ask(server, path="/clip?label=0&clip=0", Range=given)
+            assert (answer.status, got) == (206, data[first : last + 1])
+            assert answer.getheader("Content-Range") == f"bytes {first}-{last}/{len(data)}"
+        for given in ("bytes=99999-", "bytes=5-2", "bytes=-0"):
+            refused(ask(server, path="/clip?label=0&clip=0", Range=given), 416, "the clip has")
+        for given in ("label=0&clip=1", "label=9&clip=0"):
+            refused(ask(server, path=f"/clip?{given}"), 400, "no such clip")
+        refused(ask(server, path="/clip?label=0&clip=../notes.txt"), 400, "no number")
+        (clips / "Dog" / "0.wav").unlink()
+        refused(ask(server, path="/clip?label=0&clip=0"), 404, "No such file")
+
+
+def test_clips_come_from_a_manifest_too(tmp_path, clips):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("path,caption,label\nclips/rain_/2.wav,x,rain\nclips/none.wav,x,dog\n")
+    items = session_of(path).items
+    assert clips_of(items, manifest) == {"rain": [clips / "rain_" / "2.wav"]}
+    manifest.write_text("path,caption\nclips/rain_/2.wav,Rain\n")
+    assert clips_of(items, manifest) == {"rain": [clips / "rain_" / "2.wav"]}
+    manifest.write_text("path,caption\nclips/rain_/2.wav,snow\n")
+    with pytest.raises(FormatError, match="no clip of any label"):
+        clips_of(items, manifest)
+    with pytest.raises(FileNotFoundError):
+        clips_of(items, tmp_path / "none.csv")
+
+
+def test_rewrites_bring_their_own_sounds(tmp_path, clips):
+    rows = reviews.write_rewrites(tmp_path / "rows.jsonl")
+    (tmp_path / "a.wav").write_bytes((clips / "Dog" / "0.wav").read_bytes())
+    assert clips_of(session_of(rows).items, None) == {"A dog barks": [tmp_path / "a.wav"]}
