@@ -9,7 +9,8 @@ clips of the fold that it was not trained on. Prompts are those of the bundled b
 labels of it.
 
 An interval is the middle 95 % of 2,000 bootstrap samples that draw clips and seeds with
-replacement. The gain is that over one template, with the same samples on both sides.
+replacement. Three tables: accuracy, its gain over one template with the same samples on both sides,
+and the standard deviation over seeds.
 """
 
 import argparse
@@ -118,13 +119,14 @@ def row_of(name: str, rule: str, right: np.ndarray, base: np.ndarray) -> dict:
     }
 
 
-def show(row: dict) -> None:
-    print(
-        f"| {row['prompts']} | {row['combine']} | {row['accuracy']:.3f} "
-        f"| {row['low']:.3f} to {row['high']:.3f} | {row['seed_sd']:.3f} "
-        f"| {row['gain']:+.3f} | {row['gain_low']:+.3f} to {row['gain_high']:+.3f} |",
-        flush=True,
-    )
+def show(rows: list[dict], cell: str) -> None:
+    """Print one table, prompts by rules; `cell` formats a row's figures."""
+    rules = [name for name in RULES if any(row["combine"] == name for row in rows)]
+    print(f"\n| prompts | {' | '.join(rules)} |\n|{'---|' * (1 + len(rules))}")
+    for name in dict.fromkeys(row["prompts"] for row in rows):
+        found = {row["combine"]: cell.format(**row) for row in rows if row["prompts"] == name}
+        cells = [found.get(rule, "") for rule in rules]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,22 +140,21 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--json", action="store_true", help="one JSON object a row")
     args = p.parse_args(argv)
     bank = reclap.PromptBank.load(args.bank).select(LABELS.values())
-    tested, base = parts(args), None
-    if not args.json:
-        print("| prompts | combine | accuracy | 95 % | sd of seeds | gain | 95 % |")
-        print("|---|---|---|---|---|---|---|")
+    tested, base, rows = parts(args), None, []
     for name, sets in variants(bank, args.seeds):
         several = max(len(texts) for texts in sets[0].values()) > 1
-        for rule in RULES if several else RULES[:1]:
+        for rule in RULES if several else RULES[:1]:  # one prompt is its cosine by any rule
             right = np.array(
                 [np.concatenate([part.right(s, rule) for part in tested]) for s in sets], float
             )
             base = right if base is None else base
-            row = row_of(name, rule if several else "any", right, base)
+            rows.append(row_of(name, rule, right, base))
             if args.json:
-                print(json.dumps(row), flush=True)
-            else:
-                show(row)
+                print(json.dumps(rows[-1]), flush=True)
+    if not args.json:
+        show(rows, "{accuracy:.3f} ({low:.3f} to {high:.3f})")
+        show(rows, "{gain:+.3f} ({gain_low:+.3f} to {gain_high:+.3f})")
+        show(rows, "{seed_sd:.3f}")
     return 0
 
 
