@@ -106,7 +106,13 @@ def flags() -> tuple[list[str], list[str]]:
     """Return the compiler's and the linker's flags."""
     # No -ffast-math and no -march=native: the first changes arithmetic for the whole process, the
     # second makes a wheel that runs on one machine. Hot loops carry target_clones instead.
-    compile_args = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+    compile_args = [
+        "-std=c11",
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=fast",
+    ]
     compile_args += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Wvla"]
     compile_args += ["-Wstrict-prototypes", "-Wmissing-prototypes"]
     link_args: list[str] = []

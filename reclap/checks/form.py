@@ -106,7 +106,7 @@ _PATTERNS: tuple[_Pattern, ...] = (
              r"let me (?:know|help)|(?:the|this|your|original|rewritten) (?:captions?|rewrites?)|"
              r"(?:rewritten|rephrased|paraphrased) (?:caption|version|sentence)|"
              r"word (?:count|limit)|under (?:thirty|30) words|\d+ words)\b", "talks of"),
-    ("meta", r"\b(th(?:e|is) (?:audio|recording|clip|soundtrack|sound clip)|audio clip|"
+    ("meta", r"\b(th(?:e|is) (?:audio|recording|clip(?!-)|soundtrack|sound clip)|audio clip|"
              r"(?:can|could) be heard|(?:is|are) heard|we (?:can )?hear|you (?:can )?hear|"
              r"the listener|in the recording)\b", "talks of"),
     ("markup", r"(```|\*\*|__\w|^\s*#+ |^\s*[-*•] |^\s*\(?\d+[.)] )", "holds"),
@@ -125,7 +125,7 @@ _PATTERNS: tuple[_Pattern, ...] = (
                   r"respond (?:only|with)|act as an? )", "asks:"),
     ("injection", r"(<\|[^|>]*\|>|\[/?inst\]|<</?sys>>|</?s>|"
                   r"(?:^|\n)\s*(?:###|user|assistant|system|human|input)\s*:|### ?\w+)", "holds"),
-    ("injection", r"(https?://\S+|www\.\S+|\S+@\S+\.\w+|\b(?:rm -rf|curl|sudo|drop table)\b)",
+    ("injection", r"(https?://\S+|www\.\S+|\S+@\S+\.\w+|\b(?:rm -rf|curl -|sudo|drop table)\b)",
      "holds"),
 )  # fmt: skip
 _COMPILED = tuple((check, re.compile(p, re.I), what) for check, p, what in _PATTERNS)
@@ -162,13 +162,15 @@ def _digest(word: str) -> str:
 # ---- ends and repetitions ------------------------------------------------------------------------
 
 _DANGLING = frozenset(read_list("dangling"))
+_CUT_OFF = frozenset(("a", "an", "the", "and", "or", "nor", "than", "while", "its", "their"))
 
 
 def _unfinished(text: str, words: list[str]) -> Iterator[Finding]:
     end = text.rstrip()
     if words[-2:] == ["a", "while"] or words[-3:] == ["now", "and", "then"]:
         return
-    if words[-1] in _DANGLING or (len(words[-1]) == 1 and words[-1].isalpha()):
+    dangling = _CUT_OFF if end.endswith(".") else _DANGLING  # "a beat to move to."
+    if words[-1] in dangling or (len(words[-1]) == 1 and words[-1].isalpha()):
         yield Finding("unfinished", f"ends with {words[-1]!r}")
     elif end.endswith((",", ";", ":", "-", "\u2013", "\u2014", "(", "...", "\u2026", "/", "&")):
         yield Finding("unfinished", f"ends with {end[-1]!r}")
