@@ -99,7 +99,10 @@ def marked(path):
     return pytest.param(path.stem, marks=[pytest.mark.slow] if path.stat().st_size > 50_000 else [])
 
 
-@pytest.mark.parametrize("name", map(marked, sorted(ROOT.glob("reclap/prompts/banks/*.json"))))
+BANKS = [marked(path) for path in sorted(ROOT.glob("reclap/prompts/banks/*.json"))]
+
+
+@pytest.mark.parametrize("name", BANKS)
 def test_shipped_bank_is_fit(name, mini):
     bank = PromptBank.load(name)
     _, report = checks.check_bank(bank, checks.Sense(mini.embed_text))
