@@ -1,8 +1,9 @@
 """``reclap check``: judge what a language model wrote."""
 
 import argparse
+import itertools
 import json
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["add_check"]
 
 _BATCH = 4096  # rewrites in one call of the checks
-_MANIFESTS = (".csv", ".jsonl")
+_MANIFESTS = (".csv", ".jsonl", ".parquet")
 
 
 def add_check(commands: Commands) -> None:
@@ -25,7 +26,7 @@ def add_check(commands: Commands) -> None:
     p.add_argument(
         "file",
         metavar="FILE",
-        help="prompt bank, a file or the name of one; or a manifest with rewrites (.csv, .jsonl)",
+        help="prompt bank, a file or the name of one; or a manifest with rewrites",
     )
     options.add_model(p)
     p.add_argument(
@@ -56,18 +57,27 @@ def _run_check(args: argparse.Namespace) -> int:
     return 1 if report.fatal else 0
 
 
-def _check_manifest(path: str | os.PathLike[str], sense: "Sense | None") -> "Report":
-    """Check all rewrites of a manifest."""
-    from reclap import manifest
+def _check_manifest(path: str, sense: "Sense | None") -> "Report":
+    """Check all rewrites of a manifest; only those with findings are kept in memory."""
     from reclap.checks import Flagged, Report, check_rewrites
 
-    rows = manifest.read(path, check_files=False)
-    captions = (caption for row in rows for caption in row.captions)
-    pairs = [(caption.text, rewrite) for caption in captions for rewrite in caption.rewrites]
-    flagged = []
-    for at in range(0, len(pairs), _BATCH):
-        part = pairs[at : at + _BATCH]
-        for (text, rewrite), findings in zip(part, check_rewrites(part, sense=sense), strict=True):
-            if findings:
-                flagged.append(Flagged(text, "rewrite", rewrite, tuple(findings)))
-    return Report(os.fspath(path), len(pairs), tuple(flagged))
+    flagged, count = [], 0
+    rest = _pairs(Path(path))
+    while pairs := list(itertools.islice(rest, _BATCH)):
+        count += len(pairs)
+        for (caption, rewrite), found in zip(
+            pairs, check_rewrites(pairs, sense=sense), strict=True
+        ):
+            if found:
+                flagged.append(Flagged(caption, "rewrite", rewrite, tuple(found)))
+    return Report(path, count, tuple(flagged))
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield captions and their rewrites, row by row."""
+    from reclap import manifest
+
+    shared = manifest.SharedCaptions(path.parent)
+    for line, item in manifest.items(path):
+        for caption in manifest.take_captions(f"{path}:{line}", item, shared):
+            yield from ((caption.text, rewrite) for rewrite in caption.rewrites)
