@@ -97,11 +97,11 @@ def _snapshot(
         )
     except FileNotFoundError as error:
         at = f" at revision {revision}" if revision else ""
-        how = "is offline and has" if offline else "reached no hub and has"
+        why = "offline" if offline else "the Hugging Face hub cannot be reached"
         raise FileNotFoundError(
-            f"no model named or at {repository!r}, and the cache of the hub, which {how} only "
-            f"what was loaded before, does not hold it{at}"
+            f"no model named or at {repository!r}; as a hub id: {why}, and its cache does not "
+            f"hold it{at}"
         ) from error
-    except (OSError, ValueError) as error:  # the hub's answer: unknown, private, wrong revision
+    except Exception as error:  # the hub's answer, or the transport's, whose kinds vary by version
         raise ReclapError(f"{repository}: {one_line(error)}") from error
     return Path(folder)
