@@ -61,7 +61,7 @@ static void declare_layer(conv_layer *l, rc_params *p, int64_t block, int64_t nu
     int64_t kernel[4] = {l->n, 3, 3, l->c};
     l->conv.w = rc_params_add(p, RC_WEIGHT, 4, kernel, "%sconv%d.weight", at, (int)number + 1);
     l->conv.b = -1;
-    if (p->status == RC_OK) p->item[l->conv.w].linear = true;
+    rc_param_packs(p, l->conv.w, l->c > 1 ? RC_PACK_ANY : RC_PACK_F32);
     l->norm = rc_declare_batch_norm(p, l->n, at, name);
 }
 

@@ -46,12 +46,22 @@ rc_status rc_dnn_check(rc_dnn *dnn);
 /* Empty the cache when it holds more than half of its slots; call where no product is in use. */
 void rc_dnn_trim(rc_dnn *dnn);
 
-/* Lay out w (n, k), the weight of y = x wᵀ. The layout is a function of n and k. */
-rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k);
+/* The type of both factors of a product with a packed weight; sums and results are float32, but for
+ * int8, whose sums are integers until a row's and a column's scale are applied. Activations are
+ * rounded on the way into rc_product_run, int8 with a scale for each row, so that no row depends on
+ * another. */
+typedef enum { RC_F32, RC_BF16, RC_S8 } rc_type;
+
+/* Lay out w (n, k), the weight of y = x wᵀ. The layout is a function of n, k and type. RC_EBACKEND
+ * where oneDNN has no such product on this processor. */
+rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
+                        rc_type type);
 void rc_packed_free(rc_packed *packed);
-/* The weight (n, k) as it was, bit for bit. */
-rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed, int64_t n, int64_t k);
+
+/* The weight (n, k) as it was, bit for bit; RC_EINVAL for narrower types. */
+rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed);
 const float *rc_packed_data(const rc_packed *packed); /* to be handed to rc_product_run as b */
+const float *rc_packed_scales(const float *data, int64_t n); /* (n) of int8 data */
 
 /* Hits, misses and how many cached products run a reference implementation (should be none). */
 void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow);

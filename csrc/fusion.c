@@ -25,7 +25,7 @@ static rc_pair declare_conv(rc_params *p, const int64_t *kernel, const char *pre
 {
     rc_pair pair;
     pair.w = rc_params_add(p, RC_WEIGHT, 4, kernel, "%s%d.weight", prefix, number);
-    if (p->status == RC_OK) p->item[pair.w].linear = true;
+    rc_param_packs(p, pair.w, RC_PACK_F32);
     pair.b = rc_params_add(p, RC_BIAS, 1, kernel, "%s%d.bias", prefix, number);
     return pair;
 }
@@ -67,7 +67,7 @@ rc_status rc_fusion_open(rc_fusion *f, const rc_htsat_config *c, rc_params *p)
     declare_branch(&f->global, p, c->embed, "global_att", 1); /* after its pooling */
     int64_t kernel[4] = {c->embed, 1, c->patch, wide};
     f->conv.w = rc_params_add(p, RC_WEIGHT, 4, kernel, EMBED "mel_conv2d.weight");
-    if (p->status == RC_OK) p->item[f->conv.w].linear = true;
+    rc_param_packs(p, f->conv.w, RC_PACK_F32);
     f->conv.b = rc_params_add(p, RC_BIAS, 1, kernel, EMBED "mel_conv2d.bias");
     RC_TRY(rc_alloc((void **)&f->from, f->side * f->across * f->area * (int64_t)sizeof *f->from));
     rc_patch_index(f->from, c->spec_size, c->mels, c->patch, wide);

@@ -12,16 +12,26 @@ static bool deep(const rc_head *h)
     return h->kind == RC_HEAD_MLP || h->kind == RC_HEAD_MS;
 }
 
+/* Heads stay in float32: they cost nothing, and their rounding would reach the embedding as it is.
+ */
+static rc_pair declare(rc_params *p, int64_t out, int64_t in, bool bias, const char *name,
+                       const char *layer)
+{
+    rc_pair pair = rc_declare_linear(p, out, in, bias, name, layer);
+    rc_param_packs(p, pair.w, RC_PACK_F32);
+    return pair;
+}
+
 void rc_head_declare(rc_head *h, rc_params *p, rc_head_kind kind, int64_t in, int64_t out,
                      const char *name)
 {
     *h = (rc_head){.kind = kind, .in = in, .out = kind == RC_HEAD_NONE ? in : out};
     if (kind == RC_HEAD_LINEAR || kind == RC_HEAD_MLP)
-        h->first = rc_declare_linear(p, out, in, true, name, ".0");
-    if (kind == RC_HEAD_MLP) h->second = rc_declare_linear(p, out, out, true, name, ".2");
+        h->first = declare(p, out, in, true, name, ".0");
+    if (kind == RC_HEAD_MLP) h->second = declare(p, out, out, true, name, ".2");
     if (kind != RC_HEAD_MS) return;
-    h->first = rc_declare_linear(p, out, in, false, name, ".linear1");
-    h->second = rc_declare_linear(p, out, out, false, name, ".linear2");
+    h->first = declare(p, out, in, false, name, ".linear1");
+    h->second = declare(p, out, out, false, name, ".linear2");
     h->norm = rc_declare_norm(p, out, name, ".layer_norm");
 }
 

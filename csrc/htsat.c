@@ -62,7 +62,7 @@ static void declare_input(rc_htsat *t, rc_params *p)
     t->bn = rc_declare_batch_norm(p, c->mels, BRANCH, "bn0");
     int64_t kernel[4] = {c->embed, 1, c->patch, c->patch};
     t->patch.w = rc_params_add(p, RC_WEIGHT, 4, kernel, BRANCH "patch_embed.proj.weight");
-    if (p->status == RC_OK) p->item[t->patch.w].linear = true;
+    rc_param_packs(p, t->patch.w, RC_PACK_F32);
     t->patch.b = rc_params_add(p, RC_BIAS, 1, &c->embed, BRANCH "patch_embed.proj.bias");
     t->patch_norm = rc_declare_norm(p, c->embed, BRANCH, "patch_embed.norm");
 }

@@ -19,6 +19,9 @@ typedef enum {
     RC_BUFFER, /* a statistic: no gradient */
 } rc_kind;
 
+/* Whether a parameter is the weight of a product, and then in which types it may be packed. */
+typedef enum { RC_PACK_NO, RC_PACK_F32, RC_PACK_ANY } rc_packing;
+
 typedef struct {
     char name[RC_NAME_MAX];
     rc_kind kind;
@@ -27,7 +30,7 @@ typedef struct {
     float *x;          /* bound memory, not owned; NULL once packed */
     float *dx;         /* gradient, NULL outside training */
     rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
-    bool linear;       /* used as the weight of a product, so worth packing */
+    rc_packing packing;
 } rc_param;
 
 /* Parameters in the order of declaration; towers keep indices into it. */
@@ -41,6 +44,7 @@ typedef struct {
 int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
                       ...) __attribute__((format(printf, 5, 6)));
 void rc_params_free(rc_params *p);
+void rc_param_packs(rc_params *p, int64_t i, rc_packing packing);
 
 /* Copy the values of a parameter, packed or not. */
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
@@ -223,9 +227,9 @@ typedef struct {
 rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c);
 void rc_clap_free(rc_clap *m);
 
-/* Lay out the linear weights among parameters from..to-1 for inference; the memory that they were
- * bound to is not looked at again. */
-rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to);
+/* Lay out the linear weights among parameters from..to-1 for inference, in `type` where they may be
+ * (RC_PACK_ANY), else in float32; the memory that they were bound to is not looked at again. */
+rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type);
 
 /* Copy the values of parameter i. */
 rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i);

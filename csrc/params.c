@@ -38,10 +38,14 @@ int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size,
 
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
 {
-    if (p->packed != NULL)
-        return rc_packed_read(out, dnn, p->packed, p->size[0], p->count / p->size[0]);
+    if (p->packed != NULL) return rc_packed_read(out, dnn, p->packed);
     memcpy(out, p->x, (size_t)p->count * sizeof *out);
     return RC_OK;
+}
+
+void rc_param_packs(rc_params *p, int64_t i, rc_packing packing)
+{
+    if (p->status == RC_OK) p->item[i].packing = packing;
 }
 
 void rc_params_free(rc_params *p)
@@ -64,7 +68,7 @@ rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const c
 {
     rc_pair pair = {.b = -1};
     pair.w = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){n, c}, "%s%s.weight", prefix, name);
-    if (p->status == RC_OK) p->item[pair.w].linear = true;
+    rc_param_packs(p, pair.w, RC_PACK_ANY);
     if (bias) pair.b = rc_params_add(p, RC_BIAS, 1, &n, "%s%s.bias", prefix, name);
     return pair;
 }

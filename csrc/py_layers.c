@@ -1,8 +1,6 @@
 /* Attention, linear layers, the loss and the optimizer as plain functions, for tests and
  * benchmarks. */
-#include "py.h"
-
-#include "model.h"
+#include "py_model.h"
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
@@ -67,6 +65,7 @@ typedef struct {
     int64_t n, rows;
     int threads;
     bool packed;
+    rc_type type;
 } linear_job;
 
 static void linear_chunk(void *arg, int64_t i, int worker)
@@ -86,7 +85,8 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
     rc_params p = {.item = job->item, .count = 2};
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
     rc_param *w = &job->item[0];
-    if (job->packed) RC_TRY(rc_packed_new(&w->packed, dnn, w->x, w->size[0], w->size[1]));
+    if (job->packed)
+        RC_TRY(rc_packed_new(&w->packed, dnn, w->x, w->size[0], w->size[1], job->type));
     if (job->dy == NULL)
         RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, job->rows, false));
     else
@@ -127,18 +127,20 @@ static int check_linear(PyArrayObject *w, long long rows)
     return -1;
 }
 
-/* linear_forward(x (n, in), w (out, in), b or None, threads=1, rows=64, packed=False) */
+/* linear_forward(x (n, in), w (out, in), b or None, threads=1, rows=64, packed=None) */
 static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
 {
     static char *names[] = {"x", "w", "b", "threads", "rows", "packed", NULL};
     PyArrayObject *x = NULL, *w = NULL, *b = NULL, *y = NULL;
     linear_job job = {.threads = 1, .rows = 64};
     long long rows = 64;
-    int packed = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iLp:linear_forward", names, rc_py_f32, &x,
+    PyObject *packed = Py_None;
+    rc_type type = RC_F32;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iLO:linear_forward", names, rc_py_f32, &x,
                                      rc_py_f32, &w, rc_py_f32_or_none, &b, &job.threads, &rows,
                                      &packed))
         goto done;
+    if (packed != Py_None && !rc_py_type(packed, &type)) goto done;
     if (rc_py_rank(x, 2, "x") < 0) goto done;
     int64_t w_shape[2] = {-1, rc_py_size(x, 1)};
     if (rc_py_shape(w, "w", 2, w_shape) < 0 || check_linear(w, rows) < 0) goto done;
@@ -150,7 +152,8 @@ static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
     job.y = rc_py_data(y);
     job.n = out[0];
     job.rows = rows;
-    job.packed = packed;
+    job.packed = packed != Py_None;
+    job.type = type;
     if (rc_py_run(module, linear_work, &job) < 0) Py_CLEAR(y);
 done:
     Py_XDECREF(x);
@@ -306,7 +309,7 @@ PyMethodDef rc_py_layer_methods[] = {
     {"attention", attention, METH_VARARGS,
      "attention(qkv, heads, keys, scale, bias, mask[, dout]): o, or (dqkv, dbias) with dout."},
     {"linear_forward", (PyCFunction)(void (*)(void))linear_forward, METH_VARARGS | METH_KEYWORDS,
-     "linear_forward(x, w, b, threads=1, rows=64, packed=False): x wT + b."},
+     "linear_forward(x, w, b, threads=1, rows=64, packed=None): x wT + b; packed names a dtype."},
     {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
     {"contrastive", contrastive, METH_VARARGS,

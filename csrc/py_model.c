@@ -319,10 +319,10 @@ static PyMethodDef model_methods[] = {
     {"parameters", rc_py_model_parameters, METH_NOARGS,
      "List of (name, shape, kind) in order; kind 0 weight, 1 bias, 2 statistic."},
     {"bind", (PyCFunction)(void (*)(void))rc_py_model_bind, METH_VARARGS | METH_KEYWORDS,
-     "bind(arrays, *, pack=False): point the parameters at float32 arrays, in order; kept alive, "
-     "but for linear weights that are packed on the way."},
-    {"pack", rc_py_model_pack, METH_NOARGS,
-     "Lay out linear weights for inference, let their arrays go."},
+     "bind(arrays, *, pack=False, dtype='float32'): point the parameters at float32 arrays, in "
+     "order; kept alive, but for linear weights that are packed on the way."},
+    {"pack", (PyCFunction)(void (*)(void))rc_py_model_pack, METH_VARARGS | METH_KEYWORDS,
+     "pack(dtype='float32'): lay out linear weights for inference, let their arrays go."},
     {"read", rc_py_model_read, METH_O, "Copy of the parameter at a place of parameters()."},
     {"audio", (PyCFunction)(void (*)(void))model_audio, METH_VARARGS | METH_KEYWORDS,
      "audio(context, mel, features=False, longer=None): (b, frames, mels) dB to (b, dim) unit "

@@ -8,6 +8,18 @@ int rc_py_model_ready(rc_py_model *self)
     return -1;
 }
 
+int rc_py_type(PyObject *object, void *type)
+{
+    static const char *names[] = {"float32", "bfloat16", "int8"}; /* by rc_type */
+    for (int i = 0; i < 3; i++)
+        if (PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, names[i]) == 0) {
+            *(rc_type *)type = (rc_type)i;
+            return 1;
+        }
+    PyErr_Format(PyExc_ValueError, "dtype: expected float32, bfloat16 or int8, got %R", object);
+    return 0;
+}
+
 PyObject *rc_py_model_parameters(PyObject *object, PyObject *Py_UNUSED(none))
 {
     const rc_params *p = &((rc_py_model *)object)->model->params;
@@ -29,12 +41,13 @@ typedef struct {
     rc_clap *model;
     float *out;
     int64_t from, to;
+    rc_type type;
 } params_job;
 
 static rc_status pack_work(void *arg)
 {
     const params_job *j = arg;
-    return rc_clap_pack(j->model, j->from, j->to);
+    return rc_clap_pack(j->model, j->from, j->to, j->type);
 }
 
 static rc_status read_work(void *arg)
@@ -44,9 +57,9 @@ static rc_status read_work(void *arg)
 }
 
 /* Lay out the linear weights among parameters from..to-1 and let go of their arrays. */
-static int pack_some(rc_py_model *self, PyObject *bound, int64_t from, int64_t to)
+static int pack_some(rc_py_model *self, PyObject *bound, int64_t from, int64_t to, rc_type type)
 {
-    params_job job = {.model = self->model, .from = from, .to = to};
+    params_job job = {.model = self->model, .from = from, .to = to, .type = type};
     if (rc_py_run((PyObject *)self, pack_work, &job) < 0) return -1;
     for (int64_t i = from; i < to; i++)
         if (self->model->params.item[i].packed != NULL &&
@@ -77,7 +90,7 @@ static int bind_one(rc_params *p, PyObject *bound, PyObject *object)
 
 /* Bind, and pack where asked, one array after the other, so that `arrays` may make each when it is
  * asked for it. */
-static int bind_all(rc_py_model *self, PyObject *bound, PyObject *arrays, int pack)
+static int bind_all(rc_py_model *self, PyObject *bound, PyObject *arrays, int pack, rc_type type)
 {
     rc_params *p = &self->model->params;
     PyObject *iterator = PyObject_GetIter(arrays), *array;
@@ -86,7 +99,7 @@ static int bind_all(rc_py_model *self, PyObject *bound, PyObject *arrays, int pa
         int status = bind_one(p, bound, array);
         Py_DECREF(array);
         int64_t n = PyList_GET_SIZE(bound);
-        if (status == 0 && pack) status = pack_some(self, bound, n - 1, n);
+        if (status == 0 && pack) status = pack_some(self, bound, n - 1, n, type);
         if (status < 0) break;
     }
     Py_DECREF(iterator);
@@ -107,18 +120,21 @@ static void unbind(rc_params *p)
 
 PyObject *rc_py_model_bind(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"arrays", "pack", NULL};
+    static char *names[] = {"arrays", "pack", "dtype", NULL};
     rc_py_model *self = (rc_py_model *)object;
     PyObject *arrays;
     int pack = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|$p:bind", names, &arrays, &pack)) return NULL;
+    rc_type type = RC_F32;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|$pO&:bind", names, &arrays, &pack, rc_py_type,
+                                     &type))
+        return NULL;
     if (self->bound != NULL) {
         PyErr_SetString(PyExc_ValueError, "bind: this model has its parameters already");
         return NULL;
     }
     PyObject *bound = PyList_New(0);
     if (bound == NULL) return NULL;
-    if (bind_all(self, bound, arrays, pack) < 0) {
+    if (bind_all(self, bound, arrays, pack, type) < 0) {
         unbind(&self->model->params);
         Py_DECREF(bound);
         return NULL;
@@ -127,11 +143,14 @@ PyObject *rc_py_model_bind(PyObject *object, PyObject *args, PyObject *kw)
     Py_RETURN_NONE;
 }
 
-PyObject *rc_py_model_pack(PyObject *object, PyObject *Py_UNUSED(none))
+PyObject *rc_py_model_pack(PyObject *object, PyObject *args, PyObject *kw)
 {
+    static char *names[] = {"dtype", NULL};
     rc_py_model *self = (rc_py_model *)object;
-    if (rc_py_model_ready(self) < 0 ||
-        pack_some(self, self->bound, 0, self->model->params.count) < 0)
+    rc_type type = RC_F32;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "|O&:pack", names, rc_py_type, &type) ||
+        rc_py_model_ready(self) < 0 ||
+        pack_some(self, self->bound, 0, self->model->params.count, type) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

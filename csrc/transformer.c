@@ -141,8 +141,10 @@ rc_status rc_text_new(rc_text **out, const rc_text_config *c, rc_params *p)
     declare_tables(t, p);
     for (int64_t i = 0; i < c->layers; i++) declare_layer(&t->layer[i], p, c, i);
     if (c->final_norm) t->final = declare_norm(p, c, BRANCH, "final_norm");
-    if (c->pool == RC_POOL_POOLER)
+    if (c->pool == RC_POOL_POOLER) {
         t->pooler = rc_declare_linear(p, c->width, c->width, true, BRANCH, "pooler");
+        rc_param_packs(p, t->pooler.w, RC_PACK_F32);
+    }
     *out = t;
     return RC_OK;
 }

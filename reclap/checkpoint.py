@@ -27,6 +27,8 @@ from reclap.tensors import Array, Stored, release
 __all__ = [
     "atomic",
     "digest",
+    "digest_one",
+    "digesting",
     "parse_json",
     "read_config",
     "read_parameters",
@@ -455,12 +457,22 @@ def digest(config: ClapConfig, parameters: Iterable[tuple[str, Stored]]) -> str:
     Settings at their default are left out, so that a new one changes no digest of older models. The
     names of the weights tell which kind of audio tower it is.
     """
-    data = _unusual(config.to_json(), ClapConfig(audio=type(config.audio)()).to_json())
-    total = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
+    total = digesting(config)
     for name, array in parameters:
-        total.update(name.encode())
-        total.update(np.ascontiguousarray(array).data)
+        digest_one(total, name, array)
     return total.hexdigest()
+
+
+def digesting(config: ClapConfig) -> "hashlib._Hash":
+    """Return the digest of a configuration, to be gone on with by `digest_one`."""
+    data = _unusual(config.to_json(), ClapConfig(audio=type(config.audio)()).to_json())
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode())
+
+
+def digest_one(total: "hashlib._Hash", name: str, array: Stored) -> None:
+    """Take one parameter into a digest."""
+    total.update(name.encode())
+    total.update(np.ascontiguousarray(array).data)
 
 
 def _unusual(data: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

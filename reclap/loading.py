@@ -10,6 +10,7 @@ from reclap.families import clap
 from reclap.families.clap import Found
 from reclap.model import Model
 from reclap.text import TOKENIZERS, find_tokenizer
+from reclap.weights import choose_dtype
 
 __all__ = ["load", "locate"]
 
@@ -46,8 +47,10 @@ def load(
         CompA-CLAP or MS-CLAP; or, where no such path exists, an id of the Hugging Face hub:
         ``"org/name"``, or ``"org/name:FILE"`` for a file of tensors in it (extra ``hub``).
         Nothing in a pickled file is run.
-    dtype : {"float32", "auto"}
-        Arithmetic of the towers.
+    dtype : {"float32", "bfloat16", "int8", "auto"}
+        Type of the products inside the towers, see `reclap.weights.Weights`; ``"auto"`` takes
+        bfloat16 where the processor has instructions for it. Embeddings of different types have
+        different digests.
     threads : int, optional
         Most threads of one call; the processors of this process by default.
     tokenizer : path, optional
@@ -89,8 +92,7 @@ def load(
     >>> reclap.load("mini").embed_text(["rain on a tin roof", "a dog barks"]).shape
     (2, 384)
     """
-    if dtype not in ("float32", "auto"):
-        raise ValueError(f"dtype is {dtype!r}, expected float32 or auto")
+    dtype = choose_dtype(dtype)
     if compat not in (None, "upstream"):
         raise ValueError(f"compat is {compat!r}, expected upstream or None")
     path = locate(source, revision, offline=offline)
@@ -98,11 +100,11 @@ def load(
         found = clap.read(path, compat, text_activation)
         if isinstance(source, str) and hub.is_hub_id(source):
             found = _named(found, source)
-        return Model.from_foreign(found, path, threads, _tokenizer(tokenizer))
+        return Model.from_foreign(found, path, threads, _tokenizer(tokenizer), dtype)
     if path.is_file():
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
     _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
-    return Model.from_folder(path, threads)
+    return Model.from_folder(path, threads, dtype)
 
 
 def _named(found: Found, name: str) -> Found:

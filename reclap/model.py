@@ -28,8 +28,8 @@ from reclap.prompts.combine import place_of
 from reclap.prompts.embeddings import BankEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Timeline
-from reclap.tensors import Lazy
 from reclap.text import Tokenizer, check_texts
+from reclap.weights import Weights
 
 __all__ = ["Model", "TextEncoder", "default_threads"]
 
@@ -48,25 +48,6 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _core_of(where: Path, config: ClapConfig, **changes: Any) -> "core.Model":
-    """Return the core's model of a configuration, without parameters.
-
-    Raises
-    ------
-    FormatError
-        If the core refuses the sizes, naming where they come from.
-    """
-    try:
-        return core.Model(**config.core_arguments(with_text=True) | changes)
-    except (ValueError, OverflowError) as error:
-        raise FormatError(f"{where}: {error}") from error
-
-
-def _wanted(made: "core.Model") -> list[tuple[str, tuple[int, ...]]]:
-    """Return names and shapes of the parameters."""
-    return [(name, shape) for name, shape, _ in made.parameters()]
-
-
 class TextEncoder:
     """The text tower of a model folder on its own, as training uses it.
 
@@ -82,11 +63,14 @@ class TextEncoder:
         self.folder = folder
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
-        where = folder / checkpoint.CONFIG
-        self._core = _core_of(where, self.config, audio=None, text_head=0, dim=width)
-        *wanted, _ = _wanted(self._core)
-        arrays = checkpoint.read_parameters(folder, wanted)
-        self._core.bind(itertools.chain(arrays, [np.zeros((), np.float32)]), pack=True)
+        self._core = Weights(
+            self.config,
+            folder / checkpoint.CONFIG,
+            functools.partial(_text_weights, folder),
+            audio=None,
+            text_head=0,
+            dim=width,
+        ).core
         self._context = core.Context(default_threads() if threads is None else threads)
         self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
 
@@ -98,6 +82,12 @@ class TextEncoder:
             for part in _batches(items, TEXT_BATCH)
         ]
         return np.concatenate(parts)
+
+
+def _text_weights(folder: Path, wanted: list[tuple[str, tuple[int, ...]]]) -> Iterator[Floats]:
+    """Yield the text tower's weights, and a temperature that nobody uses."""
+    yield from checkpoint.read_parameters(folder, wanted[:-1])
+    yield np.zeros((), np.float32)
 
 
 class Model:
@@ -118,7 +108,7 @@ class Model:
     def __init__(
         self,
         config: ClapConfig,
-        made: "core.Model",
+        weights: Weights,
         tokenizer: Path | None,
         source: Path,
         threads: int | None = None,
@@ -130,34 +120,36 @@ class Model:
         self.threads = default_threads() if threads is None else threads
         self._source, self._family, self._ignored = source, family, dict(ignored or {})
         self._tokenizer = Tokenizer(tokenizer, config.text) if tokenizer else None
-        self._core, self._context = made, core.Context(self.threads)
+        self._weights = weights
+        self._core, self._context = weights.core, core.Context(self.threads)
         self._lock = threading.Lock()
-        self._parameters = {
-            name: Lazy(shape, np.dtype(np.float32), functools.partial(made.read, place))
-            for place, (name, shape) in enumerate(_wanted(made))
-        }
-        self.logit_scale = float(np.exp(np.asarray(self._parameters["logit_scale"])))
-        self._digest: str | None = None
+        self.logit_scale = weights.logit_scale
         self._banks = BankEmbeddings()
 
     @classmethod
-    def from_folder(cls, folder: Path, threads: int | None = None) -> "Model":
+    def from_folder(
+        cls, folder: Path, threads: int | None = None, dtype: str = "float32"
+    ) -> "Model":
         """Load a model folder; see `reclap.load`."""
         config = checkpoint.read_config(folder)
-        made = _core_of(folder / checkpoint.CONFIG, config)
-        made.bind(checkpoint.read_parameters(folder, _wanted(made)), pack=True)
-        return cls(config, made, folder / checkpoint.TOKENIZER, folder, threads)
+        read = functools.partial(checkpoint.read_parameters, folder)
+        weights = Weights(config, folder / checkpoint.CONFIG, read, dtype)
+        return cls(config, weights, folder / checkpoint.TOKENIZER, folder, threads)
 
     @classmethod
     def from_foreign(
-        cls, found: Found, source: Path, threads: int | None = None, tokenizer: Path | None = None
+        cls,
+        found: Found,
+        source: Path,
+        threads: int | None = None,
+        tokenizer: Path | None = None,
+        dtype: str = "float32",
     ) -> "Model":
         """Make a model of another project's checkpoint, see `reclap.load`."""
-        made = _core_of(source, found.config)
-        made.bind(checkpoint.match(found.tensors, _wanted(made), str(source)), pack=True)
+        read = functools.partial(checkpoint.match, found.tensors, where=str(source))
         return cls(
             found.config,
-            made,
+            Weights(found.config, source, read, dtype),
             tokenizer or found.tokenizer,
             source,
             threads,
@@ -474,9 +466,7 @@ class Model:
     @property
     def digest(self) -> str:
         """SHA-256 over weights and preprocessing; equal digests give equal embeddings."""
-        if self._digest is None:
-            self._digest = checkpoint.digest(self.config, self._parameters.items())
-        return self._digest
+        return self._weights.digest
 
     @property
     def text_digest(self) -> str:
@@ -487,9 +477,9 @@ class Model:
     def info(self) -> dict[str, Any]:
         """Describe the model: source, towers, sizes, front end, tokenizer, threads, digest."""
         count = dict.fromkeys(("audio", "text", "audio_head", "text_head", "logit_scale"), 0)
-        for name, array in self._parameters.items():
+        for name, shape in self._weights.shapes:
             part = name.split(".")[0].replace("_branch", "").replace("_projection", "_head")
-            count[part] += math.prod(array.shape)
+            count[part] += math.prod(shape)
         front = self.config.front
         return {
             "name": self.config.name,
@@ -502,7 +492,7 @@ class Model:
             "rate": front.rate,
             "template": self.config.template,
             "tokenizer": self._tokenizer.describe() if self._tokenizer else None,
-            "dtype": "float32",
+            "dtype": self._weights.dtype,
             "threads": self.threads,
             "logit_scale": self.logit_scale,
             "digest": self.digest,
@@ -525,19 +515,22 @@ class Model:
             If it cannot be written; what was there before remains.
         FormatError
             If the model is no ClapModel, with every reason.
+        ReclapError
+            If it was loaded in another type than float32.
         ValueError
             For another format.
         """
         if format not in ("reclap", "hf"):
             raise ValueError(f"format is {format!r}, expected reclap or hf")
+        values = self._weights.require_exact()
         if format == "hf":
             tokenizer = self._tokenizer.path if self._tokenizer else None
-            export.write(Path(folder), self.config, self._parameters, tokenizer)
+            export.write(Path(folder), self.config, values, tokenizer)
         elif self._family != "reclap":
             content = self._tokenizer.to_json() if self._tokenizer else None
-            checkpoint.save_all(Path(folder), self.config, self._parameters, content)
+            checkpoint.save_all(Path(folder), self.config, values, content)
         else:
-            own = {n: a for n, a in self._parameters.items() if not n.startswith("text_branch.")}
+            own = {n: a for n, a in values.items() if not n.startswith("text_branch.")}
             checkpoint.save(Path(folder), self.config, own, self._source)
 
 

@@ -221,7 +221,7 @@ def test_fused_model_embeds_any_clip_as_one_input(fused_folder, tones):
 
 def reload_tower(model):
     tower = core.Model(**model.config.core_arguments(with_text=True))
-    tower.bind([np.asarray(x) for x in model._parameters.values()])
+    tower.bind([np.asarray(x) for x in model._weights.values.values()])
     return tower
 
 

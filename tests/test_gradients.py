@@ -248,8 +248,8 @@ PAIRS = {
     "relpos": relpos,
     "t5_bias": t5_bias,
     "meanpool": meanpool,
-    "linear": linear(False, 1),
-    "linear_packed_two_threads": linear(True, 2),
+    "linear": linear(None, 1),
+    "linear_packed_two_threads": linear("float32", 2),
     "contrastive": contrastive,
 }
 

@@ -23,13 +23,14 @@ MODEL = DNN | KERNELS | {"model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "
 BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
 LAYERS = {
     **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c"), BASE),
-    **dict.fromkeys(("dnn.c", "dnn.h"), DNN),
+    "dnn.h": DNN,
+    **dict.fromkeys(("dnn.c", "packed.c", "narrow.c", "dnn_inside.h"), DNN | {"dnn_inside.h"}),
     **dict.fromkeys(("norm.c", "act.c", "attention.c", "window.c", "embed.c", "optim.c"), KERNELS),
     **dict.fromkeys(("kernels.h", "vector.h"), KERNELS),
     **dict.fromkeys(("audio.h", "decode.c", "mel.c"), AUDIO),
 }
 FOREIGN = {
-    "oneapi/dnnl/dnnl.h": {"dnn.c"},
+    "oneapi/dnnl/dnnl.h": {"dnn_inside.h"},
     "Python.h": {"py.h"},
     "numpy/arrayobject.h": {"py.h"},
     "omp.h": {"dnn.c", "parallel.c"},  # to keep oneDNN on the one thread it is called from

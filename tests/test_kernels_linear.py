@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from closeness import assert_close, f32
 
+import reclap
 from reclap._libraries import core
 
 SIZES = [(1, 1, 1), (7, 5, 3), (64, 96, 384), (65, 96, 97), (200, 1025, 17), (129, 7, 288)]
@@ -13,7 +14,7 @@ def double(*arrays):
     return tuple(a.astype(np.float64) for a in arrays)
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [None, "float32"])
 @pytest.mark.parametrize(("n", "k", "out"), SIZES)
 def test_linear_forward_matches_formula(rng, n, k, out, packed):
     x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
@@ -37,7 +38,7 @@ def test_linear_backward_matches_formula(rng, n, k, out):
 def test_linear_does_not_depend_on_the_chunk(rng, n, rows):
     x, w, b, dy = f32(rng, n, 48), f32(rng, 37, 48), f32(rng, 37), f32(rng, n, 37)
     x64, w64, b64, dy64 = double(x, w, b, dy)
-    for packed in (False, True):
+    for packed in (None, "float32"):
         y = core.linear_forward(x, w, b, rows=rows, packed=packed)
         assert_close(y, x64 @ w64.T + b64, terms=48)
     dx, dw, db = core.linear_backward(dy, x, w, rows=rows)
@@ -49,11 +50,52 @@ def test_linear_does_not_depend_on_the_chunk(rng, n, rows):
 @pytest.mark.parametrize(("n", "k", "out"), [(1, 7, 5), (65, 96, 97), (200, 130, 384)])
 def test_linear_is_bitwise_equal_on_one_and_two_threads(rng, n, k, out):
     x, w, b, dy = f32(rng, n, k), f32(rng, out, k), f32(rng, out), f32(rng, n, out)
-    for packed in (False, True):
+    for packed in (None, "float32"):
         one, two = (core.linear_forward(x, w, b, threads=t, packed=packed) for t in (1, 2))
         np.testing.assert_array_equal(one, two)
     for one, two in zip(*(core.linear_backward(dy, x, w, threads=t) for t in (1, 2)), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def bfloat16(x):
+    bits = x.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def int8(x):
+    scale = np.abs(x).max(1, keepdims=True).astype(np.float64) / 127
+    return np.round(x / np.where(scale > 0, scale, 1)) * scale
+
+
+@pytest.mark.parametrize(("dtype", "rounded"), [("bfloat16", bfloat16), ("int8", int8)])
+@pytest.mark.parametrize(("n", "k", "out"), [(7, 64, 48), (64, 96, 384), (65, 100, 97), (1, 33, 5)])
+def test_narrow_products_are_those_of_rounded_factors(rng, dtype, rounded, n, k, out):
+    x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
+    try:
+        got = core.linear_forward(x, w, b, packed=dtype)
+    except reclap.BackendError as error:
+        pytest.skip(f"no {dtype} product on this processor: {error}")
+    assert_close(got, rounded(x) @ rounded(w).T + b, terms=k)
+    plain = x.astype(np.float64) @ w.astype(np.float64).T + b
+    assert np.abs(got - plain).max() < 0.06 * np.sqrt(k)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_narrow_rows_do_not_depend_on_each_other(rng, dtype):
+    x, w, b = f32(rng, 65, 96), f32(rng, 97, 96), f32(rng, 97)
+    x[3] *= 1000
+    whole = core.linear_forward(x, w, b, packed=dtype, threads=2, rows=16)
+    for i in (0, 3, 64):
+        alone = core.linear_forward(x[i : i + 1], w, b, packed=dtype)
+        np.testing.assert_allclose(alone[0], whole[i], rtol=1e-5, atol=1e-5 * np.abs(x[i]).max())
+    x[5] = 0
+    np.testing.assert_allclose(core.linear_forward(x, w, b, packed=dtype)[5], b, atol=1e-6)
+
+
+def test_unknown_types_are_refused(rng):
+    with pytest.raises(ValueError, match="dtype: expected float32, bfloat16 or int8, got 'int4'"):
+        core.linear_forward(f32(rng, 2, 3), f32(rng, 4, 3), None, packed="int4")
 
 
 def test_linear_of_no_rows_is_empty(rng):

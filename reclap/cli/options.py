@@ -45,6 +45,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add what else `load_model` takes, but for ``--threads``."""
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "int8", "auto"),
+        default="float32",
+        help="type of the towers' products (default: float32)",
+    )
+    parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="PATH",
@@ -132,6 +138,7 @@ def load_model(args: argparse.Namespace) -> "Model":
 
     return load(
         args.model,
+        dtype=args.dtype,
         threads=args.threads,
         tokenizer=args.tokenizer,
         compat=args.compat,

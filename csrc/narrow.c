@@ -1,0 +1,60 @@
+/* Activations in narrower types, and back. */
+#include "dnn_inside.h"
+
+#include <math.h>
+#include <string.h>
+
+RC_CLONES
+void rc_to_bf16(uint16_t *y, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        y[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+}
+
+enum { LANES = 16 };
+
+static inline __attribute__((always_inline)) float largest_magnitude(const float *x, int64_t n)
+{
+    float lane[LANES] = {0}, most = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            float size = fabsf(x[i + k]);
+            lane[k] = size > lane[k] ? size : lane[k];
+        }
+    for (; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    for (int k = 0; k < LANES; k++) most = lane[k] > most ? lane[k] : most;
+    return most;
+}
+
+RC_CLONES
+void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float most = largest_magnitude(x + i * c, c), by = most > 0 ? 127 / most : 0;
+        scale[i] = most / 127;
+        for (int64_t j = 0; j < c; j++) {
+            float v = x[i * c + j] * by;
+            y[i * c + j] = (int8_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
+        }
+    }
+}
+
+RC_CLONES
+void rc_dequantize(float *y, const int32_t *sums, const float *scale, const float *column,
+                   const float *bias, int64_t n, int64_t c, bool add)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t *s = sums + i * c;
+        float *row = y + i * c, by = scale[i];
+#pragma GCC ivdep /* row may be s, but never lies half over it */
+        for (int64_t j = 0; j < c; j++) {
+            float value = (float)s[j] * by * column[j] + (add ? row[j] : 0);
+            memcpy(&row[j], &value, sizeof value); /* the memory may hold integers so far */
+        }
+        for (int64_t j = 0; bias != NULL && j < c; j++) row[j] += bias[j];
+    }
+}

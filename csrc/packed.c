@@ -1,0 +1,119 @@
+/* Weights in oneDNN's preferred layout, in float32 or a narrower type. */
+#include "dnn_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PACK_ROWS = 256 };
+
+static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc, const void *from,
+                         const_dnnl_memory_desc_t from_desc)
+{
+    dnnl_memory_t src = NULL, dst = NULL;
+    dnnl_primitive_desc_t desc = NULL;
+    dnnl_primitive_t primitive = NULL;
+    dnnl_status_t st = dnnl_memory_create(&src, from_desc, dnn->engine, (void *)from);
+    if (st == dnnl_success) st = dnnl_memory_create(&dst, to_desc, dnn->engine, to);
+    if (st == dnnl_success)
+        st = dnnl_reorder_primitive_desc_create(&desc, from_desc, dnn->engine, to_desc, dnn->engine,
+                                                NULL);
+    if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
+    dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
+    if (st == dnnl_success) st = dnnl_primitive_execute(primitive, dnn->worker[0].stream, 2, args);
+    if (primitive != NULL) dnnl_primitive_destroy(primitive);
+    if (desc != NULL) dnnl_primitive_desc_destroy(desc);
+    if (src != NULL) dnnl_memory_destroy(src);
+    if (dst != NULL) dnnl_memory_destroy(dst);
+    return st == dnnl_success ? RC_OK : rc_dnn_fail(st, "reorder of a weight");
+}
+
+/* Bytes of the scales in front of an int8 layout. */
+static int64_t scale_bytes(int64_t n)
+{
+    return (n * (int64_t)sizeof(float) + 63) / 64 * 64;
+}
+
+static void *layout(const rc_packed *packed)
+{
+    return packed->base + (packed->type == RC_S8 ? scale_bytes(packed->n) : 0);
+}
+
+const float *rc_packed_scales(const float *data, int64_t n)
+{
+    return (const float *)((const char *)data - scale_bytes(n));
+}
+
+static rc_status fill(rc_packed *packed, rc_dnn *dnn, const void *w, dnnl_data_type_t type)
+{
+    dnnl_memory_desc_t plain;
+    DNN_TRY(rc_matrix_desc(&plain, packed->k, packed->n, packed->k, 1, type));
+    rc_status status = reorder(dnn, layout(packed), packed->desc, w, plain);
+    dnnl_memory_desc_destroy(plain);
+    return status;
+}
+
+/* Rows of w are what one output sums over, so each has a scale of its own. */
+static rc_status fill_int8(rc_packed *packed, rc_dnn *dnn, const float *w)
+{
+    int8_t *rounded;
+    RC_TRY(rc_alloc((void **)&rounded, packed->n * packed->k));
+    rc_quantize_rows(rounded, (float *)packed->base, w, packed->n, packed->k);
+    rc_status status = fill(packed, dnn, rounded, dnnl_s8);
+    rc_free(rounded);
+    return status;
+}
+
+static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const float *w)
+{
+    int64_t n = packed->n, k = packed->k;
+    rc_product_shape shape = {.m = PACK_ROWS, .n = n, .k = k, .lda = k, .ldc = n, .bias = 1};
+    RC_TRY(rc_parts_describe(dnn, parts, &shape, NULL, &packed->type));
+    DNN_TRY(dnnl_memory_desc_clone(
+        &packed->desc, dnnl_primitive_desc_query_md(parts->desc, dnnl_query_weights_md, 0)));
+    int64_t bytes = (int64_t)dnnl_memory_desc_get_size(packed->desc);
+    if (packed->type == RC_S8) bytes += scale_bytes(n);
+    RC_TRY(rc_alloc((void **)&packed->base, bytes));
+    return packed->type == RC_S8 ? fill_int8(packed, dnn, w) : fill(packed, dnn, w, dnnl_f32);
+}
+
+rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
+                        rc_type type)
+{
+    *out = NULL;
+    rc_packed *packed = calloc(1, sizeof *packed);
+    if (packed == NULL) return rc_fail(RC_ENOMEM, "out of memory: packed weight");
+    *packed = (rc_packed){.type = type, .n = n, .k = k};
+    matmul_parts parts = {0};
+    rc_status status = pack(packed, dnn, &parts, w);
+    rc_parts_free(&parts);
+    if (status != RC_OK) {
+        rc_packed_free(packed);
+        return status;
+    }
+    *out = packed;
+    return RC_OK;
+}
+
+void rc_packed_free(rc_packed *packed)
+{
+    if (packed == NULL) return;
+    if (packed->desc != NULL) dnnl_memory_desc_destroy(packed->desc);
+    rc_free(packed->base);
+    free(packed);
+}
+
+rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed)
+{
+    dnnl_memory_desc_t plain;
+    if (packed->type != RC_F32)
+        return rc_fail(RC_EINVAL, "a weight that was rounded to a narrower type cannot be read");
+    DNN_TRY(rc_matrix_desc(&plain, packed->k, packed->n, packed->k, 1, dnnl_f32));
+    rc_status status = reorder(dnn, w, plain, layout(packed), packed->desc);
+    dnnl_memory_desc_destroy(plain);
+    return status;
+}
+
+const float *rc_packed_data(const rc_packed *packed)
+{
+    return layout(packed);
+}

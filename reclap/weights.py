@@ -1,0 +1,132 @@
+"""The weights of a model inside the core, in the type that it computes with."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap import checkpoint
+from reclap._libraries import core, describe
+from reclap.config import ClapConfig
+from reclap.errors import FormatError, ReclapError
+from reclap.tensors import Array, Lazy
+
+__all__ = ["DTYPES", "Weights", "choose_dtype"]
+
+DTYPES = ("float32", "bfloat16", "int8")
+
+Shapes = list[tuple[str, tuple[int, ...]]]
+
+
+def choose_dtype(dtype: str) -> str:
+    """Return the type that a model computes with.
+
+    Parameters
+    ----------
+    dtype : {"float32", "bfloat16", "int8", "auto"}
+        ``"auto"`` is bfloat16 where the processor has instructions for it (AMX or AVX-512), which
+        take about half of float32's time, and float32 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        For another name, or bfloat16 on a processor without instructions for it.
+    """
+    if dtype not in (*DTYPES, "auto"):
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}, auto")
+    features = describe()["cpu"] if dtype in ("auto", "bfloat16") else []
+    able = "avx512_bf16" in features or "amx_bf16" in features
+    if dtype == "bfloat16" and not able:
+        raise ValueError(
+            "dtype is bfloat16, this processor has no instructions for it (AMX or AVX-512 bf16); "
+            f"it has {', '.join(features) or 'none that matter'}"
+        )
+    if dtype == "auto":
+        return "bfloat16" if able else "float32"
+    return dtype
+
+
+class Weights:
+    """Parameters of a model, packed for inference one by one as they are read.
+
+    Parameters
+    ----------
+    config : ClapConfig
+        Says which there are.
+    where : Path
+        What errors name.
+    read : callable
+        From names and shapes to arrays of float32, in order.
+    dtype : {"float32", "bfloat16", "int8"}
+        Type of the products inside the towers. Norms, attention, activations between products,
+        heads and sums are float32; int8 has a scale for each row of activations and each output.
+    changes
+        Arguments of ``core.Model`` that differ from what `config` says.
+
+    Attributes
+    ----------
+    core : core.Model
+        The model.
+    values : dict of str to Lazy
+        Each parameter, read back from the core where dtype is float32.
+
+    Raises
+    ------
+    FormatError
+        If the core refuses the sizes, or what is read does not fit.
+    """
+
+    def __init__(
+        self,
+        config: ClapConfig,
+        where: Path,
+        read: Callable[[Shapes], Iterable[Array]],
+        dtype: str = "float32",
+        **changes: Any,
+    ) -> None:
+        try:
+            self.core = core.Model(**config.core_arguments(with_text=True) | changes)
+        except (ValueError, OverflowError) as error:
+            raise FormatError(f"{where}: {error}") from error
+        self.dtype, self._config = dtype, config
+        self.shapes: Shapes = [(name, shape) for name, shape, _ in self.core.parameters()]
+        arrays = read(self.shapes)
+        self._total = None if dtype == "float32" else checkpoint.digesting(config)
+        if self._total is not None:  # rounded weights cannot be read back
+            arrays = self._watch(arrays, self._total)
+        self.core.bind(arrays, pack=True, dtype=dtype)
+        self.values = {
+            name: Lazy(shape, np.dtype(np.float32), functools.partial(self.core.read, place))
+            for place, (name, shape) in enumerate(self.shapes)
+        }
+
+    def _watch(self, arrays: Iterable[Array], total: "hashlib._Hash") -> Iterator[Array]:
+        for (name, _), array in zip(self.shapes, arrays, strict=True):
+            checkpoint.digest_one(total, name, array)
+            yield array
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over weights, preprocessing, and the type where it is not float32."""
+        if self._total is None:
+            return checkpoint.digest(self._config, self.values.items())
+        return hashlib.sha256(f"{self._total.hexdigest()} {self.dtype}".encode()).hexdigest()
+
+    def require_exact(self) -> dict[str, Lazy]:
+        """Return `values`; ReclapError where they were rounded to another type."""
+        if self.dtype != "float32":
+            raise ReclapError(
+                f"this model was loaded in {self.dtype}, which rounds its weights; "
+                "load it in float32 to save it"
+            )
+        return self.values
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor from cosines to logits."""
+        scale: npt.NDArray[np.float32] = np.asarray(self.values["logit_scale"])
+        return float(np.exp(scale))
