@@ -322,7 +322,8 @@ static void execute_int8(rc_product *p, int worker, float *c, const float *a, co
     int32_t *sums = s->sum ? (int32_t *)(room + at.sums) : (int32_t *)c;
     rc_quantize_rows((int8_t *)room, scale, a, s->m, s->k);
     execute(p, worker, sums, room, b, NULL);
-    rc_dequantize(c, sums, scale, rc_packed_scales(b, s->n), bias, s->m, s->n, s->sum);
+    rc_dequantize(c, sums, scale, (const float *)((const char *)b - rc_scale_bytes(s->n)), bias,
+                  s->m, s->n, s->sum);
 }
 
 void rc_product_run(rc_product *p, int worker, float *c, const float *a, const float *b,

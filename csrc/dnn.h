@@ -61,7 +61,6 @@ void rc_packed_free(rc_packed *packed);
 /* The weight (n, k) as it was, bit for bit; RC_EINVAL for narrower types. */
 rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed);
 const float *rc_packed_data(const rc_packed *packed); /* to be handed to rc_product_run as b */
-const float *rc_packed_scales(const float *data, int64_t n); /* (n) of int8 data */
 
 /* Hits, misses and how many cached products run a reference implementation (should be none). */
 void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow);

@@ -50,6 +50,12 @@ struct rc_packed {
     int64_t n, k;
 };
 
+/* Bytes of the scales in front of the int8 layout of a weight with n outputs. */
+static inline int64_t rc_scale_bytes(int64_t n)
+{
+    return (n * (int64_t)sizeof(float) + 63) / 64 * 64;
+}
+
 #define DNN_TRY(call)                                                                              \
     do {                                                                                           \
         dnnl_status_t dnn_try_ = (call);                                                           \

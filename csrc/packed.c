@@ -27,20 +27,9 @@ static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc
     return st == dnnl_success ? RC_OK : rc_dnn_fail(st, "reorder of a weight");
 }
 
-/* Bytes of the scales in front of an int8 layout. */
-static int64_t scale_bytes(int64_t n)
-{
-    return (n * (int64_t)sizeof(float) + 63) / 64 * 64;
-}
-
 static void *layout(const rc_packed *packed)
 {
-    return packed->base + (packed->type == RC_S8 ? scale_bytes(packed->n) : 0);
-}
-
-const float *rc_packed_scales(const float *data, int64_t n)
-{
-    return (const float *)((const char *)data - scale_bytes(n));
+    return packed->base + (packed->type == RC_S8 ? rc_scale_bytes(packed->n) : 0);
 }
 
 static rc_status fill(rc_packed *packed, rc_dnn *dnn, const void *w, dnnl_data_type_t type)
@@ -71,7 +60,7 @@ static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const
     DNN_TRY(dnnl_memory_desc_clone(
         &packed->desc, dnnl_primitive_desc_query_md(parts->desc, dnnl_query_weights_md, 0)));
     int64_t bytes = (int64_t)dnnl_memory_desc_get_size(packed->desc);
-    if (packed->type == RC_S8) bytes += scale_bytes(n);
+    if (packed->type == RC_S8) bytes += rc_scale_bytes(n);
     RC_TRY(rc_alloc((void **)&packed->base, bytes));
     return packed->type == RC_S8 ? fill_int8(packed, dnn, w) : fill(packed, dnn, w, dnnl_f32);
 }
