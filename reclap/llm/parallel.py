@@ -1,0 +1,87 @@
+"""Many requests on their way at once, results in order, memory bounded."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from reclap.llm.request import StoppedError
+from reclap.llm.session import Session
+
+__all__ = ["ordered", "unbroken"]
+
+_AHEAD = 4  # items on their way or waiting for their turn, for each thread
+_MOST_FAILURES = 8  # in a row, after which the server is taken to be broken
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered(
+    work: Callable[[Item], Result], items: Iterable[Item], llm: Session, workers: int
+) -> Iterator[Result]:
+    """Yield the results of `work` in the order of the items.
+
+    When the caller ends early, or an item raises, no further request starts; those on their way
+    are awaited, so that their replies are kept.
+
+    Parameters
+    ----------
+    work : callable
+        Called in one of several threads.
+    items : iterable
+        Read in the calling thread, a little ahead.
+    llm : Session
+        What `work` asks.
+    workers : int
+        Threads.
+    """
+    pending: collections.deque[Future[Result]] = collections.deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) == _AHEAD * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BaseException:
+            llm.stop()
+            for future in pending:
+                future.cancel()
+            raise
+
+
+def unbroken(results: Iterable[Result], failure: Callable[[Result], str]) -> Iterator[Result]:
+    """Yield results, but hold back those that failed until one after them succeeds.
+
+    One item that a server cannot digest costs only that item; a server that is gone stops the run
+    before it has failed item after item.
+
+    Parameters
+    ----------
+    results : iterable
+        In order.
+    failure : callable
+        Why a result failed; empty if it did not.
+
+    Raises
+    ------
+    StoppedError
+        If eight results in a row failed, or all.
+    """
+    held: list[Result] = []
+    any_good = False
+    for result in results:
+        if failure(result):
+            held.append(result)
+            if len(held) == _MOST_FAILURES:
+                break
+            continue
+        any_good = True
+        yield from held
+        held.clear()
+        yield result
+    if held and (len(held) == _MOST_FAILURES or not any_good):
+        raise StoppedError(f"{len(held)} in a row failed, the last with {failure(held[-1])}")
+    yield from held

@@ -1,0 +1,242 @@
+"""Asking with a cache, budgets, retries and counts around a language model."""
+
+import collections
+import dataclasses
+import random
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from reclap.llm.cache import Cache
+from reclap.llm.request import FORMS, LanguageModel, Reply, Request, RequestError, StoppedError
+
+__all__ = ["Budget", "Session", "Tally"]
+
+_RETRIES = 8
+_LONGEST_WAIT = 30.0  # s, between two tries unless the server asks for more
+_LONGEST_ASKED = 600.0  # s, that a server may ask to wait
+_MAY_BE_FORM = ("HTTP 400", "HTTP 422")  # of a server that does not know this form of reply
+
+
+class Tally:
+    """Counts of what happened, by name; several threads may add."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Count."""
+        with self._lock:
+            self._counts[name] += amount
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts by name, in the order of names."""
+        with self._lock:
+            return dict(sorted(self._counts.items()))
+
+
+class Budget:
+    """Most requests and tokens of a run.
+
+    Parameters
+    ----------
+    max_requests : int, optional
+        Requests that may be sent, repeated ones included.
+    max_tokens : int, optional
+        Tokens of prompts and replies together. A request is sent only if its estimated prompt
+        and its longest reply still fit beside those on their way.
+    """
+
+    def __init__(self, max_requests: int | None = None, max_tokens: int | None = None) -> None:
+        self._max_requests = max_requests
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+        self._requests = 0
+        self._tokens = 0
+
+    def claim(self, tokens: int) -> None:
+        """Set aside a request of so many tokens; StoppedError if it does not fit."""
+        with self._lock:
+            if self._max_requests is not None and self._requests >= self._max_requests:
+                raise StoppedError(f"the budget of {self._max_requests} requests is spent")
+            if self._max_tokens is not None and self._tokens + tokens > self._max_tokens:
+                raise StoppedError(
+                    f"the budget of {self._max_tokens} tokens is spent: {self._tokens} used or set "
+                    f"aside, {tokens} more wanted"
+                )
+            self._requests += 1
+            self._tokens += tokens
+
+    def settle(self, claimed: int, used: int) -> None:
+        """Replace the tokens set aside by those used."""
+        with self._lock:
+            self._tokens += used - claimed
+
+
+@dataclasses.dataclass
+class _Pause:
+    """A time before which nothing is sent, shared by all threads."""
+
+    until: float = 0.0  # time.monotonic
+
+    def extend(self, seconds: float) -> None:
+        self.until = max(self.until, time.monotonic() + seconds)
+
+
+class Session:
+    """A language model that is asked each thing once, within a budget, again after a fault.
+
+    Itself a `LanguageModel`; close it, or use it as a context.
+
+    Parameters
+    ----------
+    model : LanguageModel, optional
+        Who answers what the cache does not; without it, only recorded replies are given.
+    cache : Cache
+        Replies so far.
+    name, small
+        Those of the model that made the recorded replies, if `model` is not given.
+    budget : Budget, optional
+        None is unlimited.
+    backoff : float
+        Seconds before the first repetition; doubled with each up to 30, times a random
+        number from 0.5 to 1 so that threads do not come back at one moment.
+
+    Attributes
+    ----------
+    usage : Tally
+        ``cached``, ``requests``, ``prompt tokens``, ``completion tokens`` as the model counts them.
+    faults : Tally
+        What went wrong, by kind; whoever reads the replies adds the faults found in them.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel | None,
+        cache: Cache,
+        *,
+        name: str = "",
+        small: bool = False,
+        budget: Budget | None = None,
+        backoff: float = 0.5,
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._name = name if model is None else model.name
+        self._small = small if model is None else model.small
+        self._budget = Budget() if budget is None else budget
+        self._backoff = backoff
+        self._form = 0  # place in FORMS of the strictest that the server takes
+        self._pause = _Pause()
+        self._stopped = threading.Event()
+        self.usage = Tally()
+        self.faults = Tally()
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self._name
+
+    @property
+    def small(self) -> bool:
+        """The model's."""
+        return self._small
+
+    def complete(self, request: Request) -> Reply:
+        """Answer from the cache, or ask and keep the answer.
+
+        Raises
+        ------
+        RequestError
+            If it was refused, or not answered nine times.
+        StoppedError
+            If the budget is spent, the key refused, the reply not recorded, or `stop` called.
+        """
+        digest = request.digest(self.name)
+        reply = self._cache.get(digest)
+        if reply is not None:
+            self.usage.add("cached")
+            return reply
+        if self._model is None:
+            raise StoppedError(f"no recorded reply of {self.name} to request {digest[:12]}")
+        return self._cache.put(digest, self._ask(self._model, request))
+
+    def stop(self) -> None:
+        """Let no further request start, and end all waiting."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Stop, and close the cache and the model."""
+        self.stop()
+        self._cache.close()
+        close = getattr(self._model, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _ask(self, model: LanguageModel, request: Request) -> Reply:
+        form, tries = self._form, 0
+        while True:
+            self._wait()
+            try:
+                reply = self._send(model, dataclasses.replace(request, form=FORMS[form]))
+            except RequestError as error:
+                self.faults.add(error.kind)
+                if error.kind in _MAY_BE_FORM and form + 1 < len(FORMS):
+                    form += 1
+                elif not error.again or tries == _RETRIES:
+                    raise
+                else:
+                    self._note_wait(error, tries)
+                    tries += 1
+            else:
+                self._form = max(self._form, form)  # now known to be understood
+                return reply
+
+    def _send(self, model: LanguageModel, request: Request) -> Reply:
+        claimed = request.prompt_tokens + request.max_tokens
+        self._budget.claim(claimed)
+        self.usage.add("requests")
+        used = 0
+        try:
+            reply = model.complete(request)
+            used = reply.prompt_tokens + reply.completion_tokens
+        finally:
+            self._budget.settle(claimed, used)
+        self.usage.add("prompt tokens", reply.prompt_tokens)
+        self.usage.add("completion tokens", reply.completion_tokens)
+        return reply
+
+    def _note_wait(self, error: RequestError, tries: int) -> None:
+        if error.wait is None:
+            jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+            self._sleep(min(_LONGEST_WAIT, self._backoff * 2**tries) * jitter)
+        elif error.wait > _LONGEST_ASKED:
+            raise StoppedError(f"{error}; it asks to wait {error.wait:.0f} s")
+        else:
+            self._pause.extend(error.wait)
+
+    def _wait(self) -> None:
+        """Wait as long as the server asked all threads to."""
+        while True:
+            self._sleep(self._pause.until - time.monotonic())
+            if self._pause.until <= time.monotonic():
+                return
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(max(0.0, seconds)):
+            raise StoppedError("stopped")
