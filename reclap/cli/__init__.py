@@ -7,7 +7,18 @@ import os
 import sys
 
 import reclap
-from reclap.cli import check, compare, convert, embed, info, name, review, train
+from reclap.cli import (
+    check,
+    compare,
+    convert,
+    describe,
+    embed,
+    info,
+    name,
+    review,
+    rewrite,
+    train,
+)
 from reclap.errors import ReclapError, one_line
 
 __all__ = ["main"]
@@ -62,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     info.add_info(commands)
     convert.add_convert(commands)
     review.add_review(commands)
+    describe.add_describe(commands)
+    rewrite.add_rewrite(commands)
     return parser
 
 

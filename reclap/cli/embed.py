@@ -1,8 +1,6 @@
 """``reclap embed``: write embeddings of sounds or texts."""
 
 import argparse
-import errno
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -38,7 +36,7 @@ def add_embed(commands: Commands) -> None:
 
 
 def _run_embed(args: argparse.Namespace) -> int:
-    _check_out(args.out, args.force)
+    options.check_out(args.out, args.force)
     texts = _texts_of(args)
     if bool(texts) == bool(args.files):
         raise ReclapError("embed: give either sound files or texts")
@@ -53,16 +51,6 @@ def _run_embed(args: argparse.Namespace) -> int:
     good = [i for i in range(len(files)) if i not in faults]
     _write(args.out, model, "audio", [files[i] for i in good], rows[good])
     return int(bool(faults))
-
-
-def _check_out(path: Path, force: bool) -> None:
-    """Refuse before the work what would fail after it."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not force:
-        raise FileExistsError(errno.EEXIST, "exists; --force replaces it", str(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
 
 
 def _texts_of(args: argparse.Namespace) -> list[str]:

@@ -1,6 +1,8 @@
 """Options that several commands share, and what they stand for."""
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -175,6 +177,16 @@ def _expand(given: str, recursive: bool) -> list[str]:
     if not found:
         raise ReclapError(f"{given}: no sound file below this folder")
     return found
+
+
+def check_out(path: Path, force: bool) -> None:
+    """Refuse before the work what would fail after it."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not force:
+        raise FileExistsError(errno.EEXIST, "exists; --force replaces it", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
 
 
 def labels_of(args: argparse.Namespace) -> "Labels":

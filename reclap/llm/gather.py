@@ -1,23 +1,29 @@
 """Asking until there are enough texts that pass, or it has been tried often enough."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reclap.checks import Finding
 from reclap.llm import instructions, replies
 from reclap.llm.instructions import Step
-from reclap.llm.request import Request, RequestError
+from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
 
-__all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "gather"]
+__all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "check_positive", "gather"]
+
+Judge = Callable[[str, Sequence[str]], Sequence[Finding]]
 
 _LONGEST = 200  # characters of a small model's text, which may not find its end
 _SMALL_TOKENS = 96
 _TOKENS = (128, 64)  # of a reply: for any, and for each text
 
-Judge = Callable[[str], Sequence[Finding]]
+
+def check_positive(settings: object, *names: str) -> None:
+    """Check that attributes of these names are at least 1; ValueError otherwise."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,12 @@ class Sampling:
     temperature: float = 0.7
     seed: int = 0
     attempts: int = 4
+
+    def __post_init__(self) -> None:
+        """Check."""
+        check_positive(self, "attempts")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature is {self.temperature}, expected 0 to 2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +110,7 @@ def gather(
     steps: Sequence[Step],
     judge: Judge,
     sampling: Sampling,
-    taken: Sequence[str] = (),
+    present: Sequence[str] = (),
 ) -> Gathered:
     """Ask for texts step by step.
 
@@ -109,11 +121,11 @@ def gather(
     steps : sequence of Step
         What to ask.
     judge : callable
-        Findings about a text; a fatal one rejects it.
+        From a text and those accepted before it to findings; a fatal one rejects the text.
     sampling : Sampling
         How to ask, and how often.
-    taken : sequence of str
-        Texts that must not come again.
+    present : sequence of str
+        Texts of the same purpose that are there already.
 
     Returns
     -------
@@ -126,12 +138,11 @@ def gather(
         If nothing more can be asked.
     """
     result = Gathered(wanted=sum(step.count for step in steps))
-    seen = {_plain(text) for text in taken}
     repeated = 0  # the same step again must not give the same text again
     for place, step in enumerate(steps):
         repeated = repeated + 1 if place and step == steps[place - 1] else 0
         try:
-            _fill(llm, step, judge, sampling, seen, result, repeated * sampling.attempts)
+            _fill(llm, step, judge, sampling, present, result, repeated * sampling.attempts)
         except RequestError as error:
             result.failure = f"{error.kind}: {error}"
     return result
@@ -142,7 +153,7 @@ def _fill(
     step: Step,
     judge: Judge,
     sampling: Sampling,
-    seen: set[str],
+    present: Sequence[str],
     result: Gathered,
     first: int,
 ) -> None:
@@ -152,19 +163,17 @@ def _fill(
         missing = step.count - (len(result.accepted) - before)
         if missing == 0:
             return
-        present = [a.text for a in result.accepted]
-        request = _request(llm, step.messages(missing, present), missing, sampling, attempt)
+        texts = [*present, *(a.text for a in result.accepted)]
+        request = _request(llm, step.messages(missing, texts), missing, sampling, attempt)
         reply = llm.complete(request)
         origin = {"request": request.digest(llm.name), "attempt": attempt - first}
-        for text in _read(llm, reply.text, reply.complete, missing):
-            reasons, flags = _verdict(text, judge, seen)
-            if reasons:
-                result.rejected.append(Rejected(text, reasons))
-                for reason in reasons:
-                    llm.faults.add(reason.partition(":")[0])
+        for text in _read(llm, reply, missing):
+            findings = judge(text, [*present, *(a.text for a in result.accepted)])
+            if any(finding.fatal for finding in findings):
+                result.rejected.append(_reject(llm, text, findings))
             elif missing:
                 missing -= 1
-                seen.add(_plain(text))
+                flags = tuple(map(str, findings))
                 result.accepted.append(Accepted(text, flags, {**origin, "date": reply.date}))
 
 
@@ -185,29 +194,20 @@ def _request(
     )
 
 
-def _read(llm: Session, reply: str, complete: bool, count: int) -> list[str]:
+def _read(llm: Session, reply: Reply, count: int) -> list[str]:
     """Return the texts of a reply; none, and a fault counted, if it is of no use."""
     try:
-        texts = replies.read_texts(reply)
+        texts = replies.read_texts(reply.text)
     except replies.ReplyError as error:
-        llm.faults.add(error.kind if complete else "truncated reply")
+        llm.faults.add(error.kind if reply.complete else "truncated reply")
         return []
     if len(texts) != count:
         llm.faults.add("wrong count")
     return texts
 
 
-def _verdict(
-    text: str, judge: Judge, seen: set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return why a text is rejected, and what to flag if it is not."""
-    findings = judge(text)
-    fatal = [f"{f.check}: {f.reason}" for f in findings if f.fatal]
-    if _plain(text) in seen:
-        fatal.append("duplicate: there is one with the same words")
-    return tuple(fatal), tuple(f"{f.check}: {f.reason}" for f in findings if not f.fatal)
-
-
-def _plain(text: str) -> str:
-    """Return the words of a text, for comparison."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+def _reject(llm: Session, text: str, findings: Sequence[Finding]) -> Rejected:
+    fatal = [finding for finding in findings if finding.fatal]
+    for check in {finding.check for finding in fatal}:
+        llm.faults.add(check)
+    return Rejected(text, tuple(map(str, fatal)))

@@ -10,9 +10,17 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reclap.llm.request import Message
+from reclap.llm.request import Message, Request
 
-__all__ = ["VERSION", "Step", "caption_steps", "description_steps", "rewrite_steps", "schema"]
+__all__ = [
+    "VERSION",
+    "Step",
+    "caption_steps",
+    "description_steps",
+    "prompt_tokens",
+    "rewrite_steps",
+    "schema",
+]
 
 VERSION = 1  # of the wording; part of what a bank says about its making
 
@@ -158,8 +166,8 @@ _SMALL_PLACE_EXAMPLES = (
 )
 
 _SMALL_REWRITE = (
-    "You reword captions of recordings. You answer with JSON: one sentence that keeps everything in "
-    "its order and adds how it sounds."
+    "You reword captions of recordings. You answer with JSON: one sentence that keeps everything "
+    "in its order and adds how it sounds."
 )
 _SMALL_REWRITE_EXAMPLES = (
     (
@@ -229,3 +237,8 @@ def rewrite_steps(caption: str, count: int, *, small: bool) -> list[Step]:
     if not small:
         return [Step(count, _at_once(_REWRITE, {"caption": caption}))]
     return [Step(1, _with_examples(_SMALL_REWRITE, _SMALL_REWRITE_EXAMPLES, caption))] * count
+
+
+def prompt_tokens(steps: Sequence[Step]) -> int:
+    """Estimate the tokens of the prompts of these steps, each asked once."""
+    return sum(Request(s.messages(s.count, ()), {}).prompt_tokens for s in steps)

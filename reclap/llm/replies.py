@@ -8,6 +8,7 @@ __all__ = ["ReplyError", "read_texts"]
 
 _TRIES = 64  # places where JSON may begin; more are noise
 _DEPTH = 3  # of containers around the texts
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # that JSON can spell and UTF-8 cannot
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 
 
@@ -53,6 +54,8 @@ def read_texts(reply: str) -> list[str]:
         raise ReplyError("empty reply")
     if not all(texts):
         raise ReplyError("empty text")
+    if any(_SURROGATE.search(text) for text in texts):
+        raise ReplyError("not Unicode")
     return texts
 
 

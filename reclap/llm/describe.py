@@ -1,0 +1,262 @@
+"""From labels to a bank of prompts: how each sounds, then scenes in which it does.
+
+ReCLAP, arXiv 2409.09213, section 3.2: t descriptions for each label, n captions for each of them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap import progress as bars
+from reclap.checks import Finding, Sense, check_description, check_prompt
+from reclap.checks.labels import phrase
+from reclap.errors import FormatError
+from reclap.llm import instructions
+from reclap.llm.gather import Gathered, Sampling, check_positive, gather
+from reclap.llm.parallel import ordered, unbroken
+from reclap.llm.report import Estimate, Item, Report
+from reclap.llm.session import Session
+from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.text import check_texts
+
+__all__ = ["Plan", "describe", "estimate", "read_labels"]
+
+_REPLY_TOKENS = 40  # of a text and its key, for the estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be made, and how.
+
+    Attributes
+    ----------
+    descriptions : int
+        For each label; t in ReCLAP, where it is 5.
+    prompts : int
+        For each description; n in ReCLAP, where it is 10.
+    sampling : Sampling
+        How the model is asked.
+    workers : int
+        Labels in work at once; the result does not depend on it.
+    """
+
+    descriptions: int = 5
+    prompts: int = 10
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    workers: int = 8
+
+    def __post_init__(self) -> None:
+        """Check."""
+        check_positive(self, "descriptions", "prompts", "workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """What came out for one label."""
+
+    entry: Entry
+    item: Item
+    flagged: int
+
+
+def describe(
+    labels: Sequence[str] | Mapping[str, str],
+    llm: Session,
+    plan: Plan | None = None,
+    *,
+    name: str = "described",
+    sense: Sense | None = None,
+    partial: dict[str, Entry] | None = None,
+    progress: bool = False,
+) -> tuple[PromptBank, Report]:
+    """Make a bank of prompts for labels.
+
+    A run that was stopped or killed is continued by calling this again: what was answered stands
+    in the session's cache, and the result equals that of an uninterrupted run.
+
+    Parameters
+    ----------
+    labels : sequence of str, or mapping of str to str
+        Labels, or labels and what each means (``{"crane": "bird"}``; may be empty). Underscores
+        are read as spaces.
+    llm : Session
+        Whom to ask; from `open_llm`.
+    plan : Plan, optional
+        How many texts, and how to ask.
+    name : str
+        Of the bank.
+    sense : Sense, optional
+        Lets the checks compare meanings too; see `reclap.checks.load_sense`.
+    partial : dict, optional
+        Filled label by label, so that there is something to look at when the run is stopped.
+    progress : bool
+        Show a bar on standard error.
+
+    Returns
+    -------
+    bank : PromptBank
+        Labels in their order. Each text has as origin the digest of its request, the attempt and
+        the date. A label for which attempts ran out has fewer texts than wanted.
+    report : Report
+        One item for each label with texts missing or rejected.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no label, or one is empty or comes twice.
+    StoppedError
+        If the budget is spent, the key refused, or the server gone.
+    """
+    plan = Plan() if plan is None else plan
+    names = check_texts(list(labels) if isinstance(labels, Mapping) else labels, "labels")
+    twice = sorted({label for label in names if names.count(label) > 1})
+    if twice:
+        raise ValueError(f"labels: {twice[0]!r} more than once")
+    meanings = labels if isinstance(labels, Mapping) else dict.fromkeys(names, "")
+    entries = {} if partial is None else partial
+    report = Report(_made(llm, plan))
+    writer = _Writer(llm, plan, meanings, sense)
+    results = ordered(writer.describe, names, llm, plan.workers)
+    with bars.bar(len(names), "label", shown=progress) as bar:
+        for made in unbroken(results, lambda made: made.item.failure):
+            entries[made.entry.label] = made.entry
+            report.add(made.item, made.flagged)
+            bar.update()
+    report.close(llm)
+    return PromptBank(name, {**report.made, "date": _last_date(entries)}, entries), report
+
+
+def _made(llm: Session, plan: Plan) -> dict[str, Any]:
+    return {
+        "by": "reclap describe",
+        "model": llm.name,
+        "instructions": instructions.VERSION,
+        "settings": {
+            "descriptions": plan.descriptions,
+            "prompts": plan.prompts,
+            "temperature": plan.sampling.temperature,
+            "attempts": plan.sampling.attempts,
+            "small": llm.small,
+        },
+        "seed": plan.sampling.seed,
+    }
+
+
+def _last_date(entries: Mapping[str, Entry]) -> str:
+    """Return when the newest text was made, which a rerun does not change."""
+    origins = [d.origin for entry in entries.values() for d in entry.descriptions]
+    origins += [p.origin for entry in entries.values() for p in entry.live]
+    return max((origin["date"] for origin in origins), default="")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """Asks for the texts of one label."""
+
+    llm: Session
+    plan: Plan
+    meanings: Mapping[str, str]
+    sense: Sense | None
+
+    def describe(self, label: str) -> _Made:
+        """Ask for descriptions, then for captions of each."""
+        first = self._descriptions(label)
+        parts, descriptions, present = [first], [], list[str]()
+        for found in first.accepted:
+            part = self._captions(label, found.text, present)
+            present += [a.text for a in part.accepted]
+            prompts = tuple(Prompt(a.text, "new", a.flags, a.origin) for a in part.accepted)
+            descriptions.append(Description(found.text, prompts, "new", found.flags, found.origin))
+            parts.append(part)
+        entry = Entry(label, self.meanings[label], tuple(descriptions))
+        flagged = sum(bool(a.flags) for part in parts for a in part.accepted)
+        return _Made(entry, _item(label, self.plan, parts), flagged)
+
+    def _descriptions(self, label: str) -> Gathered:
+        steps = instructions.description_steps(
+            phrase(label), self.meanings[label], self.plan.descriptions, small=self.llm.small
+        )
+
+        def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
+            return check_description(text, label, siblings=siblings, **self._about(label))
+
+        return gather(self.llm, steps, judge, self.plan.sampling)
+
+    def _captions(self, label: str, description: str, present: Sequence[str]) -> Gathered:
+        """Ask for captions that differ from those present, which the model does not see."""
+        steps = instructions.caption_steps(
+            phrase(label),
+            self.meanings[label],
+            description,
+            self.plan.prompts,
+            small=self.llm.small,
+        )
+
+        def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
+            return check_prompt(text, label, siblings=[*present, *siblings], **self._about(label))
+
+        return gather(self.llm, steps, judge, self.plan.sampling)
+
+    def _about(self, label: str) -> dict[str, Any]:
+        others = [other for other in self.meanings if other != label]
+        return {"definition": self.meanings[label], "others": others, "sense": self.sense}
+
+
+def _item(label: str, plan: Plan, parts: Sequence[Gathered]) -> Item:
+    return Item(
+        label,
+        wanted=plan.descriptions * (1 + plan.prompts),
+        accepted=sum(len(part.accepted) for part in parts),
+        rejected=tuple(rejected for part in parts for rejected in part.rejected),
+        failure=next((part.failure for part in parts if part.failure), ""),
+    )
+
+
+def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:
+    """Estimate what `describe` asks for."""
+    typical = "a sentence of about twenty words that stands for one which is not there yet"
+    requests = prompt = 0
+    for label, definition in labels.items():
+        words = phrase(label)
+        first = instructions.description_steps(words, definition, plan.descriptions, small=small)
+        second = instructions.caption_steps(words, definition, typical, plan.prompts, small=small)
+        requests += len(first) + plan.descriptions * len(second)
+        prompt += instructions.prompt_tokens(first)
+        prompt += plan.descriptions * instructions.prompt_tokens(second)
+    texts = len(labels) * plan.descriptions * (1 + plan.prompts)
+    return Estimate(len(labels), texts, requests, prompt, texts * _REPLY_TOKENS)
+
+
+def read_labels(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read labels and what they mean.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        Name of a bank that comes with the package, or a text file: one label a line; what it
+        means may follow after a tab, or after a colon and a space (``crane: bird``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither.
+    FormatError
+        Naming file and line: no label, or one twice.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        bank = PromptBank.load(name_or_path)
+        return {label: entry.definition for label, entry in bank.entries.items()}
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        label, _, meaning = line.strip().partition("\t" if "\t" in line else ": ")
+        label = label.strip()
+        if label in found:
+            raise FormatError(f"{path}:{number}: {label!r} more than once")
+        if label:
+            found[label] = meaning.strip()
+    if not found:
+        raise FormatError(f"{path}: no label")
+    return found

@@ -1,0 +1,133 @@
+"""What a run of `describe` or `rewrite` did, for people and for programs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from reclap.llm.gather import Rejected
+from reclap.llm.session import Session
+
+__all__ = ["Estimate", "Item", "Report"]
+
+_LISTED = 1000  # items with something to say that a report holds
+_SHOWN = 20  # of them in its text
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a run costs if every reply is good and none is cached.
+
+    Attributes
+    ----------
+    items, texts : int
+        Labels or rows; texts wanted.
+    requests, prompt_tokens, completion_tokens : int
+        Estimates.
+    """
+
+    items: int
+    texts: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    def text(self) -> str:
+        """Return it as a line for people."""
+        return (
+            f"{self.texts} texts for {self.items} items: about {self.requests} requests, "
+            f"{self.prompt_tokens} prompt tokens, {self.completion_tokens} completion tokens; "
+            f"repeated requests come on top, cached replies cost nothing"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A label or a row about which there is something to say.
+
+    Attributes
+    ----------
+    name : str
+        The label, or file and line.
+    wanted, accepted : int
+        Texts asked for and kept.
+    rejected : tuple of Rejected
+        Texts that were dropped, and why.
+    failure : str
+        Why a request got no answer; may be empty.
+    """
+
+    name: str
+    wanted: int
+    accepted: int
+    rejected: tuple[Rejected, ...] = ()
+    failure: str = ""
+
+
+@dataclasses.dataclass
+class Report:
+    """Counts of a run, and its items that are incomplete or lost texts on the way.
+
+    Attributes
+    ----------
+    made : mapping
+        Model, settings, date.
+    items, incomplete, wanted, accepted, rejected, flagged : int
+        Labels or rows; those with texts missing; texts asked for, kept, dropped, and kept with
+        a doubt.
+    usage, faults : mapping of str to int
+        See `Session`.
+    listed : list of Item
+        At most a thousand, in order.
+    """
+
+    made: Mapping[str, Any]
+    items: int = 0
+    incomplete: int = 0
+    wanted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    flagged: int = 0
+    usage: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    listed: list[Item] = dataclasses.field(default_factory=list)
+
+    def add(self, item: Item, flagged: int) -> None:
+        """Count an item with so many flagged texts."""
+        self.items += 1
+        self.incomplete += item.accepted < item.wanted
+        self.wanted += item.wanted
+        self.accepted += item.accepted
+        self.rejected += len(item.rejected)
+        self.flagged += flagged
+        if (item.accepted < item.wanted or item.rejected) and len(self.listed) < _LISTED:
+            self.listed.append(item)
+
+    def close(self, llm: Session) -> None:
+        """Take over the counts of a session."""
+        self.usage, self.faults = llm.usage.counts(), llm.faults.counts()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object of these attributes."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Return what a person wants to know first."""
+        lines = [
+            f"{self.accepted} of {self.wanted} texts for {self.items} items; "
+            f"{self.rejected} rejected, {self.flagged} flagged, {self.incomplete} items incomplete",
+            f"usage: {_list(self.usage)}",
+            f"faults: {_list(self.faults)}",
+        ]
+        short = [item for item in self.listed if item.accepted < item.wanted]
+        for item in short[:_SHOWN]:
+            why = item.failure or "; ".join(r for x in item.rejected[-2:] for r in x.reasons)
+            lines.append(
+                f"{item.name}: {item.accepted} of {item.wanted}: {why or 'no usable reply'}"
+            )
+        if self.incomplete > _SHOWN:
+            lines.append(f"... and {self.incomplete - _SHOWN} more")
+        return "\n".join(lines)
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

@@ -1,0 +1,269 @@
+"""From a manifest to the same with rewrites of its captions, a row at a time.
+
+ReCLAP, arXiv 2409.09213, section 3.1: a rewrite keeps the scene and describes how it sounds.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reclap import manifest
+from reclap import progress as bars
+from reclap.checks import Finding, Sense, check_rewrite
+from reclap.checks.duplicates import check_siblings
+from reclap.errors import FormatError
+from reclap.llm import instructions
+from reclap.llm.gather import Gathered, Sampling, check_positive, gather
+from reclap.llm.lines import PartialLines
+from reclap.llm.parallel import ordered, unbroken
+from reclap.llm.report import Estimate, Item, Report
+from reclap.llm.session import Session
+from reclap.manifest import Caption
+
+__all__ = ["FLAGS", "RewritePlan", "rewrite", "survey"]
+
+FLAGS = "rewrite_flags"  # column: from a rewrite to what the checks doubt about it
+_PATHS = ("path", "audio")
+_REPLY_TOKENS = 45  # of a rewrite and its key, for the estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class RewritePlan:
+    """What is to be made, and how.
+
+    Attributes
+    ----------
+    rewrites : int
+        Of each caption, those counted that it has already.
+    sampling : Sampling
+        How the model is asked.
+    workers : int
+        Rows in work at once; the result does not depend on it.
+    """
+
+    rewrites: int = 4
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    workers: int = 8
+
+    def __post_init__(self) -> None:
+        """Check."""
+        check_positive(self, "rewrites", "workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One row of the manifest."""
+
+    at: str
+    rest: dict[str, Any]  # columns other than captions
+    captions: tuple[Caption, ...]
+    listed: bool  # captions stand in a list
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """What is written for a row, and reported."""
+
+    row: dict[str, Any]
+    item: Item
+    flagged: int
+
+
+def survey(path: str | os.PathLike[str], plan: RewritePlan, *, small: bool) -> Estimate:
+    """Read a manifest once: what it asks for, and whether every row is good.
+
+    Raises
+    ------
+    FormatError
+        Naming file and line.
+    """
+    rows = texts = requests = tokens = 0
+    for row in _rows(Path(path), Path(path).parent):
+        rows += 1
+        for caption in row.captions:
+            wanted = max(0, plan.rewrites - len(caption.rewrites))
+            if wanted:
+                steps = instructions.rewrite_steps(caption.text, wanted, small=small)
+                texts += wanted
+                requests += len(steps)
+                tokens += instructions.prompt_tokens(steps)
+    if not rows:
+        raise FormatError(f"{os.fspath(path)}: no row")
+    return Estimate(rows, texts, requests, tokens, texts * _REPLY_TOKENS)
+
+
+def rewrite(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    llm: Session,
+    plan: RewritePlan | None = None,
+    *,
+    sense: Sense | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> Report:
+    """Add rewrites to the captions of a manifest.
+
+    Rows are read, asked for and written a few at a time. A run that was stopped or killed is
+    continued by calling this again; each row is written once. The result grows as
+    ``OUT.partial`` and gets its name when it is complete.
+
+    Parameters
+    ----------
+    path : path
+        A manifest that `reclap.manifest.items` reads; rows need no sound.
+    out : path
+        JSON lines with the columns of the manifest and ``rewrites``, for training. Relative paths
+        of sounds are written relative to its folder. A rewrite that passed with a doubt stands in
+        the column ``rewrite_flags``, which maps it to the checks' reasons.
+    llm : Session
+        Whom to ask; from `open_llm`.
+    plan : RewritePlan, optional
+        How many rewrites, and how to ask.
+    sense : Sense, optional
+        Lets the checks compare meanings too; see `reclap.checks.load_sense`.
+    force : bool
+        Replace an existing result or one that was begun.
+    progress : bool
+        Show a bar on standard error.
+
+    Returns
+    -------
+    Report
+        Of all rows; usage and faults are those of the session. Rows for which attempts ran out
+        have fewer rewrites and are listed.
+
+    Raises
+    ------
+    FormatError
+        Naming file and line of a bad row, before the first request.
+    FileExistsError, ReclapError
+        If `out` exists, or was begun with other settings or from another manifest.
+    StoppedError
+        If the budget is spent, the key refused, or the server gone.
+    """
+    path, out = Path(path), Path(out)
+    plan = RewritePlan() if plan is None else plan
+    if out.suffix != ".jsonl":
+        raise FormatError(f"{out}: expected a name that ends in .jsonl")
+    total = survey(path, plan, small=llm.small).items
+    made = _made(path, llm, plan)
+    report = Report(made)
+    rows = _rows(path, out.parent)
+    with PartialLines(out, made, force=force) as lines:
+        _skip(lines, rows, plan, report)
+        results = ordered(lambda row: _rewrite_row(llm, plan, row, sense), rows, llm, plan.workers)
+        with bars.bar(total, "row", shown=progress, initial=report.items) as bar:
+            for result in unbroken(results, lambda result: result.item.failure):
+                lines.append(result.row)
+                report.add(result.item, result.flagged)
+                bar.update()
+        lines.finish()
+    report.close(llm)
+    return report
+
+
+def _made(path: Path, llm: Session, plan: RewritePlan) -> dict[str, Any]:
+    return {
+        "by": "reclap rewrite",
+        "manifest": path.name,
+        "model": llm.name,
+        "instructions": instructions.VERSION,
+        "rewrites": plan.rewrites,
+        "temperature": plan.sampling.temperature,
+        "attempts": plan.sampling.attempts,
+        "small": llm.small,
+        "seed": plan.sampling.seed,
+    }
+
+
+def _rows(path: Path, folder: Path) -> Iterator[_Row]:
+    """Yield rows whose paths start from `folder`."""
+    shared = manifest.SharedCaptions(path.parent)
+    for line, item in manifest.items(path):
+        at = f"{path}:{line}"
+        listed = "captions" in item
+        captions = manifest.take_captions(at, item, shared)
+        for name in _PATHS:
+            if isinstance(item.get(name), str):
+                item[name] = _moved(item[name], path.parent, folder)
+        yield _Row(at, item, captions, listed)
+
+
+def _moved(sound: str, old: Path, new: Path) -> str:
+    """Return the path of a sound relative to another folder."""
+    if Path(sound).is_absolute() or old.resolve() == new.resolve():
+        return sound
+    return os.path.relpath(old.resolve() / sound, new.resolve())
+
+
+def _skip(lines: PartialLines, rows: Iterator[_Row], plan: RewritePlan, report: Report) -> None:
+    """Pass over the rows that are written, after a look at whether they are these."""
+    for number, done in lines.written():
+        row = next(rows, None)
+        plain = None if row is None else _output(row, [c.rewrites for c in row.captions], {})
+        if row is None or not isinstance(done, dict) or _outline(done) != _outline(plain or {}):
+            raise FormatError(
+                f"row {number} of the rewrites that were begun is not that of the manifest"
+                f"{'' if row is None else f' ({row.at})'}; --force starts anew"
+            )
+        groups = done["captions"] if row.listed else [done]
+        kept = [len(group.get("rewrites", ())) for group in groups]
+        wanted = sum(max(plan.rewrites, len(c.rewrites)) for c in row.captions)
+        report.add(Item(row.at, wanted, sum(kept)), len(done.get(FLAGS, ())))
+
+
+def _outline(row: Mapping[str, Any]) -> Any:
+    """Return a row without rewrites and flags."""
+    kept = {k: v for k, v in row.items() if k not in ("rewrites", FLAGS)}
+    if isinstance(kept.get("captions"), list):
+        kept["captions"] = [c["caption"] for c in kept["captions"]]
+    return kept
+
+
+def _output(
+    row: _Row, rewrites: Sequence[Sequence[str]], flags: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return what is written for a row."""
+    pairs = [
+        {"caption": caption.text, "rewrites": list(texts)}
+        for caption, texts in zip(row.captions, rewrites, strict=True)
+    ]
+    before = row.rest.get(FLAGS) or {}
+    flagged = {FLAGS: {**before, **flags}} if flags else {}
+    return {**row.rest, **({"captions": pairs} if row.listed else pairs[0]), **flagged}
+
+
+def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None) -> _Made:
+    parts = [_rewrite_caption(llm, plan, caption, sense) for caption in row.captions]
+    flags = {a.text: a.flags for part in parts for a in part.accepted if a.flags}
+    rewrites = [
+        [*caption.rewrites, *(a.text for a in part.accepted)]
+        for caption, part in zip(row.captions, parts, strict=True)
+    ]
+    item = Item(
+        row.at,
+        wanted=sum(
+            part.wanted + len(c.rewrites) for part, c in zip(parts, row.captions, strict=True)
+        ),
+        accepted=sum(map(len, rewrites)),
+        rejected=tuple(rejected for part in parts for rejected in part.rejected),
+        failure=next((part.failure for part in parts if part.failure), ""),
+    )
+    return _Made(_output(row, rewrites, flags), item, len(flags))
+
+
+def _rewrite_caption(
+    llm: Session, plan: RewritePlan, caption: Caption, sense: Sense | None
+) -> Gathered:
+    def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
+        found = check_rewrite(caption.text, text, sense=sense)
+        return [*found, *check_siblings(text, [caption.text, *siblings], sense)]
+
+    wanted = max(0, plan.rewrites - len(caption.rewrites))
+    if wanted == 0:
+        return Gathered()
+    steps = instructions.rewrite_steps(caption.text, wanted, small=llm.small)
+    return gather(llm, steps, judge, plan.sampling, caption.rewrites)
