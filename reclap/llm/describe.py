@@ -18,6 +18,7 @@ from reclap.llm.gather import Gathered, Sampling, check_positive, gather
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
+from reclap.llm.steps import prompt_tokens
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.text import check_texts
 
@@ -223,8 +224,8 @@ def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:
         first = instructions.description_steps(words, definition, plan.descriptions, small=small)
         second = instructions.caption_steps(words, definition, typical, plan.prompts, small=small)
         requests += len(first) + plan.descriptions * len(second)
-        prompt += instructions.prompt_tokens(first)
-        prompt += plan.descriptions * instructions.prompt_tokens(second)
+        prompt += prompt_tokens(first)
+        prompt += plan.descriptions * prompt_tokens(second)
     texts = len(labels) * plan.descriptions * (1 + plan.prompts)
     return Estimate(len(labels), texts, requests, prompt, texts * _REPLY_TOKENS)
 

@@ -88,7 +88,6 @@ class Embedded:
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed + request.attempt,
-            "cache_prompt": False,  # what was asked before must not change the last digits
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
         try:

@@ -1,21 +1,20 @@
 """Asking until there are enough texts that pass, or it has been tried often enough."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reclap.checks import Finding
-from reclap.llm import instructions, replies
-from reclap.llm.instructions import Step
+from reclap.llm import replies
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
+from reclap.llm.steps import Messages, Step
 
 __all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "check_positive", "gather"]
 
 Judge = Callable[[str, Sequence[str]], Sequence[Finding]]
 
-_LONGEST = 200  # characters of a small model's text, which may not find its end
-_SMALL_TOKENS = 96
 _TOKENS = (128, 64)  # of a reply: for any, and for each text
 
 
@@ -138,11 +137,13 @@ def gather(
         If nothing more can be asked.
     """
     result = Gathered(wanted=sum(step.count for step in steps))
-    repeated = 0  # the same step again must not give the same text again
-    for place, step in enumerate(steps):
-        repeated = repeated + 1 if place and step == steps[place - 1] else 0
+    asked = collections.Counter[Messages]()  # the same again must not bring the same text again
+    for step in steps:
+        messages = step.messages(step.count, ())
+        first = asked[messages] * sampling.attempts
+        asked[messages] += 1
         try:
-            _fill(llm, step, judge, sampling, present, result, repeated * sampling.attempts)
+            _fill(llm, step, judge, sampling, present, result, first)
         except RequestError as error:
             result.failure = f"{error.kind}: {error}"
     return result
@@ -164,10 +165,10 @@ def _fill(
         if missing == 0:
             return
         texts = [*present, *(a.text for a in result.accepted)]
-        request = _request(llm, step.messages(missing, texts), missing, sampling, attempt)
+        request = _request(step, missing, texts, sampling, attempt)
         reply = llm.complete(request)
         origin = {"request": request.digest(llm.name), "attempt": attempt - first}
-        for text in _read(llm, reply, missing):
+        for text in _read(llm, reply, step, missing):
             findings = judge(text, [*present, *(a.text for a in result.accepted)])
             if any(finding.fatal for finding in findings):
                 result.rejected.append(_reject(llm, text, findings))
@@ -178,32 +179,30 @@ def _fill(
 
 
 def _request(
-    llm: Session,
-    messages: instructions.Messages,
-    count: int,
-    sampling: Sampling,
-    attempt: int,
+    step: Step, missing: int, present: Sequence[str], sampling: Sampling, attempt: int
 ) -> Request:
     return Request(
-        messages,
-        instructions.schema(count, _LONGEST if llm.small else None),
+        step.messages(missing, present),
+        step.schema(missing),
         temperature=sampling.temperature,
         seed=sampling.seed,
-        max_tokens=_SMALL_TOKENS if llm.small else _TOKENS[0] + _TOKENS[1] * count,
+        max_tokens=_TOKENS[0] + _TOKENS[1] * missing,
         attempt=attempt,
     )
 
 
-def _read(llm: Session, reply: Reply, count: int) -> list[str]:
+def _read(llm: Session, reply: Reply, step: Step, missing: int) -> list[str]:
     """Return the texts of a reply; none, and a fault counted, if it is of no use."""
     try:
-        texts = replies.read_texts(reply.text)
+        found = replies.read_texts(reply.text)
     except replies.ReplyError as error:
         llm.faults.add(error.kind if reply.complete else "truncated reply")
         return []
-    if len(texts) != count:
+    size = len(step.patterns)
+    if len(found) != missing * size:
         llm.faults.add("wrong count")
-    return texts
+    ends = range(size, len(found) + 1, size)
+    return [step.compose(found[end - size : end]) for end in ends]
 
 
 def _reject(llm: Session, text: str, findings: Sequence[Finding]) -> Rejected:

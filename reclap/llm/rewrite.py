@@ -13,6 +13,7 @@ from reclap import manifest
 from reclap import progress as bars
 from reclap.checks import Finding, Sense, check_rewrite
 from reclap.checks.duplicates import check_siblings
+from reclap.checks.words import key
 from reclap.errors import FormatError
 from reclap.llm import instructions
 from reclap.llm.gather import Gathered, Sampling, check_positive, gather
@@ -20,6 +21,7 @@ from reclap.llm.lines import PartialLines
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
+from reclap.llm.steps import prompt_tokens
 from reclap.manifest import Caption
 
 __all__ = ["FLAGS", "RewritePlan", "rewrite", "survey"]
@@ -88,7 +90,7 @@ def survey(path: str | os.PathLike[str], plan: RewritePlan, *, small: bool) -> E
                 steps = instructions.rewrite_steps(caption.text, wanted, small=small)
                 texts += wanted
                 requests += len(steps)
-                tokens += instructions.prompt_tokens(steps)
+                tokens += prompt_tokens(steps)
     if not rows:
         raise FormatError(f"{os.fspath(path)}: no row")
     return Estimate(rows, texts, requests, tokens, texts * _REPLY_TOKENS)
@@ -260,7 +262,9 @@ def _rewrite_caption(
 ) -> Gathered:
     def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
         found = check_rewrite(caption.text, text, sense=sense)
-        return [*found, *check_siblings(text, [caption.text, *siblings], sense)]
+        if key(text) == key(caption.text):  # it keeps the words; what it adds may be few of them
+            found.append(Finding("duplicate", "has the words of the caption"))
+        return [*found, *check_siblings(text, siblings)]
 
     wanted = max(0, plan.rewrites - len(caption.rewrites))
     if wanted == 0:
