@@ -1,5 +1,6 @@
 """Language models behind an endpoint that speaks OpenAI's chat completions."""
 
+import json
 import os
 import threading
 import time
@@ -70,11 +71,12 @@ class Server:
         self._client = openai.OpenAI(
             base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=0
         )
+        self._create: Any = self._client.chat.completions.with_raw_response.create
 
     def complete(self, request: Request) -> Reply:
         """Send one request once."""
         try:
-            found = self._client.post("/chat/completions", cast_to=object, body=self._body(request))
+            found = json.loads(self._create(**self._body(request)).content)
         except self._errors.APITimeoutError as error:
             raise RequestError("timeout", f"{self._host}: no answer in time", again=True) from error
         except self._errors.APIConnectionError as error:
@@ -82,7 +84,7 @@ class Server:
             raise RequestError("connection lost", f"{self._host}: {cause}", again=True) from error
         except self._errors.APIStatusError as error:
             raise self._refusal(error) from error
-        except (ValueError, self._errors.APIError) as error:
+        except (ValueError, RecursionError, self._errors.APIError) as error:
             raise RequestError(
                 "malformed answer", f"{self._host}: {self._safe(error)}", again=True
             ) from error

