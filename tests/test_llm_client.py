@@ -10,7 +10,7 @@ from llm_server import Server, answer_well
 
 from reclap.errors import BackendError, FormatError, ReclapError
 from reclap.llm import Message, Request, RequestError, StoppedError, open_llm
-from reclap.llm.cache import Cache, default_path
+from reclap.llm.cache import Cache
 from reclap.llm.request import Reply
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Session
@@ -333,14 +333,6 @@ def test_cache_refuses_other_files(tmp_path):
     other.close()
     with pytest.raises(FormatError, match=r"other: .* got 0x72636c70 9"):
         Cache(tmp_path / "other")
-
-
-def test_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.delenv("RECLAP_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_path() == tmp_path / "reclap/llm.sqlite"
-    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path / "own"))
-    assert default_path() == tmp_path / "own/llm.sqlite"
 
 
 def test_threads_share_a_session(session):

@@ -1,7 +1,7 @@
 """Replies on disk, by the digest of their request: a rerun costs nothing, a recording replays."""
 
 import contextlib
-import os
+import dataclasses
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 from reclap.errors import FormatError, ReclapError
 from reclap.llm.request import Reply
 
-__all__ = ["Cache", "default_path"]
+__all__ = ["Cache"]
 
 _APPLICATION = 0x72636C70  # "rclp"
 _VERSION = 1
@@ -25,14 +25,6 @@ CREATE TABLE IF NOT EXISTS replies (
 ) WITHOUT ROWID
 """
 _COLUMNS = "text, prompt_tokens, completion_tokens, complete, date"
-
-
-def default_path() -> Path:
-    """Return ``llm.sqlite`` in ``RECLAP_CACHE``, or in ``reclap`` of the user's cache folder."""
-    given = os.environ.get("RECLAP_CACHE")
-    if given:
-        return Path(given) / "llm.sqlite"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reclap/llm.sqlite"
 
 
 class Cache:
@@ -87,16 +79,13 @@ class Cache:
     def put(self, digest: str, reply: Reply) -> Reply:
         """Keep a reply and return what is kept: of two replies to one request, the first."""
         text = reply.text.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
-        row = (text, reply.prompt_tokens, reply.completion_tokens, reply.complete, reply.date)
+        reply = dataclasses.replace(reply, text=text)
         with self._used() as connection:
-            connection.execute(
+            new = connection.execute(
                 f"INSERT OR IGNORE INTO replies (digest, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
-                (bytes.fromhex(digest), *row),
-            )
-        kept = self.get(digest)
-        if kept is None:
-            raise FormatError(f"{self._path}: a reply that was written is not there")
-        return kept
+                (bytes.fromhex(digest), *dataclasses.astuple(reply)),
+            ).rowcount
+        return reply if new else self.get(digest) or reply
 
     def close(self) -> None:
         """Close the file."""

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from reclap.caching import cache_folder
 from reclap.errors import ReclapError
 from reclap.llm import embedded
-from reclap.llm.cache import Cache, default_path
+from reclap.llm.cache import Cache
 from reclap.llm.request import LanguageModel
 from reclap.llm.session import Budget, Session
 
@@ -38,7 +39,7 @@ def open_llm(
         Ask for one property at a time, with examples, as models below a few billion weights
         need it. By default if the model runs in this process.
     cache : path, optional
-        File of replies; `reclap.llm.cache.default_path` by default.
+        File of replies; ``llm.sqlite`` in `reclap.caching.cache_folder` by default.
     replay : bool
         Give recorded replies only: nothing is sent and no model is loaded.
     max_requests, max_tokens : int, optional
@@ -66,7 +67,9 @@ def open_llm(
         raise ReclapError(f"expected a .gguf file, or the URL of a server that has {llm}")
     small = base_url is None if small is None else small
     name = Path(llm).stem if base_url is None and llm is not None else os.fspath(llm or "")
-    store = Cache(default_path() if cache is None else Path(cache), must_exist=replay)
+    store = Cache(
+        cache_folder() / "llm.sqlite" if cache is None else Path(cache), must_exist=replay
+    )
     try:
         model = None if replay else _open_model(base_url, llm, small, timeout)
     except BaseException:
