@@ -111,7 +111,7 @@ def measure_client(folder: Path, options: argparse.Namespace) -> None:
             for name, run in (("client", ask), ("rewrite", rewrite_rows)):
                 pairs = [
                     once(
-                        Server(url, "m"), run, folder, options.requests, f"{name[0]} {latency} {i}"
+                        Server(url, "m"), run, folder, options.requests, f"{name[0]}{latency * 1e3:.0f}-{i}"
                     )
                     for i in range(options.rounds + 1)
                 ]
@@ -158,7 +158,7 @@ def rewrite_rows(llm: Session, folder: Path, count: int, salt: str) -> None:
 def write_rows(path: Path, count: int, salt: str) -> None:
     with path.open("w") as f:
         for i in range(count):
-            f.write(json.dumps({"path": f"{i}.wav", "caption": f"a dog barks, {salt} {i}"}) + "\n")
+            f.write(json.dumps({"path": f"{i}.wav", "caption": f"a dog barks, {salt}-{i}"}) + "\n")
 
 
 # ---- Replay --------------------------------------------------------------------------------------
