@@ -80,6 +80,11 @@ class Embedded:
         except (ValueError, RuntimeError) as error:
             raise BackendError(f"{weights}: llama.cpp refuses the file: {error}") from error
 
+    @property
+    def address(self) -> str:
+        """URL of this machine's loopback at which llama.cpp offers the same model to others."""
+        return str(self._server.listening_address)
+
     def complete(self, request: Request) -> Reply:
         """Generate one reply."""
         schema = {"name": "texts", "strict": True, "schema": dict(request.schema)}
