@@ -109,10 +109,9 @@ def measure_client(folder: Path, options: argparse.Namespace) -> None:
     for latency in (0.0, LATENCY):
         with server(latency) as url:
             for name, run in (("client", ask), ("rewrite", rewrite_rows)):
+                salt = f"{name[0]}{latency * 1e3:.0f}"
                 pairs = [
-                    once(
-                        Server(url, "m"), run, folder, options.requests, f"{name[0]}{latency * 1e3:.0f}-{i}"
-                    )
+                    once(Server(url, "m"), run, folder, options.requests, f"{salt}-{i}")
                     for i in range(options.rounds + 1)
                 ]
                 wall, busy = (statistics.median(times) for times in zip(*pairs[1:], strict=True))

@@ -11,8 +11,9 @@ from typing import Any
 
 from reclap.errors import BackendError, FormatError
 
-__all__ = ["Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
+__all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
+FLAGS = "rewrite_flags"  # column of `reclap rewrite`: from a text to what the checks doubt
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _BATCH = 1024  # rows of Parquet read at once

@@ -56,6 +56,7 @@ def test_bank_has_all_texts_with_their_origin(ask):
     assert (bank.name, bank.made["model"], bank.made["seed"]) == ("three", "m", 0)
     assert bank.made["settings"]["prompts"] == 3
     assert (report.accepted, report.wanted, report.incomplete, report.rejected) == (24, 24, 0, 0)
+    assert (report.bank["texts"], report.flagged) == (24, report.bank["flagged"])
     assert len(requests) == 3 * (1 + 2)
     assert {material(body)["label"] for _, body, _ in requests} == {"dog", "crane", "sea waves"}
     assert {material(body).get("meaning") for _, body, _ in requests} == {None, "bird"}

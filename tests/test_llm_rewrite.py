@@ -11,7 +11,7 @@ from reclap.errors import FormatError, ReclapError
 from reclap.llm import StoppedError
 from reclap.llm.cache import Cache
 from reclap.llm.gather import Sampling
-from reclap.llm.rewrite import FLAGS, RewritePlan, rewrite, survey
+from reclap.llm.rewrite import RewritePlan, rewrite, survey
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Session
 
@@ -120,9 +120,9 @@ def test_doubts_stand_beside_the_row(ask, thirty, monkeypatch):
     from reclap.checks import Finding
 
     doubt = [Finding("meaning", "far away", fatal=False)]
-    monkeypatch.setattr("reclap.llm.rewrite.check_rewrite", lambda *_, **__: doubt)
+    monkeypatch.setattr("reclap.llm.judges.check_rewrite", lambda *_, **__: doubt)
     report, rows, _ = ask(thirty)
-    assert rows[0][FLAGS] == {text: ["meaning: far away"] for text in rows[0]["rewrites"]}
+    assert rows[0][manifest.FLAGS] == {text: ["meaning: far away"] for text in rows[0]["rewrites"]}
     assert report.flagged == 60
 
 

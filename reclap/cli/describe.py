@@ -39,6 +39,7 @@ def add_describe(commands: Commands) -> None:
         help="captions for each description (default: 10)",
     )
     llm.add_llm(p, temperature=0.7)
+    llm.add_sense(p)
     p.set_defaults(run=_run_describe)
 
 

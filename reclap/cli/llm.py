@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_llm",
     "add_out",
+    "add_sense",
     "is_small",
     "open_session",
     "resumable",
@@ -72,7 +73,11 @@ def add_llm(parser: argparse.ArgumentParser, temperature: float) -> None:
     group.add_argument(
         "--replay", action="store_true", help="recorded replies only: send nothing, load no model"
     )
-    group.add_argument(
+
+
+def add_sense(parser: argparse.ArgumentParser) -> None:
+    """Add ``--sense``."""
+    parser.add_argument(
         "--sense",
         default="mini",
         metavar="MODEL",

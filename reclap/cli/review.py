@@ -1,11 +1,12 @@
 """``reclap review``: a person looks through what a language model wrote."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reclap.cli import options
+from reclap.cli import llm, options
 from reclap.cli.options import Commands
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def add_review(commands: Commands) -> None:
     p.add_argument("--terminal", action="store_true", help="questions here instead of a page")
     p.add_argument("--port", type=_port, default=0, help="of the page (default: any free one)")
     options.add_model(p)
+    p.add_argument("--ask", action="store_true", help="let a language model write texts anew")
+    llm.add_llm(p, temperature=0.9)
     p.set_defaults(run=_run_review)
 
 
@@ -49,16 +52,21 @@ def _run_review(args: argparse.Namespace) -> int:
     document = open_document(args.file)
     clips = clips_of(document.items, args.clips)
     sense = Sense(options.load_model(args).embed_text)
-    checker = Checker(list(dict.fromkeys(item.label for item in document.items)), sense)
-    session = Session(document, check=checker.flags)
-    try:
+    labels = list(dict.fromkeys(item.label for item in document.items))
+    with contextlib.ExitStack() as stack:
+        ask = None
+        if args.ask:
+            from reclap.llm.again import asker
+
+            model = stack.enter_context(llm.open_session(args))
+            ask = asker(model, llm.sampling_of(args), labels, sense)
+        session = Session(document, ask=ask, check=Checker(labels, sense).flags)
+        stack.callback(session.close)
         review = Review(session, Neighbours(session, sense.rows), clips)
         if args.terminal:
             _question(review)
         else:
             _serve(review, args.port)
-    finally:
-        session.close()
     counts = session.counts()
     print(
         f"{document.path}: {counts['accepted']} accepted, {counts['rejected']} rejected, "

@@ -24,6 +24,7 @@ def add_rewrite(commands: Commands) -> None:
         help="of each caption, those it has counted (default: 4)",
     )
     llm.add_llm(p, temperature=0.4)
+    llm.add_sense(p)
     p.set_defaults(run=_run_rewrite)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from reclap import progress as bars
-from reclap.checks import Finding, Sense, check_description, check_prompt
+from reclap.checks import Sense, check_bank
 from reclap.checks.labels import phrase
 from reclap.errors import FormatError
 from reclap.llm import instructions
 from reclap.llm.gather import Gathered, Sampling, check_positive, gather
+from reclap.llm.judges import description_judge, prompt_judge
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
@@ -59,7 +60,6 @@ class _Made:
 
     entry: Entry
     item: Item
-    flagged: int
 
 
 def describe(
@@ -101,7 +101,8 @@ def describe(
         Labels in their order. Each text has as origin the digest of its request, the attempt and
         the date. A label for which attempts ran out has fewer texts than wanted.
     report : Report
-        One item for each label with texts missing or rejected.
+        One item for each label with texts missing or rejected, and what `reclap.checks.check_bank`
+        says of the whole bank.
 
     Raises
     ------
@@ -123,10 +124,13 @@ def describe(
     with bars.bar(len(names), "label", shown=progress) as bar:
         for made in unbroken(results, lambda made: made.item.failure):
             entries[made.entry.label] = made.entry
-            report.add(made.item, made.flagged)
+            report.add(made.item)
             bar.update()
     report.close(llm)
-    return PromptBank(name, {**report.made, "date": _last_date(entries)}, entries), report
+    bank = PromptBank(name, {**report.made, "date": _last_date(entries)}, entries)
+    bank, checked = check_bank(bank, sense)  # now also across labels
+    report.flagged, report.bank = len(checked.flagged), checked.to_json()
+    return bank, report
 
 
 def _made(llm: Session, plan: Plan) -> dict[str, Any]:
@@ -172,37 +176,27 @@ class _Writer:
             descriptions.append(Description(found.text, prompts, "new", found.flags, found.origin))
             parts.append(part)
         entry = Entry(label, self.meanings[label], tuple(descriptions))
-        flagged = sum(bool(a.flags) for part in parts for a in part.accepted)
-        return _Made(entry, _item(label, self.plan, parts), flagged)
+        return _Made(entry, _item(label, self.plan, parts))
 
     def _descriptions(self, label: str) -> Gathered:
+        meaning = self.meanings[label]
         steps = instructions.description_steps(
-            phrase(label), self.meanings[label], self.plan.descriptions, small=self.llm.small
+            phrase(label), meaning, self.plan.descriptions, small=self.llm.small
         )
-
-        def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
-            return check_description(text, label, siblings=siblings, **self._about(label))
-
+        judge = description_judge(label, meaning, self._others(label), self.sense)
         return gather(self.llm, steps, judge, self.plan.sampling)
 
     def _captions(self, label: str, description: str, present: Sequence[str]) -> Gathered:
         """Ask for captions that differ from those present, which the model does not see."""
+        meaning = self.meanings[label]
         steps = instructions.caption_steps(
-            phrase(label),
-            self.meanings[label],
-            description,
-            self.plan.prompts,
-            small=self.llm.small,
+            phrase(label), meaning, description, self.plan.prompts, small=self.llm.small
         )
-
-        def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
-            return check_prompt(text, label, siblings=[*present, *siblings], **self._about(label))
-
+        judge = prompt_judge(label, meaning, self._others(label), self.sense, present)
         return gather(self.llm, steps, judge, self.plan.sampling)
 
-    def _about(self, label: str) -> dict[str, Any]:
-        others = [other for other in self.meanings if other != label]
-        return {"definition": self.meanings[label], "others": others, "sense": self.sense}
+    def _others(self, label: str) -> list[str]:
+        return [other for other in self.meanings if other != label]
 
 
 def _item(label: str, plan: Plan, parts: Sequence[Gathered]) -> Item:

@@ -2,18 +2,17 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reclap.checks import Finding
 from reclap.llm import replies
+from reclap.llm.judges import Judge
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
 from reclap.llm.steps import Messages, Step
 
 __all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "check_positive", "gather"]
-
-Judge = Callable[[str, Sequence[str]], Sequence[Finding]]
 
 _TOKENS = (128, 64)  # of a reply: for any, and for each text
 
@@ -120,7 +119,7 @@ def gather(
     steps : sequence of Step
         What to ask.
     judge : callable
-        From a text and those accepted before it to findings; a fatal one rejects the text.
+        Asked about each text.
     sampling : Sampling
         How to ask, and how often.
     present : sequence of str

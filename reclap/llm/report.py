@@ -78,6 +78,9 @@ class Report:
         See `Session`.
     listed : list of Item
         At most a thousand, in order.
+    bank : mapping, optional
+        Of `describe`: the report of `reclap.checks.check_bank`, with how often words, phrases and
+        places come back.
     """
 
     made: Mapping[str, Any]
@@ -90,8 +93,9 @@ class Report:
     usage: Mapping[str, int] = dataclasses.field(default_factory=dict)
     faults: Mapping[str, int] = dataclasses.field(default_factory=dict)
     listed: list[Item] = dataclasses.field(default_factory=list)
+    bank: Mapping[str, Any] | None = None
 
-    def add(self, item: Item, flagged: int) -> None:
+    def add(self, item: Item, flagged: int = 0) -> None:
         """Count an item with so many flagged texts."""
         self.items += 1
         self.incomplete += item.accepted < item.wanted

@@ -11,22 +11,20 @@ from typing import Any
 
 from reclap import manifest
 from reclap import progress as bars
-from reclap.checks import Finding, Sense, check_rewrite
-from reclap.checks.duplicates import check_siblings
-from reclap.checks.words import key
+from reclap.checks import Sense
 from reclap.errors import FormatError
 from reclap.llm import instructions
 from reclap.llm.gather import Gathered, Sampling, check_positive, gather
+from reclap.llm.judges import rewrite_judge
 from reclap.llm.lines import PartialLines
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
-from reclap.manifest import Caption
+from reclap.manifest import FLAGS, Caption
 
-__all__ = ["FLAGS", "RewritePlan", "rewrite", "survey"]
+__all__ = ["RewritePlan", "rewrite", "survey"]
 
-FLAGS = "rewrite_flags"  # column: from a rewrite to what the checks doubt about it
 _PATHS = ("path", "audio")
 _REPLY_TOKENS = 45  # of a rewrite and its key, for the estimate
 
@@ -260,14 +258,8 @@ def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None
 def _rewrite_caption(
     llm: Session, plan: RewritePlan, caption: Caption, sense: Sense | None
 ) -> Gathered:
-    def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
-        found = check_rewrite(caption.text, text, sense=sense)
-        if key(text) == key(caption.text):  # it keeps the words; what it adds may be few of them
-            found.append(Finding("duplicate", "has the words of the caption"))
-        return [*found, *check_siblings(text, siblings)]
-
     wanted = max(0, plan.rewrites - len(caption.rewrites))
     if wanted == 0:
         return Gathered()
     steps = instructions.rewrite_steps(caption.text, wanted, small=llm.small)
-    return gather(llm, steps, judge, plan.sampling, caption.rewrites)
+    return gather(llm, steps, rewrite_judge(caption.text, sense), plan.sampling, caption.rewrites)

@@ -11,13 +11,12 @@ from reclap import manifest
 from reclap.checkpoint import atomic
 from reclap.checks import check_rewrite
 from reclap.errors import FormatError
-from reclap.manifest import Caption
+from reclap.manifest import FLAGS, Caption
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.review.journal import digest
 
 __all__ = ["Document", "Item", "open_document"]
 
-FLAGS = "rewrite_flags"  # the column in which a rewritten manifest maps texts to doubts
 _NAMES = ("rewrites", "rewritten_captions")
 
 

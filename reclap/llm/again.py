@@ -1,0 +1,67 @@
+"""Another text in the place of one that a reviewer did not like."""
+
+from collections.abc import Callable, Sequence
+
+from reclap.checks import Sense
+from reclap.checks.labels import phrase
+from reclap.errors import ReclapError
+from reclap.llm import instructions
+from reclap.llm.gather import Sampling, gather
+from reclap.llm.judges import Judge, description_judge, prompt_judge, rewrite_judge
+from reclap.llm.session import Session
+from reclap.llm.steps import Step
+from reclap.prompts.bank import Prompt
+from reclap.review.documents import Item
+
+__all__ = ["asker"]
+
+
+def asker(
+    llm: Session, sampling: Sampling, labels: Sequence[str], sense: Sense | None
+) -> Callable[[Item, str, Sequence[str]], Prompt]:
+    """Return what `reclap.review.session.Session` asks for another text.
+
+    Parameters
+    ----------
+    llm : Session
+        Whom to ask.
+    sampling : Sampling
+        How, and how often.
+    labels : sequence of str
+        All labels under review.
+    sense : Sense, optional
+        For the checks.
+
+    Returns
+    -------
+    callable
+        From an item, the text of its description, and texts that must not come again to a prompt;
+        ReclapError if none that passes comes.
+    """
+
+    def ask(item: Item, about: str, taken: Sequence[str]) -> Prompt:
+        steps, judge = _task(llm, item, about, labels, sense)
+        found = gather(llm, steps, judge, sampling, taken)
+        if not found.accepted:
+            reasons = [reason for rejected in found.rejected for reason in rejected.reasons]
+            why = found.failure or "; ".join(reasons[-2:]) or "no usable reply"
+            raise ReclapError(f"no other text from {llm.name}: {why}")
+        (new,) = found.accepted
+        return Prompt(new.text, "new", new.flags, {**new.origin, "by": llm.name})
+
+    return ask
+
+
+def _task(
+    llm: Session, item: Item, about: str, labels: Sequence[str], sense: Sense | None
+) -> tuple[list[Step], Judge]:
+    if item.kind == "rewrite":
+        steps = instructions.rewrite_steps(item.label, 1, small=llm.small)
+        return steps, rewrite_judge(item.label, sense)
+    others = [label for label in labels if label != item.label]
+    words, meaning = phrase(item.label), item.definition
+    if item.kind == "description":
+        steps = instructions.description_steps(words, meaning, 1, small=llm.small)
+        return steps, description_judge(item.label, meaning, others, sense)
+    steps = instructions.caption_steps(words, meaning, about, 1, small=llm.small)
+    return steps, prompt_judge(item.label, meaning, others, sense)

@@ -1,0 +1,60 @@
+"""Another text in the place of one under review."""
+
+import pytest
+from llm_server import Server, answer_well
+
+from reclap.errors import ReclapError
+from reclap.llm.again import asker
+from reclap.llm.cache import Cache
+from reclap.llm.gather import Sampling
+from reclap.llm.server import Server as Client
+from reclap.llm.session import Session
+from reclap.prompts.bank import Prompt
+from reclap.review.documents import Item
+
+pytest.importorskip("openai")
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Return a function that asks again with an answer function."""
+
+    def run(item, about="", taken=(), answer=answer_well):
+        with (
+            Server(answer) as server,
+            Session(Client(server.url, "m"), Cache(tmp_path / "c"), backoff=0.001) as llm,
+        ):
+            return asker(llm, Sampling(attempts=2), ["dog", "rain"], None)(item, about, taken)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "about", "text"),
+    [
+        ("description", "dog", "", "a dog that starts abruptly"),
+        ("prompt", "dog", "a gruff dog", "a dog rings out"),
+        ("rewrite", "A dog barks", "", "A dog barks loudly"),
+    ],
+)
+def test_another_text_has_its_origin(ask, kind, label, about, text):
+    prompt = ask(Item(kind, label, Prompt("old")), about, ["old"])
+    assert prompt.text.startswith(text)
+    assert (prompt.status, prompt.origin["by"]) == ("new", "m")
+    assert len(prompt.origin["request"]) == 64
+
+
+def test_another_text_is_not_one_that_was_there(ask):
+    item = Item("rewrite", "A dog barks", Prompt("old"))
+    first = ask(item)
+    assert ask(item, taken=[first.text]).text != first.text
+
+
+def test_model_without_another_text(ask):
+    with pytest.raises(ReclapError, match=r"no other text from m: meta: .*Sure"):
+        ask(
+            Item("prompt", "dog", Prompt("old")),
+            answer=lambda handler, body: handler.say('["Sure! Here is a caption."]'),
+        )
+    with pytest.raises(ReclapError, match="no other text from m: HTTP 413"):
+        ask(Item("prompt", "rain", Prompt("old")), answer=lambda h, body: h.send(413, {}))
