@@ -1,8 +1,14 @@
 """Another text in the place of one under review."""
 
+import io
+import re
+
 import pytest
+import reviews
 from llm_server import Server, answer_well
 
+from reclap import manifest
+from reclap.cli import main
 from reclap.errors import ReclapError
 from reclap.llm.again import asker
 from reclap.llm.cache import Cache
@@ -48,6 +54,29 @@ def test_another_text_is_not_one_that_was_there(ask):
     item = Item("rewrite", "A dog barks", Prompt("old"))
     first = ask(item)
     assert ask(item, taken=[first.text]).text != first.text
+
+
+def test_what_was_given_once_does_not_come_again(tmp_path):
+    item = Item("rewrite", "A dog barks", Prompt("old"))
+    with (
+        Server(answer_well) as server,
+        Session(Client(server.url, "m"), Cache(tmp_path / "c"), backoff=0.001) as llm,
+    ):
+        ask = asker(llm, Sampling(), ["dog", "rain"], None)
+        texts = [ask(item, "", []).text for _ in range(4)]  # a person takes each of them back
+    assert len(set(texts)) == 4
+
+
+def test_the_review_asks_again_and_undo_goes_back(tmp_path, monkeypatch, capsys, mini):
+    path = reviews.write_rewrites(tmp_path / "rows.jsonl")
+    monkeypatch.setattr("sys.stdin", io.StringIO("g\ng\nu\nq\n"))
+    with Server(answer_well) as server:
+        named = ["--ask", "--base-url", server.url, "--llm", "m", "--cache", str(tmp_path / "c")]
+        assert main(["review", str(path), "--terminal", *named]) == 0
+    shown = capsys.readouterr().out
+    first, second, third = re.findall(r"^  (Rain falls .+)$", shown, re.M)
+    assert first == third != second
+    assert first in manifest.read(path, check_files=False)[1].captions[0].rewrites
 
 
 def test_model_without_another_text(ask):

@@ -1,5 +1,7 @@
 """Another text in the place of one that a reviewer did not like."""
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 from reclap.checks import Sense
@@ -36,17 +38,25 @@ def asker(
     -------
     callable
         From an item, the text of its description, and texts that must not come again to a prompt;
-        ReclapError if none that passes comes.
+        ReclapError if none that passes comes. What it gave for a label once, it does not give
+        again, whether it was kept or not.
     """
+    given: dict[tuple[str, str], list[str]] = {}
+    asked = itertools.count()
 
     def ask(item: Item, about: str, taken: Sequence[str]) -> Prompt:
+        before = given.setdefault((item.kind, item.label), [])
         steps, judge = _task(llm, item, about, labels, sense)
-        found = gather(llm, steps, judge, sampling, taken)
+        # Other seeds each time: the cache would repeat what the reviewer did not want.
+        seed = sampling.seed + next(asked) * sampling.attempts
+        fresh = dataclasses.replace(sampling, seed=seed)
+        found = gather(llm, steps, judge, fresh, [*taken, *before])
         if not found.accepted:
             reasons = [reason for rejected in found.rejected for reason in rejected.reasons]
             why = found.failure or "; ".join(reasons[-2:]) or "no usable reply"
             raise ReclapError(f"no other text from {llm.name}: {why}")
         (new,) = found.accepted
+        before.append(new.text)
         return Prompt(new.text, "new", new.flags, {**new.origin, "by": llm.name})
 
     return ask

@@ -48,7 +48,7 @@ class Session:
         What is reviewed.
     ask : callable, optional
         Takes an item, its description or nothing, and the texts that must not come again;
-        returns another prompt in its place: a language model.
+        returns another prompt in its place: a language model, as `reclap.llm.again.asker`.
     check : callable, optional
         Takes an item, a new text for it and the texts that stand beside it; returns the flags of
         the new text.
@@ -184,7 +184,7 @@ class Session:
             If there is no language model, or it has no other text.
         """
         if self._ask is None:
-            raise ReclapError("no language model to ask")
+            raise ReclapError("no language model to ask: start reclap review with --ask")
         with self._current(revision):
             self._refuse_absent([place])
             item = self.items[place]

@@ -203,7 +203,7 @@ function drawCard() {
   $("flags").replaceChildren(...x.flags.map(flagLine));
   $("reopen").disabled = x.status === "new";
   $("ask").disabled = asking;
-  $("ask").title = data.can_ask ? "" : "There is no language model to ask.";
+  $("ask").title = data.can_ask ? "" : "reclap review was started without --ask.";
   $("ask").classList.toggle("absent", !data.can_ask);
   if (drawn !== `${shown[at]} ${x.text}`) {
     drawn = `${shown[at]} ${x.text}`;
@@ -315,7 +315,7 @@ function keepEdit() {
 }
 
 async function ask() {
-  if (!data.can_ask) return say("No language model to ask.");
+  if (!data.can_ask) return say("No language model to ask: start reclap review with --ask.");
   if (!shown.length || asking) return;
   asking = true;
   say("Asking the language model…");
