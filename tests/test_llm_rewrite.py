@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+import time
 
 import pytest
 from llm_server import Server, answer_well, captions
@@ -235,6 +237,20 @@ def test_rows_before_a_dead_server_are_asked_again(ask, thirty):
         ask(thirty, answer, plan=RewritePlan(2, workers=1))
     report, _, _ = ask(thirty)
     assert report.incomplete == 0
+
+
+def test_replies_on_their_way_are_kept_when_the_run_ends(ask, thirty, monkeypatch):
+    def full(self, item):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as m:
+        m.setattr("reclap.llm.lines.PartialLines.append", full)
+        with pytest.raises(OSError, match="disk full"):
+            ask(thirty, lambda *a: (time.sleep(0.1), answer_well(*a)))
+    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    report, _, requests = ask(thirty)
+    assert report.usage["cached"] >= 8
+    assert len(requests) + report.usage["cached"] == 30
 
 
 # ---- The command line ----------------------------------------------------------------------------

@@ -73,5 +73,5 @@ def _task(
     if item.kind == "description":
         steps = instructions.description_steps(words, meaning, 1, small=llm.small)
         return steps, description_judge(item.label, meaning, others, sense)
-    steps = instructions.caption_steps(words, meaning, about, 1, small=llm.small)
+    steps = instructions.caption_steps(words, meaning, about or words, 1, small=llm.small)
     return steps, prompt_judge(item.label, meaning, others, sense)

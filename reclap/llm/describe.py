@@ -3,6 +3,7 @@
 ReCLAP, arXiv 2409.09213, section 3.2: t descriptions for each label, n captions for each of them.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -120,9 +121,11 @@ def describe(
     entries = {} if partial is None else partial
     report = Report(_made(llm, plan))
     writer = _Writer(llm, plan, meanings, sense)
-    results = ordered(writer.describe, names, llm, plan.workers)
-    with bars.bar(len(names), "label", shown=progress) as bar:
-        for made in unbroken(results, lambda made: made.item.failure):
+    results = unbroken(
+        ordered(writer.describe, names, llm, plan.workers), lambda made: made.item.failure
+    )
+    with bars.bar(len(names), "label", shown=progress) as bar, contextlib.closing(results):
+        for made in results:
             entries[made.entry.label] = made.entry
             report.add(made.item)
             bar.update()

@@ -1,7 +1,8 @@
 """Many requests on their way at once, results in order, memory bounded."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,11 +20,11 @@ Result = TypeVar("Result")
 
 def ordered(
     work: Callable[[Item], Result], items: Iterable[Item], llm: Session, workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield the results of `work` in the order of the items.
 
-    When the caller ends early, or an item raises, no further request starts; those on their way
-    are awaited, so that their replies are kept.
+    When the generator is closed early, or an item raises, no further request starts; those on
+    their way are awaited, so that their replies are kept.
 
     Parameters
     ----------
@@ -52,7 +53,9 @@ def ordered(
             raise
 
 
-def unbroken(results: Iterable[Result], failure: Callable[[Result], str]) -> Iterator[Result]:
+def unbroken(
+    results: Generator[Result, None, None], failure: Callable[[Result], str]
+) -> Generator[Result, None, None]:
     """Yield results, but hold back those that failed until one after them succeeds.
 
     One item that a server cannot digest costs only that item; a server that is gone stops the run
@@ -60,8 +63,8 @@ def unbroken(results: Iterable[Result], failure: Callable[[Result], str]) -> Ite
 
     Parameters
     ----------
-    results : iterable
-        In order.
+    results : generator
+        In order; closed at the end.
     failure : callable
         Why a result failed; empty if it did not.
 
@@ -72,16 +75,17 @@ def unbroken(results: Iterable[Result], failure: Callable[[Result], str]) -> Ite
     """
     held: list[Result] = []
     any_good = False
-    for result in results:
-        if failure(result):
-            held.append(result)
-            if len(held) == _MOST_FAILURES:
-                break
-            continue
-        any_good = True
-        yield from held
-        held.clear()
-        yield result
+    with contextlib.closing(results):
+        for result in results:
+            if failure(result):
+                held.append(result)
+                if len(held) == _MOST_FAILURES:
+                    break
+                continue
+            any_good = True
+            yield from held
+            held.clear()
+            yield result
     if held and (len(held) == _MOST_FAILURES or not any_good):
         raise StoppedError(f"{len(held)} in a row failed, the last with {failure(held[-1])}")
     yield from held

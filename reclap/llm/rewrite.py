@@ -3,6 +3,7 @@
 ReCLAP, arXiv 2409.09213, section 3.1: a rewrite keeps the scene and describes how it sounds.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,9 +155,13 @@ def rewrite(
     rows = _rows(path, out.parent)
     with PartialLines(out, made, force=force) as lines:
         _skip(lines, rows, plan, report)
-        results = ordered(lambda row: _rewrite_row(llm, plan, row, sense), rows, llm, plan.workers)
-        with bars.bar(total, "row", shown=progress, initial=report.items) as bar:
-            for result in unbroken(results, lambda result: result.item.failure):
+        made_rows = ordered(
+            lambda row: _rewrite_row(llm, plan, row, sense), rows, llm, plan.workers
+        )
+        results = unbroken(made_rows, lambda result: result.item.failure)
+        shown = bars.bar(total, "row", shown=progress, initial=report.items)
+        with shown as bar, contextlib.closing(results):
+            for result in results:
                 lines.append(result.row)
                 report.add(result.item, result.flagged)
                 bar.update()
