@@ -39,6 +39,14 @@ PLACED = (
     "{} echoes through a tiled station hall at midnight",
     "{} starts all of a sudden during a picnic by the lake",
     "{} bounces from wall to wall under a low bridge",
+    "{} fills a cellar with bare stone walls",
+    "{} comes across the water of a harbour at dawn",
+    "{} stops for a moment, then returns beside a busy road",
+    "{} reaches the top row of an empty theatre",
+    "{} carries through a forest after fresh snow",
+    "{} is all there is in a waiting room at noon",
+    "{} mixes with nothing else on a deserted beach",
+    "{} repeats at the far end of a garage",
 )
 
 
@@ -54,8 +62,9 @@ def good_texts(material, asked):
     if "description" not in material:
         return [DESCRIBED[(asked + i) % len(DESCRIBED)].format(label) for i in range(wanted)]
     first = DESCRIBED_BY.get(material["description"].removeprefix(label), 0)
-    pairs = [(10 * first + 13 * asked + i) % 64 for i in range(wanted)]
-    return [f"{PLACED[k % 8].format(label)}, {MANNERS[(k // 8 + k) % 8]}" for k in pairs]
+    # Twenty texts for each description, none of them for another one too.
+    numbers = [20 * first + (i + 7 * asked) % 20 for i in range(wanted)]
+    return [f"{PLACED[k % 16].format(label)}, {MANNERS[(k // 16 + k) % 8]}" for k in numbers]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
