@@ -367,6 +367,11 @@ def test_impossible_models_are_refused(tmp_path, base_url, llm, text):
         open_llm(base_url, llm, cache=tmp_path / "c")
 
 
+def test_impossible_timeout_is_refused(tmp_path):
+    with pytest.raises(ReclapError, match="timeout is 0 s"):
+        open_llm("http://127.0.0.1:9/v1", "m", cache=tmp_path / "c", timeout=0)
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(BackendError, match=r"reclap\[llm\]"):

@@ -120,6 +120,18 @@ def test_one_refused_label_costs_only_that_label(ask):
     assert "HTTP 413" in report.listed[0].failure
 
 
+def test_label_that_was_refused_is_left_at_once(ask):
+    def answer(handler, body):
+        late = "description" in material(body)
+        handler.send(413, {}) if late and material(body)["label"] == "dog" else answer_well(
+            handler, body
+        )
+
+    bank, _, requests = ask(answer)
+    assert len(requests) == 1 + 1 + 2 * 3  # of the dog: its descriptions, then one refusal
+    assert [len(e.live) for e in bank.entries.values()] == [0, 6, 6]
+
+
 def test_server_that_refuses_everything_stops_the_run(ask):
     with pytest.raises(StoppedError, match="3 in a row failed, the last with HTTP 413"):
         ask(lambda handler, body: handler.send(413, {}))

@@ -178,6 +178,8 @@ class _Writer:
             prompts = tuple(Prompt(a.text, "new", a.flags, a.origin) for a in part.accepted)
             descriptions.append(Description(found.text, prompts, "new", found.flags, found.origin))
             parts.append(part)
+            if part.failure:
+                break
         entry = Entry(label, self.meanings[label], tuple(descriptions))
         return _Made(entry, _item(label, self.plan, parts))
 

@@ -145,6 +145,7 @@ def gather(
             _fill(llm, step, judge, sampling, present, result, first)
         except RequestError as error:
             result.failure = f"{error.kind}: {error}"
+            break
     return result
 
 

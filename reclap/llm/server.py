@@ -43,7 +43,7 @@ class Server:
     Raises
     ------
     ReclapError
-        If the URL is none.
+        If the URL is none, or the time-out is not above 0.
     BackendError
         If the ``openai`` package is missing.
     """
@@ -54,6 +54,8 @@ class Server:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ReclapError(f"base URL: expected http://host/v1 or https://, got {base_url!r}")
+        if not timeout > 0:
+            raise ReclapError(f"timeout is {timeout:g} s, expected more than 0")
         try:
             import openai
         except ImportError as error:
