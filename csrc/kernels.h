@@ -164,12 +164,4 @@ void rc_adamw_step(float *w, float *m, float *v, const float *g, int64_t n, cons
 /* Sum of squares of n values, in double. */
 double rc_sum_squares(const float *x, int64_t n);
 
-/* ---- score.c --------------------------------------------------------------------------------- */
-
-/* Class vectors: y[i] = normalised mean of the normalised prompts first[i]..first[i+1]-1 of x. */
-void rc_class_vectors(float *y, const float *x, const int32_t *first, int64_t labels, int64_t c);
-
-/* The k best of n scores, best first; equal scores keep their order. */
-void rc_top_k(int32_t *index, float *value, const float *score, int64_t n, int64_t k);
-
 #endif

@@ -261,41 +261,6 @@ rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t 
 /* Text features (n, text_width) through the text head -> y (n, dim), unit rows. */
 rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n);
 
-/* x (n, width) against classes (labels, width): the k best labels of each row, best first, and,
- * where `score` is not NULL, all scores (n, labels). In score.c. */
-rc_status rc_scores_topk(rc_context *c, float *score, int32_t *index, float *best, const float *x,
-                         const float *classes, int64_t n, int64_t labels, int64_t width, int64_t k);
-
-/* ---- combine.c ------------------------------------------------------------------------------- */
-
-/* The rules count in the order of the names in reclap/prompts/combine.py. */
-typedef enum {
-    RC_MEAN_EMBEDDING,
-    RC_MEAN_LOGIT,
-    RC_MAX,
-    RC_LOGSUMEXP,
-    RC_ENTROPY,
-    RC_ENTROPY_BATCH, /* the only rule by which rows depend on each other */
-    RC_RELEVANCE,
-} rc_rule;
-enum { RC_RULES = RC_RELEVANCE + 1 };
-
-typedef struct {
-    rc_rule rule;
-    double scale;         /* from cosines to logits, above 0 */
-    const float *x;       /* (n, width), unit rows */
-    const float *prompt;  /* (prompts, width), unit rows, label after label */
-    const int32_t *first; /* (labels + 1), where each label's prompts begin; all have some */
-    float *score;         /* (n, labels), in the scale of cosines */
-    float *best;          /* (n, k), the best of each row, best first */
-    int32_t *index;       /* (n, k), their labels */
-    float *cosine;        /* (n, prompts), or NULL; RC_ENTROPY_BATCH needs it */
-    float *weight;        /* (n, prompts), of each prompt in its label's score, or NULL */
-    int64_t n, labels, prompts, width, k;
-} rc_combination;
-
-rc_status rc_combine(rc_context *c, const rc_combination *job);
-
 /* ---- The towers as clap.c calls them --------------------------------------------------------- */
 
 /* What a training forward keeps; NULL at inference. */

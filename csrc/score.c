@@ -1,7 +1,28 @@
-/* Class vectors from several prompts per label, and batched scores with the best of each row. */
-#include "model.h"
+/* Class vectors from several prompts per label, and the best of a row of scores. */
+#include "score.h"
 
 #include <string.h>
+
+RC_CLONES
+static bool all_finite(const float *x, int64_t n)
+{
+    uint32_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        found |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return !found;
+}
+
+rc_status rc_check_finite(const float *x, int64_t n, int64_t c, const char *name)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!all_finite(x + i * c, c))
+            return rc_fail(RC_EINVAL, "%s: row %lld has a value that is not finite", name,
+                           (long long)i);
+    return RC_OK;
+}
 
 void rc_class_vectors(float *y, const float *x, const int32_t *first, int64_t labels, int64_t c)
 {
@@ -18,80 +39,80 @@ void rc_class_vectors(float *y, const float *x, const int32_t *first, int64_t la
     }
 }
 
-/* Move the entry at `at` towards the front while it beats its neighbour. */
-static void lift(int32_t *index, float *value, int64_t at)
-{
-    for (; at > 0 && value[at] > value[at - 1]; at--) {
-        float v = value[at];
-        int32_t i = index[at];
-        value[at] = value[at - 1];
-        index[at] = index[at - 1];
-        value[at - 1] = v;
-        index[at - 1] = i;
-    }
-}
+/* ---- The best of a row ----------------------------------------------------------------------- */
 
-void rc_top_k(int32_t *index, float *value, const float *score, int64_t n, int64_t k)
-{
-    int64_t have = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (have == k && !(score[i] > value[k - 1])) continue;
-        int64_t at = have < k ? have++ : k - 1;
-        value[at] = score[i];
-        index[at] = (int32_t)i;
-        lift(index, value, at);
-    }
-}
-
-enum { SCORE_ROWS = 64 };
+enum { BLOCK = 64 };
 
 typedef struct {
-    float *score, *best, *scratch; /* scratch (workers, SCORE_ROWS, labels) */
     int32_t *index;
-    const float *x, *classes;
-    rc_product *full, *tail;
-    int64_t n, labels, c, k;
-} score_job;
+    float *value;
+} heap;
 
-static void score_chunk(void *arg, int64_t chunk, int worker)
+static bool worse(const heap *h, int64_t a, int64_t b)
 {
-    const score_job *job = arg;
-    int64_t first = chunk * SCORE_ROWS, rows = rc_min(SCORE_ROWS, job->n - first);
-    float *score = job->score != NULL ? job->score + first * job->labels
-                                      : job->scratch + worker * SCORE_ROWS * job->labels;
-    rc_product_run(rows == rc_min(SCORE_ROWS, job->n) ? job->full : job->tail, worker, score,
-                   job->x + first * job->c, job->classes, NULL);
-    for (int64_t i = 0; i < rows; i++)
-        rc_top_k(job->index + (first + i) * job->k, job->best + (first + i) * job->k,
-                 score + i * job->labels, job->labels, job->k);
+    return h->value[a] < h->value[b] || (h->value[a] == h->value[b] && h->index[a] > h->index[b]);
 }
 
-rc_status rc_scores_topk(rc_context *c, float *score, int32_t *index, float *best, const float *x,
-                         const float *classes, int64_t n, int64_t labels, int64_t width, int64_t k)
+static void swap(const heap *h, int64_t a, int64_t b)
 {
-    score_job job = {.score = score,
-                     .best = best,
-                     .index = index,
-                     .x = x,
-                     .classes = classes,
-                     .n = n,
-                     .labels = labels,
-                     .c = width,
-                     .k = k};
-    rc_product_shape s = {
-        .n = labels, .k = width, .lda = width, .ldb = width, .ldc = labels, .tb = 1};
-    s.m = rc_min(n, SCORE_ROWS);
-    RC_TRY(rc_product_get(c->dnn, &job.full, s, NULL));
-    s.m = n % SCORE_ROWS;
-    RC_TRY(rc_product_get(c->dnn, &job.tail, s, NULL));
-    if (score == NULL) {
-        int64_t floats;
-        RC_TRY(rc_mul(&floats,
-                      (int64_t)rc_dnn_threads(c->dnn) * SCORE_ROWS * (int64_t)sizeof(float),
-                      labels));
-        RC_TRY(rc_arena_reserve(&c->shared, floats));
-        job.scratch = (float *)c->shared.base;
+    float value = h->value[a];
+    int32_t index = h->index[a];
+    h->value[a] = h->value[b];
+    h->index[a] = h->index[b];
+    h->value[b] = value;
+    h->index[b] = index;
+}
+
+static void rise(const heap *h, int64_t at)
+{
+    for (; at > 0 && worse(h, at, (at - 1) / 2); at = (at - 1) / 2) swap(h, at, (at - 1) / 2);
+}
+
+static void sink(const heap *h, int64_t at, int64_t n)
+{
+    for (int64_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && worse(h, child + 1, child)) child++;
+        if (!worse(h, child, at)) return;
+        swap(h, child, at);
     }
-    rc_parallel(rc_dnn_pool(c->dnn), (n + SCORE_ROWS - 1) / SCORE_ROWS, score_chunk, &job);
-    return rc_dnn_check(c->dnn);
+}
+
+/* Where the first block of BLOCK scores begins that has one above `floor`, or the rest begins. */
+RC_CLONES
+static int64_t skip_below(const float *score, int64_t at, int64_t n, float floor)
+{
+    for (; at + BLOCK <= n; at += BLOCK) {
+        int32_t above = 0;
+        for (int j = 0; j < BLOCK; j++) above |= score[at + j] > floor;
+        if (above) break;
+    }
+    return at;
+}
+
+void rc_best_add(int32_t *index, float *value, int64_t k, const float *score, int64_t from,
+                 int64_t n)
+{
+    heap h = {index, value};
+    int64_t at = 0;
+    for (int64_t have = from; have < k && at < n; have++, at++) {
+        value[have] = score[at];
+        index[have] = (int32_t)have;
+        rise(&h, have);
+    }
+    while ((at = skip_below(score, at, n, value[0])) < n)
+        for (int64_t end = rc_min(at + BLOCK, n); at < end; at++) {
+            if (!(score[at] > value[0])) continue;
+            value[0] = score[at];
+            index[0] = (int32_t)(from + at);
+            sink(&h, 0, k);
+        }
+}
+
+void rc_best_sort(int32_t *index, float *value, int64_t k)
+{
+    heap h = {index, value};
+    for (int64_t n = k - 1; n > 0; n--) {
+        swap(&h, 0, n);
+        sink(&h, 0, n);
+    }
 }

@@ -119,7 +119,21 @@ def combine(
     scale: float,
     k: int,
     explain: Literal[False] = False,
+    all: Literal[True] = True,
 ) -> tuple[_F32, _F32, _I32]: ...
+@overload
+def combine(
+    context: Context,
+    x: npt.ArrayLike,
+    prompts: npt.ArrayLike,
+    first: npt.ArrayLike,
+    rule: int,
+    scale: float,
+    k: int,
+    explain: Literal[False] = False,
+    *,
+    all: Literal[False],
+) -> tuple[None, _F32, _I32]: ...
 @overload
 def combine(
     context: Context,
@@ -131,6 +145,9 @@ def combine(
     k: int,
     explain: Literal[True],
 ) -> tuple[_F32, _F32, _I32, _F32, _F32]: ...
+def ranks(
+    context: Context, queries: npt.ArrayLike, items: npt.ArrayLike, pair: npt.ArrayLike, /
+) -> _I32: ...
 
 # Every forward with its backward, for tests and benchmarks: arrays are (rows, columns) unless the
 # docstrings say otherwise, weight gradients start from zero.

@@ -339,3 +339,10 @@ def combine(cosines, prompts, first, rule, scale):
 def top_k(scores, k):
     """Indices of the k best of each row, best first, equal scores in their order."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def ranks(queries, items, pair):
+    """Place of each pair's item in the order of top_k, from 1; 0 for pair -1."""
+    queries, items = double(queries, items)
+    place = np.argsort(top_k(queries @ items.T, len(items)), axis=1)
+    return np.where(pair < 0, 0, np.take_along_axis(place, np.maximum(pair, 0), 1) + 1)

@@ -16,6 +16,7 @@ SHAPES = [  # rows, prompts of each label, width
     (64, [4, 4], 33),
     (65, [5, 1, 9], 37),
     (131, [2, 7, 1, 1, 3, 11, 2], 129),
+    (66, [3, 2] * 110 + [600, 1, 5], 5),  # three tiles, one label more than a usual one
 ]
 
 
@@ -50,6 +51,20 @@ def test_best_labels_are_those_of_the_scores(rng, rule):
     score, best, index = run(rule, x, prompts, first, k=3, explain=False)
     np.testing.assert_array_equal(index, reference.top_k(score, 3))
     np.testing.assert_array_equal(best, np.take_along_axis(score, index, 1))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("counts", "k"), [([3, 1, 4, 2, 2], 3), ([2, 1, 3] * 250, 9)])
+@pytest.mark.parametrize("scale", [2.0, 50.0])
+def test_the_best_do_not_need_all_scores(rng, rule, counts, k, scale):
+    x, prompts, first = problem(rng, 70, counts, 6)
+    arguments = (x, prompts, first, place_of(rule), scale, k)
+    score, best, index = core.combine(core.Context(2), *arguments)
+    none, best2, index2 = core.combine(core.Context(2), *arguments, all=False)
+    assert none is None
+    np.testing.assert_array_equal(index, reference.top_k(score, k))
+    np.testing.assert_array_equal(index2, index)
+    np.testing.assert_array_equal(best2, best)
 
 
 @pytest.mark.parametrize("rule", RULES)

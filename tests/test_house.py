@@ -19,7 +19,9 @@ BASE = {"base.h"}
 DNN = BASE | {"dnn.h"}
 KERNELS = BASE | {"kernels.h", "vector.h"}
 AUDIO = BASE | {"audio.h"}
-MODEL = DNN | KERNELS | {"model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "transformer.h"}
+MODEL = DNN | KERNELS | {
+    "model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "transformer.h", "score.h",
+}  # fmt: skip
 BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
 LAYERS = {
     **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c"), BASE),
