@@ -12,6 +12,7 @@ static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc
     dnnl_memory_t src = NULL, dst = NULL;
     dnnl_primitive_desc_t desc = NULL;
     dnnl_primitive_t primitive = NULL;
+    int before = rc_library_threads(1); /* on a busy system more would wait for each other */
     dnnl_status_t st = dnnl_memory_create(&src, from_desc, dnn->engine, (void *)from);
     if (st == dnnl_success) st = dnnl_memory_create(&dst, to_desc, dnn->engine, to);
     if (st == dnnl_success)
@@ -20,6 +21,7 @@ static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc
     if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
     dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
     if (st == dnnl_success) st = dnnl_primitive_execute(primitive, dnn->worker[0].stream, 2, args);
+    rc_library_threads(before);
     if (primitive != NULL) dnnl_primitive_destroy(primitive);
     if (desc != NULL) dnnl_primitive_desc_destroy(desc);
     if (src != NULL) dnnl_memory_destroy(src);
