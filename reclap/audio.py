@@ -345,6 +345,11 @@ def set_level(picture: Samples, level_db: float) -> Samples:
     return np.where(heard, np.maximum(picture + np.float32(level_db - present), floor), floor)
 
 
+def mel_filters(config: AudioConfig) -> Samples:
+    """Return the filter bank of a front end, float32 of shape (mels, n_fft // 2 + 1)."""
+    return _mel(config).filters()
+
+
 @functools.lru_cache(maxsize=16)
 def _mel(config: AudioConfig) -> "Mel":
     """Return the transform's tables; they cost more than one clip."""

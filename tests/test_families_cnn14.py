@@ -15,7 +15,7 @@ from reclap.errors import FormatError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from test_families import SAME, TEXTS, Projection, unit, write_tokenizer  # noqa: E402
+from test_families import SAME, TEXTS, Projection, mel_bank, unit, write_tokenizer  # noqa: E402
 from torch_cnn14 import random_cnn14  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -41,13 +41,13 @@ class Clap:
     def put(self, prefix, tensors):
         self.state |= {f"{prefix}.{name}": x for name, x in tensors.items()}
 
-    def put_audio(self, prefix):
+    def put_audio(self, prefix, rate):
         """Put the tower with what embedding does not need: front end and tagging."""
         width = self.audio.fc1.out_features
         frozen = {
             "spectrogram_extractor.stft.conv_real.weight": torch.zeros(513, 1, 1024),
             "spectrogram_extractor.stft.conv_imag.weight": torch.zeros(513, 1, 1024),
-            "logmel_extractor.melW": torch.zeros(513, 64),
+            "logmel_extractor.melW": mel_bank(rate),
             "fc_audioset.weight": torch.zeros(527, width),
             "fc_audioset.bias": torch.zeros(527),
         }
@@ -68,7 +68,7 @@ def microsoft(text_sizes=SMALL_TEXT, widths=SMALL, dim=40):
         "text": Projection(bert.config.hidden_size, dim),
     }
     made = Clap(bert, heads, widths)
-    made.put_audio("audio_encoder.base")
+    made.put_audio("audio_encoder.base", 44100)
     made.put("caption_encoder.base", bert.state_dict())
     made.put("audio_encoder.projection", heads["audio"].state_dict())
     made.put("caption_encoder.projection", heads["text"].state_dict())
@@ -92,7 +92,7 @@ def laion(text_sizes=SMALL_TEXT, widths=SMALL, dim=24):
     roberta = transformers.RobertaModel(transformers.RobertaConfig(**sizes))
     heads = {"audio": mlp(widths[-1], dim, dim), "text": mlp(roberta.config.hidden_size, dim, dim)}
     made = Clap(roberta, heads, widths)
-    made.put_audio("audio_branch")
+    made.put_audio("audio_branch", 48000)
     made.put("text_branch", roberta.state_dict())
     for name, head in heads.items():
         made.put(f"{name}_projection", head.state_dict())

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reclap.families import audio, cnn14
+from reclap.families import audio, cnn14, mel_bank
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
 from reclap.families.text_config import kind_of
 
@@ -33,7 +33,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     Raises
     ------
     FormatError
-        If a tensor is missing, unknown or misshapen.
+        If a tensor is missing, unknown or misshapen, or the stored mel bank another one.
     ValueError
         If `text_activation` is given for another text tower, or is another word.
     """
@@ -59,6 +59,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
         )
     )
     if not found.config.audio.fusion:
+        mel_bank.check(branch, found.config.front)
         return found
     upstream = dataclasses.replace(found.config.front, fusion_resize="antialias")  # torchvision's
     return dataclasses.replace(found, upstream=upstream)

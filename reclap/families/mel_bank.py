@@ -1,0 +1,59 @@
+"""The mel bank that a checkpoint stores, beside the one of the front end that was chosen for it.
+
+torchlibrosa keeps its bank among the weights, so a model that was trained with other windows,
+frequencies or rates shows it. Models with feature fusion store one too, but do not use it.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from reclap.audio import AudioConfig, mel_filters
+from reclap.errors import FormatError
+from reclap.tensors import Array
+
+__all__ = ["NAME", "check"]
+
+NAME = "logmel_extractor.melW"  # (n_fft // 2 + 1, mels)
+
+_SAME = 1e-5  # of weights up to 0.04; banks of neighbouring settings differ by more than 1e-3
+
+
+def check(tensors: Mapping[str, Array], front: AudioConfig) -> None:
+    """Compare the bank of an audio tower with its front end; one that stores none passes.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray
+        By upstream's names without the prefix of the model around the tower.
+    front : AudioConfig
+        Of the model.
+
+    Raises
+    ------
+    FormatError
+        If they differ.
+    """
+    stored = tensors.get(NAME)
+    if stored is None:
+        return
+    ours = mel_filters(front).T
+    if stored.shape != ours.shape or stored.dtype.kind != "f":
+        have = f"{stored.dtype} {list(stored.shape)}"
+        raise FormatError(f"{NAME} is {have}, expected float32 {list(ours.shape)}: {_said(front)}")
+    worst = np.abs(stored - ours).max()
+    if not worst <= _SAME:
+        raise FormatError(
+            f"{NAME} is another mel bank than that of {_said(front)}, by up to {worst:.2g}; "
+            f"it covers the bins {_bins(stored)} of the transform, expected {_bins(ours)}"
+        )
+
+
+def _said(front: AudioConfig) -> str:
+    rate = front.bank_rate or front.rate
+    return f"{rate} Hz, n_fft {front.n_fft}, {front.fmin:g} to {front.fmax:g} Hz"
+
+
+def _bins(bank: Array) -> str:
+    covered = np.flatnonzero(bank.any(axis=1))
+    return f"{covered[0]} to {covered[-1]}" if covered.size else "none"
