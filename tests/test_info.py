@@ -57,7 +57,18 @@ def test_bare_state_dict_without_tokenizer(rng, tmp_path, capsys):
     assert "feature fusion" in rows["window"]
     reasons = set(found["ignored"].values())
     assert {"not needed to embed", "only of the loss with transform MLPs"} < reasons
+    assert found["ignored"]["text_branch.embeddings.position_ids"] == "not needed to embed"
+    assert "beside the weights" not in reasons
     assert rows["text tower"].startswith("RoBERTa 128 x 2")
+
+
+def test_what_is_beside_the_weights_is_listed(rng, tmp_path, capsys):
+    state = {f"module.{n}": x for n, x in laion_state(clap_model(rng)).items()}
+    whole = {"epoch": 3, "state_dict": state, "optimizer": {"state": {0: torch.zeros(2)}}}
+    torch.save(whole, tmp_path / "epoch_3.pt")
+    rows, found = info(capsys, tmp_path / "epoch_3.pt")
+    assert rows["ignored"] == "2 beside the weights: epoch, optimizer"
+    assert found["ignored"]["optimizer"] == "beside the weights"
 
 
 def test_audio_tower_alone(rng, tmp_path, capsys):
@@ -70,7 +81,7 @@ def test_audio_tower_alone(rng, tmp_path, capsys):
     assert "audio_from" in rows["use"]
     assert rows["audio tower"].startswith("HTS-AT 16 x 2-2")
     assert "text tower" not in rows
-    assert "sed_model.tscam_conv.bias" in found["ignored"]
+    assert {"sed_model.tscam_conv.bias", "epoch"} <= set(found["ignored"])
 
 
 @pytest.mark.parametrize(

@@ -113,12 +113,12 @@ def _text_kind(text: dict[str, Any]) -> str:
 
 
 def _ignored(ignored: dict[str, str]) -> list[tuple[str, str]]:
-    """Return a line for each reason, with the number of tensors and the first of them."""
+    """Return a line for each reason, with the number of names and the first of them."""
     reasons: dict[str, list[str]] = {}
     for name, why in ignored.items():
         reasons.setdefault(why, []).append(name)
     return [
-        ("ignored", f"{len(names)} tensors, {why}: {names[0]}" + (", ..." if names[1:] else ""))
+        ("ignored", f"{len(names)} {why}: {', '.join(names[:3])}" + (", ..." if names[3:] else ""))
         for why, names in reasons.items()
     ]
 

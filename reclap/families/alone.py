@@ -31,9 +31,9 @@ def describe(path: Path) -> dict[str, Any] | None:
     if path.is_dir() and text_folder.is_text_folder(path):
         return _text(path)
     if path.is_file() and clap.is_foreign(path):
-        tensors = clap.tensors_of(path)
+        tensors, others = clap.contents_of(path)
         if htsat.is_htsat(tensors):
-            return _audio(path, htsat.read(tensors))
+            return _audio(path, htsat.read(tensors), others)
     return None
 
 
@@ -50,9 +50,9 @@ def _text(path: Path) -> dict[str, Any]:
     }
 
 
-def _audio(path: Path, tower: htsat.AudioTower) -> dict[str, Any]:
+def _audio(path: Path, tower: htsat.AudioTower, others: list[str]) -> dict[str, Any]:
     config = ClapConfig(name=path.name, audio=tower.config)
-    return _info(path, config, tower.tensors, tower.ignored) | {
+    return _info(path, config, tower.tensors, [*tower.ignored, *others]) | {
         "family": "HTS-AT trained on AudioSet, an audio tower alone",
         "use": "training takes it as audio_from of a recipe's [model]",
         "tokenizer": None,

@@ -15,15 +15,15 @@ from reclap.families import htsat, laion, microsoft, transformers
 from reclap.families.parts import Found, Tensors
 from reclap.text import find_tokenizer
 
-__all__ = ["Found", "is_foreign", "read", "tensors_of"]
+__all__ = ["TENSOR_FILES", "Found", "contents_of", "is_foreign", "read"]
 
-_TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def is_foreign(path: Path) -> bool:
     """Tell whether a path is a file of tensors, or a folder that another project wrote."""
     if path.is_file():
-        return path.suffix in _TENSOR_FILES
+        return path.suffix in TENSOR_FILES
     config = path / checkpoint.CONFIG
     return config.is_file() and "model_type" in checkpoint.read_json(config)
 
@@ -58,15 +58,21 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
     return dataclasses.replace(found, config=config, tokenizer=find_tokenizer(folder))
 
 
-def tensors_of(path: Path) -> Tensors:
-    """Return the tensors of a file, by the names in it; see `read`."""
+def contents_of(path: Path) -> pickles.Weights:
+    """Return the tensors of a file, by the names in it, and what else it holds; see `read`."""
     if path.suffix == ".safetensors":
-        return checkpoint.read_tensors(path)
-    return pickles.state_dict(path)
+        return pickles.Weights(checkpoint.read_tensors(path), [])
+    return pickles.weights(path)
 
 
 def _file(path: Path, text_activation: str | None) -> Found:
-    tensors = tensors_of(path)
+    tensors, others = contents_of(path)
+    found = _of_tensors(path, tensors, text_activation)
+    beside = dict.fromkeys(others, "beside the weights")
+    return dataclasses.replace(found, ignored=found.ignored | beside)
+
+
+def _of_tensors(path: Path, tensors: Tensors, text_activation: str | None) -> Found:
     if any(name.startswith("audio_branch.") for name in tensors):
         return laion.read(path, tensors, text_activation)
     if text_activation is not None:

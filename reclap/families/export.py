@@ -106,8 +106,8 @@ def write(
         EXTRACTOR: _as_json(_extractor(config)),
         **_tokenizer_files(config, tokenizer),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.staged(*(folder / n for n in (*texts, checkpoint.MODEL))) as new:
+    names = (*texts, checkpoint.MODEL)
+    with checkpoint.made(folder), checkpoint.staged(*(folder / n for n in names)) as new:
         for path, content in zip(new, texts.values(), strict=False):
             path.write_bytes(content)
         checkpoint.write_tensors(new[-1], _weights(config, tensors), {"format": "pt"})

@@ -9,9 +9,9 @@ import numpy as np
 from reclap.audio import AudioConfig
 from reclap.config import AudioTower, ClapConfig, TextConfig
 from reclap.errors import FormatError
-from reclap.families import audio, cnn14
+from reclap.families import audio, cnn14, mel_bank
 from reclap.families.parts import Found, Tensors, below, without
-from reclap.families.text_config import tower_of
+from reclap.families.text_config import left_of, tower_of
 from reclap.tensors import Stored
 
 __all__ = ["AUDIO", "BERT", "GPT2", "read"]
@@ -41,10 +41,11 @@ def read(path: Path, tensors: Tensors) -> Found:
     Raises
     ------
     FormatError
-        If a tensor is missing or unknown.
+        If a tensor is missing or unknown, or the stored mel bank another one.
     """
     base, caption = below(tensors, AUDIO), below(tensors, _CAPTION)
     release = _of_2022(base, caption) if cnn14.is_cnn14(base) else _of_2023(base, caption)
+    mel_bank.check(below(base, "htsat.") or base, release.front)
     heads: dict[str, Stored] = {}
     for ours, theirs in (("audio", "audio_encoder"), ("text", "caption_encoder")):
         part = below(tensors, f"{theirs}.projection.")
@@ -77,7 +78,7 @@ def _of_2022(base: Tensors, caption: Tensors) -> _Release:
     """
     tower, left = cnn14.from_panns(base)
     text, renamed = tower_of(caption, "bert-base", **BERT)
-    ignored = {f"{AUDIO}{name}": "not needed to embed" for name in left}
+    ignored = _ignored(left, left_of(caption, renamed))
     for kind in ("weight", "bias"):
         if renamed.pop(f"text_branch.pooler.{kind}", None) is not None:
             ignored[f"{_CAPTION}pooler.dense.{kind}"] = "the first token counts as it is"
@@ -93,6 +94,11 @@ def _of_2023(base: Tensors, caption: Tensors) -> _Release:
     """
     tower, left = audio.from_laion(below(base, "htsat."))
     text, renamed = tower_of(caption, "gpt2", **GPT2)
-    ignored = {f"{AUDIO}htsat.{name}": "not needed to embed" for name in left}
+    ignored = _ignored([f"htsat.{name}" for name in left], left_of(caption, renamed))
     front = AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat")
     return _Release(2023, front, audio.config_of(tower), text, tower | renamed, ignored)
+
+
+def _ignored(audio_left: list[str], text_left: list[str]) -> dict[str, str]:
+    names = [f"{AUDIO}{name}" for name in audio_left] + [f"{_CAPTION}{name}" for name in text_left]
+    return dict.fromkeys(names, "not needed to embed")

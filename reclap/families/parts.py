@@ -11,7 +11,7 @@ import numpy as np
 from reclap.audio import AudioConfig
 from reclap.config import AudioTower, ClapConfig
 from reclap.errors import FormatError
-from reclap.families.text_config import tower_of
+from reclap.families.text_config import left_of, tower_of
 from reclap.tensors import Array, Stored
 
 __all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "without"]
@@ -97,8 +97,10 @@ def assemble(parts: Parts) -> Found:
     FormatError
         If a tensor is missing, unknown or misshapen.
     """
-    ignored = dict.fromkeys((f"audio_branch.{n}" for n in parts.left), "not needed to embed")
     text_config, renamed = tower_of(parts.text, parts.text_kind, **parts.text_known)
+    left = [f"audio_branch.{name}" for name in parts.left]
+    left += [f"text_branch.{name}" for name in left_of(parts.text, renamed)]
+    ignored = dict.fromkeys(left, "not needed to embed")
     heads, dim, more = _heads(parts)
     config = ClapConfig(
         name=Path(parts.where).name,

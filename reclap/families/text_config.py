@@ -8,9 +8,9 @@ from typing import Any
 from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.families import text
-from reclap.tensors import Array, Stored
+from reclap.tensors import Array, Lazy, Stored
 
-__all__ = ["kind_of", "tower_of"]
+__all__ = ["kind_of", "left_of", "tower_of"]
 
 Tensors = Mapping[str, Array]
 
@@ -91,6 +91,13 @@ def tower_of(
     renamed = _READERS[kind](tensors)
     told = _t5_sizes(renamed) if kind == "flan-t5-large" else _table_sizes(renamed)
     return dataclasses.replace(TextConfig.preset(kind), **told | known), renamed
+
+
+def left_of(tensors: Tensors, renamed: Mapping[str, Stored]) -> list[str]:
+    """Return the names of the tensors that a tower was not made of: buffers, second copies."""
+    made_of = [part for x in renamed.values() for part in (x.parts if isinstance(x, Lazy) else [x])]
+    used = set(map(id, made_of))
+    return [name for name, x in tensors.items() if id(x) not in used]
 
 
 def _sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from reclap.config import ClapConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families.microsoft import BERT, GPT2
 from reclap.families.parts import Tensors, below
-from reclap.families.text_config import kind_of, tower_of
+from reclap.families.text_config import kind_of, left_of, tower_of
 from reclap.families.transformers import weights
 from reclap.tensors import Stored
 from reclap.text import find_tokenizer
@@ -170,8 +170,8 @@ def read(folder: Path) -> TextTower:
     except ValueError as error:
         raise FormatError(f"{path}: {error}") from error
     if config.pool != "pooler":
-        ignored += [n for n in inside if n.startswith("pooler.")]
         renamed = {n: x for n, x in renamed.items() if not n.startswith("text_branch.pooler.")}
+    ignored += left_of(inside, renamed)
     return TextTower(config, renamed, tokenizer, ignored)
 
 

@@ -1,14 +1,14 @@
 """Checkpoints that torch.save wrote, read without torch and without running anything in them.
 
-`read` returns the whole object, `state_dict` only the weights. Tensors are read-only views of the
-mapped file, so what is not looked at (optimizer state above all) costs neither time nor memory.
+`read` returns the whole object, `state_dict` only the weights, `weights` also what is beside them.
+Tensors are read-only views of the mapped file, so what is not looked at (optimizer state above all)
+costs neither time nor memory.
 """
 
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from reclap.pickles import archive
 from reclap.pickles.machine import Opaque, shown
 from reclap.pickles.rebuild import Storage, Tensor
 
-__all__ = ["SKIPPED", "Opaque", "read", "state_dict"]
+__all__ = ["SKIPPED", "Opaque", "Weights", "read", "state_dict", "weights"]
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,6 @@ SKIPPED = (
 )
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
 _DEEPEST = 100
-_LOG = logging.getLogger(__name__)
 
 
 def read(path: str | os.PathLike[str]) -> Any:
@@ -105,7 +104,19 @@ class _Finish:
         return new, 1 + max((depth for _, depth in values), default=0)
 
 
+class Weights(NamedTuple):
+    """The weights of a checkpoint, and the names of what is beside them."""
+
+    tensors: dict[str, Array]
+    others: list[str]
+
+
 def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> dict[str, Array]:
+    """Read the weights of a checkpoint; see `weights`."""
+    return weights(path, skip).tensors
+
+
+def weights(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> Weights:
     """Read the weights of a checkpoint.
 
     They are looked for at the top, under ``state_dict``, ``model_state_dict``, ``model`` or
@@ -122,9 +133,11 @@ def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> d
 
     Returns
     -------
-    dict of str to ndarray
+    tensors : dict of str to ndarray
         Read-only, in the order of the file: views of the mapped file, which must stay as it is
         while they live, possibly unaligned in the older container; float32 for bfloat16.
+    others : list of str
+        Names of the other entries, at every level down to the weights.
 
     Raises
     ------
@@ -135,7 +148,7 @@ def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> d
         If there is none.
     """
     path, skip = Path(path), frozenset(skip)
-    found = _find(path, archive.load(path), skip)
+    found, others = _find(path, archive.load(path), skip)
     names = [name for name in found if isinstance(name, str)]
     cut = len("module.") if all(name.startswith("module.") for name in names) else 0
     out: dict[str, Array] = {}
@@ -143,34 +156,35 @@ def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> d
         value, short = found[name], name[cut:]
         parts = short.split(".", 16)
         if any(".".join(parts[:i]) in skip for i in range(1, len(parts) + 1)) or short in skip:
-            continue
-        if isinstance(value, Tensor):
+            others.append(_label(name))
+        elif isinstance(value, Tensor):
             out[short] = value.array(f"{path}: {shown(name)}")
         elif isinstance(value, np.ndarray):
             out[short] = value
         elif isinstance(value, Opaque) and value.name.startswith("torch._utils._rebuild"):
             raise FormatError(f"{path}: {shown(name)}: expected a dense tensor, got {value.name}")
         else:
-            _LOG.debug("%s: left out %s, %s", path, shown(name), shown(value))
-    return out
+            others.append(_label(name))
+    return Weights(out, others)
 
 
-def _find(path: Path, root: Any, skip: frozenset[str]) -> dict[Any, Any]:
-    """Return the dictionary that holds the weights."""
+def _find(path: Path, root: Any, skip: frozenset[str]) -> tuple[dict[Any, Any], list[str]]:
+    """Return the dictionary that holds the weights, and the names beside it."""
     if isinstance(root, Opaque):
         raise FormatError(
             f"{path}: expected a state dict, got a whole object of class {root.name};"
             " save its state_dict() instead"
         )
-    node = root
+    node, others = root, []
     for _ in range(len(_NESTED)):
         inner = _inner(node, skip)
         if inner is None:
             break
+        others += [_label(key) for key, value in node.items() if value is not inner]
         node = inner
     if not isinstance(node, dict) or not _has_tensors(node):
         raise FormatError(f"{path}: expected a state dict, got {_summary(node)}")
-    return node
+    return node, others
 
 
 def _inner(node: Any, skip: frozenset[str]) -> dict[Any, Any] | None:
@@ -184,6 +198,10 @@ def _inner(node: Any, skip: frozenset[str]) -> dict[Any, Any] | None:
         return None
     candidates = [v for k, v in node.items() if k not in skip and _has_tensors(v)]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _label(key: Any) -> str:
+    return key[:80] if isinstance(key, str) else shown(key)
 
 
 def _has_tensors(node: Any) -> bool:
