@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reclap import checkpoint
 from reclap.errors import ReclapError, one_line
+from reclap.families.clap import TENSOR_FILES
 from reclap.text import TOKENIZERS
 
 __all__ = ["OFFLINE", "is_hub_id", "locate"]
@@ -32,8 +33,13 @@ _OLDER_WEIGHTS = "pytorch_model.bin"  # taken where there is no model.safetensor
 
 
 def is_hub_id(name: str | os.PathLike[str]) -> bool:
-    """Tell whether a name can be a hub id; one that exists as a path or is bundled is none."""
-    if not isinstance(name, str) or _ID.fullmatch(name) is None:
+    """Tell whether a name can be a hub id.
+
+    One that exists as a path is none, nor is ``folder/model.pt``: most likely a path with a typing
+    error, which is nobody else's business. A file of a repository has a colon before it.
+    """
+    found = _ID.fullmatch(name) if isinstance(name, str) else None
+    if found is None or Path(found[1]).suffix in TENSOR_FILES:
         return False
     return not Path(name).exists()
 

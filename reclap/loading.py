@@ -101,7 +101,7 @@ def load(
         if isinstance(source, str) and hub.is_hub_id(source):
             found = _named(found, source)
         return Model.from_foreign(found, path, threads, _tokenizer(tokenizer), dtype)
-    if path.is_file():
+    if not path.is_dir():
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
     _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
     return Model.from_folder(path, threads, dtype)

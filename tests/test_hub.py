@@ -105,10 +105,25 @@ def test_path_that_exists_wins(cache, small_folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["mini", "/some/model", "./some/model", "a/b/c", "a/..", "a/b:../c", "a/b:*.pt", "a b/c"],
+    [
+        "mini",
+        "/some/model",
+        "./some/model",
+        "a/b/c",
+        "a/..",
+        "a/b:../c",
+        "a/b:*.pt",
+        "a b/c",
+        "models/a.pt",
+    ],
 )
 def test_other_names_are_no_ids(name):
     assert not hub.is_hub_id(name)
+
+
+def test_missing_file_is_not_looked_for_on_the_hub():
+    with pytest.raises(FileNotFoundError, match=r"no model named or at 'models/a\.pt'; bundled"):
+        reclap.load("models/a.pt")
 
 
 def test_message_without_the_extra(monkeypatch):
