@@ -29,6 +29,7 @@ __all__ = [
     "digest",
     "digest_one",
     "digesting",
+    "made",
     "parse_json",
     "read_config",
     "read_parameters",
@@ -80,7 +81,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     if isinstance(name, str) and name in names:
         return bundled / name
     path = Path(name)
-    if path.exists():
+    if os.fspath(name) and path.exists():  # an empty name would be this folder
         return path
     raise FileNotFoundError(
         f"no model named or at {os.fspath(name)!r}; bundled: {', '.join(names)}"
@@ -280,6 +281,20 @@ def _widen(where: str, array: Array, scale: Stored | None) -> Array:
 
 
 @contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder, and its parents; if the block fails, one that was not there goes again."""
+    there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with contextlib.suppress(OSError):  # somebody else has written into it
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def staged(*paths: Path) -> Iterator[list[Path]]:
     """Give temporary names, which take the place of `paths` together when the block ends well.
 
@@ -394,38 +409,36 @@ def save(
         Hard-link them instead of copying, where the file system can; for the many checkpoints of
         a training run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     shared = [n for n in (TEXT, TOKENIZER) if not _is_same(folder / n, text_from / n)]
-    with staged(*(folder / name for name in (*shared, MODEL, CONFIG))) as new:
+    names = (*shared, MODEL, CONFIG)
+    with made(folder), staged(*(folder / name for name in names)) as new:
         for name, path in zip(shared, new, strict=False):
             _take_file(text_from / name, path, link=link)
         _write_files(new[-2:], (tensors,), config)
 
 
-def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes | None) -> None:
+def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:
     """Write a model folder with both towers from memory; see `save`.
 
     Parameters
     ----------
     tensors : mapping of str to ndarray
         Everything.
-    tokenizer : bytes, optional
-        Becomes tokenizer.json. Without it the folder can embed sounds, but no text.
+    tokenizer : bytes
+        Becomes tokenizer.json.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
     rest = {name: x for name, x in tensors.items() if name not in text}
-    names = [*([] if tokenizer is None else [TOKENIZER]), TEXT, MODEL, CONFIG]
-    with staged(*(folder / name for name in names)) as new:
-        if tokenizer is not None:
-            new[0].write_bytes(tokenizer)
-        _write_files(new[-3:], (text, rest), config)
+    names = (TOKENIZER, TEXT, MODEL, CONFIG)
+    with made(folder), staged(*(folder / name for name in names)) as new:
+        new[0].write_bytes(tokenizer)
+        _write_files(new[1:], (text, rest), config)
 
 
 def save_text(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:
     """Write what of a model folder concerns texts, to train beside; see `save_all`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with staged(*(folder / name for name in (TOKENIZER, TEXT, CONFIG))) as new:
+    names = (TOKENIZER, TEXT, CONFIG)
+    with made(folder), staged(*(folder / name for name in names)) as new:
         new[0].write_bytes(tokenizer)
         _write_files(new[1:], (tensors,), config)
 

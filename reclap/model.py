@@ -19,7 +19,7 @@ import numpy.typing as npt
 from reclap import checkpoint, naming, sources
 from reclap._libraries import core
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, SkippedWarning, one_line
+from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line
 from reclap.families import export
 from reclap.families.parts import Found
 from reclap.progress import bar as progress_bar
@@ -516,7 +516,8 @@ class Model:
         FormatError
             If the model is no ClapModel, with every reason.
         ReclapError
-            If it was loaded in another type than float32.
+            If it was loaded in another type than float32, or without the tokenizer that a folder
+            of ours holds.
         ValueError
             For another format.
         """
@@ -527,7 +528,12 @@ class Model:
             tokenizer = self._tokenizer.path if self._tokenizer else None
             export.write(Path(folder), self.config, values, tokenizer)
         elif self._family != "reclap":
-            content = self._tokenizer.to_json() if self._tokenizer else None
+            if self._tokenizer is None:
+                raise ReclapError(
+                    f"{self._source}: a model folder holds a tokenizer, and there is none beside "
+                    "it; load it with tokenizer= (--tokenizer), that of its text model"
+                )
+            content = self._tokenizer.to_json()
             checkpoint.save_all(Path(folder), self.config, values, content)
         else:
             own = {n: a for n, a in values.items() if not n.startswith("text_branch.")}

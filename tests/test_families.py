@@ -1,6 +1,7 @@
 """Checkpoints of transformers and LAION-CLAP load, with the numbers of their own code."""
 
 import json
+import re
 import types
 
 import numpy as np
@@ -85,6 +86,14 @@ def write_tokenizer(path):
     tokenizer.save(str(path))
 
 
+def mel_bank(rate, fmax=14000):
+    """Return the bank that torchlibrosa keeps among the weights."""
+    bank = transformers.audio_utils.mel_filter_bank(
+        513, 64, 50, fmax, rate, norm="slaney", mel_scale="slaney"
+    )
+    return torch.from_numpy(bank).float()
+
+
 def laion_state(model):
     """Return the state dict that LAION-CLAP would have saved for a ClapModel."""
     split, out = {}, {}
@@ -108,7 +117,7 @@ def laion_state(model):
             out[name] = x
     out |= {name: torch.cat(parts) for name, parts in split.items()}
     out["audio_branch.tscam_conv.bias"] = torch.zeros(527)
-    out["audio_branch.logmel_extractor.melW"] = torch.zeros(513, 64)
+    out["audio_branch.logmel_extractor.melW"] = mel_bank(RATE)
     out["text_branch.embeddings.position_ids"] = torch.arange(90)[None]
     out["audio_transform.sequential.0.bias"] = torch.zeros(24)
     return out
@@ -256,6 +265,7 @@ def test_file_of_microsoft_gives_the_numbers_of_its_parts(rng, tmp_path):
     renamed = laion_state(types.SimpleNamespace(state_dict=lambda: named))
     for name in list(state):
         state[name] = renamed[name.replace("audio_encoder.base.htsat.", "audio_branch.")]
+    state["audio_encoder.base.htsat.logmel_extractor.melW"] = mel_bank(32000)  # whatever the audio
     state |= {f"caption_encoder.base.{name}": x for name, x in gpt2.state_dict().items()}
     for tower, head in heads.items():
         state |= {f"{tower}.projection.{name}": x for name, x in head.state_dict().items()}
@@ -331,6 +341,18 @@ def test_file_without_tokenizer_embeds_sounds_only(rng, tmp_path):
     write_tokenizer(tmp_path / "words.json")
     model = reclap.load(tmp_path / "model.pt", tokenizer=tmp_path / "words.json")
     assert model.embed_text(["w1"]).shape == (1, 24)
+
+
+def test_folder_of_ours_is_not_written_without_tokenizer(rng, tmp_path, capsys):
+    torch.save(laion_state(clap_model(rng)), tmp_path / "model.pt")
+    out = tmp_path / "own"
+    assert main(["convert", str(tmp_path / "model.pt"), str(out)]) == 2
+    assert re.search(r"model\.pt: .*--tokenizer", capsys.readouterr().err)
+    assert not out.exists()
+    write_tokenizer(tmp_path / "words.json")
+    words = ["--tokenizer", str(tmp_path / "words.json")]
+    assert main(["convert", str(tmp_path / "model.pt"), str(out), *words]) == 0
+    assert reclap.load(out).embed_text(["w1"]).shape == (1, 24)
 
 
 # Section, key, what config.json says, what the tensors have.
@@ -416,6 +438,25 @@ def test_front_end_of_the_other_kind_is_a_contradiction(saved, tmp_path, name):
     (folder / name).write_text(json.dumps(nested))
     with pytest.raises(FormatError, match=rf"{name}\.hop_length: expected int"):
         reclap.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("bank", "message"),
+    [
+        (mel_bank(RATE, fmax=8000), r"covers the bins 2 to 170 .*expected 2 to 298"),
+        (mel_bank(44100), r"another mel bank than that of 48000 Hz, n_fft 1024, 50 to 14000 Hz"),
+        (torch.zeros(769, 64), r"melW is float32 \[769, 64\], expected float32 \[513, 64\]"),
+        (torch.full((513, 64), torch.nan), "by up to nan"),
+    ],
+)
+def test_another_mel_bank_is_refused(rng, tmp_path, bank, message):
+    name = "audio_branch.logmel_extractor.melW"
+    torch.save(laion_state(clap_model(rng)) | {name: bank}, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match=message):
+        reclap.load(tmp_path / "model.pt")
+    fused = laion_state(clap_model(rng, fused=True)) | {name: bank}  # which has another front end
+    torch.save(fused, tmp_path / "fused.pt")
+    assert reclap.load(tmp_path / "fused.pt").config.front.mel_scale == "htk"
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape"])

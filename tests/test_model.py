@@ -1,5 +1,6 @@
 """Embedding, naming, timelines: what `Model` promises whatever its weights are."""
 
+import csv
 import io
 import itertools
 import json
@@ -36,6 +37,16 @@ def test_clip_alone_equals_clip_in_a_batch(small, tones, i):
 def test_thread_count_changes_nothing(small, small_folder, tones):
     one = reclap.load(small_folder, threads=1).embed_audio(tones)
     assert np.abs(one - small.embed_audio(tones)).max() <= SAME
+
+
+def test_captions_in_any_order_give_the_same_rows(mini, shared):
+    with (shared / "captions" / "audiocaps_test.csv").open(newline="") as f:
+        captions = [row["caption"] for row in csv.DictReader(f)][:1000]
+    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    rows = mini.embed_text(captions)
+    np.testing.assert_array_equal(mini.embed_text([captions[i] for i in order]), rows[order])
+    alone = [mini.embed_text([captions[i]])[0] for i in order[::200]]
+    assert np.abs(rows[order[::200]] - alone).max() <= SAME
 
 
 def test_path_array_and_bytes_give_the_same_row(small, tones):

@@ -285,6 +285,17 @@ def test_unknown_model_name_lists_the_bundled_ones():
         reclap.load("maxi")
 
 
+def test_empty_name_is_no_folder():
+    with pytest.raises(FileNotFoundError, match="no model named or at ''"):
+        reclap.load("")
+
+
+def test_pipe_instead_of_a_model(tmp_path):
+    os.mkfifo(tmp_path / "model.pt")
+    with pytest.raises(reclap.FormatError, match=r"model\.pt: expected a model folder"):
+        reclap.load(tmp_path / "model.pt")
+
+
 def test_folder_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         reclap.load(tmp_path)
@@ -361,3 +372,7 @@ def test_save_on_a_full_disk_leaves_the_old_model(small, tmp_path, monkeypatch):
     assert ".tmp" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert reclap.load(folder).digest != small.digest
+    calls.clear()
+    with pytest.raises(OSError, match="No space left"):
+        small.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
