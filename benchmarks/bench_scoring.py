@@ -3,15 +3,15 @@
     python benchmarks/bench_scoring.py [--rows N] [--threads N] [--rounds N] [--only max] [--json]
 
 N random embeddings of 1,024 dimensions, 2,000 labels with two prompts each, the best five; ranks of
-one item each among 4,000. The peer is NumPy, some thousand rows at a time. `of_product` is the
+one item each among 4,000. The peer is NumPy, some thousand rows at a time, and for one vector a
+label faiss' flat index of inner products too. `of_product` is the
 processor time of our product of the same sizes, alone, divided by that of all the work; `extra_mb`
 is what peak memory rose by. The best scores must agree to 1e-6 and the ranks be equal but for one
 in a thousand, which may be off by one where two scores round alike.
 """
 
 import argparse
-import sys
-import time
+from typing import Any
 
 import common
 import numpy as np
@@ -96,15 +96,19 @@ def make_peer(rule: str, rows: int) -> common.Call:
     )
 
 
+def make_faiss(rows: int, threads: int) -> common.Call:
+    """Return faiss' search among one vector a label as a function."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    x, index = units(rows, 0), faiss.IndexFlatIP(DIM)
+    index.add(prompts_of("class vectors"))
+    return lambda: index.search(x, BEST)[0]
+
+
 def share(ours: common.Call, product: common.Call, rounds: int) -> float:
     """Return the product's share of our processor time, over alternating rounds."""
-
-    def clock(run: common.Call) -> float:
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-
-    times = np.array([(clock(product), clock(ours)) for _ in range(rounds)])
+    times = np.array([(common.clock(product)[1], common.clock(ours)[1]) for _ in range(rounds)])
     return float(np.median(times[:, 0]) / np.median(times[:, 1]))
 
 
@@ -117,27 +121,37 @@ def same(name: str, rule: str, ours: np.ndarray, peer: np.ndarray) -> float:
     return common.same(name, ours, peer, 1)
 
 
+def peers_of(rule: str, args: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
+    """Return the peers of a row by name, as the arguments of `common.Peer`."""
+    found: dict[str, tuple[Any, ...]] = {"NumPy": (make_peer, rule, args.rows)}
+    if rule == "class vectors" and not common.lacks(f"{rule}, faiss", ("faiss-cpu",), args):
+        found["faiss"] = (make_faiss, args.rows, args.threads)
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the script."""
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--rows", type=int, default=16384)
-    given, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
-    args = common.parse(rest, rounds=7, threads=common.processors(), about=__doc__)
+    p = common.parser(__doc__, rounds=7, threads=common.processors())
+    p.add_argument("--rows", type=int, default=16384)
+    args = p.parse_args(argv)
+    if args.quick:
+        args.rows = 256
     common.header(args)
     for rule in RULES:
-        name = f"{rule}, {given.rows} rows"
+        name = f"{rule}, {args.rows} rows"
         if args.only not in name:
             continue
-        ours = make_ours(rule, given.rows, args.threads)
+        ours = make_ours(rule, args.rows, args.threads)
         before = common.memory()
         answer = ours()
         extra = common.memory() - before
-        with common.Peer(make_peer, rule, given.rows, threads=args.threads) as peer:
-            gap = same(name, rule, answer, peer())
-            a, b = common.alternate(ours, peer, args.rounds)
-        part = share(ours, make_product(rule, given.rows, args.threads), args.rounds)
-        more = {"difference": gap, "of_product": part, "extra_mb": extra}
-        common.report(name, a, b, "NumPy", args, per=given.rows, **more)
+        part = share(ours, make_product(rule, args.rows, args.threads), args.rounds)
+        for peer_name, made in peers_of(rule, args).items():
+            with common.Peer(*made, threads=args.threads) as peer:
+                gap = same(name, rule, answer, peer())
+                a, b = common.alternate(common.Here(ours), peer, args.rounds)
+            more = {"difference": gap, "of_product": part, "extra_mb": extra}
+            common.report(name, a, b, peer_name, args, per=args.rows, **more)
     return 0
 
 

@@ -1,44 +1,69 @@
 """The harness of all benchmarks: a peer in its own process, alternating rounds, one report.
 
-A script compares answers first and only then the clock. Ours runs in this process, the peer in a
-fresh one that never loads reclap's libraries, each with its own threads. Rounds alternate ours,
-peer, ours, peer; the report gives medians, their ratio with its spread over the rounds, peak
-resident memory, threads, versions, and what the processor can do.
+A script compares answers first and only then the clock. Ours runs in this process or in one of its
+own, the peer in a fresh one that never loads reclap's libraries, each with its own threads. Rounds
+alternate ours, peer, ours, peer; the report gives medians, their ratio with its spread over the
+rounds, the ratio of processor time, peak resident memory, threads, versions, and what the
+processor can do. A peer that is not installed is left out, with a line that says so.
 """
 
 import argparse
 import datetime
 import json
+import logging
 import multiprocessing
 import os
 import platform
 import resource
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 # Limits that a machine may set for NumPy's own products; torch and NumPy should choose freely.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+QUIET = {"PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}  # peers warn much
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    "numpy",
+    "onednn-cpu-gomp",
+    "torch",
+    "transformers",
+    "openvino",
+    "onnxruntime",
+    "faiss-cpu",
+    "librosa",
+    "soxr",
+)
+
 Call = Callable[[], Any]
+Side: TypeAlias = "Here | Command | Peer"
+
+
+def parser(about: str | None, *, rounds: int, threads: int) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all benchmarks share."""
+    p = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    p.add_argument("--rounds", type=int, default=rounds, help="of ours and of the peer each")
+    p.add_argument("--threads", type=int, default=threads, help="of ours and of the peer each")
+    p.add_argument("--only", default="", help="run the rows whose name contains this")
+    p.add_argument("--quick", action="store_true", help="small sizes: only whether answers agree")
+    p.add_argument("--json", action="store_true", help="one JSON object a row")
+    return p
 
 
 def parse(
     argv: list[str] | None = None, *, rounds: int, threads: int, about: str | None = None
 ) -> argparse.Namespace:
     """Read the arguments that all benchmarks share."""
-    p = argparse.ArgumentParser(description=(about or "").split("\n")[0])
-    p.add_argument("--rounds", type=int, default=rounds, help="of ours and of the peer each")
-    p.add_argument("--threads", type=int, default=threads, help="of ours and of the peer each")
-    p.add_argument("--only", default="", help="run the rows whose name contains this")
-    p.add_argument("--json", action="store_true", help="one JSON object a row")
-    return p.parse_args(argv)
+    return parser(about, rounds=rounds, threads=threads).parse_args(argv)
 
 
 def processors() -> int:
@@ -46,8 +71,66 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class Here:
+    """A side of a benchmark that runs in this process."""
+
+    def __init__(self, run: Call) -> None:
+        self._run = run
+
+    def __call__(self) -> Any:
+        return self._run()
+
+    def cost(self) -> tuple[float, float]:
+        """Run once and return seconds by the clock and of processor time."""
+        return clock(self._run)
+
+    def memory(self) -> float:
+        """Return the peak resident memory in MB."""
+        return memory()
+
+
+class Command:
+    """A side that is a whole process, from its start to its end; calling it returns its output.
+
+    Parameters
+    ----------
+    arguments : list of str
+        The command.
+    """
+
+    def __init__(self, arguments: list[str], **environment: str) -> None:
+        self._arguments, self._environment = arguments, os.environ | environment
+        self._peak = 0.0
+
+    def __call__(self) -> str:
+        return self._run()[0]
+
+    def cost(self) -> tuple[float, float]:
+        """Run once and return seconds by the clock and of processor time."""
+        return self._run()[1]
+
+    def memory(self) -> float:
+        """Return the peak resident memory of all runs so far in MB."""
+        return self._peak
+
+    def _run(self) -> tuple[str, tuple[float, float]]:
+        start = time.perf_counter()
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            child = subprocess.Popen(  # noqa: S603
+                self._arguments, stdout=out, stderr=errors, env=self._environment
+            )
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)  # or Popen waits again
+            seconds = time.perf_counter() - start
+            out.seek(0), errors.seek(0)
+            if child.returncode:
+                raise RuntimeError(f"{self._arguments}: {errors.read()[-500:]}")
+            self._peak = max(self._peak, used.ru_maxrss / 1024)
+            return out.read(), (seconds, used.ru_utime + used.ru_stime)
+
+
 class Peer:
-    """A function that runs in a process of its own; calling it returns its answer.
+    """A side that runs in a process of its own; calling it returns its answer.
 
     Parameters
     ----------
@@ -63,7 +146,7 @@ class Peer:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
         before = dict(os.environ)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ |= QUIET | {"OMP_NUM_THREADS": str(threads)}
         for name in UNSET:
             os.environ.pop(name, None)
         try:
@@ -90,9 +173,9 @@ class Peer:
     def __call__(self) -> Any:
         return self._ask("answer")
 
-    def seconds(self) -> float:
-        """Run once and return the time that the peer itself measured."""
-        return self._ask("time")
+    def cost(self) -> tuple[float, float]:
+        """Run once and return what the peer itself measured, as `clock`."""
+        return self._ask("cost")
 
     def memory(self) -> float:
         """Return the child's peak resident memory in MB."""
@@ -100,9 +183,10 @@ class Peer:
 
 
 def _serve(pipe: Any, make: Callable[..., Call], arguments: tuple[Any, ...]) -> None:
+    logging.disable(logging.WARNING)
     try:
         run = make(*arguments)
-        actions = {"answer": run, "time": lambda: clock(run), "memory": memory}
+        actions = {"answer": run, "cost": lambda: clock(run), "memory": memory}
         while True:
             pipe.send((True, actions[pipe.recv()]()))
     except EOFError:
@@ -112,11 +196,11 @@ def _serve(pipe: Any, make: Callable[..., Call], arguments: tuple[Any, ...]) -> 
         pipe.send((False, f"{type(error).__name__}: {error}"))
 
 
-def clock(run: Call) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
+def clock(run: Call) -> tuple[float, float]:
+    """Return the seconds of one call by the clock, and of processor time in all its threads."""
+    start, used = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
 def memory() -> float:
@@ -132,12 +216,44 @@ def same(name: str, ours: Any, peer: Any, tolerance: float) -> float:
     return gap
 
 
-def alternate(ours: Call, peer: Peer, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Time ours, peer, ours, peer, ...; both have run at least once before the first round."""
+def alternate(ours: Side, peer: Side, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Time ours, peer, ours, peer, ... after one run of each.
+
+    Returns
+    -------
+    ours, peer : ndarray of float64, shape (rounds, 2)
+        Seconds by the clock and of processor time.
+    """
     ours(), peer()
-    pairs = [(clock(ours), peer.seconds()) for _ in range(rounds)]
-    a, b = np.array(pairs).T
-    return a, b
+    pairs = np.array([(ours.cost(), peer.cost()) for _ in range(rounds)])
+    return pairs[:, 0], pairs[:, 1]
+
+
+def compare(
+    name: str,
+    ours: Side,
+    peer: Side,
+    peer_name: str,
+    args: argparse.Namespace,
+    *,
+    tolerance: float,
+    gap: Callable[[Any, Any], Any] = np.subtract,
+    per: int = 1,
+    **more: Any,
+) -> dict[str, Any]:
+    """Compare the answers of both sides, time them, and print the row; see `report`.
+
+    Parameters
+    ----------
+    tolerance : float
+        Largest allowed value of `gap(ours, peer)`.
+    per : int
+        Items of one call.
+    """
+    difference = same(name, gap(ours(), peer()), 0, tolerance)
+    a, b = alternate(ours, peer, args.rounds)
+    peaks = {"memory_mb": ours.memory(), "peer_memory_mb": peer.memory()}
+    return report(name, a, b, peer_name, args, per=per, difference=difference, **peaks, **more)
 
 
 def report(
@@ -150,17 +266,24 @@ def report(
     per: int = 1,
     **more: Any,
 ) -> dict[str, Any]:
-    """Print one row: medians of seconds per item, and ours / peer with its 10-90 % spread."""
-    ratios = ours / peer
-    low, high = np.percentile(ratios, [10, 90])
+    """Print one row: medians of seconds per item, ours / peer with its 10-90 % spread.
+
+    `cpu_ratio` is the ratio of processor time, which other work on the machine hardly moves; a
+    side whose threads spin while they wait is charged for that too.
+    """
+    low, high = np.percentile(ours[:, 0] / peer[:, 0], [10, 90])
+    (a, a_cpu), (b, b_cpu) = np.median(ours, axis=0), np.median(peer, axis=0)
     row = {
         "name": name,
-        "ours": float(np.median(ours)) / per,
-        "peer": float(np.median(peer)) / per,
+        "ours": a / per,
+        "peer": b / per,
         "peer_name": peer_name,
-        "ratio": float(np.median(ours) / np.median(peer)),
-        "ratio_low": float(low),
-        "ratio_high": float(high),
+        "ratio": a / b,
+        "ratio_low": low,
+        "ratio_high": high,
+        "ours_cpu": a_cpu / per,
+        "peer_cpu": b_cpu / per,
+        "cpu_ratio": a_cpu / b_cpu,
         "rounds": len(ours),
         "threads": args.threads,
         **more,
@@ -170,23 +293,45 @@ def report(
     else:
         extra = "".join(f", {k} {v:.3g}" for k, v in more.items())
         print(
-            f"{name:34s} ours {row['ours'] * 1e3:8.2f} ms   {peer_name} {row['peer'] * 1e3:8.2f} ms"
-            f"   ratio {row['ratio']:.2f} ({low:.2f}-{high:.2f})   threads {args.threads}{extra}",
+            f"{name:34s} ours {a / per * 1e3:8.2f} ms   {peer_name} {b / per * 1e3:8.2f} ms   "
+            f"ratio {a / b:.2f} ({low:.2f}-{high:.2f})   processor time {row['cpu_ratio']:.2f}   "
+            f"threads {args.threads}{extra}",
             flush=True,
         )
     return row
 
 
-def header(args: argparse.Namespace, *packages: str) -> None:
+def skip(name: str, why: str, args: argparse.Namespace) -> None:
+    """Say that a row is left out."""
+    if args.json:
+        print(json.dumps({"name": name, "skipped": why}), flush=True)
+    else:
+        print(f"{name:34s} skipped: {why}", flush=True)
+
+
+def lacks(name: str, packages: Sequence[str], args: argparse.Namespace) -> bool:
+    """Tell whether a row cannot be run, and say so, because a package is not installed."""
+    absent = [package for package in packages if not _installed(package)]
+    if absent:
+        skip(name, f"{', '.join(absent)} not installed", args)
+    return bool(absent)
+
+
+def shared() -> Path | None:
+    """Return the folder of recordings and captions beside the checkout, if it is there."""
+    folder = Path(os.environ.get("RECLAP_SHARED") or ROOT.parent / "shared")
+    return folder if folder.is_dir() else None
+
+
+def header(args: argparse.Namespace) -> None:
     """Print once what the rows were measured on."""
     if not args.json:
-        print(", ".join(f"{k} {v}" for k, v in machine(*packages).items()), flush=True)
+        print(", ".join(f"{k} {v}" for k, v in machine().items()), flush=True)
 
 
-def machine(*packages: str) -> Mapping[str, Any]:
-    """Return versions, processor and its features, date."""
-    names = packages or ("numpy", "onednn-cpu-gomp", "torch", "transformers", "soxr")
-    versions = {name: metadata.version(name) for name in names if _installed(name)}
+def machine() -> Mapping[str, Any]:
+    """Return versions, processor and its features, date, how busy the machine is."""
+    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
     cpu = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
     flags = next((s for s in cpu.splitlines() if s.startswith("flags")), "").split()
     model = next((s for s in cpu.splitlines() if s.startswith("model name")), ": unknown")
@@ -195,6 +340,7 @@ def machine(*packages: str) -> Mapping[str, Any]:
         "processor": model.split(":")[1].strip(),
         "processors": processors(),
         "features": " ".join(f for f in FEATURES if f in flags),
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **versions,
     }
