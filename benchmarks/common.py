@@ -301,6 +301,15 @@ def report(
     return row
 
 
+def installed(name: str) -> bool:
+    """Tell whether a distribution is there."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def skip(name: str, why: str, args: argparse.Namespace) -> None:
     """Say that a row is left out."""
     if args.json:
@@ -311,7 +320,7 @@ def skip(name: str, why: str, args: argparse.Namespace) -> None:
 
 def lacks(name: str, packages: Sequence[str], args: argparse.Namespace) -> bool:
     """Tell whether a row cannot be run, and say so, because a package is not installed."""
-    absent = [package for package in packages if not _installed(package)]
+    absent = [package for package in packages if not installed(package)]
     if absent:
         skip(name, f"{', '.join(absent)} not installed", args)
     return bool(absent)
@@ -331,7 +340,7 @@ def header(args: argparse.Namespace) -> None:
 
 def machine() -> Mapping[str, Any]:
     """Return versions, processor and its features, date, how busy the machine is."""
-    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+    versions = {name: metadata.version(name) for name in PACKAGES if installed(name)}
     cpu = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
     flags = next((s for s in cpu.splitlines() if s.startswith("flags")), "").split()
     model = next((s for s in cpu.splitlines() if s.startswith("model name")), ": unknown")
@@ -344,11 +353,3 @@ def machine() -> Mapping[str, Any]:
         "python": platform.python_version(),
         **versions,
     }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

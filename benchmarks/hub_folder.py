@@ -24,7 +24,7 @@ def labels() -> list[str]:
     folder = common.shared()
     if folder is None:
         return [f"sound {i}" for i in range(50)]
-    return [x.strip() for x in (folder / LABELS).read_text("utf-8").splitlines() if x.strip()]
+    return (folder / LABELS).read_text("utf-8").replace("_", " ").split("\n")[:50]
 
 
 def _texts() -> list[str]:
