@@ -23,6 +23,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from reclap.config import ClapConfig
+    from reclap.model import Model
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-3, "int8": 2e-2}  # of entries of unit vectors
 
@@ -92,8 +93,8 @@ def waveforms(clips: int, samples: int) -> list[np.ndarray]:
     return list(x * swell)
 
 
-def make_whole(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
-    """Return everything from waveforms to embeddings as a function."""
+def make_model(tower: str, dtype: str, threads: int) -> "Model":
+    """Return a model with the tower, and no text tower."""
     from reclap.model import Model
     from reclap.weights import Weights
 
@@ -102,9 +103,14 @@ def make_whole(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
     weights = Weights(
         config, where, lambda wanted: (values[n] for n, _ in wanted), dtype, text=None
     )
-    model = Model(config, weights, None, where, threads)
-    sounds = waveforms(clips, config.front.samples)
-    return lambda: model.embed_audio(sounds, config.front.rate)
+    return Model(config, weights, None, where, threads)
+
+
+def make_whole(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
+    """Return everything from waveforms to embeddings as a function."""
+    model = make_model(tower, dtype, threads)
+    sounds = waveforms(clips, model.config.front.samples)
+    return lambda: model.embed_audio(sounds, model.config.front.rate)
 
 
 def make_peer(tower: str, mel: np.ndarray, engine: str, threads: int) -> common.Call:

@@ -4,8 +4,8 @@
 
 First row: bytes of a 10 s OGG clip at 44.1 kHz to its log-mel at 48 kHz; ours against soundfile,
 soxr and transformers' ClapFeatureExtractor, which is what librosa's loading and CLAP's hub port do.
-Second row: the log-mel alone. Third row: what part of HTSAT-base's time on the same clip the front
-end costs; it must be below a tenth. All on one thread.
+Then the log-mel alone, against that extractor and against librosa's. Last row: what part of
+HTSAT-base's time on the same clip the front end costs; it must be below a tenth. All on one thread.
 """
 
 import io
@@ -71,6 +71,19 @@ def make_mel(samples: np.ndarray) -> common.Call:
     return lambda: extract(samples)
 
 
+def make_librosa(samples: np.ndarray) -> common.Call:
+    """Return librosa's log-mel of fixed samples as a function."""
+    import librosa
+
+    settings = {"n_fft": 1024, "hop_length": 480, "n_mels": 64, "fmin": 50, "fmax": 14000}
+
+    def run() -> np.ndarray:
+        power = librosa.feature.melspectrogram(y=samples, sr=48000, pad_mode="reflect", **settings)
+        return librosa.power_to_db(power, amin=1e-10, top_db=None).T
+
+    return run
+
+
 def above_floor(ours: np.ndarray, peer: np.ndarray) -> float:
     """Return the largest difference in dB where there is any power."""
     loud = peer > -99
@@ -85,17 +98,20 @@ def main(argv: list[str] | None = None) -> int:
 
     data = clip()
     samples = audio.load(data)[: audio.AudioConfig().samples]
-    rows = {
-        "decode + resample + log-mel, 10 s": (make_ours(data), make_peer, data),
-        "log-mel, 10 s": (lambda: audio.window_features(samples)[0], make_mel, samples),
-    }
-    for name, (ours, make, what) in rows.items():
-        with common.Peer(make, what, threads=args.threads) as peer:
-            gap = common.same(name, above_floor(ours(), peer()), 0, TOLERANCE_DB)
-            a, b = common.alternate(ours, peer, args.rounds)
-        common.report(name, a, b, "transformers", args, difference_db=gap)
-    with common.Peer(bench_audio_tower.make_ours, "base", 1, args.threads, threads=1) as tower:
-        a, b = common.alternate(make_ours(data), tower, args.rounds)
+    front, mel = make_ours(data), common.Here(lambda: audio.window_features(samples)[0])
+    rows = (
+        ("decode + resample + log-mel, 10 s", common.Here(front), "transformers", make_peer, data),
+        ("log-mel, 10 s", mel, "transformers", make_mel, samples),
+        ("log-mel, 10 s", mel, "librosa", make_librosa, samples),
+    )
+    for name, ours, peer_name, make, what in rows:
+        if not common.lacks(name, (peer_name,), args):
+            with common.Peer(make, what, threads=args.threads) as peer:
+                how = {"tolerance": TOLERANCE_DB, "gap": above_floor}
+                common.compare(name, ours, peer, peer_name, args, **how)
+    tower_of = (bench_audio_tower.make_ours, "HTSAT base", 1, "float32", args.threads)
+    with common.Peer(*tower_of, threads=args.threads) as tower:
+        a, b = common.alternate(common.Here(front), tower, args.rounds)
     common.report("front end, share of HTSAT-base", a, b, "HTSAT-base", args)
     return 0
 

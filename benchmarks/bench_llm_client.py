@@ -50,8 +50,11 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--requests", type=int, default=1000, help="in each round")
     p.add_argument("--rows", type=int, default=10_000, help="of the replay")
+    p.add_argument("--quick", action="store_true", help="100 requests, 2,000 rows")
     p.add_argument("--serve", type=float, help=argparse.SUPPRESS)
     options = p.parse_args()
+    if options.quick:
+        options.requests, options.rows = 100, 2000
     if options.serve is not None:
         asyncio.run(serve(options.serve))
         return

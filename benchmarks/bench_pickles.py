@@ -26,10 +26,13 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--megabytes", type=int, default=30)
+    p.add_argument("--quick", action="store_true", help="10 MB")
     p.add_argument("--legacy", action="store_true", help="the older container")
     p.add_argument("--load", nargs=2, help=argparse.SUPPRESS)
     p.add_argument("--write", help=argparse.SUPPRESS)
     options = p.parse_args()
+    if options.quick:
+        options.megabytes = 10
     if options.load:
         print(json.dumps(load(*options.load)))
     elif options.write:

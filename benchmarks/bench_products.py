@@ -136,9 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def show(
-    name: str, seconds: float, gflop: float, whole: float, rate: float, as_json: bool
-) -> None:
+def show(name: str, seconds: float, gflop: float, whole: float, rate: float, as_json: bool) -> None:
     """Print one row."""
     row = {
         "name": name,

@@ -96,11 +96,9 @@ def main(argv: list[str] | None = None) -> int:
             continue
         ours = make_ours(kind, clips, args.threads)
         with common.Peer(make_peer, kind, clips, args.threads, threads=args.threads) as peer:
-            ratios = [ours() / peer() for _ in range(5)]
-            gap = common.same(name, ratios, 1, TOLERANCE)
-            a, b = common.alternate(ours, peer, args.rounds)
-            memory = {"memory_mb": common.memory(), "peer_memory_mb": peer.memory()}
-        common.report(name, a, b, "PyTorch", args, per=clips, difference=gap, **memory)
+            common.same(name, [ours() / peer() for _ in range(4)], 1, TOLERANCE)
+            how = {"tolerance": TOLERANCE, "gap": lambda a, b: a / b - 1, "per": clips}
+            common.compare(name, common.Here(ours), peer, "PyTorch", args, **how)
     return 0
 
 

@@ -1,6 +1,6 @@
 """How fast are sounds named end to end, files in and labels out, and in how much memory?
 
-    python benchmarks/bench_zero_shot.py [--threads N] [--rounds N] [--only pipeline] [--json]
+    python benchmarks/bench_zero_shot.py [--threads N] [--rounds N] [--clips N] [--json]
 
 The 320 clips of ESC-10 (5 s, OGG) and the 50 labels of ESC-50, an HTSAT-base model with RoBERTa of
 random weights in a folder of transformers, read by both sides: decoding, resampling, log-mel, both
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import common
@@ -27,12 +26,12 @@ RATE = 48000
 ROWS = (("pipeline", "float32"), ("labels once", "float32"), ("pipeline", "bfloat16"))
 
 
-def files(quick: bool) -> list[str]:
-    """Return the clips."""
+def files(count: int) -> list[str]:
+    """Return so many clips, of all classes."""
     folder = common.shared()
     found = sorted((folder / "audio" / "esc10").glob("*/*.ogg")) if folder else []
     found = found or sorted((common.ROOT / "examples" / "sounds").glob("*.ogg"))
-    return [str(path) for path in (found[::40] if quick else found)]
+    return [str(path) for path in found[:: -(-len(found) // count)]]
 
 
 def make_ours(
@@ -84,7 +83,9 @@ def make_loop(folder: str, clips: list[str], labels: list[str], threads: int) ->
         rows, sounds = [], _sounds(clips)
         with torch.inference_mode():
             prompts = [TEMPLATE.format(label) for label in labels]
-            text = unit(model.get_text_features(**tokenizer(prompts, padding=True, return_tensors="pt")))
+            text = unit(
+                model.get_text_features(**tokenizer(prompts, padding=True, return_tensors="pt"))
+            )
             while batch := [x for _, x in zip(range(8), sounds, strict=False)]:
                 given = extract(batch, sampling_rate=RATE, return_tensors="pt")
                 rows.append(unit(model.get_audio_features(**given)) @ text.T)
@@ -108,11 +109,13 @@ def _centred(logits: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script."""
-    args = common.parse(argv, rounds=2, threads=common.processors(), about=__doc__)
+    p = common.parser(__doc__, rounds=2, threads=common.processors())
+    p.add_argument("--clips", type=int, default=320)
+    args = p.parse_args(argv)
     common.header(args)
     if common.lacks("zero-shot", ("torch", "transformers", "soundfile"), args):
         return 0
-    clips, labels, n = files(args.quick), hub_folder.labels(), args.threads
+    clips, labels, n = files(4 if args.quick else args.clips), hub_folder.labels(), args.threads
     with tempfile.TemporaryDirectory() as folder:
         size = "mini" if args.quick else "base"
         command = [sys.executable, hub_folder.__file__, folder, size]

@@ -338,9 +338,10 @@ def header(args: argparse.Namespace) -> None:
         print(", ".join(f"{k} {v}" for k, v in machine().items()), flush=True)
 
 
-def machine() -> Mapping[str, Any]:
+def machine(*packages: str) -> Mapping[str, Any]:
     """Return versions, processor and its features, date, how busy the machine is."""
-    versions = {name: metadata.version(name) for name in PACKAGES if installed(name)}
+    names = packages or PACKAGES
+    versions = {name: metadata.version(name) for name in names if installed(name)}
     cpu = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
     flags = next((s for s in cpu.splitlines() if s.startswith("flags")), "").split()
     model = next((s for s in cpu.splitlines() if s.startswith("model name")), ": unknown")

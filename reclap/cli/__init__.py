@@ -8,6 +8,7 @@ import sys
 
 import reclap
 from reclap.cli import (
+    bench,
     check,
     compare,
     convert,
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_compare(commands)
     train.add_train(commands)
     info.add_info(commands)
+    bench.add_bench(commands)
     convert.add_convert(commands)
     review.add_review(commands)
     describe.add_describe(commands)

@@ -61,6 +61,8 @@ def _run_bench(args: argparse.Namespace) -> int:
     from reclap import _libraries
     from reclap.model import default_threads
 
+    if not args.seconds > 0:
+        raise ValueError(f"--seconds is {args.seconds}, expected above 0")
     counts = args.threads or sorted({1, default_threads()})
     reference: npt.NDArray[np.float32] | None = None
     rows: list[dict[str, Any]] = []

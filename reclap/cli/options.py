@@ -52,6 +52,11 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="type of the towers' products (default: float32)",
     )
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add how a model is found and read."""
     parser.add_argument(
         "--tokenizer",
         type=Path,
