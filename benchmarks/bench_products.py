@@ -1,6 +1,6 @@
 """Where does HTSAT-base's time go, and how near is it to the machine's rate of products?
 
-    python benchmarks/bench_products.py [--threads 1] [--rounds N] [--clips 8] [--json]
+    python benchmarks/bench_products.py [--rounds N] [--clips 8] [--only int8] [--json]
 
 Each kind of layer alone, with the shapes of all its calls on one clip of 10 s and on one thread, in
 milliseconds of processor time a clip and GFLOP/s, for each type; then the tower itself. "rate" is
@@ -126,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     keep_memory()
     others = other_rows(args.rounds)
     for dtype in DTYPES[:1] if args.quick else DTYPES:
+        if args.only not in dtype:
+            continue
         kinds, rate = product_rows(dtype, args.rounds)
         run = bench_audio_tower.make_ours(TOWER, args.clips, dtype, args.threads)
         whole = least(run, 1 if args.quick else args.rounds) / args.clips
