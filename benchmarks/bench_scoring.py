@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--rows", type=int, default=16384)
     args = p.parse_args(argv)
     if args.quick:
-        args.rows = 256
+        args.rows = PIECE
     common.header(args)
     for rule in RULES:
         name = f"{rule}, {args.rows} rows"
