@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 import time
 
@@ -335,6 +336,24 @@ def test_cache_refuses_other_files(tmp_path):
         Cache(tmp_path / "other")
 
 
+def test_cache_that_is_a_folder_is_named(tmp_path):
+    with pytest.raises(ReclapError, match=f"{tmp_path}: unable to open"):
+        Cache(tmp_path)
+
+
+def test_recording_replays_where_nothing_can_be_written(tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "a b#?.sqlite")
+    cache.put("ab" * 32, REPLY)
+    cache.close()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    replay = Cache(tmp_path / "a b#?.sqlite", must_exist=True)
+    assert replay.get("ab" * 32) == REPLY
+    with pytest.raises(ReclapError, match="readonly"):
+        replay.put("cd" * 32, REPLY)
+    replay.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a b#?.sqlite"]
+
+
 def test_threads_share_a_session(session):
     with Server(answer_well) as server:
         asker = session(server)
@@ -358,8 +377,10 @@ def test_threads_share_a_session(session):
     [
         ("http://127.0.0.1:9/v1", None, "name one of them"),
         (None, "gpt", "expected a .gguf file"),
-        ("127.0.0.1:9", "gpt", "expected http://host/v1"),
-        ("file:///etc", "gpt", "expected http://host/v1"),
+        ("127.0.0.1:9", "gpt", "expected http://host:port/v1"),
+        ("file:///etc", "gpt", "expected http://host:port/v1"),
+        ("http://host:port/v1", "gpt", "base URL: .* got 'http://host:port/v1'"),
+        ("http://[::1/v1", "gpt", "base URL: .* got 'http://"),
     ],
 )
 def test_impossible_models_are_refused(tmp_path, base_url, llm, text):

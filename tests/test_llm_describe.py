@@ -94,6 +94,12 @@ def test_rejected_texts_are_asked_again_then_reported(ask):
     json.dumps(report.to_json())
 
 
+def test_report_keeps_the_beginning_of_an_endless_text(ask):
+    _, report, _ = ask(said('{"1": "' + "a " * 100_000 + '"}'), labels=["dog"], plan=Plan(1, 1))
+    assert len(report.listed[0].rejected) == 4
+    assert len(json.dumps(report.to_json())) < 5000
+
+
 def test_what_is_missing_is_asked_for_beside_what_is_there(ask):
     def half(handler, body):
         wanted = material(body)["texts wanted"]
@@ -185,6 +191,9 @@ def test_labels_of_a_file_may_have_meanings(tmp_path):
         read_labels(path)
     path.write_text("\n")
     with pytest.raises(FormatError, match="no label"):
+        read_labels(path)
+    path.write_bytes(b"caf\xe9\n")
+    with pytest.raises(FormatError, match=r"labels.txt: not UTF-8"):
         read_labels(path)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Cache:
     path : Path
         Made, with its folder, if it does not exist.
     must_exist : bool
-        Refuse to make it.
+        Refuse to make it; it will only be read, and may lie where nothing can be written.
 
     Raises
     ------
@@ -46,6 +47,8 @@ class Cache:
         If it must exist and does not.
     FormatError
         If it is another kind of file.
+    ReclapError
+        If it cannot be opened.
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
@@ -54,9 +57,7 @@ class Cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            path, timeout=60, isolation_level=None, check_same_thread=False
-        )
+        self._connection = _connect(path, only_read=must_exist)
         try:
             with self._used() as connection:
                 self._prepare(connection)
@@ -119,3 +120,18 @@ class Cache:
             connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.execute(_TABLE)
         connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _connect(path: Path, *, only_read: bool) -> sqlite3.Connection:
+    """Open a file; SQLite wants to write beside it unless told that nobody can."""
+    is_fixed = only_read and not os.access(path.parent, os.W_OK)
+    try:
+        return sqlite3.connect(
+            path.absolute().as_uri() + ("?immutable=1" if is_fixed else ""),
+            uri=True,
+            timeout=60,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.OperationalError as error:  # a folder, no permission
+        raise ReclapError(f"{path}: {error}") from error

@@ -243,14 +243,18 @@ def read_labels(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
     FileNotFoundError
         If it is neither.
     FormatError
-        Naming file and line: no label, or one twice.
+        Naming file and line: not UTF-8, no label, or one twice.
     """
     path = Path(name_or_path)
     if not path.is_file():
         bank = PromptBank.load(name_or_path)
         return {label: entry.definition for label, entry in bank.entries.items()}
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8: {error}") from error
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         label, _, meaning = line.strip().partition("\t" if "\t" in line else ": ")
         label = label.strip()
         if label in found:

@@ -15,6 +15,7 @@ from reclap.llm.steps import Messages, Step
 __all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "check_positive", "gather"]
 
 _TOKENS = (128, 64)  # of a reply: for any, and for each text
+_SHOWN = 300  # characters of a rejected text that a report keeps
 
 
 def check_positive(settings: object, *names: str) -> None:
@@ -70,7 +71,7 @@ class Accepted:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """A text that did not pass, and why."""
+    """A text that did not pass, or its first 300 characters, and why."""
 
     text: str
     reasons: tuple[str, ...]
@@ -209,4 +210,4 @@ def _reject(llm: Session, text: str, findings: Sequence[Finding]) -> Rejected:
     fatal = [finding for finding in findings if finding.fatal]
     for check in {finding.check for finding in fatal}:
         llm.faults.add(check)
-    return Rejected(text, tuple(map(str, fatal)))
+    return Rejected(text[:_SHOWN], tuple(map(str, fatal)))

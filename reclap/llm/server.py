@@ -51,9 +51,7 @@ class Server:
     def __init__(
         self, base_url: str, name: str, *, small: bool = False, timeout: float = 60.0
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ReclapError(f"base URL: expected http://host/v1 or https://, got {base_url!r}")
+        host = _host_of(base_url)
         if not timeout > 0:
             raise ReclapError(f"timeout is {timeout:g} s, expected more than 0")
         try:
@@ -64,7 +62,7 @@ class Server:
             ) from error
         self.name = name
         self.small = small
-        self._host = parts.hostname if parts.port is None else f"{parts.hostname}:{parts.port}"
+        self._host = host
         self._key = os.environ.get(_KEY, "")
         self._lock = threading.Lock()
         self._limit = "max_tokens"
@@ -141,6 +139,19 @@ class Server:
         if self._key:
             text = text.replace(self._key, "***")
         return text[:_SHOWN]
+
+
+def _host_of(url: str) -> str:
+    """Return the host of a URL, and its port if it names one."""
+    wrong = ReclapError(f"base URL: expected http://host:port/v1 or https://, got {url!r}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # a port that is no number, a bracket too many
+        raise wrong from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise wrong
+    return parts.hostname if port is None else f"{parts.hostname}:{port}"
 
 
 def read_completion(where: str, found: object, request: Request) -> Reply:
