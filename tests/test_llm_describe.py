@@ -100,6 +100,38 @@ def test_report_keeps_the_beginning_of_an_endless_text(ask):
     assert len(json.dumps(report.to_json())) < 5000
 
 
+def test_caption_of_another_label_is_dropped_and_asked_for_again(ask):
+    same = "Somewhere far away, a dull thud rolls over the hills."
+
+    def lazy(handler, body):
+        is_first = body["seed"] == 0 and "description" in material(body)
+        handler.say(json.dumps([same])) if is_first else answer_well(handler, body)
+
+    bank, report, requests = ask(lazy, labels=["dog", "bell", "saw"], plan=Plan(1, 1))
+    texts = [p.text for entry in bank.entries.values() for p in entry.live]
+    assert (len(set(texts)), texts[0], same in texts[1:]) == (3, same, False)
+    assert (report.incomplete, report.accepted, report.rejected) == (0, 6, 2)
+    assert [item.rejected[0].reasons[0] for item in report.listed] == [
+        "duplicate: has the words of a caption of 'dog'"
+    ] * 2
+    assert report.faults["duplicate"] == 2
+    assert len(requests) == 3 * 2 + 2
+    assert ask(lazy, labels=["dog", "bell", "saw"], plan=Plan(1, 1))[0] == bank
+
+
+def test_caption_that_stays_the_same_for_all_labels_is_missing(ask):
+    def lazy(handler, body):
+        text = "Somewhere far away, a dull thud rolls over the hills."
+        answer_well(handler, body) if "description" not in material(body) else handler.say(
+            json.dumps([text])
+        )
+
+    bank, report, _ = ask(lazy, labels=["dog", "bell"], plan=Plan(1, 1, Sampling(attempts=2)))
+    assert [len(entry.live) for entry in bank.entries.values()] == [1, 0]
+    assert (report.incomplete, report.accepted, report.listed[0].name) == (1, 3, "bell")
+    assert "bell: 1 of 2: duplicate: " in report.text()
+
+
 def test_what_is_missing_is_asked_for_beside_what_is_there(ask):
     def half(handler, body):
         wanted = material(body)["texts wanted"]

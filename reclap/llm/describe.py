@@ -6,16 +6,17 @@ ReCLAP, arXiv 2409.09213, section 3.2: t descriptions for each label, n captions
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reclap import progress as bars
 from reclap.checks import Sense, check_bank
 from reclap.checks.labels import phrase
+from reclap.checks.words import key
 from reclap.errors import FormatError
 from reclap.llm import instructions
-from reclap.llm.gather import Gathered, Sampling, check_positive, gather
+from reclap.llm.gather import Gathered, Rejected, Sampling, check_positive, gather
 from reclap.llm.judges import description_judge, prompt_judge
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
@@ -57,10 +58,24 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
-    """What came out for one label."""
+    """What there is of a label.
+
+    Attributes
+    ----------
+    entry : Entry
+        Its texts.
+    item : Item
+        What a report says of it.
+    turn : int
+        How often it was gone through before.
+    gone : tuple of str
+        Captions that must not come again.
+    """
 
     entry: Entry
     item: Item
+    turn: int = 0
+    gone: tuple[str, ...] = ()
 
 
 def describe(
@@ -121,14 +136,17 @@ def describe(
     entries = {} if partial is None else partial
     report = Report(_made(llm, plan))
     writer = _Writer(llm, plan, meanings, sense)
-    results = unbroken(
-        ordered(writer.describe, names, llm, plan.workers), lambda made: made.item.failure
-    )
-    with bars.bar(len(names), "label", shown=progress) as bar, contextlib.closing(results):
-        for made in results:
-            entries[made.entry.label] = made.entry
-            report.add(made.item)
+    wanted = plan.descriptions * (1 + plan.prompts)
+    todo = [_Made(Entry(label, meanings[label]), Item(label, wanted, 0)) for label in names]
+    made = dict[str, _Made]()
+    with bars.bar(len(names), "label", shown=progress) as bar:
+        for label, one in writer.complete_all(todo):
+            made[label], entries[label] = one, one.entry
             bar.update()
+    _replace_repeats(writer, made)
+    for label, one in made.items():
+        entries[label] = one.entry
+        report.add(one.item)
     report.close(llm)
     bank = PromptBank(name, {**report.made, "date": _last_date(entries)}, entries)
     bank, checked = check_bank(bank, sense)  # now also across labels
@@ -168,50 +186,111 @@ class _Writer:
     meanings: Mapping[str, str]
     sense: Sense | None
 
-    def describe(self, label: str) -> _Made:
-        """Ask for descriptions, then for captions of each."""
-        first = self._descriptions(label)
-        parts, descriptions, present = [first], [], list[str]()
-        for found in first.accepted:
-            part = self._captions(label, found.text, present)
-            present += [a.text for a in part.accepted]
-            prompts = tuple(Prompt(a.text, "new", a.flags, a.origin) for a in part.accepted)
-            descriptions.append(Description(found.text, prompts, "new", found.flags, found.origin))
-            parts.append(part)
-            if part.failure:
-                break
-        entry = Entry(label, self.meanings[label], tuple(descriptions))
-        return _Made(entry, _item(label, self.plan, parts))
+    def complete_all(self, todo: Sequence[_Made]) -> Iterator[tuple[str, _Made]]:
+        """Yield labels in their order with what they lacked."""
+        results = unbroken(
+            ordered(self._complete, todo, self.llm, self.plan.workers), lambda m: m.item.failure
+        )
+        with contextlib.closing(results):
+            for made in results:
+                yield made.entry.label, made
 
-    def _descriptions(self, label: str) -> Gathered:
-        meaning = self.meanings[label]
+    def _complete(self, made: _Made) -> _Made:
+        """Ask for what a label lacks: descriptions, then captions of each."""
+        entry, sampling = made.entry, self.plan.sampling
+        sampling = dataclasses.replace(sampling, seed=sampling.seed + made.turn * sampling.attempts)
+        part = self._descriptions(entry, sampling)
+        rejected, failure = [*made.item.rejected, *part.rejected], part.failure
+        new = (Description(a.text, (), "new", a.flags, a.origin) for a in part.accepted)
+        descriptions = [*entry.descriptions, *new]
+        present = [*made.gone, *(p.text for p in entry.live)]
+        for n, found in enumerate(descriptions):
+            if failure:
+                break
+            part = self._captions(entry, found, present, sampling)
+            present += [a.text for a in part.accepted]
+            prompts = (Prompt(a.text, "new", a.flags, a.origin) for a in part.accepted)
+            descriptions[n] = dataclasses.replace(found, prompts=(*found.prompts, *prompts))
+            rejected, failure = [*rejected, *part.rejected], part.failure
+        entry = dataclasses.replace(entry, descriptions=tuple(descriptions))
+        item = dataclasses.replace(
+            made.item, accepted=_count(entry), rejected=tuple(rejected), failure=failure
+        )
+        return dataclasses.replace(made, entry=entry, item=item)
+
+    def _descriptions(self, entry: Entry, sampling: Sampling) -> Gathered:
+        label, meaning = entry.label, entry.definition
+        present = [d.text for d in entry.descriptions]
+        missing = self.plan.descriptions - len(present)
         steps = instructions.description_steps(
-            phrase(label), meaning, self.plan.descriptions, small=self.llm.small
+            phrase(label), meaning, missing, small=self.llm.small
         )
         judge = description_judge(label, meaning, self._others(label), self.sense)
-        return gather(self.llm, steps, judge, self.plan.sampling)
+        return gather(self.llm, steps, judge, sampling, present)
 
-    def _captions(self, label: str, description: str, present: Sequence[str]) -> Gathered:
+    def _captions(
+        self, entry: Entry, found: Description, present: Sequence[str], sampling: Sampling
+    ) -> Gathered:
         """Ask for captions that differ from those present, which the model does not see."""
-        meaning = self.meanings[label]
+        label, meaning = entry.label, entry.definition
+        missing = self.plan.prompts - len(found.prompts)
         steps = instructions.caption_steps(
-            phrase(label), meaning, description, self.plan.prompts, small=self.llm.small
+            phrase(label), meaning, found.text, missing, small=self.llm.small
         )
         judge = prompt_judge(label, meaning, self._others(label), self.sense, present)
-        return gather(self.llm, steps, judge, self.plan.sampling)
+        return gather(self.llm, steps, judge, sampling)
 
     def _others(self, label: str) -> list[str]:
         return [other for other in self.meanings if other != label]
 
 
-def _item(label: str, plan: Plan, parts: Sequence[Gathered]) -> Item:
-    return Item(
-        label,
-        wanted=plan.descriptions * (1 + plan.prompts),
-        accepted=sum(len(part.accepted) for part in parts),
-        rejected=tuple(rejected for part in parts for rejected in part.rejected),
-        failure=next((part.failure for part in parts if part.failure), ""),
+def _count(entry: Entry) -> int:
+    return sum(1 + len(description.prompts) for description in entry.descriptions)
+
+
+# ---- Captions that two labels have ---------------------------------------------------------------
+
+
+def _replace_repeats(writer: _Writer, made: dict[str, _Made]) -> None:
+    """Drop captions that have the words of an earlier label's, and ask for others.
+
+    They show only when all labels are there. Asking ends with the attempts; what repeats then is
+    missing.
+    """
+    attempts = writer.plan.sampling.attempts
+    for turn in range(1, attempts + 1):
+        repeats = _repeats([one.entry for one in made.values()])
+        for label, reasons in repeats.items():
+            made[label] = _without(made[label], reasons, turn)
+            writer.llm.faults.add("duplicate", len(reasons))
+        if turn < attempts:
+            made.update(writer.complete_all([made[label] for label in repeats]))
+
+
+def _repeats(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
+    """Return, by label, the captions that have the words of an earlier label's, and the reasons."""
+    first: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        for prompt in entry.live:
+            owner = first.setdefault(key(prompt.text), entry.label)
+            if owner != entry.label:
+                reason = f"duplicate: has the words of a caption of {owner!r}"
+                found.setdefault(entry.label, {})[prompt.text] = reason
+    return found
+
+
+def _without(made: _Made, reasons: Mapping[str, str], turn: int) -> _Made:
+    """Return what there is of a label without some captions, which are reported."""
+    descriptions = tuple(
+        dataclasses.replace(d, prompts=tuple(p for p in d.prompts if p.text not in reasons))
+        for d in made.entry.descriptions
     )
+    entry = dataclasses.replace(made.entry, descriptions=descriptions)
+    dropped = (Rejected(text, (reason,)) for text, reason in reasons.items())
+    rejected = (*made.item.rejected, *dropped)
+    item = dataclasses.replace(made.item, accepted=_count(entry), rejected=rejected)
+    return _Made(entry, item, turn, (*made.gone, *reasons))
 
 
 def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:
