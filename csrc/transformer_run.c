@@ -37,6 +37,12 @@ static bool padded(const text_job *job)
     return job->t->config.pool == RC_POOL_MEAN_PADDED;
 }
 
+/* Whether one row of a sequence stands for it. */
+static bool one_row(const text_job *job)
+{
+    return !padded(job) && job->t->config.pool != RC_POOL_MEAN;
+}
+
 static int64_t tokens_of(const text_job *job, int64_t i)
 {
     return job->first[i + 1] - job->first[i];
@@ -50,6 +56,14 @@ static int64_t rows_of(const text_job *job, int64_t i)
 static int64_t row_of(const text_job *job, int64_t i)
 {
     return padded(job) ? i * job->t->config.pad_to : job->first[i];
+}
+
+/* Cut `real` rows, rounded up, into chunks. */
+static void set_rows(text_job *job, int64_t real)
+{
+    job->real = real;
+    job->total = (real + ROUND - 1) / ROUND * ROUND;
+    job->rows = rc_chunk_rows(job->total, 4 * ROUND);
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -158,51 +172,69 @@ static void rest_chunk(void *arg, int64_t index, int worker)
     branch_end(job, job->layer->norm2, x, rows);
 }
 
-static rc_status run_layer(text_job *job, rc_dnn *dnn)
-{
-    const rc_text_layer *l = job->layer;
-    rc_pool *pool = rc_dnn_pool(dnn);
-    int64_t total = job->total, rows = job->rows, chunks = (total + rows - 1) / rows;
-    RC_TRY(rc_linear_get(&job->qkv, dnn, job->p, l->qkv, total, rows, false));
-    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, total, rows, true));
-    RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, total, rows, false));
-    if (job->t->config.gated)
-        RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, total, rows, false));
-    RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, total, rows, true));
-    rc_parallel(pool, chunks, qkv_chunk, job);
-    rc_parallel(pool, job->n, attend_sequence, job);
-    rc_parallel(pool, chunks, rest_chunk, job);
-    return RC_OK;
-}
-
-/* ---- Pooling --------------------------------------------------------------------------------- */
-
-/* The row that stands for sequence i, or -1 for the mean of all. */
+/* The row that stands for sequence i, where one does. */
 static int64_t pooled_row(const text_job *job, int64_t i)
 {
     int64_t tokens = tokens_of(job, i), nonzero = 0;
     const int32_t *id = job->id + job->first[i];
     switch (job->t->config.pool) {
-    case RC_POOL_FIRST:
-    case RC_POOL_POOLER:
-        return 0;
     case RC_POOL_LAST:
         return tokens - 1;
     case RC_POOL_NONZERO: /* MS-CLAP 2023 takes every token 0 for padding, "!" in the text too */
         for (int64_t j = 0; j < tokens; j++) nonzero += id[j] != 0;
         return rc_max(nonzero - 1, 0);
-    default:
-        return -1;
+    default: /* RC_POOL_FIRST, RC_POOL_POOLER */
+        return 0;
     }
 }
+
+/* After the last attention: where one row stands for a sequence, put these rows first in x and o,
+ * and go on with them alone. */
+static void keep_pooled_rows(text_job *job)
+{
+    int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
+    for (int64_t i = 0; i < job->n; i++) {
+        int64_t at = row_of(job, i) + pooled_row(job, i);
+        memmove(job->x + i * c, job->x + at * c, (size_t)c * sizeof(float));
+        memmove(job->o + i * inner, job->o + at * inner, (size_t)inner * sizeof(float));
+    }
+    set_rows(job, job->n);
+}
+
+static void parallel_chunks(text_job *job, rc_dnn *dnn, rc_task *task)
+{
+    rc_parallel(rc_dnn_pool(dnn), (job->total + job->rows - 1) / job->rows, task, job);
+}
+
+static rc_status run_attention(text_job *job, rc_dnn *dnn)
+{
+    RC_TRY(rc_linear_get(&job->qkv, dnn, job->p, job->layer->qkv, job->total, job->rows, false));
+    parallel_chunks(job, dnn, qkv_chunk);
+    rc_parallel(rc_dnn_pool(dnn), job->n, attend_sequence, job);
+    return RC_OK;
+}
+
+static rc_status run_rest(text_job *job, rc_dnn *dnn)
+{
+    const rc_text_layer *l = job->layer;
+    int64_t total = job->total, rows = job->rows;
+    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, total, rows, true));
+    RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, total, rows, false));
+    if (job->t->config.gated)
+        RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, total, rows, false));
+    RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, total, rows, true));
+    parallel_chunks(job, dnn, rest_chunk);
+    return RC_OK;
+}
+
+/* ---- Pooling --------------------------------------------------------------------------------- */
 
 static void pool_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
     const text_job *job = arg;
-    int64_t c = job->t->config.width, row = pooled_row(job, i), rows = rows_of(job, i);
-    float *x = job->x + row_of(job, i) * c, *y = job->pooled + i * c;
-    if (row >= 0) x += row * c, rows = 1;
+    int64_t c = job->t->config.width, rows = one_row(job) ? 1 : rows_of(job, i);
+    float *x = job->x + (one_row(job) ? i : row_of(job, i)) * c, *y = job->pooled + i * c;
     if (job->t->config.final_norm) norm_rows(job, job->t->final, x, x, rows);
     rc_meanpool_forward(y, x, rows, c);
 }
@@ -290,10 +322,8 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
     RC_TRY(check_sequences(t, id, first, n));
     rc_pool *pool = rc_dnn_pool(c->dnn);
     text_job job = {.t = t, .p = p, .id = id, .first = first, .n = n, .y = y};
-    job.real = row_of(&job, n);
+    set_rows(&job, row_of(&job, n));
     for (int64_t i = 0; i < n; i++) job.longest = rc_max(job.longest, rows_of(&job, i));
-    job.total = (job.real + ROUND - 1) / ROUND * ROUND;
-    job.rows = rc_chunk_rows(job.total, 4 * ROUND);
     rc_arena counting = {0};
     take_buffers(&job, &counting, rc_pool_threads(pool));
     RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
@@ -303,7 +333,9 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
     rc_parallel(pool, n, embed_sequence, &job);
     for (int64_t i = 0; i < t->config.layers; i++) {
         job.layer = &t->layer[i];
-        RC_TRY(run_layer(&job, c->dnn));
+        RC_TRY(run_attention(&job, c->dnn));
+        if (i == t->config.layers - 1 && one_row(&job)) keep_pooled_rows(&job);
+        RC_TRY(run_rest(&job, c->dnn));
     }
     return pool_all(&job, c->dnn);
 }
