@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class Weights:
             self.core = core.Model(**config.core_arguments(with_text=True) | changes)
         except (ValueError, OverflowError) as error:
             raise FormatError(f"{where}: {error}") from error
-        self.dtype, self._config = dtype, config
+        self.dtype, self._config, self._where = dtype, config, where
         self.shapes: Shapes = [(name, shape) for name, shape, _ in self.core.parameters()]
         arrays = read(self.shapes)
         self._total = None if dtype == "float32" else checkpoint.digesting(config)
@@ -127,6 +128,12 @@ class Weights:
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosines to logits."""
-        scale: npt.NDArray[np.float32] = np.asarray(self.values["logit_scale"])
-        return float(np.exp(scale))
+        """Factor from cosines to logits; FormatError where it is not finite."""
+        stored: npt.NDArray[np.float32] = np.asarray(self.values["logit_scale"])
+        with np.errstate(over="ignore"):
+            scale = float(np.exp(stored))
+        if not math.isfinite(scale):
+            raise FormatError(
+                f"{self._where}: logit_scale is {stored}, whose exponential is {scale}"
+            )
+        return scale

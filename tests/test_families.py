@@ -474,6 +474,19 @@ def test_wrong_tensors_are_named(rng, tmp_path, fault):
         reclap.load(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(3), r"logit_scale_a has shape \[3\], expected a single number"),
+        (torch.tensor(1e4), r"model\.pt: logit_scale is 10000\.0, whose exponential is inf"),
+    ],
+)
+def test_temperature_that_cannot_be_is_named(rng, tmp_path, value, message):
+    torch.save(laion_state(clap_model(rng)) | {"logit_scale_a": value}, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match=message):
+        reclap.load(tmp_path / "model.pt")
+
+
 def test_other_models_are_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(FormatError, match="'bert' model of transformers"):

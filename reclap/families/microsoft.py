@@ -4,13 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from reclap.audio import AudioConfig
 from reclap.config import AudioTower, ClapConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio, cnn14, mel_bank
-from reclap.families.parts import Found, Tensors, below, without
+from reclap.families.parts import Found, Tensors, below, scalar, without
 from reclap.families.text_config import left_of, tower_of
 from reclap.tensors import Stored
 
@@ -65,7 +63,7 @@ def read(path: Path, tensors: Tensors) -> Found:
         dim=heads[name].shape[0],
         template="this is the sound of {label}",  # examples/zero_shot_classification.py
     )
-    scale: dict[str, Stored] = {"logit_scale": np.reshape(rest["logit_scale"], ())}
+    scale: dict[str, Stored] = {"logit_scale": scalar("logit_scale", rest["logit_scale"])}
     upstream = dataclasses.replace(config.front, channels="concatenate", resampler="sinc")
     family = f"MS-CLAP {release.year}"
     return Found(family, config, release.tensors | heads | scale, None, release.ignored, upstream)

@@ -14,7 +14,7 @@ from reclap.errors import FormatError
 from reclap.families.text_config import left_of, tower_of
 from reclap.tensors import Array, Stored
 
-__all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "without"]
+__all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "scalar", "without"]
 
 Tensors = Mapping[str, Array]
 
@@ -89,6 +89,13 @@ def without(tensors: Tensors, prefixes: tuple[str, ...]) -> dict[str, Array]:
     return {n: x for n, x in tensors.items() if not n.startswith(prefixes)}
 
 
+def scalar(name: str, tensor: Array) -> Array:
+    """Return a tensor of one element without axes; FormatError names any other."""
+    if tensor.size != 1:
+        raise FormatError(f"{name} has shape {list(tensor.shape)}, expected a single number")
+    return np.reshape(tensor, ())
+
+
 def assemble(parts: Parts) -> Found:
     """Put towers and heads of LAION-CLAP's kind together.
 
@@ -134,7 +141,7 @@ def _heads(parts: Parts) -> tuple[dict[str, Stored], int, dict[str, str]]:
                 heads[f"{head}.{ours}.{kind}"] = parts.rest[name]
     if "logit_scale_a" not in parts.rest:
         raise FormatError("logit_scale_a is missing")
-    heads["logit_scale"] = np.reshape(parts.rest["logit_scale_a"], ())
+    heads["logit_scale"] = scalar("logit_scale_a", parts.rest["logit_scale_a"])
     ignored = {}
     for name in sorted(set(parts.rest) - used):
         if name == "logit_scale_t":
