@@ -1,8 +1,8 @@
 /* audio: bytes of a sound file to samples, samples to the log-mel picture an encoder sees.
  *
  * All functions are serial and safe to call from several threads at once: a library table and a mel
- * plan are read-only after creation, everything else belongs to the call. Resampling is not here,
- * it is done by the soxr package between decoding and the mel transform. */
+ * plan are read-only after creation, a reader and everything else belongs to one caller. Resampling
+ * is not here, it is done by the soxr package between decoding and the mel transform. */
 #ifndef RC_AUDIO_H
 #define RC_AUDIO_H
 
@@ -19,21 +19,40 @@ typedef struct rc_sndfile rc_sndfile;
 rc_status rc_sndfile_new(rc_sndfile **out, const char *path);
 void rc_sndfile_free(rc_sndfile *lib); /* NULL allowed; no decode may be running */
 
-/* One decoded clip: x (frames, channels), nominally in [-1, 1], at `rate` samples per second. */
+/* The content of a sound file: `size` bytes in memory, or, where `bytes` is NULL, of an open file.
+ */
+typedef struct {
+    const void *bytes;
+    int fd;
+    int64_t size;
+} rc_bytes;
+
+/* Decodes one file from beginning to end: WAV, FLAC, OGG, MP3, AIFF or whatever else the library
+ * knows. Serves one caller at a time. */
+typedef struct rc_reader rc_reader;
+
+/* RC_EFORMAT when the bytes are no sound file, or rate or channels are absurd. Memory must outlive
+ * the reader, as must `lib`; a file is read through a descriptor of its own, from any place. */
+rc_status rc_reader_new(rc_reader **out, const rc_sndfile *lib, rc_bytes from);
+void rc_reader_free(rc_reader *reader); /* NULL allowed */
+
+int rc_reader_rate(const rc_reader *reader); /* samples per second */
+int64_t rc_reader_channels(const rc_reader *reader);
+
+/* Decoded audio: x (frames, channels), nominally in [-1, 1]; x is never NULL. */
 typedef struct {
     float *x;
     int64_t frames, channels;
-    int rate;
 } rc_audio;
 
-/* Decode `n` bytes of WAV, FLAC, OGG, MP3, AIFF or whatever else the library knows.
+/* Decode the next `frames` frames, fewer at the end, none after it; all that are left where
+ * `frames` is negative.
  *
  * Damaged files give what can be decoded; the header's frame count is not trusted, memory grows
  * with what really arrives. Float files may hold any value, NaN included: see rc_all_finite.
- * RC_EFORMAT when the bytes are no sound file, hold no frame, or when rate or length are absurd;
- * *out is then all zero. Free with rc_audio_free (or rc_free on x, once out of this struct). */
-rc_status rc_audio_decode(rc_audio *out, const rc_sndfile *lib, const void *bytes, int64_t n);
-void rc_audio_free(rc_audio *audio);
+ * RC_EFORMAT when a file holds no frame at all, cannot be read, or holds more than one call may
+ * return; *out is then all zero. Free x with rc_free. */
+rc_status rc_reader_read(rc_audio *out, rc_reader *reader, int64_t frames);
 
 /* Mean over channels: y (frames), x (frames, channels). */
 void rc_downmix(float *y, const float *x, int64_t frames, int64_t channels);

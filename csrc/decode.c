@@ -1,13 +1,16 @@
-/* Bytes to float frames through libsndfile's virtual I/O.
+/* Bytes, in memory or in a file, to float frames through libsndfile's virtual I/O.
  *
  * The declarations below restate, from the library's documentation, the few parts of its public
  * interface in use here; it has been stable since version 1.0.18. */
+#define _XOPEN_SOURCE 700 /* pread */
 #include "audio.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- The library's interface ----------------------------------------------------------------- */
 
@@ -78,11 +81,13 @@ void rc_sndfile_free(rc_sndfile *lib)
     rc_free(lib);
 }
 
-/* ---- Virtual I/O over memory ----------------------------------------------------------------- */
+/* ---- Virtual I/O over memory or a file ------------------------------------------------------- */
 
 typedef struct {
-    const char *bytes;
+    const char *bytes; /* or NULL: in the file */
+    int fd;
     int64_t size, at;
+    int error; /* errno of a read that failed; libsndfile takes it for the end */
 } byte_source;
 
 static int64_t source_length(void *user)
@@ -105,12 +110,25 @@ static int64_t source_seek(int64_t offset, int whence, void *user)
     return src->at = to;
 }
 
+/* Read up to `n` bytes of the file at the source's place; a signal does not end it. */
+static int64_t file_read(void *to, int64_t n, byte_source *src)
+{
+    int64_t got;
+    do got = pread(src->fd, to, (size_t)n, (off_t)src->at);
+    while (got < 0 && errno == EINTR);
+    if (got < 0) src->error = errno;
+    return rc_max(got, 0);
+}
+
 static int64_t source_read(void *to, int64_t count, void *user)
 {
     byte_source *src = user;
     int64_t n = rc_min(count, src->size - src->at);
     if (n <= 0) return 0;
-    memcpy(to, src->bytes + src->at, (size_t)n);
+    if (src->bytes == NULL)
+        n = file_read(to, n, src);
+    else
+        memcpy(to, src->bytes + src->at, (size_t)n);
     src->at += n;
     return n;
 }
@@ -178,54 +196,101 @@ static rc_status grow(sample_buffer *b, int64_t need, int64_t want)
     return RC_OK;
 }
 
-/* Read to the end of what decodes. The header's count only chooses the first size, and only as far
- * as the number of bytes makes it plausible. */
-static rc_status read_frames(sample_buffer *b, const rc_sndfile *lib, sf_handle *file,
-                             const sf_info *info, int64_t bytes)
+struct rc_reader {
+    const rc_sndfile *lib;
+    sf_handle *file;
+    sf_info info;
+    byte_source src;
+    int64_t at; /* frames read so far */
+};
+
+/* Read `most` floats or to the end of what decodes. The header's count only chooses the first size,
+ * and only as far as the number of bytes makes it plausible. */
+static rc_status read_frames(sample_buffer *b, rc_reader *r, int64_t most)
 {
-    int64_t c = info->channels, got;
-    int64_t plausible = rc_max(CHUNK, 16 * rc_min(bytes, SAMPLES_MAX));
-    int64_t said = rc_max(0, rc_min(info->frames, plausible / c)) * c;
-    RC_TRY(grow(b, c, said + c)); /* one frame more: then the end is seen without growing */
-    while ((got = lib->readf_float(file, b->x + b->used, (b->room - b->used) / c)) > 0) {
-        b->used += got * c;
-        if (b->room - b->used < c) RC_TRY(grow(b, c, rc_max(CHUNK, b->used / 2)));
+    int64_t c = r->info.channels, got = 1;
+    int64_t plausible = rc_max(CHUNK, 16 * rc_min(r->src.size, SAMPLES_MAX));
+    int64_t said = rc_max(0, rc_min(r->info.frames - r->at, plausible / c)) * c;
+    /* One frame more than it says: then the end is seen without growing. */
+    RC_TRY(grow(b, c, rc_min(said + c, most)));
+    while (b->used < most && got > 0) {
+        if (b->room - b->used < c)
+            RC_TRY(grow(b, c, rc_min(rc_max(CHUNK, b->used / 2), most - b->used)));
+        got = r->lib->readf_float(r->file, b->x + b->used, (rc_min(b->room, most) - b->used) / c);
+        b->used += rc_max(got, 0) * c;
     }
-    if (b->used > 0) return RC_OK;
+    r->at += b->used / c;
+    if (r->src.error != 0)
+        return rc_fail(RC_EFORMAT, "reading the file failed: errno %d", r->src.error);
+    if (r->at > 0) return RC_OK;
     return rc_fail(RC_EFORMAT, "no audio frame could be decoded: %s",
-                   lib->error(file) ? lib->strerror(file) : "the file ends after its header");
+                   r->lib->error(r->file) ? r->lib->strerror(r->file)
+                                          : "the file ends after its header");
 }
 
 /* Give back what growing in steps took too much of. */
 static float *trimmed(const sample_buffer *b)
 {
-    float *less = realloc(b->x, (size_t)b->used * sizeof *less);
+    float *less = realloc(b->x, (size_t)rc_max(b->used, 1) * sizeof *less);
     return less == NULL ? b->x : less;
 }
 
-rc_status rc_audio_decode(rc_audio *out, const rc_sndfile *lib, const void *bytes, int64_t n)
+rc_status rc_reader_read(rc_audio *out, rc_reader *reader, int64_t frames)
 {
-    byte_source src = {bytes, n, 0};
-    sf_info info = {0};
-    sf_handle *file = NULL;
     sample_buffer b = {0};
-    rc_status st;
+    int64_t c = reader->info.channels;
+    int64_t most = frames < 0 || frames > SAMPLES_MAX / c ? INT64_MAX : frames * c;
     *out = (rc_audio){0};
-    RC_TRY(open_bytes(&file, &info, lib, &src)); /* nothing to release yet */
-    if ((st = check_info(&info)) != RC_OK) goto done;
-    if ((st = read_frames(&b, lib, file, &info, n)) != RC_OK) goto done;
-    *out = (rc_audio){trimmed(&b), b.used / info.channels, info.channels, info.samplerate};
-    b.x = NULL; /* now the caller's */
-done:
-    free(b.x);
-    lib->close(file);
+    rc_status st = read_frames(&b, reader, most);
+    if (st == RC_OK)
+        *out = (rc_audio){trimmed(&b), b.used / c, c};
+    else
+        free(b.x);
     return st;
 }
 
-void rc_audio_free(rc_audio *audio)
+static rc_status open_reader(rc_reader *r)
 {
-    rc_free(audio->x);
-    *audio = (rc_audio){0};
+    RC_TRY(open_bytes(&r->file, &r->info, r->lib, &r->src));
+    return check_info(&r->info);
+}
+
+rc_status rc_reader_new(rc_reader **out, const rc_sndfile *lib, rc_bytes from)
+{
+    void *memory;
+    *out = NULL;
+    RC_TRY(rc_alloc(&memory, sizeof(rc_reader)));
+    rc_reader *r = memory;
+    r->lib = lib;
+    r->src = (byte_source){.bytes = from.bytes, .fd = -1, .size = from.size};
+    if (from.bytes == NULL && (r->src.fd = dup(from.fd)) < 0) {
+        rc_free(r);
+        return rc_fail(RC_EINVAL, "file descriptor %d: errno %d", from.fd, errno);
+    }
+    rc_status st = open_reader(r);
+    if (st == RC_OK)
+        *out = r;
+    else
+        rc_reader_free(r);
+    return st;
+}
+
+void rc_reader_free(rc_reader *r)
+{
+    if (r == NULL) return;
+    if (r->file != NULL) r->lib->close(r->file);
+    if (r->src.fd >= 0) close(r->src.fd);
+    rc_free(r);
+}
+
+int rc_reader_rate(const rc_reader *r)
+{
+    return r->info.samplerate;
+}
+
+int64_t rc_reader_channels(const rc_reader *r)
+{
+    return r->info.channels;
 }
 
 /* ---- Samples --------------------------------------------------------------------------------- */

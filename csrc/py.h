@@ -22,6 +22,7 @@ typedef struct {
     PyObject *format_error;
     PyObject *backend_error;
     PyObject *sndfile_type;
+    PyObject *reader_type;
     PyObject *mel_type;
     PyObject *model_type;
     PyObject *context_type;
@@ -39,6 +40,9 @@ int rc_py_run(PyObject *self, rc_work *work, void *job);
 
 /* The state of the module that defines `self`'s type. */
 rc_state *rc_py_state(PyObject *self);
+
+/* What every tp_dealloc of our types ends with. */
+void rc_py_free_instance(PyObject *self);
 
 /* Turn a status into its exception: ValueError, MemoryError, FormatError, BackendError,
  * RuntimeError. Always returns -1. */
@@ -85,7 +89,7 @@ static inline int64_t rc_py_size(PyArrayObject *array, int axis)
 /* Method tables and types of the other files, gathered by py_module.c. */
 extern PyMethodDef rc_py_front_methods[], rc_py_kernel_methods[], rc_py_move_methods[],
     rc_py_layer_methods[], rc_py_score_methods[];
-extern PyType_Spec rc_py_sndfile_spec, rc_py_mel_spec, rc_py_model_spec, rc_py_context_spec,
-    rc_py_trainer_spec;
+extern PyType_Spec rc_py_sndfile_spec, rc_py_reader_spec, rc_py_mel_spec, rc_py_model_spec,
+    rc_py_context_spec, rc_py_trainer_spec;
 
 #endif

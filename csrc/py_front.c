@@ -1,93 +1,7 @@
-/* The audio front end for Python: types SndFile and Mel, and functions over samples. */
+/* The audio front end for Python: type Mel, and functions over samples. */
 #include "py.h"
 
 #include "audio.h"
-
-/* ---- SndFile --------------------------------------------------------------------------------- */
-
-typedef struct {
-    PyObject_HEAD rc_sndfile *lib;
-} sndfile_object;
-
-static void instance_free(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    type->tp_free(self);
-    Py_DECREF(type); /* instances of heap types own their type */
-}
-
-static PyObject *sndfile_new(PyTypeObject *type, PyObject *args, PyObject *kw)
-{
-    static char *names[] = {"path", NULL};
-    PyObject *path = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&:SndFile", names, PyUnicode_FSConverter, &path))
-        return NULL;
-    sndfile_object *self = (sndfile_object *)type->tp_alloc(type, 0);
-    rc_status st = RC_OK;
-    if (self != NULL) st = rc_sndfile_new(&self->lib, PyBytes_AS_STRING(path));
-    Py_DECREF(path);
-    if (st != RC_OK) {
-        rc_py_raise((PyObject *)self, st);
-        Py_CLEAR(self);
-    }
-    return (PyObject *)self;
-}
-
-static void sndfile_dealloc(PyObject *self)
-{
-    rc_sndfile_free(((sndfile_object *)self)->lib);
-    instance_free(self);
-}
-
-typedef struct {
-    const rc_sndfile *lib;
-    Py_buffer bytes;
-    rc_audio audio;
-} decode_job;
-
-static rc_status decode_work(void *job)
-{
-    decode_job *j = job;
-    return rc_audio_decode(&j->audio, j->lib, j->bytes.buf, (int64_t)j->bytes.len);
-}
-
-static PyObject *sndfile_decode(PyObject *self, PyObject *bytes)
-{
-    decode_job job = {.lib = ((sndfile_object *)self)->lib};
-    if (PyObject_GetBuffer(bytes, &job.bytes, PyBUF_SIMPLE) < 0) return NULL;
-    int failed = rc_py_run(self, decode_work, &job);
-    PyBuffer_Release(&job.bytes);
-    if (failed) return NULL;
-    int64_t shape[] = {job.audio.frames, job.audio.channels};
-    PyArrayObject *x = rc_py_adopt(job.audio.x, 2, shape);
-    return x == NULL ? NULL : Py_BuildValue("(Ni)", x, job.audio.rate);
-}
-
-PyDoc_STRVAR(sndfile_doc, "SndFile(path)\n--\n\n"
-                          "libsndfile, loaded from `path` at run time.");
-PyDoc_STRVAR(decode_doc, "decode($self, data, /)\n--\n\n"
-                         "Decode a whole sound file held in memory.\n\n"
-                         "Returns float32 samples of shape (frames, channels) and the rate in Hz.");
-
-static PyMethodDef sndfile_methods[] = {
-    {"decode", sndfile_decode, METH_O, decode_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot sndfile_slots[] = {
-    {Py_tp_doc, (void *)sndfile_doc},
-    {Py_tp_new, sndfile_new},
-    {Py_tp_dealloc, sndfile_dealloc},
-    {Py_tp_methods, sndfile_methods},
-    {0, NULL},
-};
-
-PyType_Spec rc_py_sndfile_spec = {
-    .name = "reclap._core.SndFile",
-    .basicsize = sizeof(sndfile_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = sndfile_slots,
-};
 
 /* ---- Mel ------------------------------------------------------------------------------------- */
 
@@ -122,7 +36,7 @@ static PyObject *mel_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 static void mel_dealloc(PyObject *self)
 {
     rc_mel_plan_free(((mel_object *)self)->plan);
-    instance_free(self);
+    rc_py_free_instance(self);
 }
 
 typedef struct {

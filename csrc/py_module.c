@@ -22,6 +22,13 @@ int rc_py_raise(PyObject *self, rc_status status)
     return -1;
 }
 
+void rc_py_free_instance(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type); /* instances of heap types own their type */
+}
+
 int rc_py_run(PyObject *self, rc_work *work, void *job)
 {
     rc_status status;
@@ -37,6 +44,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->format_error);
     Py_VISIT(state->backend_error);
     Py_VISIT(state->sndfile_type);
+    Py_VISIT(state->reader_type);
     Py_VISIT(state->mel_type);
     Py_VISIT(state->model_type);
     Py_VISIT(state->context_type);
@@ -50,6 +58,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->format_error);
     Py_CLEAR(state->backend_error);
     Py_CLEAR(state->sndfile_type);
+    Py_CLEAR(state->reader_type);
     Py_CLEAR(state->mel_type);
     Py_CLEAR(state->model_type);
     Py_CLEAR(state->context_type);
@@ -84,6 +93,7 @@ static int module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, rc_py_layer_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_py_score_methods) < 0) return -1;
     if (add_type(module, &rc_py_sndfile_spec, &state->sndfile_type) < 0) return -1;
+    if (add_type(module, &rc_py_reader_spec, &state->reader_type) < 0) return -1;
     if (add_type(module, &rc_py_mel_spec, &state->mel_type) < 0) return -1;
     if (add_type(module, &rc_py_model_spec, &state->model_type) < 0) return -1;
     if (add_type(module, &rc_py_context_spec, &state->context_type) < 0) return -1;

@@ -13,6 +13,7 @@ from reclap.clips import CHANNELS, Clip, Samples, load, read, refuse_non_finite
 from reclap.errors import FormatError
 from reclap.resample import RESAMPLERS
 from reclap.settings import from_mapping
+from reclap.streams import Stream, Whole, cut
 
 if TYPE_CHECKING:
     from reclap._core import Mel
@@ -203,23 +204,41 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
     >>> windows(np.zeros(480001, np.float32)).shape
     (2, 480000)
     """
-    return np.stack(list(_each_window(samples, config or AudioConfig())))
+    return np.stack(list(each_window(Whole(mono(samples)), config or AudioConfig())))
 
 
-def _each_window(samples: npt.ArrayLike, config: AudioConfig) -> Iterator[Samples]:
-    """Yield the windows of `windows` one by one; those of a long clip are views of it."""
-    clip = prepare(samples, config)
-    length, size = len(clip), config.samples
+def each_window(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
+    """Yield the windows of `windows` one by one, rounded where ``config.quantize`` says so.
+
+    Raises
+    ------
+    FormatError
+        If a file has become shorter since its length was counted.
+    """
+    length, size = stream.length, config.samples
+    blocks = prepared(stream, config)
     if length <= size:
-        yield pad(clip, config)
+        yield pad(np.concatenate(list(blocks)), config)
         return
     count = -(-(length - size) // max(1, round(size * config.window_hop))) + 1
-    for i in range(count):
-        start = round(i * (length - size) / (count - 1))
-        yield clip[start : start + size]
+    starts = (round(i * (length - size) / (count - 1)) for i in range(count))
+    done = 0
+    for window in cut(blocks, ((start, start + size) for start in starts)):
+        done += len(window) == size
+        if done:
+            yield window
+    if done < count:
+        raise FormatError("the file became shorter while it was read")
 
 
-def _mono(samples: npt.ArrayLike) -> Samples:
+def mono(samples: npt.ArrayLike) -> Samples:
+    """Return a clip as contiguous float32.
+
+    Raises
+    ------
+    ValueError
+        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+    """
     clip = np.ascontiguousarray(samples, np.float32)
     if np.ndim(samples) != 1:  # ascontiguousarray makes one axis of a scalar
         raise ValueError(f"samples: expected shape (T,), got {np.shape(samples)}")
@@ -229,19 +248,19 @@ def _mono(samples: npt.ArrayLike) -> Samples:
     return clip
 
 
-def prepare(samples: npt.ArrayLike, config: AudioConfig) -> Samples:
-    """Return a mono clip as contiguous float32, rounded to 16 bits where ``config.quantize``.
+def prepared(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
+    """Yield the blocks of a stream, rounded to 16 bits where ``config.quantize``.
 
     Raises
     ------
     ValueError
-        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+        If a sample is NaN or infinite.
     """
-    clip = _mono(samples)
-    if not config.quantize:
-        return clip
-    rounded: Samples = np.trunc(np.clip(clip, -1, 1) * np.float32(32767)) / np.float32(32767)
-    return rounded.astype(np.float32, copy=False)
+    for block in stream.blocks():
+        refuse_non_finite(block, "samples")  # resampling may overflow
+        if config.quantize:
+            block = np.trunc(np.clip(block, -1, 1) * np.float32(32767)) / np.float32(32767)
+        yield block.astype(np.float32, copy=False)
 
 
 def pad(clip: Samples, config: AudioConfig) -> Samples:
@@ -289,7 +308,7 @@ def log_mel(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
     >>> log_mel(np.zeros(48000, np.float32)).shape
     (101, 64)
     """
-    picture: Samples = _mel(config or AudioConfig())(_mono(samples))
+    picture: Samples = _mel(config or AudioConfig())(mono(samples))
     return picture
 
 
@@ -313,12 +332,33 @@ def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -
     ValueError
         If `samples` is empty, not one-dimensional, or holds NaN or infinity.
     """
-    config = config or AudioConfig()
-    mel = _mel(config)
-    pictures = [mel(window) for window in _each_window(samples, config)]
-    if config.level_db is not None:
-        pictures = [set_level(picture, config.level_db) for picture in pictures]
+    pictures = list(each_picture(Whole(mono(samples)), config or AudioConfig()))
     return pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)
+
+
+def each_picture(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
+    """Yield the pictures of `window_features` one by one."""
+    mel = _mel(config)
+    for window in each_window(stream, config):
+        picture: Samples = mel(window)
+        yield picture if config.level_db is None else set_level(picture, config.level_db)
+
+
+def each_frames(stream: Stream, config: AudioConfig, count: int) -> Iterator[Samples]:
+    """Yield the log-mel frames of a whole stream in order, about `count` at a time.
+
+    Each part is computed from as many samples around it as its frames see, so together they equal
+    those of `log_mel`.
+    """
+    mel, hop, total = _mel(config), config.hop, stream.length // config.hop + 1
+    margin = config.n_fft // 2 // hop + 1  # frames on either side whose samples a frame sees
+    firsts = range(0, max(1, total - margin - 1), count)  # what would be left is of the last part
+    spans = [(max(0, first - margin), first + count + margin) for first in firsts]
+    spans[-1] = (spans[-1][0], total)
+    pieces = cut(prepared(stream, config), ((a * hop, b * hop) for a, b in spans))
+    for first, (start, stop), piece in zip(firsts, spans, pieces, strict=False):
+        last = stop if stop == total else first + count
+        yield mel(piece)[first - start : last - start]
 
 
 def set_level(picture: Samples, level_db: float) -> Samples:

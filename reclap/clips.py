@@ -1,10 +1,13 @@
 """Sound files and arrays to samples at a wanted rate."""
 
+import contextlib
 import dataclasses
 import operator
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeGuard, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,21 @@ from reclap._libraries import core, sndfile
 from reclap.errors import FormatError
 from reclap.resample import resample
 
-__all__ = ["CHANNELS", "Clip", "load", "read", "refuse_non_finite"]
+if TYPE_CHECKING:
+    from reclap._core import Reader
+
+__all__ = [
+    "CHANNELS",
+    "Clip",
+    "Samples",
+    "SoundFile",
+    "Source",
+    "convert",
+    "is_file",
+    "load",
+    "read",
+    "refuse_non_finite",
+]
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -27,6 +44,80 @@ class Clip:
 
     samples: Samples
     rate: int
+
+
+class SoundFile:
+    """The content of a sound file, decoded as often as one likes.
+
+    Parameters
+    ----------
+    source : path, bytes-like or binary file object
+        A regular file stays on disk and is read piece by piece; of a pipe or a file object the
+        whole content is taken at once.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    TypeError
+        If it is none of these.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._path: Path | None = None
+        if isinstance(source, (str, os.PathLike)):
+            self.name = os.fspath(source)
+            with Path(source).open("rb") as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    self._path = Path(source)
+                else:
+                    self._data: bytes | bytearray | memoryview = file.read()
+        else:
+            self.name, self._data = _content(source)
+
+    def open(self) -> "Reader":
+        """Return what decodes the file from its beginning; FormatError if it is no sound file."""
+        with self._named():
+            if self._path is None:
+                return sndfile().open(self._data)
+            with self._path.open("rb") as file:
+                return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
+
+    def read(self, reader: "Reader", frames: int = -1, at: int = 0) -> Samples:
+        """Decode the next frames, or all that are left, as (frames, channels).
+
+        Parameters
+        ----------
+        reader : Reader
+            As `open` returns it.
+        frames : int
+            How many; at the end of the file there are fewer, and then none.
+        at : int
+            How many were read before, for messages.
+
+        Raises
+        ------
+        FormatError
+            If the file holds no frame, or more than fit into one array.
+        ValueError
+            If a sample is NaN or infinite.
+        """
+        with self._named():
+            samples = reader.read(frames)
+        refuse_non_finite(samples, self.name, at)
+        return samples
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except FormatError as error:
+            raise FormatError(f"{self.name}: {error}") from None
 
 
 def read(source: Source) -> Clip:
@@ -47,23 +138,19 @@ def read(source: Source) -> Clip:
     FileNotFoundError, IsADirectoryError, PermissionError
         As the operating system reports them.
     FormatError
-        If the content is empty, no sound file, or holds no frame.
+        If the content is empty, no sound file, or holds no frame, or more than 2^30 samples.
     ValueError
         If a sample is NaN or infinite.
     """
-    name, data = _content(source)
-    try:
-        samples, rate = sndfile().decode(data)
-    except FormatError as error:
-        raise FormatError(f"{name}: {error}") from None
-    refuse_non_finite(samples, name)
-    return Clip(samples, rate)
+    file = SoundFile(source)
+    reader = file.open()
+    return Clip(file.read(reader), reader.rate)
 
 
-def _content(source: Source) -> tuple[str, bytes | bytearray | memoryview]:
+def _content(
+    source: bytes | bytearray | memoryview | IO[bytes],
+) -> tuple[str, bytes | bytearray | memoryview]:
     """Return a name for messages, and the bytes."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source), Path(source).read_bytes()
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>", source
     if callable(getattr(source, "read", None)):
@@ -77,10 +164,10 @@ def _content(source: Source) -> tuple[str, bytes | bytearray | memoryview]:
     )
 
 
-def refuse_non_finite(samples: Samples, name: str) -> None:
-    """Raise ValueError that names the first frame with NaN or infinity."""
+def refuse_non_finite(samples: Samples, name: str, at: int = 0) -> None:
+    """Raise ValueError that names the first frame with NaN or infinity, counted from `at`."""
     if not core.all_finite(samples):
-        bad = int(np.argmin(np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
+        bad = at + int(np.argmin(np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
         raise ValueError(f"{name}: NaN or infinite samples, the first at frame {bad}")
 
 
@@ -133,12 +220,16 @@ def load(
     if channels not in CHANNELS:
         raise ValueError(f"channels is {channels!r}, expected one of {', '.join(CHANNELS)}")
     rate = _check_rate("rate", rate)
-    if _is_file(source):
+    if is_file(source):
         if source_rate is not None:
             raise ValueError("source_rate: a file says its rate itself; pass it with arrays only")
-        clip = read(source)
-    else:
-        clip = _from_array(cast("npt.ArrayLike", source), source_rate)
+        return convert(read(source), rate, channels, resampler)
+    array = cast("npt.ArrayLike", source)
+    return convert(_from_array(array, source_rate), rate, channels, resampler)
+
+
+def convert(clip: Clip, rate: int, channels: str, resampler: str) -> Samples:
+    """Mix the channels of a clip and change its rate; see `load`."""
     samples, own_rate = clip.samples, clip.rate
     del clip  # an hour in stereo is more than a gigabyte
     if channels != "keep" and samples.shape[1] == 1:
@@ -149,7 +240,7 @@ def load(
     return out.T.reshape(-1) if channels == "concatenate" else out
 
 
-def _is_file(source: object) -> TypeGuard[Source]:
+def is_file(source: object) -> TypeGuard[Source]:
     """Tell files and their content from arrays."""
     named = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(source, named) or hasattr(source, "read")

@@ -1,5 +1,6 @@
 """Feature fusion: a clip of any length as one input, the whole of it and three cuts."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,20 +8,23 @@ import numpy.typing as npt
 
 from reclap import audio
 from reclap.audio import AudioConfig
+from reclap.errors import FormatError
+from reclap.streams import Stream, Whole
 
-__all__ = ["Pictures", "fused_features", "pictures"]
+__all__ = ["Picture", "fused_features", "pictures"]
 
 Floats = npt.NDArray[np.float32]
 
 VIEWS = 4  # the whole clip, its front, middle and back
+PART = 4096  # frames of a long clip's picture at a time
 
 
-class Pictures(NamedTuple):
-    """What the audio tower takes of one clip.
+class Picture(NamedTuple):
+    """One input of the audio tower.
 
     Attributes
     ----------
-    mel : ndarray of float32, shape (n, frames, mels), or with fusion (1, 4, frames, mels)
+    mel : ndarray of float32, shape (frames, mels), or with fusion (4, frames, mels)
         Decibels.
     longer : bool
         Whether the clip exceeds the window, so that a model with fusion looks at its cuts.
@@ -30,25 +34,26 @@ class Pictures(NamedTuple):
     longer: bool
 
 
-def pictures(samples: npt.ArrayLike, config: AudioConfig) -> Pictures:
-    """Turn a clip into what the model takes, as ``config.truncation`` says.
+def pictures(stream: Stream, config: AudioConfig) -> Iterator[Picture]:
+    """Yield what the model takes of a sound, as ``config.truncation`` says.
 
     Parameters
     ----------
-    samples : array_like, shape (T,)
-        Mono clip at ``config.rate``.
+    stream : Stream
+        The sound at ``config.rate``.
     config : AudioConfig
         The front end.
 
     Raises
     ------
-    ValueError
-        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+    OSError, FormatError, ValueError
+        If the stream cannot be read to its end, or holds NaN or infinity.
     """
     if config.truncation == "fusion":
-        mel, longer = fused_features(samples, config)
-        return Pictures(mel[np.newaxis], longer)
-    return Pictures(audio.window_features(samples, config), False)
+        yield Picture(*_fused(stream, config))
+        return
+    for mel in audio.each_picture(stream, config):
+        yield Picture(mel, False)
 
 
 def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats, bool]:
@@ -96,15 +101,28 @@ def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats,
     >>> mel.shape, longer
     ((4, 1001, 64), True)
     """
-    clip = audio.prepare(samples, config)
-    mel = audio.log_mel(audio.pad(clip, config), config)
-    if config.level_db is not None:
-        mel = audio.set_level(mel, config.level_db)
-    if len(mel) == config.frames:
-        return np.stack([mel] * VIEWS), False
-    shrink = shrink_antialiased if config.fusion_resize == "antialias" else shrink_bilinear
-    cuts = [mel[start : start + config.frames] for start in cut_starts(len(mel), config.frames)]
-    return np.stack([shrink(mel, config.frames), *cuts]), True
+    return _fused(Whole(audio.mono(samples)), config)
+
+
+def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
+    """Compute `fused_features` part by part; to set a level, the picture must be whole."""
+    size, total, level = config.frames, stream.length // config.hop + 1, config.level_db
+    if total <= size:
+        clip = np.concatenate(list(audio.prepared(stream, config)))
+        mel = audio.log_mel(audio.pad(clip, config), config)
+        return np.stack([mel if level is None else audio.set_level(mel, level)] * VIEWS), False
+    shrink = Antialiased if config.fusion_resize == "antialias" else Bilinear
+    cuts = [_Cut(start, size, config.mels) for start in cut_starts(total, size)]
+    views = (shrink(total, size, config.mels), *cuts)
+    at = 0
+    for part in audio.each_frames(stream, config, PART if level is None else total):
+        mel = part if level is None else audio.set_level(part, level)
+        for view in views:
+            view.add(mel, at)
+        at += len(mel)
+    if at < total:
+        raise FormatError("the file became shorter while it was read")
+    return np.stack([view.rows for view in views]), True
 
 
 def cut_starts(frames: int, size: int) -> list[int]:
@@ -113,33 +131,62 @@ def cut_starts(frames: int, size: int) -> list[int]:
     return [int(part[(len(part) - 1) // 2]) if len(part) else 0 for part in parts]
 
 
-def shrink_bilinear(mel: Floats, frames: int) -> Floats:
-    """Shrink along time to `frames`, as torch's interpolate with align_corners False.
+class _Cut:
+    """Frames of a picture from `start` on."""
+
+    def __init__(self, start: int, frames: int, mels: int) -> None:
+        self.start, self.rows = start, np.empty((frames, mels), np.float32)
+
+    def add(self, mel: Floats, at: int) -> None:
+        """Take the frames that begin at `at`, one part after the other."""
+        first = max(self.start, at)
+        last = max(first, min(self.start + len(self.rows), at + len(mel)))
+        self.rows[first - self.start : last - self.start] = mel[first - at : last - at]
+
+
+class Bilinear:
+    """A picture shrunk along time, as torch's interpolate with align_corners False.
 
     Each result mixes two neighbours, whatever the factor: frames in between are skipped. The
     coordinate is computed in float32, here and below, as torch does; it tells in long clips.
     """
-    step = np.float32(len(mel)) / np.float32(frames)
-    at = np.float64(step) * (np.arange(frames) + 0.5) - 0.5  # rounded once: torch's is fused
-    at = np.maximum(at.astype(np.float32), 0)
-    first = at.astype(np.int64)
-    second = np.minimum(first + 1, len(mel) - 1)
-    share = (at - first).astype(np.float32)[:, np.newaxis]
-    mixed: Floats = mel[first] * (1 - share) + mel[second] * share
-    return mixed
+
+    def __init__(self, total: int, frames: int, mels: int) -> None:
+        step = np.float32(total) / np.float32(frames)
+        at = np.float64(step) * (np.arange(frames) + 0.5) - 0.5  # rounded once: torch's is fused
+        at = np.maximum(at.astype(np.float32), 0)
+        first = at.astype(np.int64)
+        share = (at - first).astype(np.float32)
+        self._mixed = [(first, 1 - share), (np.minimum(first + 1, total - 1), share)]
+        self.rows = np.zeros((frames, mels), np.float32)
+
+    def add(self, mel: Floats, at: int) -> None:
+        """Take the frames that begin at `at`, one part after the other."""
+        for place, share in self._mixed:
+            here = slice(*np.searchsorted(place, (at, at + len(mel))))
+            self.rows[here] += mel[place[here] - at] * share[here, np.newaxis]
 
 
-def shrink_antialiased(mel: Floats, frames: int) -> Floats:
-    """Shrink along time to `frames` by triangles as wide as the step between results.
+class Antialiased:
+    """A picture shrunk along time by triangles as wide as the step between results.
 
     As torch's interpolate with antialias, which torchvision's Resize does since 0.17: what LAION's
     code gives on an installation of today. Released models were trained before.
     """
-    step, half = np.float32(len(mel)) / np.float32(frames), np.float32(0.5)
-    rows = np.empty((frames, mel.shape[1]), np.float32)
-    for i, centre in enumerate(step * (np.arange(frames, dtype=np.float32) + half)):
-        first, last = max(int(centre - step + half), 0), min(int(centre + step + half), len(mel))
-        distance = np.abs(np.arange(first, last, dtype=np.float32) - centre + half)
-        weights = np.maximum(1 - distance / step, 0)
-        rows[i] = weights / weights.sum() @ mel[first:last]
-    return rows
+
+    def __init__(self, total: int, frames: int, mels: int) -> None:
+        self._step, half = np.float32(total) / np.float32(frames), np.float32(0.5)
+        self._centre = self._step * (np.arange(frames, dtype=np.float32) + half)
+        self._first = np.maximum((self._centre - self._step + half).astype(np.int64), 0)
+        self._last = np.minimum((self._centre + self._step + half).astype(np.int64), total)
+        self.rows = np.zeros((frames, mels), np.float32)
+
+    def add(self, mel: Floats, at: int) -> None:
+        """Take the frames that begin at `at`, one part after the other."""
+        for i in np.flatnonzero((self._first < at + len(mel)) & (self._last > at)):
+            first, last = self._first[i], self._last[i]
+            distance = np.abs(np.arange(first, last, dtype=np.float32) - self._centre[i] + 0.5)
+            weights = np.maximum(1 - distance / self._step, 0)
+            weights /= weights.sum()
+            a, b = max(first, at), min(last, at + len(mel))
+            self.rows[i] += weights[a - first : b - first] @ mel[a - at : b - at]

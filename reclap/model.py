@@ -22,6 +22,7 @@ from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line
 from reclap.families import export
 from reclap.families.parts import Found
+from reclap.fusion import Picture
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import place_of
@@ -35,7 +36,6 @@ __all__ = ["Model", "TextEncoder", "default_threads"]
 
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
-Picture = tuple[Floats, bool]  # one input of the audio tower, and whether its clip is longer
 
 BATCH = 8  # windows in one call of the audio tower
 TEXT_BATCH = 128
@@ -244,36 +244,37 @@ class Model:
         sources.require_rate(items, rate)
         faults: dict[int, str] = {}
         embedded: list[list[Floats]] = [[] for _ in items]
-        with contextlib.closing(self._windows(items, rate, progress)) as windows:
-            good = _without_faults(windows, None if errors == "raise" else faults)
-            for batch in _batches(good, BATCH):
-                mel = np.stack([window for _, (window, _) in batch])
-                longer = np.array([longer for _, (_, longer) in batch])
-                with self._lock:
-                    part = self._core.audio(
-                        self._context, mel, longer=longer if self.config.audio.fusion else None
-                    )
-                for (i, _), row in zip(batch, part, strict=True):
-                    embedded[i].append(row)
+        with contextlib.closing(self._pictures(items, rate, progress)) as found:
+            good = _without_faults(found, None if errors == "raise" else faults)
+            for i, row in self._rows(good):
+                embedded[i].append(row)
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
-        for row, parts in zip(rows, embedded, strict=True):
-            if parts:
-                row[:] = _pool(np.stack(parts))[0]
+        for i, parts in enumerate(embedded):
+            if parts and i not in faults:  # a file may turn out to be bad further on
+                rows[i] = _pool(np.stack(parts))[0]
         return rows, faults
 
-    def _windows(
+    def _pictures(
         self, items: list[Any], rate: int | None, progress: bool
     ) -> Generator[tuple[int, Picture | Exception], None, None]:
-        """Yield each window with the place of its sound, or what is wrong with the sound."""
+        """Yield each picture with the place of its sound, or what is wrong with the sound."""
         found = sources.features(items, rate, self.config.front, self.threads)
         bar = progress_bar(len(items), "clip", shown=progress)
         with bar, contextlib.closing(found):
-            for i, result in enumerate(found):
-                if isinstance(result, Exception):
-                    yield i, result
-                else:
-                    yield from ((i, (window, result.longer)) for window in result.mel)
-                bar.update()
+            for i, result in found:
+                bar.update(i - bar.n)
+                yield i, result
+
+    def _rows(self, pictures: Iterable[tuple[T, Picture]]) -> Iterator[tuple[T, Floats]]:
+        """Yield the embedding of each picture with what came with it; several go in at once."""
+        for batch in _batches(pictures, BATCH):
+            mel = np.stack([picture.mel for _, picture in batch])
+            longer = np.array([picture.longer for _, picture in batch])
+            with self._lock:
+                rows = self._core.audio(
+                    self._context, mel, longer=longer if self.config.audio.fusion else None
+                )
+            yield from zip((key for key, _ in batch), rows, strict=True)
 
     # ---- Naming ------------------------------------------------------------------------------
 
@@ -451,13 +452,22 @@ class Model:
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
         sources.require_rate(items, rate)
         classes = self._classes(labels, template, n_prompts, seed, combine, cache)
-        clip = sources.load(items[0], 0, rate, dataclasses.replace(front, channels="mean"))
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
-        starts = _starts(len(clip), size, step)
-        rows, _ = self._embed([clip[s : s + size] for s in starts], front.rate, "raise", progress)
+        found = sources.pieces(items[0], rate, front, size, step)
+        bar = progress_bar(None, "window", shown=progress)
+        spans: list[tuple[int, int]] = []
+        parts: list[list[Floats]] = []
+        with bar, contextlib.closing(found):
+            for span, row in self._rows(((a, b), picture) for a, b, picture in found):
+                if spans[-1:] != [span]:
+                    spans.append(span)
+                    parts.append([])
+                    bar.update()
+                parts[-1].append(row)
+        rows = np.concatenate([_pool(np.stack(part)) for part in parts])
         with self._lock:
             scores = classes.score(self._context, rows, self.logit_scale, 1).scores
-        seconds = np.stack([starts, np.minimum(starts + size, len(clip))], axis=1) / front.rate
+        seconds = np.array(spans, np.float64) / front.rate
         name = sources.name_of(items[0], 0)
         return Timeline(name, classes.labels, seconds, scores, self.logit_scale)
 
@@ -550,23 +560,16 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _without_faults(
-    windows: Iterable[tuple[int, Picture | Exception]], faults: dict[int, str] | None
+    found: Iterable[tuple[int, Picture | Exception]], faults: dict[int, str] | None
 ) -> Iterator[tuple[int, Picture]]:
-    """Yield the windows; raise the first exception among them, or note each in `faults`."""
-    for i, window in windows:
-        if not isinstance(window, Exception):
-            yield i, window
+    """Yield the pictures; raise the first exception among them, or note each in `faults`."""
+    for i, result in found:
+        if not isinstance(result, Exception):
+            yield i, result
         elif faults is None:
-            raise window
+            raise result
         else:
-            faults[i] = one_line(window)
-
-
-def _starts(length: int, size: int, step: int) -> npt.NDArray[np.int64]:
-    """Return where windows begin so that the last one reaches the end of the clip."""
-    count = 1 + max(0, -(-(length - size) // step))
-    starts = step * np.arange(count, dtype=np.int64)
-    return starts[starts < length]
+            faults[i] = one_line(result)
 
 
 def _pool(rows: Floats) -> Floats:

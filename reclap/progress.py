@@ -5,15 +5,17 @@ from typing import Any
 __all__ = ["bar"]
 
 
-def bar(total: int, unit: str, *, shown: bool, initial: int = 0, leave: bool = False) -> Any:
+def bar(total: int | None, unit: str, *, shown: bool, initial: int = 0, leave: bool = False) -> Any:
     """Return tqdm's bar, without the thread that refreshes all bars of a process.
 
     That thread may be writing to standard error when the interpreter shuts down, which aborts it.
 
     Parameters
     ----------
-    total, initial : int
-        Items in all, and those done before.
+    total : int or None
+        Items in all, where known.
+    initial : int
+        Items done before.
     unit : str
         What one item is called.
     shown : bool

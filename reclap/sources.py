@@ -1,26 +1,25 @@
 """What callers pass as sounds: one or many, files or arrays; decoded ahead of the model."""
 
+import contextlib
+import dataclasses
+import functools
+import itertools
 import numbers
 import os
-from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from reclap import audio
+from reclap.ahead import ahead
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
-from reclap.fusion import Pictures, pictures
+from reclap.fusion import Picture, pictures
+from reclap.streams import Stream, Whole, cut, open_stream
 
-__all__ = ["as_list", "features", "load", "name_of", "require_rate"]
+__all__ = ["as_list", "features", "name_of", "pieces", "require_rate"]
 
-Floats = npt.NDArray[np.float32]
-
-AHEAD = 16  # sounds decoded before the model asks for them
-AHEAD_WINDOWS = 64  # the same limit in windows, for long sounds
+AHEAD = 32  # pictures that are ready before the model asks for them
 BAD_SOUND = (OSError, FormatError, ValueError, TypeError, MemoryError)
 
 
@@ -60,25 +59,10 @@ def require_rate(items: Sequence[Any], rate: int | None) -> None:
             raise ValueError(f"audio[{i}]: an array does not know its rate, pass rate= in Hz")
 
 
-def load(item: Any, i: int, rate: int | None, front: AudioConfig) -> Floats:
-    """Load the i-th sound as a model's front end wants it; see `reclap.audio.load`.
-
-    Raises
-    ------
-    OSError, FormatError, ValueError, TypeError, MemoryError
-        As `reclap.audio.load`, the message naming the file or the place in the list.
-    """
-    try:
-        return audio.load(
-            item,
-            front.rate,
-            front.channels,
-            None if _is_file(item) else rate,
-            resampler=front.resampler,
-        )
-    except BAD_SOUND as error:
-        _name(error, name_of(item, i))
-        raise
+def _stream(item: Any, i: int, rate: int | None, front: AudioConfig) -> Stream:
+    """Open the i-th sound as a model's front end wants it; see `reclap.streams.open_stream`."""
+    own_rate = None if _is_file(item) else rate
+    return open_stream(item, front.rate, front.channels, own_rate, front.resampler)
 
 
 def name_of(item: Any, i: int) -> str:
@@ -96,8 +80,8 @@ def _name(error: Exception, name: str) -> None:
 
 def features(
     items: Sequence[Any], rate: int | None, front: AudioConfig, threads: int
-) -> Generator[Pictures | Exception, None, None]:
-    """Yield the log-mel pictures of each sound in order, or why it has none.
+) -> Generator[tuple[int, Picture | Exception], None, None]:
+    """Yield the log-mel pictures of each sound, or why it has none, in order.
 
     Parameters
     ----------
@@ -112,31 +96,65 @@ def features(
 
     Yields
     ------
-    Pictures, or an exception
+    place : int
+        Of the sound in `items`.
+    Picture or exception
+        A sound that fails further on has given pictures before.
 
     Notes
     -----
-    Memory holds the samples of at most `threads` sounds and the log-mels of those ahead: `AHEAD`
-    sounds, or fewer once a sound has turned out to be long.
+    Memory holds at most `AHEAD` pictures, or twice that; and of at most `threads` sounds `WHOLE`
+    decoded samples each, see `reclap.streams`, whatever their length.
     """
 
-    def work(i: int) -> Pictures | Exception:
+    def work(i: int) -> Iterator[Picture | Exception]:
         try:
-            return pictures(load(items[i], i, rate, front), front)
+            yield from pictures(_stream(items[i], i, rate, front), front)
         except BAD_SOUND as error:
-            return error
+            _name(error, name_of(items[i], i))
+            yield error
 
-    ahead, submitted = AHEAD, 0
-    pending: deque[Future[Pictures | Exception]] = deque()
-    pool = ThreadPoolExecutor(threads, "reclap-audio")
-    try:
-        while submitted < len(items) or pending:
-            while submitted < len(items) and len(pending) < ahead:
-                pending.append(pool.submit(work, submitted))
-                submitted += 1
-            result = pending.popleft().result()
-            if not isinstance(result, Exception):
-                ahead = min(ahead, max(threads, AHEAD_WINDOWS // len(result.mel), 1))
+    return ahead((functools.partial(work, i) for i in range(len(items))), threads, AHEAD)
+
+
+def pieces(
+    item: Any, rate: int | None, front: AudioConfig, size: int, step: int
+) -> Generator[tuple[int, int, Picture], None, None]:
+    """Yield the log-mel pictures of the pieces of one sound, as they begin every `step` samples.
+
+    Parameters
+    ----------
+    item, rate, front
+        The sound, as in `features`; its channels are averaged.
+    size, step : int
+        Length of a piece, and from one to the next, in samples at ``front.rate``. The first piece
+        that reaches the end is the last one, and may be shorter.
+
+    Yields
+    ------
+    start, stop : int
+        Of the piece in samples; once for every picture of it.
+    Picture
+        Of the piece, as of a sound of its own.
+
+    Raises
+    ------
+    OSError, FormatError, ValueError, TypeError, MemoryError
+        As `features` yields them.
+    """
+
+    def work() -> Iterator[tuple[int, int, Picture]]:
+        try:
+            stream = _stream(item, 0, rate, dataclasses.replace(front, channels="mean"))
+            ranges = ((start, start + size) for start in itertools.count(0, step))
+            found = cut(stream.blocks(), ranges)
+            for start, piece in zip(itertools.count(0, step), found, strict=False):
+                for picture in pictures(Whole(piece), front):
+                    yield start, start + len(piece), picture
+        except BAD_SOUND as error:
+            _name(error, name_of(item, 0))
+            raise
+
+    with contextlib.closing(ahead([work], 1, AHEAD)) as found:
+        for _, result in found:
             yield result
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -11,6 +11,7 @@ import reclap
 from reclap import audio, fusion
 from reclap.cli import main
 from reclap.errors import FormatError
+from reclap.streams import Whole
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -127,8 +128,8 @@ def sounds(rng, seconds=(1.0, 10.0)):
 
 def theirs_audio(model, clips, config):
     """Embed by transformers what our front end made of the clips."""
-    made = [fusion.pictures(clip, config) for clip in clips]
-    mel = np.stack([p.mel[0] if p.mel.ndim == 4 else p.mel[:1][0][None] for p in made])
+    made = [next(fusion.pictures(Whole(clip), config)) for clip in clips]
+    mel = np.stack([p.mel if p.mel.ndim == 3 else p.mel[None] for p in made])
     longer = torch.tensor([[p.longer] for p in made])
     with torch.no_grad():
         rows = model.get_audio_features(input_features=torch.from_numpy(mel), is_longer=longer)

@@ -8,6 +8,7 @@ import pytest
 from reclap import audio, fusion
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
+from reclap.streams import Whole
 
 CLAP = AudioConfig(mel_scale="htk", mel_norm="none", truncation="fusion")
 SMALL = AudioConfig(
@@ -73,10 +74,12 @@ def test_shrinking_matches_torch(rng, frames, antialias):
     want = torch.nn.functional.interpolate(
         torch.from_numpy(mel)[None, None], (201, 8), mode="bilinear", antialias=antialias
     )[0, 0].numpy()
-    shrink = fusion.shrink_antialiased if antialias else fusion.shrink_bilinear
-    got = shrink(mel, 201)
-    assert got.dtype == np.float32
-    assert np.abs(got - want).max() <= DB
+    for part in (frames, 97, 1):
+        shrunk = (fusion.Antialiased if antialias else fusion.Bilinear)(frames, 201, 8)
+        for at in range(0, frames, part):
+            shrunk.add(mel[at : at + part], at)
+        assert shrunk.rows.dtype == np.float32
+        assert np.abs(shrunk.rows - want).max() <= DB
 
 
 # ---- By themselves -----------------------------------------------------------------------------
@@ -137,12 +140,26 @@ def test_options_of_the_front_end_hold_for_fusion(rng):
 
 def test_pictures_follow_the_configuration(rng):
     x = noise(rng, 9000)
-    fused = fusion.pictures(x, SMALL)
-    assert fused.mel.shape == (1, 4, 201, 8)
+    [fused] = fusion.pictures(Whole(x), SMALL)
+    assert fused.mel.shape == (4, 201, 8)
     assert fused.longer
-    plain = fusion.pictures(x, AudioConfig.from_json(SMALL.to_json() | {"truncation": "windows"}))
-    assert plain.mel.shape == (3, 201, 8)
-    assert not plain.longer
+    windows = AudioConfig.from_json(SMALL.to_json() | {"truncation": "windows"})
+    plain = list(fusion.pictures(Whole(x), windows))
+    assert [p.mel.shape for p in plain] == [(201, 8)] * 3
+    assert not any(p.longer for p in plain)
+
+
+@pytest.mark.parametrize("change", [{}, {"fusion_resize": "antialias"}, {"level_db": -20.0}])
+@pytest.mark.parametrize("length", [4019, 4020, 4100, 9000, 20_011])
+def test_parts_of_a_picture_give_what_the_whole_gives(rng, monkeypatch, change, length):
+    x, config = noise(rng, length), dataclasses.replace(SMALL, **change)
+    want = fusion.fused_features(x, config)
+    for part in (1, 7, 200, 5000):
+        monkeypatch.setattr(fusion, "PART", part)
+        mel, longer = fusion.fused_features(x, config)
+        assert longer == want[1]
+        # The pictures of parts are the same; triangles of antialiasing are summed in parts.
+        assert np.abs(mel - want[0]).max() <= (DB if "fusion_resize" in change else 0)
 
 
 def test_bad_settings_and_samples_are_refused():

@@ -40,7 +40,7 @@ FOREIGN = {
     "sndfile.h": set(),  # decode.c restates what it uses
     "dlfcn.h": {"decode.c"},
     "pthread.h": {"decode.c", "parallel.c"},
-    "unistd.h": {"parallel.c"},
+    "unistd.h": {"decode.c", "parallel.c"},
 }
 C_LIBRARY = {
     "assert.h", "errno.h", "float.h", "limits.h", "math.h", "stdarg.h", "stdbool.h", "stddef.h",

@@ -1,0 +1,150 @@
+"""Sounds of any length as mono samples at a wanted rate, block by block."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from reclap._libraries import core
+from reclap.clips import Clip, Samples, SoundFile, convert, is_file, load
+from reclap.errors import FormatError
+from reclap.resample import resampled_length, resampler_of
+
+__all__ = ["Stream", "Whole", "cut", "open_stream"]
+
+WHOLE = 1 << 23  # samples over all channels, 95 s of stereo at 44.1 kHz; longer files are streamed
+BLOCK = 1 << 18  # samples over all channels that are decoded at a time
+
+
+class Stream(Protocol):
+    """A sound of one channel at one rate."""
+
+    @property
+    def length(self) -> int:
+        """Samples in all, for which a long file is decoded once without use."""
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield the samples from the beginning, in arrays (T,) of any length."""
+
+
+class Whole:
+    """A stream that is in memory: `samples` (T,)."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self.length = len(samples)
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield the samples as one array."""
+        yield self._samples
+
+
+def open_stream(
+    source: Any, rate: int, channels: str, source_rate: int | None, resampler: str
+) -> Stream:
+    """Open a sound.
+
+    Parameters
+    ----------
+    source, rate, channels, source_rate, resampler
+        As `reclap.clips.load`, whose samples the stream has; channels are not kept.
+
+    Returns
+    -------
+    Stream
+        Of an array, or of at most `WHOLE` decoded samples, in memory; else decoded at each use.
+
+    Raises
+    ------
+    OSError, FormatError, TypeError, ValueError
+        As `reclap.clips.load`; of a long file, what is wrong further on is raised by its blocks.
+    """
+    if not is_file(source) or source_rate is not None:
+        return Whole(load(source, rate, channels, source_rate, resampler=resampler))
+    file = SoundFile(source)
+    reader = file.open()
+    most = max(1, WHOLE // reader.channels)
+    samples = file.read(reader, most)
+    if len(samples) < most or len(file.read(reader, 1, most)) == 0:
+        return Whole(convert(Clip(samples, reader.rate), rate, channels, resampler))
+    return _LongFile(file, rate, channels, resampler)
+
+
+class _LongFile:
+    """A file that is decoded block by block, for its length and then at each use."""
+
+    def __init__(self, file: SoundFile, rate: int, channels: str, resampler: str) -> None:
+        reader = file.open()
+        self._file, self._rates, self._resampler = file, (reader.rate, rate), resampler
+        self._channels = reader.channels
+        self._one_by_one = channels == "concatenate"
+
+    @functools.cached_property
+    def length(self) -> int:
+        frames = sum(map(len, self._decoded()))
+        length = resampled_length(frames, *self._rates, self._resampler)
+        return length * self._channels if self._one_by_one else length
+
+    def blocks(self) -> Iterator[Samples]:
+        if not self._one_by_one:
+            yield from self._resampled(core.downmix)
+            return
+        for channel in range(self._channels):
+            yield from self._resampled(functools.partial(_channel, channel))
+
+    def _resampled(self, mix: Callable[[Samples], Samples]) -> Iterator[Samples]:
+        resampler = resampler_of(*self._rates, self._resampler)
+        for block in self._decoded():
+            yield resampler.push(mix(block))
+        yield resampler.finish()
+
+    def _decoded(self) -> Iterator[Samples]:
+        reader, at = self._file.open(), 0
+        if reader.channels != self._channels:
+            raise FormatError(f"{self._file.name}: changed while it was read")
+        frames = max(1, BLOCK // self._channels)
+        while len(block := self._file.read(reader, frames, at)):
+            yield block
+            at += len(block)
+
+
+def _channel(place: int, samples: Samples) -> Samples:
+    return np.ascontiguousarray(samples[:, place])
+
+
+def cut(blocks: Iterable[Samples], ranges: Iterable[tuple[int, int]]) -> Iterator[Samples]:
+    """Cut a stream into pieces, which may overlap or leave gaps.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray, shape (T,)
+        The samples.
+    ranges : iterable of (start, stop)
+        In samples; neither starts nor stops may fall. They may go on for ever.
+
+    Yields
+    ------
+    ndarray, shape (stop - start,)
+        A view of the block where one block holds the piece. The first piece that reaches the end of
+        the stream is the last one, and may be shorter.
+    """
+    rest = iter(blocks)
+    held: list[Samples] = []
+    first = have = 0  # the samples that `held` spans
+    for start, stop in ranges:
+        while have <= stop:  # one more than needed: then it is known whether there are more
+            block = next(rest, None)
+            if block is None:
+                break
+            held.append(block)
+            have += len(block)
+            while held and first + len(held[0]) <= start:
+                first += len(held.pop(0))
+        if start >= have:
+            return
+        joined = held[0] if len(held) == 1 else np.concatenate(held)
+        held, joined, first = [joined[start - first :]], joined[start - first :], start
+        yield joined[: stop - start]
+        if stop >= have:
+            return

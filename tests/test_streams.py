@@ -1,0 +1,245 @@
+"""Long files decoded block by block: equal to whole ones, in constant memory."""
+
+import dataclasses
+import io
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import tone
+
+import reclap
+from reclap import audio, fusion, streams
+from reclap.audio import AudioConfig
+from reclap.errors import FormatError
+from reclap.resample import RESAMPLERS, resample, resampled_length, resampler_of
+
+soundfile = pytest.importorskip("soundfile")
+
+FRONT = AudioConfig(rate=8000, samples=4000, n_fft=64, hop=20, mels=8, fmax=4000.0)
+FUSED = dataclasses.replace(FRONT, truncation="fusion", mel_scale="htk", mel_norm="none")
+FORMATS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Stream whatever is longer than a tenth of a second, in blocks of an odd length."""
+    monkeypatch.setattr(streams, "WHOLE", 1000)
+    monkeypatch.setattr(streams, "BLOCK", 997)
+
+
+def write(path: Path, x: np.ndarray, rate: int, kind: str = "WAV", subtype: str = "FLOAT") -> Path:
+    soundfile.write(path, x, rate, format=kind, subtype=subtype)
+    return path
+
+
+def stream_of(path, front: AudioConfig) -> streams.Stream:
+    return streams.open_stream(path, front.rate, front.channels, None, front.resampler)
+
+
+def noise(rng: np.random.Generator, frames: int, channels: int = 2) -> np.ndarray:
+    return (0.2 * rng.standard_normal((frames, channels))).astype(np.float32)
+
+
+# ---- Resampling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", RESAMPLERS)
+@pytest.mark.parametrize(
+    ("old", "new"), [(44100, 48000), (48000, 44100), (8000, 8000), (192000, 16000), (11025, 44100)]
+)
+def test_blocks_resample_as_the_whole(rng, kind, old, new):
+    x = noise(rng, 20_011, 1)[:, 0]
+    want = resample(x, old, new, kind)
+    stream, ends = resampler_of(old, new, kind), [0, 1, 2, 500, 8111, 8112, len(x)]
+    parts = [stream.push(x[a:b]) for a, b in itertools.pairwise(ends)]
+    got = np.concatenate([*parts, stream.finish()])
+    assert len(got) == len(want) == resampled_length(len(x), old, new, kind)
+    # soxr gives the same bits; products of other sizes than the whole's are summed in other orders.
+    assert np.abs(got - want).max() <= (0 if kind == "soxr" else 1e-6)
+
+
+def test_lengths_are_those_of_soxr(rng):
+    x = np.zeros(100_000, np.float32)
+    for length in rng.integers(100, 100_000, 40):
+        for old, new in ((44100, 48000), (22050, 48000), (48000, 32000), (96000, 44100)):
+            assert len(resample(x[:length], old, new)) == resampled_length(int(length), old, new)
+
+
+# ---- Cutting -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 3, 10, 100])
+@pytest.mark.parametrize("length", [1, 7, 10, 11, 20, 29, 30])
+@pytest.mark.parametrize("step", [1, 5, 10, 13])
+def test_pieces_are_those_of_the_array(block, length, step):
+    x = np.arange(length, dtype=np.float32)
+    blocks = (x[i : i + block] for i in range(0, length, block))
+    ranges = ((start, start + 10) for start in itertools.count(0, step))
+    count = 1 + max(0, -(-(length - 10) // step))
+    want = [x[i * step : i * step + 10] for i in range(count) if i * step < length]
+    got = list(streams.cut(blocks, ranges))
+    assert [g.tolist() for g in got] == [w.tolist() for w in want]
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(("kind", "subtype"), FORMATS)
+@pytest.mark.parametrize("channels", ["mean", "concatenate"])
+@pytest.mark.parametrize("resampler", RESAMPLERS)
+def test_streamed_files_have_the_samples_of_whole_ones(
+    tmp_path, rng, kind, subtype, channels, resampler
+):
+    front = dataclasses.replace(FRONT, channels=channels, resampler=resampler)
+    path = write(tmp_path / "clip", noise(rng, 44_111), 44100, kind, subtype)
+    want = audio.load(path, front.rate, channels, resampler=resampler)
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        stream = stream_of(source, front)
+        assert not isinstance(stream, streams.Whole)
+        blocks = list(stream.blocks())
+        assert max(map(len, blocks)) < 1000
+        got = np.concatenate(blocks)
+        assert len(got) == len(want) == stream.length
+        assert np.abs(got - want).max() <= (0 if resampler == "soxr" else 1e-6)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("front", [FRONT, FUSED], ids=["windows", "fusion"])
+@pytest.mark.parametrize("change", [{}, {"quantize": True}, {"level_db": -20.0}])
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 0.5001, 1.3, 3.0])
+def test_streamed_files_have_the_pictures_of_whole_ones(tmp_path, rng, front, change, seconds):
+    front = dataclasses.replace(front, **change)
+    path = write(tmp_path / "clip.wav", noise(rng, int(44100 * seconds)), 44100)
+    whole = streams.Whole(audio.load(path, front.rate))
+    want, got = (list(fusion.pictures(s, front)) for s in (whole, stream_of(path, front)))
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a.mel, b.mel)
+        assert a.longer == b.longer
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 2.9])
+def test_streaming_changes_no_result(small, tmp_path, monkeypatch, seconds):
+    path = write(tmp_path / "clip.flac", tone(300, seconds), 16000, "FLAC", "PCM_16")
+
+    def results():
+        line = small.timeline(path, ["a", "b"], 0.7, 0.3)
+        return small.embed_audio([path, path]), line.scores, line.seconds
+
+    want = results()
+    monkeypatch.setattr(streams, "WHOLE", 500)
+    monkeypatch.setattr(streams, "BLOCK", 499)
+    for a, b in zip(results(), want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(("kind", "subtype"), FORMATS[1:3])
+def test_truncated_long_file_gives_its_beginning(tmp_path, rng, kind, subtype):
+    data = write(tmp_path / "clip", noise(rng, 100_000, 1), 44100, kind, subtype).read_bytes()
+    path = tmp_path / "part"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    want = audio.load(path, FRONT.rate)
+    stream = stream_of(path, FRONT)
+    assert 0 < stream.length < 100_000 * 8000 // 44100
+    np.testing.assert_array_equal(np.concatenate(list(stream.blocks())), want)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_bad_sample_far_in_is_named_and_skipped(small, tmp_path, tones):
+    x = tone(300, 3.0)
+    x[20_000] = np.nan
+    path = write(tmp_path / "bad.wav", x, 8000)
+    message = r"bad\.wav: NaN or infinite samples, the first at frame 20000"
+    for call in (small.embed_audio, lambda p: small.timeline(p, ["a"])):
+        with pytest.raises(ValueError, match=message):
+            call(path)
+    with pytest.warns(reclap.SkippedWarning, match="frame 20000"):
+        rows = small.embed_audio([tones[0], path, tones[1]], errors="skip")
+    assert np.isnan(rows).all(axis=1).tolist() == [False, True, False]
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("front", [FRONT, FUSED], ids=["windows", "fusion"])
+def test_file_that_shrinks_between_passes_is_refused(tmp_path, rng, front):
+    path = write(tmp_path / "clip.wav", noise(rng, 20_000, 1), 8000)
+    stream = stream_of(path, front)
+    assert stream.length == 20_000
+    write(path, noise(rng, 9000, 1), 8000)
+    with pytest.raises(FormatError, match="became shorter"):
+        list(fusion.pictures(stream, front))
+    write(path, noise(rng, 9000, 2), 8000)
+    with pytest.raises(FormatError, match="changed while it was read"):
+        list(fusion.pictures(stream, front))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipe_is_read_once(small, tmp_path, tones):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=pipe.write_bytes, args=(tones[0].read_bytes(),))
+    feeder.start()
+    rows = small.embed_audio(pipe)
+    feeder.join()
+    np.testing.assert_array_equal(rows, small.embed_audio(tones[0]))
+
+
+# ---- Memory --------------------------------------------------------------------------------------
+
+HOURS = 2
+MEASURE = """
+import resource, sys
+import reclap
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+model = reclap.load(sys.argv[1], threads=2)
+model.timeline(sys.argv[2], ["a"])
+before = peak()
+model.embed_audio(sys.argv[3])
+model.timeline(sys.argv[3], ["a"], 10.0, 10.0)
+print(peak() - before)
+"""
+
+
+def megabytes_for(folder: Path, short: Path, long: Path) -> int:
+    """Return how much a long file adds to the peak memory of a process that read a short one."""
+    command = [sys.executable, "-c", MEASURE, folder, short, long]
+    root = Path(reclap.__file__).parents[1]
+    done = subprocess.run(  # noqa: S603
+        command, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory in KB")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="keeps freed memory")
+@pytest.mark.parametrize("folder", ["small_folder", "fused_folder"])
+@pytest.mark.parametrize("kind", ["WAV", "OGG"])
+def test_memory_does_not_grow_with_a_file(request, tmp_path, tones, rng, kind, folder):
+    path = tmp_path / "long"
+    rate, subtype = (44100, "PCM_16") if kind == "WAV" else (8000, "VORBIS")
+    minute = noise(rng, 60 * rate)
+    with soundfile.SoundFile(path, "w", rate, 2, subtype, format=kind) as out:
+        for _ in range(1 if kind == "WAV" else 60 * HOURS):
+            out.write(minute)
+    if kind == "WAV":  # a header for hours, and a hole on the disk after the first minute
+        size = 3600 * HOURS * rate * 4
+        with path.open("r+b") as out:
+            out.truncate(44 + size)
+            out.seek(4)
+            out.write((36 + size).to_bytes(4, "little"))
+            out.seek(40)
+            out.write(size.to_bytes(4, "little"))
+    # Decoded, the files would take 2.5 GB and 0.46 GB, their samples 0.46 GB, all pictures 46 MB.
+    assert megabytes_for(request.getfixturevalue(folder), tones[0], path) < 150
