@@ -12,7 +12,6 @@ import importlib.util
 import os
 import platform
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +81,8 @@ def _preload_dnnl() -> None:
 
 def _dnnl_path() -> Path | None:
     """Return oneDNN below DNNLROOT, as the build takes it, or among an installed wheel's files."""
+    from importlib import metadata  # here, because it takes 20 ms, and is not needed everywhere
+
     root = os.environ.get("DNNLROOT") or os.environ.get("DNNL_ROOT")
     found = [Path(root) / lib / _DNNL_FILE for lib in ("lib", "lib64")] if root else []
     for wheel in metadata.distributions(name=_DNNL_WHEEL):  # all: a first one may lack the file

@@ -26,7 +26,7 @@ from reclap.fusion import Picture
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import place_of
-from reclap.prompts.embeddings import BankEmbeddings
+from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Timeline
 from reclap.text import Tokenizer, check_texts
@@ -124,7 +124,7 @@ class Model:
         self._core, self._context = weights.core, core.Context(self.threads)
         self._lock = threading.Lock()
         self.logit_scale = weights.logit_scale
-        self._banks = BankEmbeddings()
+        self._prompts = PromptEmbeddings()
 
     @classmethod
     def from_folder(
@@ -300,8 +300,9 @@ class Model:
         seed : int
             Of the draw.
         cache : bool
-            Whether embeddings of a bank's prompts are kept, in memory and in the cache folder
-            (``RECLAP_CACHE``), by the digests of model and bank.
+            Whether embeddings of prompts are kept: of the last banks and lists in memory, of banks
+            and long lists (256 prompts) in the cache folder (``RECLAP_CACHE``), by the digests of
+            model and prompts.
 
         Returns
         -------
@@ -330,9 +331,10 @@ class Model:
         template = self.config.template if template is None else template
         prompts = naming.prompts_of(labels, template, n_prompts, seed)
         texts = [text for group in prompts.values() for text in group]
-        if cache and isinstance(labels, PromptBank):
-            return naming.Classes(prompts, self._banks.rows(self, labels, texts), rule)
-        return naming.Classes(prompts, self.embed_text(texts), rule)
+        if not cache:
+            return naming.Classes(prompts, self.embed_text(texts), rule)
+        bank = labels if isinstance(labels, PromptBank) else None
+        return naming.Classes(prompts, self._prompts.rows(self, texts, bank), rule)
 
     def classify(
         self,

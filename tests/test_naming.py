@@ -204,9 +204,26 @@ def test_memory_holds_few_banks(fresh, cache, monkeypatch):
     banks = [PromptBank.from_prompts({"a": [f"text {i}"]}) for i in range(embeddings.KEPT + 3)]
     for bank in banks:
         fresh.class_vectors(bank)
-    assert len(fresh._banks._kept) == embeddings.KEPT
+    assert len(fresh._prompts._kept) == embeddings.KEPT
     fresh.class_vectors(banks[0])  # read from its file
     assert len(calls) == len(banks)
+
+
+def test_lists_of_labels_are_embedded_once(fresh, small_folder, cache, monkeypatch, tones):
+    calls = counted(fresh, monkeypatch)
+    for _ in range(2):
+        fresh.classify(tones[0], ["rain", "dog"])
+        fresh.timeline(tones[0], {"rain": ["wet", "drops"], "dog": ["wet"]})
+        fresh.classify(tones[0], ["dog", "rain"], template="{label}")
+    assert calls == [2, 2, 2]
+    assert not cache.exists()
+    many = [f"label {i}" for i in range(embeddings.STORED)]
+    _, want = fresh.class_vectors(many)
+    again = reclap.load(small_folder)
+    more = counted(again, monkeypatch)
+    np.testing.assert_array_equal(again.class_vectors(many)[1], want)
+    assert more == []
+    np.testing.assert_array_equal(again.class_vectors(many, cache=False)[1], want)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "other"])

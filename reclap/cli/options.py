@@ -127,7 +127,7 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
         "--no-cache",
         dest="cache",
         action="store_false",
-        help="embed a bank's prompts anew, and keep nothing",
+        help="embed prompts anew, and keep nothing",
     )
 
 
