@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from reclap import checkpoint, naming, sources
 from reclap._libraries import core
+from reclap.audio import AudioConfig
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line
 from reclap.families import export
@@ -37,7 +38,8 @@ __all__ = ["Model", "TextEncoder", "default_threads"]
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
-BATCH = 8  # windows in one call of the audio tower
+BATCH = 8  # most pictures in one call of the audio tower: more bring no speed
+PIXELS = BATCH * 1024 * 64  # most frames times mels in one call, so that long windows fit memory
 TEXT_BATCH = 128
 
 
@@ -125,6 +127,7 @@ class Model:
         self._lock = threading.Lock()
         self.logit_scale = weights.logit_scale
         self._prompts = PromptEmbeddings()
+        self._batch = batch_of(config.front)
 
     @classmethod
     def from_folder(
@@ -267,7 +270,7 @@ class Model:
 
     def _rows(self, pictures: Iterable[tuple[T, Picture]]) -> Iterator[tuple[T, Floats]]:
         """Yield the embedding of each picture with what came with it; several go in at once."""
-        for batch in _batches(pictures, BATCH):
+        for batch in _batches(pictures, self._batch):
             mel = np.stack([picture.mel for _, picture in batch])
             longer = np.array([picture.longer for _, picture in batch])
             with self._lock:
@@ -553,6 +556,11 @@ class Model:
 
 
 # ---- Arguments ---------------------------------------------------------------------------------
+
+
+def batch_of(front: AudioConfig) -> int:
+    """Return how many pictures go into one call of the audio tower; see `BATCH` and `PIXELS`."""
+    return min(BATCH, max(1, PIXELS // (front.frames * front.mels)))
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

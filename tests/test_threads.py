@@ -1,0 +1,163 @@
+"""Work ahead of the model, and several users of threads in one process."""
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+from models import new_model
+
+import reclap
+from reclap.ahead import ahead
+from reclap.audio import AudioConfig
+from reclap.model import BATCH, batch_of
+
+WAIT = 60.0  # seconds after which a test counts as stuck
+
+# ---- The queue -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("room", [1, 3, 100])
+def test_results_come_in_order(rng, threads, room):
+    counts = rng.integers(0, 9, 30)
+
+    def job(i):
+        for j in range(counts[i]):
+            if (i + j) % 7 == 0:
+                time.sleep(0.001)
+            yield 100 * i + j
+
+    jobs = [lambda i=i: job(i) for i in range(30)]
+    want = [(i, 100 * i + j) for i in range(30) for j in range(counts[i])]
+    assert list(ahead(jobs, threads, room)) == want
+    assert list(ahead([], threads, room)) == []
+
+
+def test_no_more_is_made_than_there_is_room_for():
+    made = []
+
+    def job(i):
+        for j in itertools.count():
+            made.append((i, j))
+            yield i, j
+
+    found = ahead([lambda i=i: job(i) for i in range(3)], 3, 10)
+    for n in range(200):
+        assert next(found) == (0, (0, n))
+        # The first job's room, the others' room, what each thread waits with, and what was taken.
+        assert len(made) <= 2 * 10 + 3 + n + 1
+    found.close()
+    count = len(made)
+    time.sleep(0.05)
+    assert len(made) == count  # closing ended endless jobs
+
+
+def test_what_a_job_raises_comes_in_its_turn():
+    def job(i):
+        yield i
+        if i == 2:
+            raise OSError("job 2")
+
+    found = ahead([lambda i=i: job(i) for i in range(5)], 2, 4)
+    assert [next(found) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
+    with pytest.raises(OSError, match="job 2"):
+        next(found)
+    assert not [t for t in threading.enumerate() if t.name.startswith("reclap-ahead")]
+
+
+def test_the_front_end_runs_while_the_tower_does(small, tones, monkeypatch):
+    """A tower that waits until later sounds were decoded would wait for ever, did it not."""
+    opened, enough = [], threading.Event()
+    plain = reclap.sources.open_stream
+
+    def watched(*args):
+        opened.append(args[0])
+        if len(opened) > BATCH:
+            enough.set()
+        return plain(*args)
+
+    class Tower:
+        def audio(self, *args, **options):
+            assert enough.wait(WAIT)
+            return small._core.audio(*args, **options)
+
+    model = reclap.load(small._source, threads=2)
+    monkeypatch.setattr(reclap.sources, "open_stream", watched)
+    monkeypatch.setattr(model, "_core", Tower())
+    assert len(model.embed_audio(tones * 3)) == 3 * len(tones)
+
+
+# ---- Several users of one process's processors ---------------------------------------------------
+
+
+def timed(work):
+    """Return the processor time that a process takes for something."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def side_by_side(*works):
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(WAIT)
+    assert not any(t.is_alive() for t in threads), "stuck"
+
+
+def test_two_models_side_by_side_take_no_more_than_one_after_the_other(small_folder, fused_folder):
+    models = [reclap.load(folder, threads=2) for folder in (small_folder, fused_folder)]
+    sounds = [np.sin(np.arange(20_000) * 0.01 * (i + 1)) for i in range(24)]
+    found = {}
+
+    def work(i):
+        found[i] = models[i].embed_audio(sounds, rate=16000)
+
+    want = [model.embed_audio(sounds, rate=16000) for model in models]
+    alone, together = [], []
+    for _ in range(5):
+        alone.append(timed(lambda: [work(0), work(1)]))
+        together.append(timed(lambda: side_by_side(lambda: work(0), lambda: work(1))))
+    for i in range(2):
+        assert np.abs(found[i] - want[i]).max() <= 2e-6
+    assert min(together) <= 1.3 * min(alone)
+
+
+def test_weights_are_packed_on_the_calling_thread(rng):
+    """A team of OpenMP threads would spin for each weight while others keep the processors busy."""
+    models = [new_model(rng)[0] for _ in range(20)]
+    own, whole = time.thread_time(), time.process_time()
+    for model in models:
+        model.pack()
+    own, whole = time.thread_time() - own, time.process_time() - whole
+    assert whole <= 1.1 * own + 0.01
+
+
+@pytest.mark.torch
+def test_threads_of_torch_stay_as_they_are(small_folder, tones):
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    x = torch.rand(200, 200)
+    stop = threading.Event()
+
+    def other():
+        while not stop.is_set():
+            (x @ x).sum().item()
+
+    worker = threading.Thread(target=other, daemon=True)
+    worker.start()
+    model = reclap.load(small_folder, threads=2)
+    rows = model.embed_audio(tones)
+    stop.set()
+    worker.join(WAIT)
+    assert torch.get_num_threads() == before
+    np.testing.assert_array_equal(model.embed_audio(tones), rows)
+
+
+def test_batches_of_long_windows_are_small():
+    assert batch_of(AudioConfig()) == BATCH
+    assert batch_of(AudioConfig(samples=30 * 48000)) == 2
+    assert batch_of(AudioConfig(samples=600 * 48000)) == 1
