@@ -221,19 +221,16 @@ def megabytes_for(folder: Path, short: Path, long: Path) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory in KB")
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="keeps freed memory")
-@pytest.mark.parametrize("folder", ["small_folder", "fused_folder"])
-@pytest.mark.parametrize("kind", ["WAV", "OGG"])
-def test_memory_does_not_grow_with_a_file(request, tmp_path, tones, rng, kind, folder):
-    path = tmp_path / "long"
-    rate, subtype = (44100, "PCM_16") if kind == "WAV" else (8000, "VORBIS")
-    minute = noise(rng, 60 * rate)
-    with soundfile.SoundFile(path, "w", rate, 2, subtype, format=kind) as out:
-        for _ in range(1 if kind == "WAV" else 60 * HOURS):
-            out.write(minute)
-    if kind == "WAV":  # a header for hours, and a hole on the disk after the first minute
+@pytest.fixture(scope="module", params=["WAV", "OGG"])
+def long_file(request, tmp_path_factory) -> Path:
+    """Return a stereo file of hours."""
+    path, rng = tmp_path_factory.mktemp("long") / request.param, np.random.default_rng(0)
+    rate, subtype = (44100, "PCM_16") if request.param == "WAV" else (8000, "VORBIS")
+    second = noise(rng, rate)
+    with soundfile.SoundFile(path, "w", rate, 2, subtype, format=request.param) as out:
+        for _ in range(60 if request.param == "WAV" else 3600 * HOURS):
+            out.write(second)
+    if request.param == "WAV":  # a header for hours, and a hole on the disk after the first minute
         size = 3600 * HOURS * rate * 4
         with path.open("r+b") as out:
             out.truncate(44 + size)
@@ -241,5 +238,13 @@ def test_memory_does_not_grow_with_a_file(request, tmp_path, tones, rng, kind, f
             out.write((36 + size).to_bytes(4, "little"))
             out.seek(40)
             out.write(size.to_bytes(4, "little"))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory in KB")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="keeps freed memory")
+@pytest.mark.parametrize("folder", ["small_folder", "fused_folder"])
+def test_memory_does_not_grow_with_a_file(request, long_file, tones, folder):
     # Decoded, the files would take 2.5 GB and 0.46 GB, their samples 0.46 GB, all pictures 46 MB.
-    assert megabytes_for(request.getfixturevalue(folder), tones[0], path) < 150
+    assert megabytes_for(request.getfixturevalue(folder), tones[0], long_file) < 150
