@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import time
 import signal
 import socket
 import subprocess
@@ -31,8 +32,11 @@ def bank(tmp_path):
 def review(path, typed, **options):
     """Return what the reviewer sees, who types these lines."""
     session = session_of(path, **options)
-    out = io.StringIO()
-    Terminal(session, Neighbours(session, embed), io.StringIO(typed), out).run()
+    neighbours, out = Neighbours(session, embed), io.StringIO()
+    patience = time.monotonic() + 60
+    while neighbours.nearest(0).share < 1 and time.monotonic() < patience:
+        time.sleep(0.01)  # texts are embedded behind the review
+    Terminal(session, neighbours, io.StringIO(typed), out).run()
     session.close()
     return out.getvalue()
 
