@@ -4,11 +4,11 @@ import io
 import json
 import os
 import re
-import time
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
