@@ -12,25 +12,21 @@ import json
 import math
 import os
 import shutil
-import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from reclap import files
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.tensors import Array, Stored, release
 
 __all__ = [
-    "atomic",
     "digest",
     "digest_one",
     "digesting",
-    "made",
-    "parse_json",
     "read_config",
     "read_parameters",
     "read_tensors",
@@ -38,10 +34,7 @@ __all__ = [
     "save",
     "save_all",
     "save_text",
-    "staged",
-    "sync",
     "write_tensors",
-    "write_text",
 ]
 
 Tensors = Mapping[str, Stored]
@@ -120,42 +113,11 @@ def read_tensors(path: Path) -> dict[str, Array]:
 
 
 def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    header = parse_json(f"{path}: header", text)
+    header = files.parse_json(f"{path}: header", text)
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is a {type(header).__name__}, expected an object")
     header.pop("__metadata__", None)
     return header
-
-
-def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
-    """Parse JSON, UTF-8 where it is bytes.
-
-    Raises
-    ------
-    FormatError
-        If it is none, or if `unique` is true and an object has a key twice; names `where`.
-    """
-    try:
-        if isinstance(text, bytes):  # of which json would guess the encoding
-            text = text.removeprefix(b"\xef\xbb\xbf").decode()
-        return json.loads(text, object_pairs_hook=_unique if unique else None)
-    except FormatError as error:
-        raise FormatError(f"{where}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: not JSON: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if twice:
-        raise FormatError(f"{twice[0]!r} more than once in an object")
-    return dict(pairs)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of one JSON object; anything else in it gives an empty one."""
-    data = parse_json(str(path), path.read_bytes())
-    return data if isinstance(data, dict) else {}
 
 
 def _is_size(value: object) -> bool:
@@ -199,7 +161,7 @@ def read_config(folder: Path) -> ClapConfig:
         If it is not a configuration; the message names the file and the key.
     """
     path = folder / CONFIG
-    data = parse_json(str(path), path.read_bytes())
+    data = files.parse_json(str(path), path.read_bytes())
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
     return ClapConfig.from_json(data, str(path))
@@ -280,72 +242,6 @@ def _widen(where: str, array: Array, scale: Stored | None) -> Array:
 # ---- Writing ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """Make a folder, and its parents; if the block fails, one that was not there goes again."""
-    there = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if not there:
-            with contextlib.suppress(OSError):  # somebody else has written into it
-                folder.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def staged(*paths: Path) -> Iterator[list[Path]]:
-    """Give temporary names, which take the place of `paths` together when the block ends well.
-
-    All content is on disk before the first name changes; on an exception, and so on a full disk,
-    nothing changes and nothing remains. System errors name the final path, not the temporary one.
-    """
-    mine = threading.get_native_id()
-    temporary = [path.with_name(f".{path.name}.{mine}.tmp") for path in paths]
-    try:
-        yield temporary
-        for new in temporary:
-            sync(new)
-        for new, path in zip(temporary, paths, strict=True):
-            new.replace(path)
-        for folder in {path.parent for path in paths}:
-            with contextlib.suppress(OSError):  # not every file system can
-                sync(folder)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        named = dict(zip(map(str, temporary), paths, strict=True))
-        given = {str(error.filename), str(error.filename2)} & set(named)
-        culprit = named[given.pop()] if given else error.filename or os.path.commonpath(paths)
-        raise OSError(error.errno, error.strerror, str(culprit)) from error
-    finally:
-        for new in temporary:
-            new.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes the place of `path` when the block ends well."""
-    with staged(path) as [new], new.open("wb") as f:
-        yield f
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically, in UTF-8."""
-    with atomic(path) as f:
-        f.write(text.encode())
-
-
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically.
 
@@ -358,7 +254,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
     metadata : mapping of str to str, optional
         Kept in the header.
     """
-    with atomic(path) as f:
+    with files.atomic(path) as f:
         _write_tensors(f, tensors, metadata or {})
 
 
@@ -411,7 +307,7 @@ def save(
     """
     shared = [n for n in (TEXT, TOKENIZER) if not _is_same(folder / n, text_from / n)]
     names = (*shared, MODEL, CONFIG)
-    with made(folder), staged(*(folder / name for name in names)) as new:
+    with files.made(folder), files.staged(*(folder / name for name in names)) as new:
         for name, path in zip(shared, new, strict=False):
             _take_file(text_from / name, path, link=link)
         _write_files(new[-2:], (tensors,), config)
@@ -430,7 +326,7 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
     text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
     rest = {name: x for name, x in tensors.items() if name not in text}
     names = (TOKENIZER, TEXT, MODEL, CONFIG)
-    with made(folder), staged(*(folder / name for name in names)) as new:
+    with files.made(folder), files.staged(*(folder / name for name in names)) as new:
         new[0].write_bytes(tokenizer)
         _write_files(new[1:], (text, rest), config)
 
@@ -438,7 +334,7 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
 def save_text(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:
     """Write what of a model folder concerns texts, to train beside; see `save_all`."""
     names = (TOKENIZER, TEXT, CONFIG)
-    with made(folder), staged(*(folder / name for name in names)) as new:
+    with files.made(folder), files.staged(*(folder / name for name in names)) as new:
         new[0].write_bytes(tokenizer)
         _write_files(new[1:], (tensors,), config)
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap._libraries import core
-from reclap.checkpoint import atomic
+from reclap.batches import default_threads
 from reclap.errors import FormatError, ReclapError
+from reclap.files import atomic
 
 __all__ = ["Embeddings", "Nearest", "nearest"]
 
@@ -129,8 +130,6 @@ def nearest(
         raise ValueError(f"top_k is {top_k}, expected at least 1")
     if not among.items:
         raise ValueError("among: no item")
-    from reclap.model import default_threads  # which imports much
-
     context = core.Context(default_threads() if threads is None else threads)
     k = min(top_k, len(among.items))
     _, cosines, order = core.scores(context, queries.rows, among.rows, k, all=False)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 import os
 import threading
@@ -18,9 +17,9 @@ import numpy.typing as npt
 
 from reclap import checkpoint, naming, sources
 from reclap._libraries import core
-from reclap.audio import AudioConfig
+from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads, without_faults
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line
+from reclap.errors import FormatError, ReclapError, SkippedWarning
 from reclap.families import export
 from reclap.families.parts import Found
 from reclap.fusion import Picture
@@ -33,63 +32,10 @@ from reclap.results import Classification, Timeline
 from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 
-__all__ = ["Model", "TextEncoder", "default_threads"]
+__all__ = ["Model"]
 
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
-
-BATCH = 8  # most pictures in one call of the audio tower: more bring no speed
-PIXELS = BATCH * 1024 * 64  # most frames times mels in one call, so that long windows fit memory
-TEXT_BATCH = 128
-
-
-def default_threads() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class TextEncoder:
-    """The text tower of a model folder on its own, as training uses it.
-
-    Parameters
-    ----------
-    folder : Path
-        Model folder; its model.safetensors is not read and may be absent.
-    threads : int, optional
-        Most threads of one call.
-    """
-
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.folder = folder
-        self.config = checkpoint.read_config(folder)
-        width = self.config.text.width
-        self._core = Weights(
-            self.config,
-            folder / checkpoint.CONFIG,
-            functools.partial(_text_weights, folder),
-            audio=None,
-            text_head=0,
-            dim=width,
-        ).core
-        self._context = core.Context(default_threads() if threads is None else threads)
-        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
-
-    def features(self, texts: Sequence[str]) -> Floats:
-        """Return what the text tower makes of texts, before the head, as (n, width)."""
-        items = check_texts(texts)
-        parts = [
-            self._core.text(self._context, *self._tokenizer.encode(part), features=True)
-            for part in _batches(items, TEXT_BATCH)
-        ]
-        return np.concatenate(parts)
-
-
-def _text_weights(folder: Path, wanted: list[tuple[str, tuple[int, ...]]]) -> Iterator[Floats]:
-    """Yield the text tower's weights, and a temperature that nobody uses."""
-    yield from checkpoint.read_parameters(folder, wanted[:-1])
-    yield np.zeros((), np.float32)
 
 
 class Model:
@@ -232,7 +178,7 @@ class Model:
                 "tokenizer.json of its text model"
             )
         parts = []
-        for part in _batches(items, TEXT_BATCH):
+        for part in batches(items, TEXT_BATCH):
             ids, first = tokenizer.encode(part)
             with self._lock:
                 parts.append(self._core.text(self._context, ids, first))
@@ -248,7 +194,7 @@ class Model:
         faults: dict[int, str] = {}
         embedded: list[list[Floats]] = [[] for _ in items]
         with contextlib.closing(self._pictures(items, rate, progress)) as found:
-            good = _without_faults(found, None if errors == "raise" else faults)
+            good = without_faults(found, None if errors == "raise" else faults)
             for i, row in self._rows(good):
                 embedded[i].append(row)
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
@@ -270,7 +216,7 @@ class Model:
 
     def _rows(self, pictures: Iterable[tuple[T, Picture]]) -> Iterator[tuple[T, Floats]]:
         """Yield the embedding of each picture with what came with it; several go in at once."""
-        for batch in _batches(pictures, self._batch):
+        for batch in batches(pictures, self._batch):
             mel = np.stack([picture.mel for _, picture in batch])
             longer = np.array([picture.longer for _, picture in batch])
             with self._lock:
@@ -553,33 +499,6 @@ class Model:
         else:
             own = {n: a for n, a in values.items() if not n.startswith("text_branch.")}
             checkpoint.save(Path(folder), self.config, own, self._source)
-
-
-# ---- Arguments ---------------------------------------------------------------------------------
-
-
-def batch_of(front: AudioConfig) -> int:
-    """Return how many pictures go into one call of the audio tower; see `BATCH` and `PIXELS`."""
-    return min(BATCH, max(1, PIXELS // (front.frames * front.mels)))
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(itertools.islice(rest, size)):
-        yield batch
-
-
-def _without_faults(
-    found: Iterable[tuple[int, Picture | Exception]], faults: dict[int, str] | None
-) -> Iterator[tuple[int, Picture]]:
-    """Yield the pictures; raise the first exception among them, or note each in `faults`."""
-    for i, result in found:
-        if not isinstance(result, Exception):
-            yield i, result
-        elif faults is None:
-            raise result
-        else:
-            faults[i] = one_line(result)
 
 
 def _pool(rows: Floats) -> Floats:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint
+from reclap import files
 from reclap.errors import ReclapError
 
 try:
@@ -49,7 +49,7 @@ def save_timeline(timeline: "Timeline", path: Path) -> None:
     axes.set_xlabel("seconds")
     axes.set_title(Path(timeline.file).name, loc="left")
     figure.colorbar(mesh, label="probability", pad=0.01)
-    with checkpoint.atomic(path) as f:
+    with files.atomic(path) as f:
         figure.savefig(f, format=path.suffix[1:].lower() or "png", dpi=150)
 
 

@@ -16,8 +16,8 @@ import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from reclap import sentencepiece
-from reclap.checkpoint import parse_json, read_json
 from reclap.errors import FormatError
+from reclap.files import parse_json, read_json
 from reclap.settings import from_mapping
 
 __all__ = ["library_errors", "load", "to_json"]

@@ -14,7 +14,7 @@ from reclap import checkpoint
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import text_folder
-from reclap.model import TextEncoder
+from reclap.text_encoder import TextEncoder
 from reclap.training import initial, loop, recipe
 
 torch = pytest.importorskip("torch")

@@ -11,7 +11,7 @@ from models import new_model
 import reclap
 from reclap.ahead import ahead
 from reclap.audio import AudioConfig
-from reclap.model import BATCH, batch_of
+from reclap.batches import BATCH, batch_of
 
 WAIT = 60.0  # seconds after which a test counts as stuck
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reclap import checkpoint
+from reclap import checkpoint, files
 from reclap.config import ClapConfig
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -77,7 +77,7 @@ def main() -> None:
     )
     tokenizer = json.loads((source / "tokenizer.json").read_text("utf-8"))
     tokenizer.update(padding=None, truncation=None)  # both are the caller's choice
-    checkpoint.write_text(target / checkpoint.TOKENIZER, json.dumps(tokenizer, ensure_ascii=False))
+    files.write_text(target / checkpoint.TOKENIZER, json.dumps(tokenizer, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def add_bench(commands: Commands) -> None:
 
 def _run_bench(args: argparse.Namespace) -> int:
     from reclap import _libraries
-    from reclap.model import default_threads
+    from reclap.batches import default_threads
 
     if not args.seconds > 0:
         raise ValueError(f"--seconds is {args.seconds}, expected above 0")

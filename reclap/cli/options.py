@@ -241,7 +241,7 @@ def _checked(where: str, given: Iterable[str]) -> list[str]:
 
 def read_prompts(name: str) -> "PromptBank":
     """Read a bank, or a file of plain prompts as one."""
-    from reclap.checkpoint import parse_json
+    from reclap.files import parse_json
     from reclap.prompts.bank import PromptBank
 
     path = Path(name)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
+from reclap import checkpoint, files
 from reclap.config import ClapConfig
 from reclap.families import clap, htsat, text_folder
 from reclap.tensors import Stored
@@ -40,7 +40,7 @@ def describe(path: Path) -> dict[str, Any] | None:
 def _text(path: Path) -> dict[str, Any]:
     tower = text_folder.read(path)
     config = ClapConfig(name=path.name, text=tower.config)
-    kind = checkpoint.read_json(path / checkpoint.CONFIG)["model_type"]
+    kind = files.read_json(path / checkpoint.CONFIG)["model_type"]
     tokenizer = Tokenizer(tower.tokenizer, tower.config)
     return _info(path, config, tower.tensors, tower.ignored) | {
         "family": f"plain text model {kind}, a text tower alone",

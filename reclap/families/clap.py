@@ -9,7 +9,7 @@ both are shown.
 import dataclasses
 from pathlib import Path
 
-from reclap import checkpoint, pickles
+from reclap import checkpoint, files, pickles
 from reclap.errors import FormatError
 from reclap.families import htsat, laion, microsoft, transformers
 from reclap.families.parts import Found, Tensors
@@ -25,7 +25,7 @@ def is_foreign(path: Path) -> bool:
     if path.is_file():
         return path.suffix in TENSOR_FILES
     config = path / checkpoint.CONFIG
-    return config.is_file() and "model_type" in checkpoint.read_json(config)
+    return config.is_file() and "model_type" in files.read_json(config)
 
 
 def read(path: Path, compat: str | None = None, text_activation: str | None = None) -> Found:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reclap import checkpoint
+from reclap import checkpoint, files
 from reclap.config import ClapConfig, HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio, text
@@ -107,7 +107,7 @@ def write(
         **_tokenizer_files(config, tokenizer),
     }
     names = (*texts, checkpoint.MODEL)
-    with checkpoint.made(folder), checkpoint.staged(*(folder / n for n in names)) as new:
+    with files.made(folder), files.staged(*(folder / n for n in names)) as new:
         for path, content in zip(new, texts.values(), strict=False):
             path.write_bytes(content)
         checkpoint.write_tensors(new[-1], _weights(config, tensors), {"format": "pt"})

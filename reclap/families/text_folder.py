@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
+from reclap import checkpoint, files
 from reclap.config import ClapConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families.microsoft import BERT, GPT2
@@ -19,7 +19,7 @@ from reclap.families.transformers import weights
 from reclap.tensors import Stored
 from reclap.text import find_tokenizer
 
-__all__ = ["TextTower", "convert", "files", "is_text_folder", "read"]
+__all__ = ["TextTower", "convert", "is_text_folder", "read", "sources"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +123,11 @@ def is_text_folder(folder: Path) -> bool:
     config = folder / checkpoint.CONFIG
     if not config.is_file():
         return False
-    kind = checkpoint.read_json(config).get("model_type")
+    kind = files.read_json(config).get("model_type")
     return isinstance(kind, str) and kind in _DIALECTS
 
 
-def files(folder: Path) -> list[Path]:
+def sources(folder: Path) -> list[Path]:
     """Return the files of a folder that make its tower and tokenizer, for digests."""
     tokenizer = find_tokenizer(folder)
     names = (checkpoint.CONFIG, "model.safetensors", "pytorch_model.bin", "merges.txt")
@@ -147,7 +147,7 @@ def read(folder: Path) -> TextTower:
         If it holds no weights or no tokenizer.
     """
     path = folder / checkpoint.CONFIG
-    said = checkpoint.read_json(path)
+    said = files.read_json(path)
     kind = said.get("model_type")
     dialect = _DIALECTS.get(kind) if isinstance(kind, str) else None
     if dialect is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint, pickles
+from reclap import checkpoint, files, pickles
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
 from reclap.families import audio
@@ -30,7 +30,7 @@ def read(folder: Path) -> Found:
         or unknown.
     """
     path = folder / checkpoint.CONFIG
-    config = checkpoint.read_json(path)
+    config = files.read_json(path)
     if config.get("model_type") != "clap":
         raise FormatError(
             f"{folder}: a {config.get('model_type')!r} model of transformers, expected 'clap'; "
@@ -112,7 +112,7 @@ def _number(path: Path, part: Mapping[str, Any], name: str, default: float) -> A
 def _front(folder: Path, *, fused: bool) -> AudioConfig | None:
     for name in (EXTRACTOR, _PROCESSOR):
         path = folder / name
-        data = checkpoint.read_json(path) if path.is_file() else {}
+        data = files.read_json(path) if path.is_file() else {}
         said = data.get("feature_extractor", {}) if name == _PROCESSOR else data
         if isinstance(said, dict) and said:
             try:

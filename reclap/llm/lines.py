@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from reclap.checkpoint import parse_json, sync, write_text
 from reclap.errors import FormatError, ReclapError
+from reclap.files import parse_json, sync, write_text
 
 __all__ = ["PartialLines"]
 

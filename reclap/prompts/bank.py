@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
+from reclap import files
 from reclap.errors import FormatError
 from reclap.text import check_texts
 
@@ -165,13 +165,13 @@ class PromptBank:
             If the file is no bank, naming file, place, what was expected and what is there.
         """
         path = _find(name_or_path)
-        data = checkpoint.parse_json(str(path), path.read_bytes(), unique=True)
+        data = files.parse_json(str(path), path.read_bytes(), unique=True)
         return cls.from_json(data, str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank atomically: UTF-8, one text a line, in a stable order."""
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
-        checkpoint.write_text(Path(path), text + "\n")
+        files.write_text(Path(path), text + "\n")
 
     @classmethod
     def from_json(cls, data: Any, where: str = "bank") -> "PromptBank":

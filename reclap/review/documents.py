@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reclap import manifest
-from reclap.checkpoint import atomic
 from reclap.checks import check_rewrite
 from reclap.errors import FormatError
+from reclap.files import atomic
 from reclap.manifest import FLAGS, Caption
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.review.journal import digest

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.checkpoint import parse_json
 from reclap.errors import FormatError, ReclapError
+from reclap.files import parse_json
 
 __all__ = ["Journal", "digest"]
 

@@ -21,8 +21,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from reclap.checkpoint import parse_json
 from reclap.errors import FormatError, ReclapError, one_line
+from reclap.files import parse_json
 from reclap.review.answers import Review, clip_of, decide, items, nearest, plain
 from reclap.review.clips import KINDS
 from reclap.review.session import StaleError

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from reclap.checkpoint import staged
 from reclap.errors import FormatError, ReclapError, one_line
+from reclap.files import staged
 from reclap.prompts.bank import STATUSES, Prompt
 from reclap.review.documents import Document, Item
 from reclap.review.journal import Journal, digest

@@ -12,8 +12,8 @@ from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.manifest import Row
-from reclap.model import TextEncoder
 from reclap.text import prompt_of
+from reclap.text_encoder import TextEncoder
 from reclap.training.learner import Learner
 from reclap.training.recipe import Recipe
 

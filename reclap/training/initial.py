@@ -36,7 +36,7 @@ def text_tower(source: str, out: Path) -> Path:
     path = locate(source)
     if not text_folder.is_text_folder(path):
         return path
-    made = out / f"{TEXT}{sha256(*text_folder.files(path))[:12]}"
+    made = out / f"{TEXT}{sha256(*text_folder.sources(path))[:12]}"
     if not (made / checkpoint.CONFIG).is_file():
         text_folder.convert(path, made)
     return made

@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint, manifest
+from reclap import checkpoint, files, manifest
+from reclap.batches import default_threads
 from reclap.errors import FormatError, ReclapError
 from reclap.loading import locate
-from reclap.model import TextEncoder, default_threads
 from reclap.progress import bar as progress_bar
+from reclap.text_encoder import TextEncoder
 from reclap.training import initial
 from reclap.training import recipe as recipes
 from reclap.training.data import Batch, Batches, Loader
@@ -271,12 +272,12 @@ class _Loop:
             checkpoint.write_tensors(temporary / STATE, learner.state())
             threads = self._recipe.run.threads or default_threads()
             state = {"step": step, "threads": threads, "recipe": self._identity}
-            checkpoint.write_text(temporary / STATE_INFO, json.dumps(state, indent=1) + "\n")
+            files.write_text(temporary / STATE_INFO, json.dumps(state, indent=1) + "\n")
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         temporary.rename(folder)
-        checkpoint.sync(self._out)
+        files.sync(self._out)
         _point(last, folder.name)
         for old in sorted(self._out.glob("step-*"))[: -self._recipe.run.keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -293,7 +294,7 @@ def _point(link: Path, target: str) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)
-    checkpoint.sync(link.parent)
+    files.sync(link.parent)
 
 
 class _Signals:
@@ -390,7 +391,7 @@ def _truncate_log(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-    checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
+    files.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _step_of(line: str) -> float:

@@ -1,0 +1,60 @@
+"""The text tower of a model on its own."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap import checkpoint
+from reclap._libraries import core
+from reclap.batches import TEXT_BATCH, batches, default_threads
+from reclap.text import Tokenizer, check_texts
+from reclap.weights import Weights
+
+__all__ = ["TextEncoder"]
+
+Floats = npt.NDArray[np.float32]
+
+
+class TextEncoder:
+    """The text tower of a model folder on its own, as training uses it.
+
+    Parameters
+    ----------
+    folder : Path
+        Model folder; its model.safetensors is not read and may be absent.
+    threads : int, optional
+        Most threads of one call.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        self.folder = folder
+        self.config = checkpoint.read_config(folder)
+        width = self.config.text.width
+        self._core = Weights(
+            self.config,
+            folder / checkpoint.CONFIG,
+            functools.partial(_text_weights, folder),
+            audio=None,
+            text_head=0,
+            dim=width,
+        ).core
+        self._context = core.Context(default_threads() if threads is None else threads)
+        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
+
+    def features(self, texts: Sequence[str]) -> Floats:
+        """Return what the text tower makes of texts, before the head, as (n, width)."""
+        items = check_texts(texts)
+        parts = [
+            self._core.text(self._context, *self._tokenizer.encode(part), features=True)
+            for part in batches(items, TEXT_BATCH)
+        ]
+        return np.concatenate(parts)
+
+
+def _text_weights(folder: Path, wanted: list[tuple[str, tuple[int, ...]]]) -> Iterator[Floats]:
+    """Yield the text tower's weights, and a temperature that nobody uses."""
+    yield from checkpoint.read_parameters(folder, wanted[:-1])
+    yield np.zeros((), np.float32)
