@@ -14,6 +14,7 @@ import transformers
 
 import reclap
 from reclap import audio, fusion
+from reclap.streams import Whole
 
 
 class Oracle(Protocol):
@@ -142,12 +143,13 @@ def _pictures(
     found = {"mel_db": 0.0, "mel_all_db": 0.0, "mel_exact_db": 0.0, "theirs_exact_db": 0.0}
     for name, clip in clips.items():
         want = theirs[name]
-        ours = fusion.pictures(clip, front).mel.reshape(want.shape)
+        ours = np.stack([x.mel for x in fusion.pictures(Whole(clip), front)]).reshape(want.shape)
         difference = np.abs(ours - want)
         heard = want > want.max(axis=-1, keepdims=True) - 60
         pairs = {"mel_db": difference[heard], "mel_all_db": difference}
         if len(clip) <= front.samples:
-            exact = _exact(audio.pad(audio.prepare(clip, front), front), front)
+            [prepared] = audio.prepared(Whole(clip), front)
+            exact = _exact(audio.pad(prepared, front), front)
             pairs |= {"mel_exact_db": ours - exact, "theirs_exact_db": want - exact}
         for key, values in pairs.items():
             found[key] = max(found[key], float(np.abs(values).max()))
