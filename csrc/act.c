@@ -19,7 +19,7 @@ RC_INLINE float normal_cdf(float x, float *density)
     p = p * t - 0.0415892646f;
     p = p * t + 0.390907526f;
     p = p * t + 0.301573032f;
-    float e = rc_exp_of(-z * z);
+    float e = rc_exp_below(-z * z);
     float upper = 0.5f * p * t * e;
     *density = e;
     return x < 0 ? upper : 1 - upper;
@@ -51,7 +51,7 @@ void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
 
 RC_INLINE float tanh_of(float x)
 {
-    float e = rc_exp_of(-2 * fabsf(x));
+    float e = rc_exp_below(-2 * fabsf(x));
     float small = x * x < 4e-3f ? x - x * x * x * (1.0f / 3) + x * x * x * x * x * (2.0f / 15) : 0;
     float t = (1 - e) / (1 + e);
     return x * x < 4e-3f ? small : x < 0 ? -t : t;

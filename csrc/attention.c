@@ -5,7 +5,9 @@
 #include "kernels.h"
 #include "vector.h"
 
-enum { LANES = RC_LANES, ROWS = 4 };
+#include <math.h>
+
+enum { LANES = RC_LANES, ROWS = 8 };
 
 static int64_t pad(int64_t n)
 {
@@ -81,42 +83,21 @@ RC_INLINE void add_scaled(float *s, float scale, const float *bias, const float 
         for (int64_t j = 0; j < n; j++) s[j] *= scale;
 }
 
-/* Lanes of the largest of n values; n may be anything above 0. */
-RC_INLINE void lanes_max(float *lane, const float *s, int64_t n)
-{
-    int64_t j = 0;
-    for (int k = 0; k < LANES; k++) lane[k] = s[0];
-    for (; j + LANES <= n; j += LANES)
-        for (int k = 0; k < LANES; k++) lane[k] = s[j + k] > lane[k] ? s[j + k] : lane[k];
-    for (; j < n; j++) lane[0] = s[j] > lane[0] ? s[j] : lane[0];
-}
-
-/* n is a multiple of LANES. */
-RC_INLINE void lanes_sum(float *lane, const float *s, int64_t n)
-{
-    rc_vec sum = {0};
-    for (int64_t j = 0; j < n; j += LANES) sum += *(const rc_vec *)(s + j);
-    *(rc_vec *)lane = sum;
-}
-
-/* Scores become probabilities times their sum, unseen keys and padding zero. Lanes of several rows
- * are reduced side by side, because the steps of one wait for each other. */
+/* Scores become probabilities times their sum, unseen keys and padding zero. */
 RC_INLINE void softmax(float *p, float *sum, int64_t keys, int64_t padded, int rows)
 {
-    float lane[ROWS][LANES], most[ROWS];
-    for (int r = 0; r < rows; r++) lanes_max(lane[r], p + r * padded, keys);
-    for (int r = 0; r < rows; r++) most[r] = lane[r][0];
-    for (int k = 1; k < LANES; k++)
-        for (int r = 0; r < rows; r++) most[r] = lane[r][k] > most[r] ? lane[r][k] : most[r];
     for (int r = 0; r < rows; r++) {
         float *s = p + r * padded;
-        for (int64_t j = 0; j < padded; j++) s[j] = rc_exp_of(s[j] - most[r]);
+        for (int64_t j = keys; j < padded; j++) s[j] = -INFINITY;
+        rc_vec most = *(const rc_vec *)s, total = {0};
+        for (int64_t j = LANES; j < padded; j += LANES)
+            rc_keep_larger(&most, (const rc_vec *)(s + j));
+        float shift = rc_lanes_max(&most);
+        for (int64_t j = 0; j < padded; j++) s[j] = rc_exp_below(s[j] - shift);
         for (int64_t j = keys; j < padded; j++) s[j] = 0;
-        lanes_sum(lane[r], s, padded);
+        for (int64_t j = 0; j < padded; j += LANES) total += *(const rc_vec *)(s + j);
+        sum[r] = rc_lanes_sum(&total);
     }
-    for (int r = 0; r < rows; r++) sum[r] = 0;
-    for (int k = 0; k < LANES; k++)
-        for (int r = 0; r < rows; r++) sum[r] += lane[r][k];
 }
 
 /* p (rows, pad(t)) = scores of queries i..i+rows-1 of head `head` against the keys kt (d, pad(t)),

@@ -30,6 +30,7 @@ rc_status rc_dnn_new(rc_dnn **out, int threads)
     rc_dnn *dnn = calloc(1, sizeof *dnn);
     if (dnn == NULL) return rc_fail(RC_ENOMEM, "out of memory: oneDNN context");
     dnn->threads = threads;
+    dnn->split = rc_split_choice();
     rc_status status = dnn_open(dnn);
     if (status != RC_OK) {
         rc_dnn_free(dnn);
@@ -187,9 +188,16 @@ typedef struct {
     int64_t scale, sums, end; /* offsets in bytes */
 } narrow_layout;
 
+static rc_type type_of(const product_key *key)
+{
+    return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
+}
+
 static narrow_layout layout_of(const product_key *key)
 {
     const rc_product_shape *s = &key->shape;
+    int parts = rc_type_parts(type_of(key));
+    if (parts > 0) return (narrow_layout){.end = rc_split_bytes(s->m, s->k, parts)};
     int64_t size = key->packed == 1 + RC_BF16 ? 2 : 1;
     narrow_layout at = {.scale = (s->m * s->k * size + 63) / 64 * 64};
     at.sums = at.scale + (key->packed == 1 + RC_S8 ? (s->m * 4 + 63) / 64 * 64 : 0);
@@ -199,7 +207,7 @@ static narrow_layout layout_of(const product_key *key)
 
 static rc_status grow_narrow(rc_dnn *dnn, const product_key *key)
 {
-    int64_t bytes = key->packed > 1 + RC_F32 ? layout_of(key).end : 0;
+    int64_t bytes = type_of(key) == RC_F32 ? 0 : layout_of(key).end;
     if (bytes <= dnn->narrow_bytes) return RC_OK;
     dnn->narrow_bytes = 0;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow((void **)&dnn->worker[i].narrow, bytes));
@@ -246,7 +254,8 @@ static rc_status product_build(rc_dnn *dnn, rc_product *p, const product_key *ke
 {
     matmul_parts parts = {0};
     *p = (rc_product){.key = *key, .dnn = dnn};
-    rc_status status = product_fill(p, &parts, packed);
+    bool split = rc_type_parts(type_of(key)) > 0;
+    rc_status status = split ? grow_narrow(dnn, key) : product_fill(p, &parts, packed);
     rc_parts_free(&parts);
     if (status != RC_OK) {
         product_clear(p, dnn->threads);
@@ -278,7 +287,7 @@ rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
     product_key key = {shape, packed == NULL ? 0 : 1 + (int64_t)packed->type};
     for (uint64_t at = hash_key(&key);; at++) {
         rc_product *p = &dnn->slot[at % SLOTS];
-        if (p->primitive == NULL) {
+        if (p->dnn == NULL) {
             dnn->misses++;
             RC_TRY(product_build(dnn, p, &key, packed));
         } else if (memcmp(&p->key, &key, sizeof key) != 0) {
@@ -326,12 +335,30 @@ static void execute_int8(rc_product *p, int worker, float *c, const float *a, co
                   s->m, s->n, s->sum);
 }
 
+static void execute_split(rc_product *p, int worker, float *c, const float *a, const void *b,
+                          const float *bias)
+{
+    const rc_product_shape *s = &p->key.shape;
+    uint16_t *room = (uint16_t *)p->dnn->worker[worker].narrow;
+    rc_split_shape shape = {.m = s->m,
+                            .n = s->n,
+                            .terms = s->k,
+                            .ldy = s->ldc,
+                            .parts = rc_type_parts(type_of(&p->key)),
+                            .add = s->sum};
+    rc_split_rows(room, a, s->m, s->k, shape.parts);
+    rc_split_product(c, room, b, bias, &shape, p->dnn->split);
+}
+
 void rc_product_run(rc_product *p, int worker, float *c, const float *a, const float *b,
                     const float *bias)
 {
     if (p == NULL) return;
     char *room = p->dnn->worker[worker].narrow;
-    switch (p->key.packed - 1) {
+    switch (type_of(&p->key)) {
+    case RC_F32:
+        execute(p, worker, c, a, b, bias);
+        break;
     case RC_BF16:
         rc_to_bf16((uint16_t *)room, a, p->key.shape.m * p->key.shape.k);
         execute(p, worker, c, room, b, bias);
@@ -340,6 +367,6 @@ void rc_product_run(rc_product *p, int worker, float *c, const float *a, const f
         execute_int8(p, worker, c, a, b, bias);
         break;
     default:
-        execute(p, worker, c, a, b, bias);
+        execute_split(p, worker, c, a, b, bias);
     }
 }

@@ -1,4 +1,4 @@
-/* dnn: matrix products through oneDNN.
+/* dnn: matrix products through oneDNN, and those of split factors through split.h.
  *
  * A product runs on one thread. Parallelism is ours: rc_parallel hands chunks of rows to workers,
  * and each worker runs the same compiled primitive with its own memory objects and scratchpad.
@@ -49,8 +49,14 @@ void rc_dnn_trim(rc_dnn *dnn);
 /* The type of both factors of a product with a packed weight; sums and results are float32, but for
  * int8, whose sums are integers until a row's and a column's scale are applied. Activations are
  * rounded on the way into rc_product_run, int8 with a scale for each row, so that no row depends on
- * another. */
-typedef enum { RC_F32, RC_BF16, RC_S8 } rc_type;
+ * another. RC_SPLIT_1 is RC_BF16 in our own kernel. */
+typedef enum { RC_F32, RC_BF16, RC_S8, RC_SPLIT_1, RC_SPLIT_2, RC_SPLIT_3 } rc_type;
+
+/* How many bfloat16 parts a factor of a type is split into; 0 for oneDNN's own types. */
+static inline int rc_type_parts(rc_type type)
+{
+    return type < RC_SPLIT_1 ? 0 : (int)(type - RC_SPLIT_1) + 1;
+}
 
 /* Lay out w (n, k), the weight of y = x wᵀ. The layout is a function of n, k and type. RC_EBACKEND
  * where oneDNN has no such product on this processor. */

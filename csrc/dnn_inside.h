@@ -3,6 +3,7 @@
 #define RC_DNN_INSIDE_H
 
 #include "dnn.h"
+#include "split.h"
 
 #include <oneapi/dnnl/dnnl.h>
 
@@ -22,8 +23,8 @@ typedef struct {
 struct rc_product {
     product_key key;
     rc_dnn *dnn;
-    dnnl_primitive_t primitive; /* NULL: the slot is free */
-    product_args *args;         /* one per worker */
+    dnnl_primitive_t primitive; /* NULL: of split factors, or the slot is free */
+    product_args *args;         /* one per worker, NULL without a primitive */
     bool slow;
 };
 
@@ -37,6 +38,7 @@ struct rc_dnn {
     dnnl_engine_t engine;
     rc_pool *pool;
     dnn_worker *worker;
+    rc_split_kind split;
     int threads;
     int failed; /* status of a failed run, 0 if none; written atomically */
     int64_t scratch_bytes, narrow_bytes, used, hits, misses, slow;
@@ -44,7 +46,7 @@ struct rc_dnn {
 };
 
 struct rc_packed {
-    dnnl_memory_desc_t desc;
+    dnnl_memory_desc_t desc; /* NULL where split */
     rc_type type;
     char *base; /* scales of int8 columns, padded to whole cache lines, then the layout */
     int64_t n, k;

@@ -1,4 +1,4 @@
-/* Weights in oneDNN's preferred layout, in float32 or a narrower type. */
+/* Weights in oneDNN's preferred layout, in float32 or a narrower type, or split into parts. */
 #include "dnn_inside.h"
 
 #include <stdlib.h>
@@ -54,9 +54,18 @@ static rc_status fill_int8(rc_packed *packed, rc_dnn *dnn, const float *w)
     return status;
 }
 
+static rc_status pack_split(rc_packed *packed, const float *w, int parts)
+{
+    RC_TRY(rc_alloc((void **)&packed->base, rc_split_bytes(packed->n, packed->k, parts)));
+    rc_split_weight((uint16_t *)packed->base, w, packed->n, packed->k, parts);
+    return RC_OK;
+}
+
 static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const float *w)
 {
     int64_t n = packed->n, k = packed->k;
+    int split = rc_type_parts(packed->type);
+    if (split > 0) return pack_split(packed, w, split);
     rc_product_shape shape = {.m = PACK_ROWS, .n = n, .k = k, .lda = k, .ldc = n, .bias = 1};
     RC_TRY(rc_parts_describe(dnn, parts, &shape, NULL, &packed->type));
     DNN_TRY(dnnl_memory_desc_clone(

@@ -1,6 +1,7 @@
 /* Attention, linear layers, the loss and the optimizer as plain functions, for tests and
  * benchmarks. */
 #include "py_model.h"
+#include "split.h"
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
@@ -162,6 +163,21 @@ done:
     return (PyObject *)y;
 }
 
+/* split_kind(most=None): what split products run on; `most` rules out what is better */
+static PyObject *split_kind(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static const char *names[] = {"plain", "avx512", "amx"}; /* by rc_split_kind */
+    const char *most = NULL;
+    if (!PyArg_ParseTuple(args, "|z:split_kind", &most)) return NULL;
+    for (int i = 0; most != NULL; i++) {
+        if (i == 3) return PyErr_Format(PyExc_ValueError, "split_kind: unknown kind '%s'", most);
+        if (strcmp(most, names[i]) != 0) continue;
+        rc_split_limit((rc_split_kind)i);
+        break;
+    }
+    return PyUnicode_FromString(names[rc_split_choice()]);
+}
+
 /* linear_backward(dy (n, out), x (n, in), w (out, in), threads=1, rows=64): (dx, dw, db) */
 static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
 {
@@ -312,6 +328,8 @@ PyMethodDef rc_py_layer_methods[] = {
      "linear_forward(x, w, b, threads=1, rows=64, packed=None): x wT + b; packed names a dtype."},
     {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
+    {"split_kind", split_kind, METH_VARARGS,
+     "split_kind(most=None): plain, avx512 or amx; most rules out what is better from now on."},
     {"contrastive", contrastive, METH_VARARGS,
      "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
     {"adamw_step", adamw_step, METH_VARARGS,

@@ -10,13 +10,14 @@ int rc_py_model_ready(rc_py_model *self)
 
 int rc_py_type(PyObject *object, void *type)
 {
-    static const char *names[] = {"float32", "bfloat16", "int8"}; /* by rc_type */
-    for (int i = 0; i < 3; i++)
+    static const char *names[] = {"float32",    "bfloat16",  "int8",
+                                  "bfloat16x1", "float32x3", "float32x6"}; /* by rc_type */
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, names[i]) == 0) {
             *(rc_type *)type = (rc_type)i;
             return 1;
         }
-    PyErr_Format(PyExc_ValueError, "dtype: expected float32, bfloat16 or int8, got %R", object);
+    PyErr_Format(PyExc_ValueError, "dtype: unknown type of products %R", object);
     return 0;
 }
 

@@ -48,6 +48,13 @@ def load_core() -> Any:
     BackendError
         If the extension was not built, or oneDNN 3.x is not found.
     """
+    found = _import_core()
+    if os.environ.get("RECLAP_AMX") == "0":  # our kernel on AMX's tiles is then never chosen
+        found.split_kind("avx512")
+    return found
+
+
+def _import_core() -> Any:
     name = "reclap._core"
     try:
         return importlib.import_module(name)
@@ -139,9 +146,9 @@ def sndfile() -> "SndFile":
 
 
 def describe() -> dict[str, Any]:
-    """Return what the core runs on: oneDNN's version, and the processor's relevant features."""
+    """Return what the core runs on: oneDNN's version, the processor's maker and its features."""
     load_core()
-    return {"onednn": _dnnl_version(), "cpu": _cpu_features()}
+    return {"onednn": _dnnl_version()} | _processor()
 
 
 class _DnnlVersion(ctypes.Structure):
@@ -157,12 +164,14 @@ def _dnnl_version() -> str:
     return f"{found.major}.{found.minor}.{found.patch}"
 
 
-def _cpu_features() -> list[str]:
-    """Return which of the instruction sets that decide over speed the processor has, on Linux."""
+def _processor() -> dict[str, Any]:
+    """Return the maker and which of the instruction sets that decide over speed there are."""
     known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
-    return [name for name in known if name in flags]
+        lines = []
+    fields = dict(line.split("\t", 1) for line in reversed(lines) if "\t" in line)
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    vendor = fields.get("vendor_id", "").strip(" :\t")
+    return {"vendor": vendor, "cpu": [name for name in known if name in flags]}

@@ -47,7 +47,7 @@ def load(
         CompA-CLAP or MS-CLAP; or, where no such path exists, an id of the Hugging Face hub:
         ``"org/name"``, or ``"org/name:FILE"`` for a file of tensors in it (extra ``hub``).
         Nothing in a pickled file is run.
-    dtype : {"float32", "bfloat16", "int8", "auto"}
+    dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6", "auto"}
         Type of the products inside the towers, see `reclap.weights.Weights`; ``"auto"`` takes
         bfloat16 where the processor has instructions for it. Embeddings of different types have
         different digests.

@@ -454,6 +454,7 @@ class Model:
             "template": self.config.template,
             "tokenizer": self._tokenizer.describe() if self._tokenizer else None,
             "dtype": self._weights.dtype,
+            "kernel": self._weights.kernel,
             "threads": self.threads,
             "logit_scale": self.logit_scale,
             "digest": self.digest,

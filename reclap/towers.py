@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar, TypeAlias
 
-__all__ = ["AUDIO", "KINDS", "AudioTower", "Cnn14Config", "HtsatConfig", "TextConfig"]
+__all__ = ["AUDIO", "DTYPES", "KINDS", "AudioTower", "Cnn14Config", "HtsatConfig", "TextConfig"]
+
+DTYPES = ("float32", "bfloat16", "int8", "float32x3", "float32x6")  # of the towers' products
 
 # The C core counts kinds in these orders.
 KINDS = {  # of TextConfig's fields

@@ -15,10 +15,9 @@ from reclap._libraries import core, describe
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError
 from reclap.tensors import Array, Lazy
+from reclap.towers import DTYPES
 
-__all__ = ["DTYPES", "Weights", "choose_dtype"]
-
-DTYPES = ("float32", "bfloat16", "int8")
+__all__ = ["Weights", "choose_dtype"]
 
 Shapes = list[tuple[str, tuple[int, ...]]]
 
@@ -28,9 +27,9 @@ def choose_dtype(dtype: str) -> str:
 
     Parameters
     ----------
-    dtype : {"float32", "bfloat16", "int8", "auto"}
-        ``"auto"`` is bfloat16 where the processor has instructions for it (AMX or AVX-512), which
-        take about half of float32's time, and float32 elsewhere.
+    dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6", "auto"}
+        ``"auto"`` is bfloat16 where it takes about half of float32's time or less, on AMX and on
+        AMD's AVX-512, and float32 elsewhere: Intel's AVX-512 takes nearly twice as long for it.
 
     Raises
     ------
@@ -39,7 +38,8 @@ def choose_dtype(dtype: str) -> str:
     """
     if dtype not in (*DTYPES, "auto"):
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}, auto")
-    features = describe()["cpu"] if dtype in ("auto", "bfloat16") else []
+    about = describe() if dtype in ("auto", "bfloat16") else {"cpu": [], "vendor": ""}
+    features: list[str] = about["cpu"]
     able = "avx512_bf16" in features or "amx_bf16" in features
     if dtype == "bfloat16" and not able:
         raise ValueError(
@@ -47,7 +47,8 @@ def choose_dtype(dtype: str) -> str:
             f"it has {', '.join(features) or 'none that matter'}"
         )
     if dtype == "auto":
-        return "bfloat16" if able else "float32"
+        fast = "amx_bf16" in features or (able and about["vendor"] == "AuthenticAMD")
+        return "bfloat16" if fast else "float32"
     return dtype
 
 
@@ -62,9 +63,11 @@ class Weights:
         What errors name.
     read : callable
         From names and shapes to arrays of float32, in order.
-    dtype : {"float32", "bfloat16", "int8"}
+    dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6"}
         Type of the products inside the towers. Norms, attention, activations between products,
         heads and sums are float32; int8 has a scale for each row of activations and each output.
+        float32x3 and float32x6 split each factor into two or three bfloat16 parts and add three or
+        six products of them: meant for AMX, slower than float32 without it.
     changes
         Arguments of ``core.Model`` that differ from what `config` says.
 
@@ -72,6 +75,9 @@ class Weights:
     ----------
     core : core.Model
         The model.
+    kernel : str
+        What computes these products: ``"oneDNN"``, or ``"amx"``, ``"avx512"``, ``"plain"`` for our
+        own on tiles. ``RECLAP_AMX=0`` in the environment rules out ``"amx"``.
     values : dict of str to Lazy
         Each parameter, read back from the core where dtype is float32.
 
@@ -99,7 +105,12 @@ class Weights:
         self._total = None if dtype == "float32" else checkpoint.digesting(config)
         if self._total is not None:  # rounded weights cannot be read back
             arrays = self._watch(arrays, self._total)
-        self.core.bind(arrays, pack=True, dtype=dtype)
+        split = core.split_kind()
+        own = dtype.startswith("float32x") or (dtype == "bfloat16" and split == "amx")
+        self.kernel = split if own else "oneDNN"
+        self.core.bind(
+            arrays, pack=True, dtype="bfloat16x1" if own and dtype == "bfloat16" else dtype
+        )
         self.values = {
             name: Lazy(shape, np.dtype(np.float32), functools.partial(self.core.read, place))
             for place, (name, shape) in enumerate(self.shapes)

@@ -10,8 +10,13 @@ from reclap.errors import ReclapError
 from reclap.weights import choose_dtype
 
 TEXTS = ["a dog barks", "rain on a tin roof", "an engine idles", "people talk"]
-NARROW = ("bfloat16", "int8")
-CLOSE = {"bfloat16": 0.999, "int8": 0.995}  # cosines with float32
+NARROW = ("bfloat16", "int8", "float32x3", "float32x6")
+CLOSE = {  # cosines with float32
+    "bfloat16": 0.999,
+    "int8": 0.995,
+    "float32x3": 0.999999,
+    "float32x6": 0.999999,
+}
 
 
 def load(source, dtype, **options):
@@ -58,15 +63,23 @@ def test_rounded_weights_are_not_saved(narrow, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("features", "choice"),
-    [(["avx2"], "float32"), (["avx512f", "avx512_bf16"], "bfloat16"), (["amx_bf16"], "bfloat16")],
+    ("vendor", "features", "choice"),
+    [
+        ("GenuineIntel", ["avx2"], "float32"),
+        ("GenuineIntel", ["avx512f", "avx512_bf16"], "float32"),
+        ("AuthenticAMD", ["avx512f", "avx512_bf16"], "bfloat16"),
+        ("GenuineIntel", ["avx512_bf16", "amx_bf16"], "bfloat16"),
+        ("", [], "float32"),
+    ],
 )
-def test_auto_goes_by_the_processor(monkeypatch, features, choice):
-    monkeypatch.setattr(weights, "describe", lambda: {"cpu": features})
+def test_auto_goes_by_the_processor(monkeypatch, vendor, features, choice):
+    monkeypatch.setattr(weights, "describe", lambda: {"vendor": vendor, "cpu": features})
     assert choose_dtype("auto") == choice
     assert choose_dtype("int8") == "int8"
-    if choice == "float32":
-        with pytest.raises(ValueError, match=r"no instructions for it .* it has avx2"):
+    if "avx512_bf16" in features:
+        assert choose_dtype("bfloat16") == "bfloat16"
+    else:
+        with pytest.raises(ValueError, match=r"no instructions for it .* it has (avx2|none)"):
             choose_dtype("bfloat16")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reclap.cli import options
 from reclap.cli.options import Commands, positive
 from reclap.cli.tables import print_table
+from reclap.towers import DTYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ def add_bench(commands: Commands) -> None:
     p.add_argument(
         "--dtype",
         nargs="+",
-        choices=("float32", "bfloat16", "int8"),
+        choices=DTYPES,
         help="types of the towers' products (default: all that the processor has)",
     )
     p.add_argument(
@@ -85,10 +86,10 @@ def _run_bench(args: argparse.Namespace) -> int:
 
 def _dtypes() -> list[str]:
     """Return the types that this processor can compute with."""
-    from reclap.weights import DTYPES, choose_dtype
+    from reclap.weights import choose_dtype
 
     wide = "bfloat16" if choose_dtype("auto") == "bfloat16" else "float32"
-    return [dtype for dtype in DTYPES if dtype != "bfloat16" or wide == dtype]
+    return [d for d in ("float32", "bfloat16", "int8") if d != "bfloat16" or wide == d]
 
 
 def _measure(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reclap.errors import FormatError, ReclapError
 from reclap.prompts.combine import RULES
+from reclap.towers import DTYPES
 
 if TYPE_CHECKING:
     from reclap.model import Model
@@ -48,7 +49,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add what else `load_model` takes, but for ``--threads``."""
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "int8", "auto"),
+        choices=(*DTYPES, "auto"),
         default="float32",
         help="type of the towers' products (default: float32)",
     )

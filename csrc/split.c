@@ -1,0 +1,171 @@
+/* Products of bfloat16 parts on tiles: layout, the order of work, and what happens to sums. */
+#include "split_inside.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum {
+    STRETCH = 16 * TILE_TERMS
+}; /* terms between two visits to y: tiles of a stay in the cache */
+
+static int64_t tiles_of(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+
+int64_t rc_split_bytes(int64_t rows, int64_t terms, int parts)
+{
+    int64_t pairs = tiles_of(rows, BLOCK); /* of tiles: blocks of a result are two tiles wide */
+    return pairs * 2 * tiles_of(terms, TILE_TERMS) * parts * TILE_SIZE * (int64_t)sizeof(uint16_t);
+}
+
+/* ---- Choice ---------------------------------------------------------------------------------- */
+
+static _Atomic int limit = RC_SPLIT_AMX;
+
+void rc_split_limit(rc_split_kind most)
+{
+    atomic_store(&limit, most);
+}
+
+rc_split_kind rc_split_choice(void)
+{
+    static _Atomic int best = -1; /* to ask takes a virtual machine long */
+    if (atomic_load(&best) < 0) atomic_store(&best, rc_split_best());
+    return (rc_split_kind)rc_min(atomic_load(&best), atomic_load(&limit));
+}
+
+/* ---- Layout ---------------------------------------------------------------------------------- */
+
+RC_INLINE uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+RC_INLINE float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The leading bits of each value, nearest with ties to even; x keeps what is left. */
+RC_INLINE void take_part(uint16_t *to, float *x)
+{
+    for (int k = 0; k < TILE_TERMS; k++) {
+        uint32_t bits = bits_of(x[k]);
+        bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+        to[k] = (uint16_t)(bits >> 16);
+        x[k] -= float_of(bits);
+    }
+}
+
+/* One row of tiles: chunk t of x (terms) becomes row `row` of the tiles at to + t * stride. */
+RC_INLINE void split_row(uint16_t *to, const float *x, int64_t terms, int parts, int64_t stride)
+{
+    float left[TILE_TERMS];
+    for (int64_t from = 0; from < terms; from += TILE_TERMS, to += stride) {
+        int64_t count = rc_min(TILE_TERMS, terms - from);
+        if (count < TILE_TERMS) memset(left, 0, sizeof left);
+        memcpy(left, x + from, (size_t)count * sizeof *left);
+        for (int p = 0; p < parts; p++) take_part(to + p * TILE_SIZE, left);
+    }
+}
+
+/* Tile (i, t) of part p lies at ((i * all t + t) * parts + p) * TILE_SIZE; rows of 32 terms. */
+RC_CLONES
+void rc_split_rows(uint16_t *to, const float *x, int64_t rows, int64_t terms, int parts)
+{
+    int64_t stride = parts * TILE_SIZE, band = tiles_of(terms, TILE_TERMS) * stride;
+    int64_t padded = tiles_of(rows, BLOCK) * BLOCK;
+    for (int64_t i = 0; i < rows; i++)
+        split_row(to + i / TILE_ROWS * band + i % TILE_ROWS * TILE_TERMS, x + i * terms, terms,
+                  parts, stride);
+    for (int64_t i = rows; i < padded; i++) /* what an earlier product left there is not a number */
+        for (int64_t t = 0; t < band; t += TILE_SIZE)
+            memset(to + i / TILE_ROWS * band + i % TILE_ROWS * TILE_TERMS + t, 0,
+                   TILE_TERMS * sizeof *to);
+}
+
+/* Tiles of 16 pairs of terms by 16 outputs: the pair of one output side by side. Two tiles of
+ * neighbouring outputs follow each other: ((block * all t + t) * parts + p) * 2 tiles. */
+void rc_split_weight(uint16_t *to, const float *w, int64_t n, int64_t terms, int parts)
+{
+    uint16_t row[3 * TILE_SIZE];
+    int64_t all = tiles_of(terms, TILE_TERMS);
+    memset(to, 0, (size_t)rc_split_bytes(n, terms, parts));
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t t = 0; t < all; t++) {
+            int64_t from = t * TILE_TERMS;
+            split_row(row, w + j * terms + from, rc_min(TILE_TERMS, terms - from), parts, 0);
+            uint16_t *tile = to + (j / BLOCK * all + t) * parts * 2 * TILE_SIZE;
+            tile += j % BLOCK / TILE_ROWS * TILE_SIZE + j % TILE_ROWS * 2;
+            for (int p = 0; p < parts; p++, tile += 2 * TILE_SIZE)
+                for (int k = 0; k < TILE_TERMS; k++)
+                    tile[k / 2 * TILE_TERMS + k % 2] = row[p * TILE_SIZE + k];
+        }
+}
+
+/* ---- Work ------------------------------------------------------------------------------------ */
+
+/* Small parts first where it costs no register: 0 is the largest part. */
+static const rc_split_step STEPS_1[] = {{0, 0, true, true}};
+static const rc_split_step STEPS_2[] = {
+    {1, 0, true, true}, {0, 0, true, false}, {0, 1, false, true}};
+static const rc_split_step STEPS_3[] = {{2, 0, true, true},  {1, 0, true, false},
+                                        {0, 0, true, false}, {0, 2, false, true},
+                                        {0, 1, false, true}, {1, 1, true, false}};
+static const struct {
+    const rc_split_step *step;
+    int count;
+} ORDER[] = {{STEPS_1, 1}, {STEPS_2, 3}, {STEPS_3, 6}};
+
+/* Add a block of sums to y, and at the first stretch the bias. */
+RC_CLONES
+static void finish(float *y, int64_t ldy, const float *sums, const float *bias, int64_t rows,
+                   int64_t columns, bool add)
+{
+    for (int64_t i = 0; i < rows; i++, y += ldy, sums += BLOCK)
+        for (int64_t j = 0; j < columns; j++)
+            y[j] = sums[j] + (bias != NULL ? bias[j] : 0) + (add ? y[j] : 0);
+}
+
+typedef void block_of(float *sums, const rc_split_block *block);
+
+static block_of *const BLOCKS[] = {rc_split_block_plain, rc_split_block_avx512, rc_split_block_amx};
+
+/* Blocks of columns outermost: a stretch of b stays in the first cache while rows pass by. */
+static void stretch(float *y, const uint16_t *a, const uint16_t *b, const float *bias,
+                    const rc_split_shape *s, rc_split_kind kind, int64_t from, int64_t tiles)
+{
+    float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
+    int64_t all = tiles_of(s->terms, TILE_TERMS), part = (int64_t)s->parts * TILE_SIZE;
+    bool first = from == 0;
+    rc_split_block block = {.band = all * part,
+                            .tiles = tiles,
+                            .parts = s->parts,
+                            .step = ORDER[s->parts - 1].step,
+                            .steps = ORDER[s->parts - 1].count};
+    for (int64_t j = 0; j < s->n; j += BLOCK)
+        for (int64_t i = 0; i < s->m; i += BLOCK) {
+            block.a = a + i / TILE_ROWS * block.band + from * part;
+            block.b = b + (j / BLOCK * all + from) * 2 * part;
+            block.wide = s->m - i > TILE_ROWS;
+            BLOCKS[kind](sums, &block);
+            finish(y + i * s->ldy + j, s->ldy, sums, first && bias != NULL ? bias + j : NULL,
+                   rc_min(BLOCK, s->m - i), rc_min(BLOCK, s->n - j), s->add || !first);
+        }
+}
+
+void rc_split_product(float *y, const uint16_t *a, const uint16_t *b, const float *bias,
+                      const rc_split_shape *s, rc_split_kind kind)
+{
+    int64_t all = tiles_of(s->terms, TILE_TERMS);
+    int64_t shares = tiles_of(s->terms * s->parts, STRETCH), share = tiles_of(all, shares);
+    if (kind == RC_SPLIT_AMX) rc_split_amx_begin();
+    for (int64_t from = 0; from < all; from += share)
+        stretch(y, a, b, bias, s, kind, from, rc_min(share, all - from));
+    if (kind == RC_SPLIT_AMX) rc_split_amx_end();
+}
