@@ -22,6 +22,7 @@ int64_t rc_split_bytes(int64_t rows, int64_t terms, int parts)
 /* ---- Choice ---------------------------------------------------------------------------------- */
 
 static _Atomic int limit = RC_SPLIT_AMX;
+static _Atomic int best = -1; /* kept, because to ask takes a virtual machine long */
 
 void rc_split_limit(rc_split_kind most)
 {
@@ -30,7 +31,6 @@ void rc_split_limit(rc_split_kind most)
 
 rc_split_kind rc_split_choice(void)
 {
-    static _Atomic int best = -1; /* to ask takes a virtual machine long */
     if (atomic_load(&best) < 0) atomic_store(&best, rc_split_best());
     return (rc_split_kind)rc_min(atomic_load(&best), atomic_load(&limit));
 }
@@ -132,9 +132,15 @@ static void finish(float *y, int64_t ldy, const float *sums, const float *bias, 
             y[j] = sums[j] + (bias != NULL ? bias[j] : 0) + (add ? y[j] : 0);
 }
 
-typedef void block_of(float *sums, const rc_split_block *block);
-
-static block_of *const BLOCKS[] = {rc_split_block_plain, rc_split_block_avx512, rc_split_block_amx};
+static void run_block(float *sums, const rc_split_block *block, rc_split_kind kind)
+{
+    if (kind == RC_SPLIT_AMX)
+        rc_split_block_amx(sums, block);
+    else if (kind == RC_SPLIT_AVX512)
+        rc_split_block_avx512(sums, block);
+    else
+        rc_split_block_plain(sums, block);
+}
 
 /* Blocks of columns outermost: a stretch of b stays in the first cache while rows pass by. */
 static void stretch(float *y, const uint16_t *a, const uint16_t *b, const float *bias,
@@ -153,7 +159,7 @@ static void stretch(float *y, const uint16_t *a, const uint16_t *b, const float 
             block.a = a + i / TILE_ROWS * block.band + from * part;
             block.b = b + (j / BLOCK * all + from) * 2 * part;
             block.wide = s->m - i > TILE_ROWS;
-            BLOCKS[kind](sums, &block);
+            run_block(sums, &block, kind);
             finish(y + i * s->ldy + j, s->ldy, sums, first && bias != NULL ? bias + j : NULL,
                    rc_min(BLOCK, s->m - i), rc_min(BLOCK, s->n - j), s->add || !first);
         }

@@ -38,8 +38,8 @@ def choose_dtype(dtype: str) -> str:
     """
     if dtype not in (*DTYPES, "auto"):
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}, auto")
-    about = describe() if dtype in ("auto", "bfloat16") else {"cpu": [], "vendor": ""}
-    features: list[str] = about["cpu"]
+    about: dict[str, Any] = describe() if dtype in ("auto", "bfloat16") else {"cpu": []}
+    features = about["cpu"]
     able = "avx512_bf16" in features or "amx_bf16" in features
     if dtype == "bfloat16" and not able:
         raise ValueError(

@@ -15,20 +15,23 @@ SOURCES = sorted([*ROOT.glob("csrc/*.c"), *ROOT.glob("csrc/*.h")])
 NAMES = [p.name for p in SOURCES]
 
 # What each layer may include, from the bottom up. A file belongs to the layer of its header.
-BASE = {"base.h"}
-DNN = BASE | {"dnn.h"}
-KERNELS = BASE | {"kernels.h", "vector.h"}
+BASE = {"base.h", "vector.h"}
+SPLIT = BASE | {"split.h"}
+DNN = SPLIT | {"dnn.h"}
+KERNELS = BASE | {"kernels.h"}
 AUDIO = BASE | {"audio.h"}
 MODEL = DNN | KERNELS | {
     "model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "transformer.h", "score.h",
 }  # fmt: skip
 BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
 LAYERS = {
-    **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c"), BASE),
+    **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c", "vector.h"), BASE),
+    "split.h": SPLIT,
+    **dict.fromkeys(("split.c", "split_blocks.c", "split_inside.h"), SPLIT | {"split_inside.h"}),
     "dnn.h": DNN,
     **dict.fromkeys(("dnn.c", "packed.c", "narrow.c", "dnn_inside.h"), DNN | {"dnn_inside.h"}),
     **dict.fromkeys(("norm.c", "act.c", "attention.c", "window.c", "embed.c", "optim.c"), KERNELS),
-    **dict.fromkeys(("kernels.h", "vector.h"), KERNELS),
+    "kernels.h": KERNELS,
     **dict.fromkeys(("audio.h", "decode.c", "mel.c"), AUDIO),
 }
 FOREIGN = {
@@ -37,10 +40,13 @@ FOREIGN = {
     "numpy/arrayobject.h": {"py.h"},
     "omp.h": {"dnn.c", "parallel.c"},  # to keep oneDNN on the one thread it is called from
     "xmmintrin.h": {"parallel.c"},
+    "cpuid.h": {"split_blocks.c"},
+    "immintrin.h": {"split_blocks.c"},
+    "sys/syscall.h": {"split_blocks.c"},  # to ask Linux for the tile registers
     "sndfile.h": set(),  # decode.c restates what it uses
     "dlfcn.h": {"decode.c"},
     "pthread.h": {"decode.c", "parallel.c"},
-    "unistd.h": {"decode.c", "parallel.c"},
+    "unistd.h": {"decode.c", "parallel.c", "split_blocks.c"},
 }
 C_LIBRARY = {
     "assert.h", "errno.h", "float.h", "limits.h", "math.h", "stdarg.h", "stdbool.h", "stddef.h",
@@ -49,6 +55,8 @@ C_LIBRARY = {
 
 # Every piece of memory that outlives a call and is not constant, and why it may.
 MUTABLE = {
+    ("split.c", "limit"): "what RECLAP_AMX rules out, for the whole process",
+    ("split.c", "best"): "what the processor can do does not change",
     ("base.c", "message"): "thread-local: the reason of this thread's last failure",
     ("decode.c", "open_mutex"): "libsndfile keeps the reason of a failed open process-wide",
 }
