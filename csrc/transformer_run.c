@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROUND = 16 };
+enum { ROUND = 16, LEAST = 64 }; /* rows of a chunk: a multiple, and no fewer but at the end */
 
 static const float UNSEEN = -1e30f; /* score of a later key under the causal mask */
 
@@ -58,12 +58,12 @@ static int64_t row_of(const text_job *job, int64_t i)
     return padded(job) ? i * job->t->config.pad_to : job->first[i];
 }
 
-/* Cut `real` rows, rounded up, into chunks. */
+/* Cut `real` rows, rounded up, into chunks: eight equal ones to share, where rows are enough. */
 static void set_rows(text_job *job, int64_t real)
 {
     job->real = real;
     job->total = (real + ROUND - 1) / ROUND * ROUND;
-    job->rows = rc_chunk_rows(job->total, 4 * ROUND);
+    job->rows = rc_max(LEAST, rc_chunk_rows(job->total, ROUND));
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
