@@ -10,6 +10,7 @@ was held out while the checks were tuned if the first byte of its SHA-256 is odd
 import argparse
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def show(rows: dict[str, tuple[int, ...]]) -> None:
         print(f"| {name} | {count} | {found} | {recall} | {false} | {precision} |")
 
 
+def show_cost(these: Sequence[Item]) -> None:
+    """Print the processor time of a check by words alone."""
+    began = time.process_time()
+    for item in these:
+        find(item, None)
+    spent = (time.process_time() - began) / len(these)
+    print(f"\na check by words alone: {1e3 * spent:.2f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-sense", action="store_true", help="words only, without a model")
@@ -82,6 +92,7 @@ def main() -> None:
         good = sum(not item["defect"] for item in these)
         print(f"\n{title}: {good} good, {len(these) - good} bad\n")
         show(measure(these, sense))
+    show_cost(items())
     if args.errors:
         for item in items():
             found = find(item, sense)
