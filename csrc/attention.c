@@ -83,7 +83,7 @@ RC_INLINE void add_scaled(float *s, float scale, const float *bias, const float 
         for (int64_t j = 0; j < n; j++) s[j] *= scale;
 }
 
-/* Scores become probabilities times their sum, unseen keys and padding zero. */
+/* Scores become probabilities times their sum, padding zero. */
 RC_INLINE void softmax(float *p, float *sum, int64_t keys, int64_t padded, int rows)
 {
     for (int r = 0; r < rows; r++) {
@@ -100,50 +100,51 @@ RC_INLINE void softmax(float *p, float *sum, int64_t keys, int64_t padded, int r
     }
 }
 
-/* p (rows, pad(t)) = scores of queries i..i+rows-1 of head `head` against the keys kt (d, pad(t)),
+/* p (rows, pad(keys)) = scores of queries i..i+rows-1 of head `head` against kt (d, pad(keys)),
  * through softmax, but for the factor 1 / sum of each row. */
 RC_INLINE void softmax_rows(float *p, float *sum, const float *q, const float *kt,
                             const float *bias, const float *mask, const rc_attention *a,
                             int64_t head, int64_t i, int rows)
 {
-    int64_t tp = pad(a->t), ld = 3 * a->h * a->d;
-    block_rows(p, tp, q + i * ld, ld, 1, kt, tp, a->d, tp, rows);
+    int64_t kp = pad(a->keys);
+    block_rows(p, kp, q + i * a->ldq, a->ldq, 1, kt, kp, a->d, kp, rows);
     for (int r = 0; r < rows; r++) {
         const float *b = bias == NULL ? NULL : bias + (head * a->side + i + r) * a->side;
         const float *m = mask == NULL ? NULL : mask + (i + r) * a->side;
-        add_scaled(p + r * tp, a->scale, b, m, a->t);
+        add_scaled(p + r * kp, a->scale, b, m, a->keys);
     }
-    softmax(p, sum, a->keys, tp, rows);
+    softmax(p, sum, a->keys, kp, rows);
 }
 
-/* p (t, pad(t)) = the probabilities of head `head`. */
+/* p (t, pad(keys)) = the probabilities of head `head`. */
 RC_CLONES
 static void probabilities(float *p, const float *q, const float *kt, const float *bias,
                           const float *mask, const rc_attention *a, int64_t head)
 {
-    int64_t tp = pad(a->t);
+    int64_t kp = pad(a->keys);
     float sum[ROWS];
     for (int64_t i = 0; i < a->t; i += ROWS) {
         int64_t rows = rc_min(ROWS, a->t - i);
         if (rows == ROWS)
-            softmax_rows(p + i * tp, sum, q, kt, bias, mask, a, head, i, ROWS);
+            softmax_rows(p + i * kp, sum, q, kt, bias, mask, a, head, i, ROWS);
         else
             for (int64_t r = 0; r < rows; r++)
-                softmax_rows(p + (i + r) * tp, sum + r, q, kt, bias, mask, a, head, i + r, 1);
+                softmax_rows(p + (i + r) * kp, sum + r, q, kt, bias, mask, a, head, i + r, 1);
         for (int64_t r = 0; r < rows; r++)
-            for (int64_t j = 0; j < tp; j++) p[(i + r) * tp + j] *= 1 / sum[r];
+            for (int64_t j = 0; j < kp; j++) p[(i + r) * kp + j] *= 1 / sum[r];
     }
 }
 
-/* o (rows of h d) of queries i..i+rows-1; p (ROWS, pad(t)) and out (ROWS, pad(d)) are scratch. */
+/* o (rows of h d) of queries i..i+rows-1; p (ROWS, pad(keys)) and out (ROWS, pad(d)) are scratch.
+ */
 RC_INLINE void attend_rows(float *o, float *p, float *out, const float *q, const float *kt,
                            const float *v, const float *bias, const float *mask,
                            const rc_attention *a, int64_t head, int64_t i, int rows)
 {
-    int64_t tp = pad(a->t), dp = pad(a->d), ldo = a->h * a->d;
+    int64_t kp = pad(a->keys), dp = pad(a->d), ldo = a->h * a->d;
     float sum[ROWS];
     softmax_rows(p, sum, q, kt, bias, mask, a, head, i, rows);
-    block_rows(out, dp, p, tp, 1, v, dp, a->keys, dp, rows);
+    block_rows(out, dp, p, kp, 1, v, dp, a->keys, dp, rows);
     for (int r = 0; r < rows; r++) {
         float scale = 1 / sum[r];
         for (int64_t j = 0; j < a->d; j++) o[(i + r) * ldo + j] = scale * out[r * dp + j];
@@ -164,19 +165,18 @@ static void attend_head(float *o, float *p, float *out, const float *q, const fl
 
 int64_t rc_attention_scratch(const rc_attention *a)
 {
-    int64_t tp = pad(a->t), dp = pad(a->d);
-    return 2 * a->t * tp + a->d * tp + 2 * a->t * dp + ROWS * (tp + dp);
+    int64_t kp = pad(a->keys), dp = pad(a->d), most = rc_max(a->t, a->keys);
+    return 2 * a->t * kp + a->d * kp + 2 * most * dp + ROWS * (kp + dp);
 }
 
-void rc_attention_forward(float *o, const float *qkv, const float *bias, const float *mask,
-                          const rc_attention *a, float *scratch)
+void rc_attention_forward(float *o, const float *q, const float *k, const float *bias,
+                          const float *mask, const rc_attention *a, float *scratch)
 {
-    int64_t t = a->t, d = a->d, hd = a->h * d, ld = 3 * hd, tp = pad(t), dp = pad(d);
-    float *p = scratch, *out = p + ROWS * tp, *kt = out + ROWS * dp, *v = kt + d * tp;
-    for (int64_t head = 0; head < a->h; head++) {
-        const float *q = qkv + head * d;
-        pack_transposed(kt, tp, q + hd, ld, t, d);
-        pack_rows(v, dp, q + 2 * hd, ld, t, d);
+    int64_t n = a->keys, d = a->d, hd = a->h * d, kp = pad(n), dp = pad(d);
+    float *p = scratch, *out = p + ROWS * kp, *kt = out + ROWS * dp, *v = kt + d * kp;
+    for (int64_t head = 0; head < a->h; head++, q += d, k += d) {
+        pack_transposed(kt, kp, k, a->ldk, n, d);
+        pack_rows(v, dp, k + hd, a->ldk, n, d);
         attend_head(o + head * d, p, out, q, kt, v, bias, mask, a, head);
     }
 }
@@ -198,26 +198,31 @@ void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const fl
                            const float *bias, const float *mask, const rc_attention *a,
                            float *scratch)
 {
-    int64_t t = a->t, d = a->d, hd = a->h * d, ld = 3 * hd, tp = pad(t), dp = pad(d);
-    float *p = scratch, *ds = p + t * tp, *xt = ds + t * tp, *x = xt + d * tp, *out = x + t * dp;
+    int64_t t = a->t, n = a->keys, d = a->d, hd = a->h * d, ld = a->ldq, kp = pad(n), dp = pad(d);
+    float *p = scratch, *ds = p + t * kp, *xt = ds + t * kp, *x = xt + d * kp;
+    float *out = x + rc_max(t, n) * dp;
     for (int64_t head = 0; head < a->h; head++) {
         const float *q = qkv + head * d, *k = q + hd, *v = k + hd, *dout = do_ + head * d;
         float *dq = dqkv + head * d;
-        pack_transposed(xt, tp, k, ld, t, d);
+        pack_transposed(xt, kp, k, ld, n, d);
         probabilities(p, q, xt, bias, mask, a, head);
-        pack_transposed(xt, tp, v, ld, t, d);
-        product(ds, tp, dout, hd, 1, xt, tp, t, tp, d); /* dP = dO Vᵀ */
-        for (int64_t i = 0; i < t; i++) softmax_row_backward(ds + i * tp, p + i * tp, tp);
+        pack_transposed(xt, kp, v, ld, n, d);
+        product(ds, kp, dout, hd, 1, xt, kp, t, kp, d); /* dP = dO Vᵀ */
+        for (int64_t i = 0; i < t; i++) softmax_row_backward(ds + i * kp, p + i * kp, kp);
         for (int64_t i = 0; dbias != NULL && i < t; i++)
-            rc_add(dbias + (head * a->side + i) * a->side, ds + i * tp, t);
-        pack_rows(x, dp, k, ld, t, d);
-        product(out, dp, ds, tp, 1, x, dp, t, dp, t); /* dQ = dS K */
+            rc_add(dbias + (head * a->side + i) * a->side, ds + i * kp, n);
+        pack_rows(x, dp, k, ld, n, d);
+        product(out, dp, ds, kp, 1, x, dp, t, dp, n); /* dQ = dS K */
         unpack_rows(dq, ld, out, dp, t, d, a->scale);
         pack_rows(x, dp, q, ld, t, d);
-        product(out, dp, ds, 1, tp, x, dp, t, dp, t); /* dK = dSᵀ Q */
-        unpack_rows(dq + hd, ld, out, dp, t, d, a->scale);
+        product(out, dp, ds, 1, kp, x, dp, n, dp, t); /* dK = dSᵀ Q */
+        unpack_rows(dq + hd, ld, out, dp, n, d, a->scale);
         pack_rows(x, dp, dout, hd, t, d);
-        product(out, dp, p, 1, tp, x, dp, t, dp, t); /* dV = Pᵀ dO */
-        unpack_rows(dq + 2 * hd, ld, out, dp, t, d, 1);
+        product(out, dp, p, 1, kp, x, dp, n, dp, t); /* dV = Pᵀ dO */
+        unpack_rows(dq + 2 * hd, ld, out, dp, n, d, 1);
+        for (int64_t i = n; i < t; i++) { /* of keys that nobody saw */
+            memset(dq + i * ld + hd, 0, (size_t)d * sizeof *dq);
+            memset(dq + i * ld + 2 * hd, 0, (size_t)d * sizeof *dq);
+        }
     }
 }

@@ -92,15 +92,6 @@ void rc_clap_free(rc_clap *m)
     free(m);
 }
 
-static rc_status pack_param(rc_param *p, rc_dnn *dnn, rc_type type)
-{
-    if (p->packing == RC_PACK_NO || p->packed != NULL) return RC_OK;
-    if (p->packing == RC_PACK_F32) type = RC_F32;
-    RC_TRY(rc_packed_new(&p->packed, dnn, p->x, p->size[0], p->count / p->size[0], type));
-    p->x = NULL;
-    return RC_OK;
-}
-
 rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
 {
     rc_dnn *dnn;
@@ -109,7 +100,7 @@ rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
     RC_TRY(rc_dnn_new(&dnn, 1));
     rc_status status = RC_OK;
     for (int64_t i = from; i < to && status == RC_OK; i++)
-        status = pack_param(&m->params.item[i], dnn, type);
+        status = rc_param_pack(&m->params.item[i], dnn, type);
     rc_dnn_free(dnn);
     return status;
 }

@@ -183,31 +183,23 @@ static rc_status grow_scratch(rc_dnn *dnn, int64_t bytes)
     return RC_OK;
 }
 
-/* Of an int8 product: rounded rows, their scales, integer sums; each on its own cache lines. */
-typedef struct {
-    int64_t scale, sums, end; /* offsets in bytes */
-} narrow_layout;
-
 static rc_type type_of(const product_key *key)
 {
     return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
 }
 
-static narrow_layout layout_of(const product_key *key)
+/* Where integer sums lie that cannot lie where the results will: behind the first factor. */
+static int64_t sums_at(const product_key *key)
 {
-    const rc_product_shape *s = &key->shape;
-    int parts = rc_type_parts(type_of(key));
-    if (parts > 0) return (narrow_layout){.end = rc_split_bytes(s->m, s->k, parts)};
-    int64_t size = key->packed == 1 + RC_BF16 ? 2 : 1;
-    narrow_layout at = {.scale = (s->m * s->k * size + 63) / 64 * 64};
-    at.sums = at.scale + (key->packed == 1 + RC_S8 ? (s->m * 4 + 63) / 64 * 64 : 0);
-    at.end = at.sums + (key->packed == 1 + RC_S8 && s->sum ? s->m * s->n * 4 : 0);
-    return at;
+    return (rc_form_bytes(type_of(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
 }
 
 static rc_status grow_narrow(rc_dnn *dnn, const product_key *key)
 {
-    int64_t bytes = type_of(key) == RC_F32 ? 0 : layout_of(key).end;
+    const rc_product_shape *s = &key->shape;
+    rc_type type = type_of(key);
+    int64_t bytes = sums_at(key);
+    if (type == RC_S8 && s->sum) bytes += s->m * s->n * (int64_t)sizeof(int32_t);
     if (bytes <= dnn->narrow_bytes) return RC_OK;
     dnn->narrow_bytes = 0;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow((void **)&dnn->worker[i].narrow, bytes));
@@ -321,52 +313,83 @@ static void execute(rc_product *p, int worker, void *c, const void *a, const voi
     if (st != dnnl_success) __atomic_store_n(&p->dnn->failed, (int)st, __ATOMIC_RELAXED);
 }
 
-static void execute_int8(rc_product *p, int worker, float *c, const float *a, const float *b,
+static void execute_int8(rc_product *p, int worker, float *c, const void *form, const float *b,
                          const float *bias)
 {
     const rc_product_shape *s = &p->key.shape;
-    narrow_layout at = layout_of(&p->key);
     char *room = p->dnn->worker[worker].narrow;
-    float *scale = (float *)(room + at.scale);
-    int32_t *sums = s->sum ? (int32_t *)(room + at.sums) : (int32_t *)c;
-    rc_quantize_rows((int8_t *)room, scale, a, s->m, s->k);
-    execute(p, worker, sums, room, b, NULL);
-    rc_dequantize(c, sums, scale, (const float *)((const char *)b - rc_scale_bytes(s->n)), bias,
-                  s->m, s->n, s->sum);
+    int32_t *sums = s->sum ? (int32_t *)(room + sums_at(&p->key)) : (int32_t *)c;
+    execute(p, worker, sums, form, b, NULL);
+    rc_dequantize(c, sums, rc_form_scales(form, s->m, s->k),
+                  (const float *)((const char *)b - rc_scale_bytes(s->n)), bias, s->m, s->n,
+                  s->sum);
 }
 
-static void execute_split(rc_product *p, int worker, float *c, const float *a, const void *b,
-                          const float *bias)
+static void execute_split(rc_product *p, float *c, const void *form, const void *b,
+                          const float *bias, void *next, rc_activation *activate)
 {
     const rc_product_shape *s = &p->key.shape;
-    uint16_t *room = (uint16_t *)p->dnn->worker[worker].narrow;
     rc_split_shape shape = {.m = s->m,
                             .n = s->n,
                             .terms = s->k,
                             .ldy = s->ldc,
                             .parts = rc_type_parts(type_of(&p->key)),
-                            .add = s->sum};
-    rc_split_rows(room, a, s->m, s->k, shape.parts);
-    rc_split_product(c, room, b, bias, &shape, p->dnn->split);
+                            .add = s->sum,
+                            .next = next,
+                            .activate = activate};
+    rc_split_product(c, form, b, bias, &shape, p->dnn->split);
+}
+
+bool rc_product_takes_floats(const rc_product *p)
+{
+    return type_of(&p->key) == RC_F32;
+}
+
+void rc_product_lay(const rc_product *p, void *form, const float *x, int64_t from, int64_t rows)
+{
+    rc_form_lay(type_of(&p->key), form, x, from, rows, p->key.shape.m, p->key.shape.k);
+}
+
+void rc_product_run_laid(rc_product *p, int worker, float *c, const void *form, const float *b,
+                         const float *bias)
+{
+    rc_type type = type_of(&p->key);
+    if (type == RC_S8)
+        execute_int8(p, worker, c, form, b, bias);
+    else if (rc_type_parts(type) > 0)
+        execute_split(p, c, form, b, bias, NULL, NULL);
+    else
+        execute(p, worker, c, form, b, bias);
 }
 
 void rc_product_run(rc_product *p, int worker, float *c, const float *a, const float *b,
                     const float *bias)
 {
     if (p == NULL) return;
-    char *room = p->dnn->worker[worker].narrow;
-    switch (type_of(&p->key)) {
-    case RC_F32:
-        execute(p, worker, c, a, b, bias);
-        break;
-    case RC_BF16:
-        rc_to_bf16((uint16_t *)room, a, p->key.shape.m * p->key.shape.k);
-        execute(p, worker, c, room, b, bias);
-        break;
-    case RC_S8:
-        execute_int8(p, worker, c, a, b, bias);
-        break;
-    default:
-        execute_split(p, worker, c, a, b, bias);
+    const void *form = a;
+    if (!rc_product_takes_floats(p)) {
+        rc_product_lay(p, p->dnn->worker[worker].narrow, a, 0, p->key.shape.m);
+        form = p->dnn->worker[worker].narrow;
+    }
+    rc_product_run_laid(p, worker, c, form, b, bias);
+}
+
+void rc_product_run_between(rc_product *p, const rc_product *next, int worker, void *to, float *c,
+                            const void *form, const float *b, const float *bias,
+                            rc_activation *activate)
+{
+    enum { ROWS = 16 };
+    const rc_product_shape *s = &p->key.shape;
+    if (rc_type_parts(type_of(&p->key)) > 0 && type_of(&p->key) == type_of(&next->key)) {
+        execute_split(p, c, form, b, bias, to, activate);
+        rc_split_pad(to, s->m, s->n, rc_type_parts(type_of(&p->key)));
+        return;
+    }
+    rc_product_run_laid(p, worker, c, form, b, bias);
+    for (int64_t i = 0; i < s->m; i += ROWS) {
+        int64_t rows = rc_min(ROWS, s->m - i);
+        float *x = c + i * s->n;
+        activate(x, x, rows * s->n);
+        if (to != c) rc_product_lay(next, to, x, i, rows);
     }
 }

@@ -40,6 +40,24 @@ rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
 void rc_product_run(rc_product *product, int worker, float *c, const float *a, const float *b,
                     const float *bias);
 
+/* The same in steps, so that what fills the first factor can do so a few rows at a time. A form
+ * holds the whole factor as the product wants it: float32 rows, which need not be laid, or narrower
+ * ones, or tiles. The last rows are laid last. `packed` is the product's weight, NULL for one that
+ * is not packed. */
+int64_t rc_form_size(const rc_packed *packed, int64_t m, int64_t k); /* bytes, 0 of floats */
+bool rc_product_takes_floats(const rc_product *product);
+void rc_product_lay(const rc_product *product, void *form, const float *x, int64_t from,
+                    int64_t rows);
+void rc_product_run_laid(rc_product *product, int worker, float *c, const void *form,
+                         const float *b, const float *bias);
+
+/* activate(c) goes into the form `to` of the next product, whose first factor it is; c is scratch.
+ * Where both are float32, `to` is c. */
+typedef void rc_activation(float *y, const float *x, int64_t n);
+void rc_product_run_between(rc_product *product, const rc_product *next, int worker, void *to,
+                            float *c, const void *form, const float *b, const float *bias,
+                            rc_activation *activate);
+
 /* RC_EBACKEND if any run since the last check failed. */
 rc_status rc_dnn_check(rc_dnn *dnn);
 

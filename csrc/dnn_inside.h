@@ -96,4 +96,11 @@ void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_
 void rc_dequantize(float *y, const int32_t *sums, const float *scale, const float *column,
                    const float *bias, int64_t n, int64_t c, bool add);
 
+/* Rows from.. of a first factor (m, k) in the form of its type, see rc_product_lay; nothing of
+ * float32. */
+int64_t rc_form_bytes(rc_type type, int64_t m, int64_t k);
+void rc_form_lay(rc_type type, void *form, const float *x, int64_t from, int64_t rows, int64_t m,
+                 int64_t k);
+const float *rc_form_scales(const void *form, int64_t m, int64_t k); /* of int8 rows */
+
 #endif

@@ -9,29 +9,78 @@ int64_t rc_chunk_rows(int64_t total, int64_t unit)
     return unit * rc_max(1, rc_min(units, rc_max(1, CHUNK_ROWS / unit)));
 }
 
-static rc_product_shape forward_shape(int64_t m, int64_t n, int64_t k, bool bias, bool sum)
+/* The products of outputs from..to-1, whose weight is `packed` or, where that is NULL, not. */
+static rc_status forward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                             int64_t from, int64_t to, const rc_packed *packed, int64_t total,
+                             int64_t rows, bool sum)
 {
-    return (rc_product_shape){
-        .m = m, .n = n, .k = k, .lda = k, .ldb = k, .ldc = n, .tb = 1, .bias = bias, .sum = sum};
+    const rc_param *w = &p->item[pair.w];
+    int64_t k = w->count / w->size[0];
+    *out = (rc_linear){.w = packed != NULL ? rc_packed_data(packed) : w->x + from * k,
+                       .b = pair.b < 0 ? NULL : p->item[pair.b].x + from,
+                       .full_rows = rc_min(rows, total)};
+    rc_product_shape s = {.n = to - from, .k = k, .lda = k, .ldb = k, .ldc = to - from, .tb = 1};
+    s.bias = out->b != NULL;
+    s.sum = sum;
+    s.m = out->full_rows;
+    RC_TRY(rc_product_get(dnn, &out->full, s, packed));
+    s.m = total % rows;
+    return rc_product_get(dnn, &out->tail, s, packed);
 }
 
 rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
                         int64_t total, int64_t rows, bool sum)
 {
-    const rc_param *w = &p->item[pair.w], *b = pair.b < 0 ? NULL : &p->item[pair.b];
-    int64_t n = w->size[0], k = w->count / n;
-    *out = (rc_linear){.w = w, .b = b, .full_rows = rc_min(rows, total)};
-    RC_TRY(rc_product_get(dnn, &out->full, forward_shape(rc_min(rows, total), n, k, b != NULL, sum),
-                          w->packed));
-    return rc_product_get(dnn, &out->tail, forward_shape(total % rows, n, k, b != NULL, sum),
-                          w->packed);
+    const rc_param *w = &p->item[pair.w];
+    return forward_get(out, dnn, p, pair, 0, w->size[0], w->packed, total, rows, sum);
+}
+
+rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                             rc_part part, int64_t total, int64_t rows)
+{
+    const rc_param *w = &p->item[pair.w];
+    if (part == RC_FIRST)
+        return forward_get(out, dnn, p, pair, 0, w->cut, w->packed, total, rows, false);
+    return forward_get(out, dnn, p, pair, w->cut, w->size[0], w->rest, total, rows, false);
+}
+
+static rc_product *product_of(const rc_linear *l, int64_t rows)
+{
+    return rows == l->full_rows ? l->full : l->tail;
 }
 
 void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows)
 {
-    const float *w = l->w->packed != NULL ? rc_packed_data(l->w->packed) : l->w->x;
-    rc_product_run(rows == l->full_rows ? l->full : l->tail, worker, y, x, w,
-                   l->b == NULL ? NULL : l->b->x);
+    rc_product_run(product_of(l, rows), worker, y, x, l->w, l->b);
+}
+
+int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
+{
+    const rc_param *w = &p->item[pair.w];
+    return (rc_form_size(w->packed, rows, w->count / w->size[0]) + 63) / 64 * 16;
+}
+
+bool rc_linear_takes_floats(const rc_linear *l)
+{
+    return rc_product_takes_floats(l->full);
+}
+
+void rc_linear_lay(const rc_linear *l, void *form, const float *x, int64_t from, int64_t some,
+                   int64_t rows)
+{
+    rc_product_lay(product_of(l, rows), form, x, from, some);
+}
+
+void rc_linear_run_laid(const rc_linear *l, int worker, float *y, const void *form, int64_t rows)
+{
+    rc_product_run_laid(product_of(l, rows), worker, y, form, l->w, l->b);
+}
+
+void rc_linear_run_between(const rc_linear *l, const rc_linear *next, int worker, void *to,
+                           float *y, const void *form, rc_activation *activate, int64_t rows)
+{
+    rc_product_run_between(product_of(l, rows), product_of(next, rows), worker, to, y, form, l->w,
+                           l->b, activate);
 }
 
 rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
@@ -39,7 +88,7 @@ rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p
 {
     const rc_param *w = &p->item[pair.w];
     int64_t n = w->size[0], k = w->count / n;
-    *out = (rc_linear){.w = w, .full_rows = rc_min(rows, total)};
+    *out = (rc_linear){.w = w->x, .full_rows = rc_min(rows, total)};
     rc_product_shape s = {.n = k, .k = n, .lda = n, .ldb = k, .ldc = k};
     s.m = rc_min(rows, total);
     RC_TRY(rc_product_get(dnn, &out->full, s, NULL));
@@ -50,7 +99,7 @@ rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p
 void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
                             int64_t rows)
 {
-    rc_product_run(rows == l->full_rows ? l->full : l->tail, worker, dx, dy, l->w->x, NULL);
+    rc_product_run(product_of(l, rows), worker, dx, dy, l->w, NULL);
 }
 
 /* ---- Weight gradients ------------------------------------------------------------------------ */

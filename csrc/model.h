@@ -30,6 +30,8 @@ typedef struct {
     float *x;          /* bound memory, not owned; NULL once packed */
     float *dx;         /* gradient, NULL outside training */
     rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
+    rc_packed *rest;   /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
+    int64_t cut;
     rc_packing packing;
 } rc_param;
 
@@ -45,6 +47,11 @@ int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size,
                       ...) __attribute__((format(printf, 5, 6)));
 void rc_params_free(rc_params *p);
 void rc_param_packs(rc_params *p, int64_t i, rc_packing packing);
+
+/* Pack the first `cut` outputs and the rest apart, so that products can have either alone. */
+void rc_param_cut(rc_params *p, int64_t i, int64_t cut);
+rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type); /* nothing where it may not be */
+void rc_param_unpack(rc_param *p); /* free what is packed; x is NULL until it is bound again */
 
 /* Copy the values of a parameter, packed or not. */
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
@@ -76,16 +83,34 @@ int64_t rc_chunk_rows(int64_t total, int64_t unit);
 /* y = x wᵀ + b over chunks of `rows` rows, the last one shorter. Looked up once per call of a
  * tower, run by any worker on any chunk. */
 typedef struct {
-    const rc_param *w, *b;
+    const float *w, *b;
     rc_product *full, *tail;
     int64_t full_rows;
 } rc_linear;
+
+/* Outputs of a layer before the cut of its weight, or those from it on. */
+typedef enum { RC_FIRST, RC_REST } rc_part;
 
 /* Forward products, adding into y with `sum`. total is the number of rows of all chunks together.
  */
 rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
                         int64_t total, int64_t rows, bool sum);
+rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                             rc_part part, int64_t total, int64_t rows);
 void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows);
+
+/* The same in steps (see rc_product_lay) on a chunk of `rows` rows, whose form has room for so many
+ * floats, 0 where it takes floats. */
+int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows);
+bool rc_linear_takes_floats(const rc_linear *l);
+void rc_linear_lay(const rc_linear *l, void *form, const float *x, int64_t from, int64_t some,
+                   int64_t rows);
+void rc_linear_run_laid(const rc_linear *l, int worker, float *y, const void *form, int64_t rows);
+
+/* `to`, the form of `next`, = activate(the layer); y (rows, outputs) is scratch, and `to` itself
+ * where next takes floats. */
+void rc_linear_run_between(const rc_linear *l, const rc_linear *next, int worker, void *to,
+                           float *y, const void *form, rc_activation *activate, int64_t rows);
 
 /* dx = dy w. */
 rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,

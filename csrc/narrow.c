@@ -1,4 +1,4 @@
-/* Activations in narrower types, and back. */
+/* Activations in the form in which a product wants them, and back. */
 #include "dnn_inside.h"
 
 #include <math.h>
@@ -56,5 +56,52 @@ void rc_dequantize(float *y, const int32_t *sums, const float *scale, const floa
             memcpy(&row[j], &value, sizeof value); /* the memory may hold integers so far */
         }
         for (int64_t j = 0; bias != NULL && j < c; j++) row[j] += bias[j];
+    }
+}
+
+/* ---- Forms ----------------------------------------------------------------------------------- */
+
+/* Of int8: the rows, then their scales, on cache lines of their own. */
+static int64_t scales_at(int64_t m, int64_t k)
+{
+    return (m * k + 63) / 64 * 64;
+}
+
+const float *rc_form_scales(const void *form, int64_t m, int64_t k)
+{
+    return (const float *)((const char *)form + scales_at(m, k));
+}
+
+int64_t rc_form_bytes(rc_type type, int64_t m, int64_t k)
+{
+    switch (type) {
+    case RC_F32:
+        return 0;
+    case RC_BF16:
+        return m * k * 2;
+    case RC_S8:
+        return scales_at(m, k) + m * 4;
+    default:
+        return rc_split_bytes(m, k, rc_type_parts(type));
+    }
+}
+
+void rc_form_lay(rc_type type, void *form, const float *x, int64_t from, int64_t rows, int64_t m,
+                 int64_t k)
+{
+    int parts = rc_type_parts(type);
+    switch (type) {
+    case RC_F32:
+        break;
+    case RC_BF16:
+        rc_to_bf16((uint16_t *)form + from * k, x, rows * k);
+        break;
+    case RC_S8:
+        rc_quantize_rows((int8_t *)form + from * k, (float *)rc_form_scales(form, m, k) + from, x,
+                         rows, k);
+        break;
+    default:
+        rc_split_rows(form, x, from, rows, k, parts);
+        if (from + rows == m) rc_split_pad(form, m, k, parts);
     }
 }

@@ -36,11 +36,35 @@ int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size,
     return p->count++;
 }
 
+static int64_t inputs(const rc_param *p)
+{
+    return p->count / p->size[0];
+}
+
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
 {
+    if (p->rest != NULL) RC_TRY(rc_packed_read(out + p->cut * inputs(p), dnn, p->rest));
     if (p->packed != NULL) return rc_packed_read(out, dnn, p->packed);
     memcpy(out, p->x, (size_t)p->count * sizeof *out);
     return RC_OK;
+}
+
+rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type)
+{
+    if (p->packing == RC_PACK_NO || p->packed != NULL) return RC_OK;
+    if (p->packing == RC_PACK_F32) type = RC_F32;
+    int64_t k = inputs(p), n = p->size[0], first = p->cut > 0 ? p->cut : n;
+    if (p->cut > 0) RC_TRY(rc_packed_new(&p->rest, dnn, p->x + first * k, n - first, k, type));
+    RC_TRY(rc_packed_new(&p->packed, dnn, p->x, first, k, type));
+    p->x = NULL;
+    return RC_OK;
+}
+
+void rc_param_unpack(rc_param *p)
+{
+    rc_packed_free(p->packed);
+    rc_packed_free(p->rest);
+    p->packed = p->rest = NULL;
 }
 
 void rc_param_packs(rc_params *p, int64_t i, rc_packing packing)
@@ -48,9 +72,14 @@ void rc_param_packs(rc_params *p, int64_t i, rc_packing packing)
     if (p->status == RC_OK) p->item[i].packing = packing;
 }
 
+void rc_param_cut(rc_params *p, int64_t i, int64_t cut)
+{
+    if (p->status == RC_OK) p->item[i].cut = cut;
+}
+
 void rc_params_free(rc_params *p)
 {
-    for (int64_t i = 0; i < p->count; i++) rc_packed_free(p->item[i].packed);
+    for (int64_t i = 0; i < p->count; i++) rc_param_unpack(&p->item[i]);
     free(p->item);
     *p = (rc_params){0};
 }

@@ -23,7 +23,7 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
                         "attention: heads do not divide qkv, or keys out of range");
         goto done;
     }
-    rc_attention a = {t, h, wide / 3 / h, keys, t, (float)scale};
+    rc_attention a = {t, h, wide / 3 / h, keys, t, wide, wide, (float)scale};
     int64_t bias_shape[3] = {h, t, t}, out_shape[2] = {t, wide / 3}, qkv_shape[2] = {t, wide};
     if (bias != NULL && rc_py_shape(bias, "bias", 3, bias_shape) < 0) goto done;
     if (mask != NULL && rc_py_shape(mask, "mask", 2, bias_shape + 1) < 0) goto done;
@@ -36,8 +36,8 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
     }
     if ((y = rc_py_new(2, dout == NULL ? out_shape : qkv_shape, NPY_FLOAT32)) == NULL) goto done;
     if (dout == NULL) {
-        rc_attention_forward(rc_py_data(y), rc_py_data(qkv), rc_py_data(bias), rc_py_data(mask), &a,
-                             scratch);
+        const float *q = rc_py_data(qkv), *k = q + wide / 3;
+        rc_attention_forward(rc_py_data(y), q, k, rc_py_data(bias), rc_py_data(mask), &a, scratch);
         result = Py_NewRef((PyObject *)y);
     } else if ((dbias = rc_py_new(3, bias_shape, NPY_FLOAT32)) != NULL) {
         memset(PyArray_DATA(dbias), 0, (size_t)PyArray_NBYTES(dbias));
@@ -65,8 +65,7 @@ typedef struct {
     rc_linear layer;
     int64_t n, rows;
     int threads;
-    bool packed;
-    rc_type type;
+    rc_type type; /* used where the weight may be packed */
 } linear_job;
 
 static void linear_chunk(void *arg, int64_t i, int worker)
@@ -85,9 +84,7 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
 {
     rc_params p = {.item = job->item, .count = 2};
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
-    rc_param *w = &job->item[0];
-    if (job->packed)
-        RC_TRY(rc_packed_new(&w->packed, dnn, w->x, w->size[0], w->size[1], job->type));
+    RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
     if (job->dy == NULL)
         RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, job->rows, false));
     else
@@ -103,7 +100,7 @@ static rc_status linear_work(void *arg)
     rc_dnn *dnn;
     RC_TRY(rc_dnn_new(&dnn, job->threads));
     rc_status status = linear_run(job, dnn);
-    rc_packed_free(job->item[0].packed);
+    rc_param_unpack(&job->item[0]);
     rc_dnn_free(dnn);
     return status;
 }
@@ -153,7 +150,7 @@ static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
     job.y = rc_py_data(y);
     job.n = out[0];
     job.rows = rows;
-    job.packed = packed != Py_None;
+    job.item[0].packing = packed != Py_None ? RC_PACK_ANY : RC_PACK_NO;
     job.type = type;
     if (rc_py_run(module, linear_work, &job) < 0) Py_CLEAR(y);
 done:

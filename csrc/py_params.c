@@ -113,8 +113,7 @@ static int bind_all(rc_py_model *self, PyObject *bound, PyObject *arrays, int pa
 static void unbind(rc_params *p)
 {
     for (int64_t i = 0; i < p->count; i++) {
-        rc_packed_free(p->item[i].packed);
-        p->item[i].packed = NULL;
+        rc_param_unpack(&p->item[i]);
         p->item[i].x = NULL;
     }
 }

@@ -76,14 +76,19 @@ RC_INLINE void split_row(uint16_t *to, const float *x, int64_t terms, int parts,
 
 /* Tile (i, t) of part p lies at ((i * all t + t) * parts + p) * TILE_SIZE; rows of 32 terms. */
 RC_CLONES
-void rc_split_rows(uint16_t *to, const float *x, int64_t rows, int64_t terms, int parts)
+void rc_split_rows(uint16_t *to, const float *x, int64_t from, int64_t rows, int64_t terms,
+                   int parts)
 {
     int64_t stride = parts * TILE_SIZE, band = tiles_of(terms, TILE_TERMS) * stride;
-    int64_t padded = tiles_of(rows, BLOCK) * BLOCK;
-    for (int64_t i = 0; i < rows; i++)
-        split_row(to + i / TILE_ROWS * band + i % TILE_ROWS * TILE_TERMS, x + i * terms, terms,
-                  parts, stride);
-    for (int64_t i = rows; i < padded; i++) /* what an earlier product left there is not a number */
+    for (int64_t i = from; i < from + rows; i++, x += terms)
+        split_row(to + i / TILE_ROWS * band + i % TILE_ROWS * TILE_TERMS, x, terms, parts, stride);
+}
+
+/* What an earlier product left there may not be a number. */
+void rc_split_pad(uint16_t *to, int64_t rows, int64_t terms, int parts)
+{
+    int64_t band = tiles_of(terms, TILE_TERMS) * parts * TILE_SIZE;
+    for (int64_t i = rows; i < tiles_of(rows, BLOCK) * BLOCK; i++)
         for (int64_t t = 0; t < band; t += TILE_SIZE)
             memset(to + i / TILE_ROWS * band + i % TILE_ROWS * TILE_TERMS + t, 0,
                    TILE_TERMS * sizeof *to);
@@ -122,14 +127,27 @@ static const struct {
     int count;
 } ORDER[] = {{STEPS_1, 1}, {STEPS_2, 3}, {STEPS_3, 6}};
 
-/* Add a block of sums to y, and at the first stretch the bias. */
+/* to = a block of sums, with the bias where there is one, and what was there where `add`. */
 RC_CLONES
-static void finish(float *y, int64_t ldy, const float *sums, const float *bias, int64_t rows,
-                   int64_t columns, bool add)
+static void finish(float *to, int64_t ld, const float *sums, const float *bias, const float *y,
+                   int64_t ldy, int64_t rows, int64_t columns, bool add)
 {
-    for (int64_t i = 0; i < rows; i++, y += ldy, sums += BLOCK)
+    for (int64_t i = 0; i < rows; i++, to += ld, y += ldy, sums += BLOCK)
         for (int64_t j = 0; j < columns; j++)
-            y[j] = sums[j] + (bias != NULL ? bias[j] : 0) + (add ? y[j] : 0);
+            to[j] = sums[j] + (bias != NULL ? bias[j] : 0) + (add ? y[j] : 0);
+}
+
+/* A finished block (rows, BLOCK) is a column of tiles of the next product's first factor. */
+RC_CLONES
+static void lay_block(const rc_split_shape *s, float *block, int64_t i, int64_t j, int64_t rows,
+                      int64_t columns)
+{
+    int64_t part = (int64_t)s->parts * TILE_SIZE, band = tiles_of(s->n, TILE_TERMS) * part;
+    uint16_t *to = s->next + i / TILE_ROWS * band + j / TILE_TERMS * part;
+    s->activate(block, block, rows * BLOCK);
+    for (int64_t r = 0; r < rows; r++)
+        split_row(to + r / TILE_ROWS * band + r % TILE_ROWS * TILE_TERMS, block + r * BLOCK,
+                  columns, s->parts, 0);
 }
 
 static void run_block(float *sums, const rc_split_block *block, rc_split_kind kind)
@@ -148,7 +166,7 @@ static void stretch(float *y, const uint16_t *a, const uint16_t *b, const float 
 {
     float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
     int64_t all = tiles_of(s->terms, TILE_TERMS), part = (int64_t)s->parts * TILE_SIZE;
-    bool first = from == 0;
+    bool first = from == 0, laid = s->next != NULL && from + tiles == all;
     rc_split_block block = {.band = all * part,
                             .tiles = tiles,
                             .parts = s->parts,
@@ -160,8 +178,12 @@ static void stretch(float *y, const uint16_t *a, const uint16_t *b, const float 
             block.b = b + (j / BLOCK * all + from) * 2 * part;
             block.wide = s->m - i > TILE_ROWS;
             run_block(sums, &block, kind);
-            finish(y + i * s->ldy + j, s->ldy, sums, first && bias != NULL ? bias + j : NULL,
-                   rc_min(BLOCK, s->m - i), rc_min(BLOCK, s->n - j), s->add || !first);
+            int64_t rows = rc_min(BLOCK, s->m - i), columns = rc_min(BLOCK, s->n - j);
+            float *at = y + i * s->ldy + j;
+            finish(laid ? sums : at, laid ? BLOCK : s->ldy, sums,
+                   first && bias != NULL ? bias + j : NULL, at, s->ldy, rows, columns,
+                   s->add || !first);
+            if (laid) lay_block(s, sums, i, j, rows, columns);
         }
 }
 

@@ -22,8 +22,11 @@ void rc_split_limit(rc_split_kind most);
 /* Bytes of a matrix of so many rows and terms, padded to whole tiles, in `parts` parts. */
 int64_t rc_split_bytes(int64_t rows, int64_t terms, int parts);
 
-/* Lay out x (rows, terms): the first factor, rows of activations ... */
-void rc_split_rows(uint16_t *to, const float *x, int64_t rows, int64_t terms, int parts);
+/* Lay out x (rows, terms): rows from.. of the first factor, of activations; zero those from `rows`
+ * on up to whole blocks ... */
+void rc_split_rows(uint16_t *to, const float *x, int64_t from, int64_t rows, int64_t terms,
+                   int parts);
+void rc_split_pad(uint16_t *to, int64_t rows, int64_t terms, int parts);
 
 /* ... and the second, w (n, terms), whose rows are outputs. */
 void rc_split_weight(uint16_t *to, const float *w, int64_t n, int64_t terms, int parts);
@@ -34,6 +37,9 @@ typedef struct {
     int64_t m, n, terms, ldy;
     int parts;
     bool add;
+    uint16_t *next; /* or NULL: here results go through `activate`, laid out in `parts` parts; y
+                     * holds sums meanwhile */
+    void (*activate)(float *y, const float *x, int64_t n);
 } rc_split_shape;
 
 void rc_split_product(float *y, const uint16_t *a, const uint16_t *b, const float *bias,

@@ -24,10 +24,11 @@ typedef struct {
     const rc_swin_tape *tape;
     rc_attention attention;
     rc_linear qkv, proj, fc1, fc2;
-    float *bias;          /* (heads, t, t) of this block */
-    float *scratch;       /* per worker */
-    int64_t scratch_size; /* floats of one worker */
-    int64_t total, rows;  /* all rows, rows of a chunk */
+    float *bias;               /* (heads, t, t) of this block */
+    float *scratch;            /* per worker */
+    int64_t scratch_size;      /* floats of one worker */
+    int64_t form, hidden_form; /* floats of the first factors that have c and mlp terms */
+    int64_t total, rows;       /* all rows, rows of a chunk */
     rc_draw draw;
     float *y;
     const float *x;
@@ -49,7 +50,7 @@ static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_
     *job = (swin_job){.s = s, .p = p, .total = b * s->tokens, .draw = draw};
     job->rows = rc_chunk_rows(job->total, t);
     float scale = 1 / sqrtf((float)(s->c / s->heads));
-    job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, t, scale};
+    job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, t, 3 * s->c, 3 * s->c, scale};
 }
 
 static int64_t job_chunks(const swin_job *job)
@@ -109,34 +110,70 @@ static void drop_branch(const swin_job *job, float *branch, uint64_t which, int6
     }
 }
 
+static void norm_rows(const swin_job *job, float *y, const float *x, rc_pair norm, int64_t rows)
+{
+    rc_layernorm_forward(y, NULL, NULL, x, value(job, norm.w), value(job, norm.b), rows, job->s->c,
+                         job->s->eps);
+}
+
+/* The norm of x as the first factor of a layer, a window's rows at a time in `room`. */
+static void norm_form(const swin_job *job, const rc_linear *l, float *form, const float *x,
+                      rc_pair norm, int64_t rows, float *room)
+{
+    int64_t t = job->attention.t, c = job->s->c;
+    if (rc_linear_takes_floats(l)) {
+        norm_rows(job, form, x, norm, rows);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i += t) {
+        norm_rows(job, room, x + i * c, norm, t);
+        rc_linear_lay(l, form, room, i, t, rows);
+    }
+}
+
 static void attend(const swin_job *job, float *o, const float *qkv, int64_t first, int64_t rows,
                    float *scratch)
 {
     int64_t t = job->attention.t, c = job->s->c;
     for (int64_t i = 0; i < rows; i += t)
-        rc_attention_forward(o + i * c, qkv + i * 3 * c, job->bias, window_mask(job, first + i),
-                             &job->attention, scratch);
+        rc_attention_forward(o + i * c, qkv + i * 3 * c, qkv + i * 3 * c + c, job->bias,
+                             window_mask(job, first + i), &job->attention, scratch);
 }
 
-/* Inference: the residual stream is updated in place, the products add into it. */
+/* The same as the first factor of the projection. */
+static void attend_form(const swin_job *job, float *form, const float *qkv, int64_t first,
+                        int64_t rows, float *room, float *scratch)
+{
+    int64_t t = job->attention.t, c = job->s->c;
+    if (rc_linear_takes_floats(&job->proj)) {
+        attend(job, form, qkv, first, rows, scratch);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i += t) {
+        attend(job, room, qkv + i * 3 * c, first + i, t, scratch);
+        rc_linear_lay(&job->proj, form, room, i, t, rows);
+    }
+}
+
+/* Inference: the residual stream is updated in place, the products add into it, and what feeds a
+ * product writes the form that this wants. */
 static void infer_chunk(void *arg, int64_t index, int worker)
 {
     const swin_job *job = arg;
     const rc_swin *s = job->s;
     int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->rows * c;
-    float *x = job->y + first * c, *scratch = wide + job->rows * rc_max(3 * c, s->mlp);
+    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->form;
+    float *hidden = wide + job->rows * rc_max(3 * c, s->mlp), *x = job->y + first * c;
+    float *room = hidden + job->hidden_form, *scratch = room + job->attention.t * c;
     gather_chunk(job, x, first, rows);
-    rc_layernorm_forward(a, NULL, NULL, x, value(job, s->norm1.w), value(job, s->norm1.b), rows, c,
-                         s->eps);
-    rc_linear_run(&job->qkv, worker, wide, a, rows);
-    attend(job, a, wide, first, rows, scratch);
-    rc_linear_run(&job->proj, worker, x, a, rows);
-    rc_layernorm_forward(a, NULL, NULL, x, value(job, s->norm2.w), value(job, s->norm2.b), rows, c,
-                         s->eps);
-    rc_linear_run(&job->fc1, worker, wide, a, rows);
-    rc_gelu_forward(wide, wide, rows * s->mlp);
-    rc_linear_run(&job->fc2, worker, x, wide, rows);
+    norm_form(job, &job->qkv, a, x, s->norm1, rows, room);
+    rc_linear_run_laid(&job->qkv, worker, wide, a, rows);
+    attend_form(job, a, wide, first, rows, room, scratch);
+    rc_linear_run_laid(&job->proj, worker, x, a, rows);
+    norm_form(job, &job->fc1, a, x, s->norm2, rows, room);
+    if (rc_linear_takes_floats(&job->fc2)) hidden = wide;
+    rc_linear_run_between(&job->fc1, &job->fc2, worker, hidden, wide, a, rc_gelu_forward, rows);
+    rc_linear_run_laid(&job->fc2, worker, x, hidden, rows);
 }
 
 /* Training: the same steps, what backward needs is kept. */
@@ -146,7 +183,7 @@ static void train_chunk(void *arg, int64_t index, int worker)
     const rc_swin *s = job->s;
     const rc_swin_tape *k = job->tape;
     int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->rows * c;
+    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->form;
     float *scratch = wide + job->rows * rc_max(3 * c, s->mlp);
     float *x = k->x + first * c, *mid = k->mid + first * c, *y = job->y + first * c;
     float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c,
@@ -173,8 +210,10 @@ static void take_scratch(swin_job *job, rc_arena *arena, int threads)
     const rc_swin *s = job->s;
     int64_t t = job->attention.t;
     job->bias = rc_take(arena, s->heads * t * t);
-    job->scratch_size =
-        job->rows * (s->c + rc_max(3 * s->c, s->mlp)) + rc_attention_scratch(&job->attention);
+    job->form = rc_max(job->rows * s->c, rc_linear_form(job->p, s->qkv, job->rows));
+    job->hidden_form = rc_linear_form(job->p, s->fc2, job->rows);
+    job->scratch_size = job->form + job->rows * rc_max(3 * s->c, s->mlp) + job->hidden_form +
+                        t * s->c + rc_attention_scratch(&job->attention);
     job->scratch_size = (job->scratch_size + 15) / 16 * 16; /* workers start on a cache line */
     job->scratch = rc_take(arena, threads * job->scratch_size);
 }

@@ -39,8 +39,7 @@ static rc_status open_trainer(rc_trainer *t, int threads)
         rc_param *item = &p->item[i];
         item->x = t->buffer[0] + t->offset[i];
         item->dx = t->buffer[1] + t->offset[i];
-        rc_packed_free(item->packed); /* would keep the values of before the first step */
-        item->packed = NULL;
+        rc_param_unpack(item); /* would keep the values of before the first step */
     }
     return RC_OK;
 }

@@ -119,6 +119,7 @@ static void declare_layer(rc_text_layer *l, rc_params *p, const rc_text_config *
     int64_t inner = rc_text_inner(c);
     snprintf(at, sizeof at, BRANCH "layers.%d.", (int)i);
     l->qkv = rc_declare_linear(p, 3 * inner, c->width, c->biases, at, "attn.qkv");
+    if (c->pool == RC_POOL_MEAN_PADDED) rc_param_cut(p, l->qkv.w, inner); /* padding only asks */
     l->proj = rc_declare_linear(p, c->width, inner, c->biases, at, "attn.proj");
     l->norm1 = declare_norm(p, c, at, "norm1");
     l->fc1 = rc_declare_linear(p, c->mlp, c->width, c->biases, at, "mlp.fc1");

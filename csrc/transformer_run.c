@@ -1,9 +1,10 @@
 /* The text tower at work, over packed sequences.
  *
- * Sequences lie one after the other; only RC_POOL_MEAN_PADDED asks for the rows of padding.
- * Everything but attention works on chunks of rows; attention on one sequence. Rows are rounded up
- * to a multiple of ROUND so that few shapes of products occur; what the added rows compute is never
- * read. */
+ * Sequences lie one after the other; only RC_POOL_MEAN_PADDED asks for rows of padding, which lie
+ * behind the tokens of all sequences: they only ask, so keys and values are computed for the rows
+ * in front. Everything but attention works on chunks of rows; attention on one sequence. Rows are
+ * rounded up to a multiple of ROUND so that few shapes of products occur; what the added rows
+ * compute is never read. */
 #include "transformer.h"
 
 #include <math.h>
@@ -19,10 +20,13 @@ typedef struct {
     const rc_text_layer *layer;
     const int32_t *id, *first;
     int64_t n, real, total, rows; /* sequences, rows with and without rounding, of a chunk */
+    int64_t seen, seen_rows;      /* where padding only asks: rows with keys, of a chunk of these */
     int64_t longest;              /* rows of one sequence */
-    rc_linear qkv, proj, fc1, gate, fc2, pooler;
-    float *x, *wide, *o, *bias, *mask, *scratch, *pooled, *y;
-    int64_t scratch_size;
+    rc_linear qkv, kv, proj, fc1, gate, fc2, pooler;
+    float *q, *k; /* rows of queries; of keys with values behind them */
+    int64_t ldq, ldk;
+    float *x, *o, *bias, *mask, *scratch, *pooled, *y;
+    int64_t scratch_size, form; /* floats of a worker; of the form of the MLP's input */
 } text_job;
 
 static const float *value(const text_job *job, int64_t index)
@@ -48,22 +52,38 @@ static int64_t tokens_of(const text_job *job, int64_t i)
     return job->first[i + 1] - job->first[i];
 }
 
-static int64_t rows_of(const text_job *job, int64_t i)
+static int64_t padding_of(const text_job *job, int64_t i)
 {
-    return padded(job) ? job->t->config.pad_to : tokens_of(job, i);
+    return padded(job) ? job->t->config.pad_to - tokens_of(job, i) : 0;
 }
 
-static int64_t row_of(const text_job *job, int64_t i)
+/* The first row of padding of sequence i. */
+static int64_t padding_row(const text_job *job, int64_t i)
 {
-    return padded(job) ? i * job->t->config.pad_to : job->first[i];
+    return job->first[job->n] + i * job->t->config.pad_to - job->first[i];
 }
 
-/* Cut `real` rows, rounded up, into chunks: eight equal ones to share, where rows are enough. */
+static int64_t round_up(int64_t rows)
+{
+    return (rows + ROUND - 1) / ROUND * ROUND;
+}
+
+/* Eight equal chunks to share, where rows are enough. */
+static int64_t chunk_rows(int64_t total)
+{
+    return rc_max(LEAST, rc_chunk_rows(total, ROUND));
+}
+
+static int64_t chunks_of(int64_t total, int64_t rows)
+{
+    return (total + rows - 1) / rows;
+}
+
 static void set_rows(text_job *job, int64_t real)
 {
     job->real = real;
-    job->total = (real + ROUND - 1) / ROUND * ROUND;
-    job->rows = rc_max(LEAST, rc_chunk_rows(job->total, ROUND));
+    job->total = round_up(real);
+    job->rows = chunk_rows(job->total);
 }
 
 /* ---- Options --------------------------------------------------------------------------------- */
@@ -95,7 +115,7 @@ static void branch_end(const text_job *job, rc_pair norm, float *x, int64_t rows
 }
 
 static const struct {
-    void (*forward)(float *y, const float *x, int64_t n);
+    rc_activation *forward;
 } activations[] = {
     [RC_ACT_GELU] = {rc_gelu_forward},
     [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward},
@@ -103,53 +123,108 @@ static const struct {
     [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward},
 };
 
-static void activate(const text_job *job, float *x, int64_t n)
-{
-    activations[job->t->config.activation].forward(x, x, n);
-}
-
 static rc_attention attention_of(const text_job *job, int64_t rows, int64_t keys)
 {
     int64_t d = rc_text_head_width(&job->t->config);
     float scale = job->t->config.scaled ? 1 / sqrtf((float)d) : 1;
-    return (rc_attention){rows, job->t->config.heads, d, keys, job->longest, scale};
+    return (rc_attention){rows, job->t->config.heads, d, keys, job->longest, job->ldq, job->ldk,
+                          scale};
 }
 
 /* ---- Embedding and layers -------------------------------------------------------------------- */
+
+/* What tokens of one sequence have besides their own rows, from position `from` on. */
+static void embed_rows(const text_job *job, float *x, int64_t from, int64_t rows)
+{
+    const rc_text *t = job->t;
+    int64_t c = t->config.width, at = t->config.offset + from;
+    if (t->position >= 0) rc_add(x, value(job, t->position) + at * c, rows * c);
+    for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(x + j * c, value(job, t->type), c);
+    if (t->config.embed_norm) norm_rows(job, t->norm, x, x, rows);
+}
 
 static void embed_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
     const text_job *job = arg;
-    const rc_text *t = job->t;
-    int64_t c = t->config.width, tokens = tokens_of(job, i), rows = rows_of(job, i);
-    int32_t pad = (int32_t)t->config.pad_id;
-    float *x = job->x + row_of(job, i) * c;
-    rc_lookup_forward(x, value(job, t->token), job->id + job->first[i], tokens, c);
-    for (int64_t j = tokens; j < rows; j++)
-        rc_lookup_forward(x + j * c, value(job, t->token), &pad, 1, c);
-    if (t->position >= 0) rc_add(x, value(job, t->position) + t->config.offset * c, rows * c);
-    for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(x + j * c, value(job, t->type), c);
-    if (t->config.embed_norm) norm_rows(job, t->norm, x, x, rows);
+    const float *table = value(job, job->t->token);
+    int64_t c = job->t->config.width, tokens = tokens_of(job, i), padding = padding_of(job, i);
+    int32_t pad = (int32_t)job->t->config.pad_id;
+    float *x = job->x + job->first[i] * c, *behind = job->x + padding_row(job, i) * c;
+    rc_lookup_forward(x, table, job->id + job->first[i], tokens, c);
+    for (int64_t j = 0; j < padding; j++) rc_lookup_forward(behind + j * c, table, &pad, 1, c);
+    embed_rows(job, x, 0, tokens);
+    embed_rows(job, behind, tokens, padding);
 }
 
+/* A product of the norm of some rows. */
+static void product_rows(const text_job *job, const rc_linear *l, int worker, float *y, int64_t at,
+                         int64_t rows)
+{
+    float *room = job->scratch + worker * job->scratch_size;
+    const float *x = job->x + at * job->t->config.width;
+    rc_linear_run(l, worker, y, branch_input(job, job->layer->norm1, room, x, rows), rows);
+}
+
+/* Chunks of queries, or of all three, then chunks of keys and values where these are apart. */
 static void qkv_chunk(void *arg, int64_t index, int worker)
 {
     const text_job *job = arg;
-    int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
-    int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
-    float *room = job->scratch + worker * job->scratch_size;
-    const float *x = branch_input(job, job->layer->norm1, room, job->x + at * c, rows);
-    rc_linear_run(&job->qkv, worker, job->wide + at * 3 * inner, x, rows);
+    int64_t chunks = chunks_of(job->total, job->rows), at = index * job->rows;
+    if (index < chunks) {
+        product_rows(job, &job->qkv, worker, job->q + at * job->ldq, at,
+                     rc_min(job->rows, job->total - at));
+    } else {
+        at = (index - chunks) * job->seen_rows;
+        product_rows(job, &job->kv, worker, job->k + at * job->ldk, at,
+                     rc_min(job->seen_rows, job->seen - at));
+    }
+}
+
+/* Rows at..at+rows-1 are those of sequence i from its position `from` on. */
+static void attend_rows(const text_job *job, int64_t i, int64_t at, int64_t from, int64_t rows,
+                        float *scratch)
+{
+    int64_t corner = from * job->longest;
+    rc_attention a = attention_of(job, rows, tokens_of(job, i));
+    rc_attention_forward(job->o + at * rc_text_inner(&job->t->config), job->q + at * job->ldq,
+                         job->k + job->first[i] * job->ldk,
+                         job->bias == NULL ? NULL : job->bias + corner,
+                         job->mask == NULL ? NULL : job->mask + corner, &a, scratch);
 }
 
 static void attend_sequence(void *arg, int64_t i, int worker)
 {
     const text_job *job = arg;
-    int64_t inner = rc_text_inner(&job->t->config), at = row_of(job, i);
-    rc_attention a = attention_of(job, rows_of(job, i), tokens_of(job, i));
-    rc_attention_forward(job->o + at * inner, job->wide + at * 3 * inner, job->bias, job->mask, &a,
-                         job->scratch + worker * job->scratch_size);
+    float *scratch = job->scratch + worker * job->scratch_size;
+    int64_t tokens = tokens_of(job, i), padding = padding_of(job, i);
+    attend_rows(job, i, job->first[i], 0, tokens, scratch);
+    if (padding > 0) attend_rows(job, i, padding_row(job, i), tokens, padding, scratch);
+}
+
+/* x += the MLP of `in`. */
+static void mlp_rows(const text_job *job, int worker, float *x, const float *in, int64_t rows)
+{
+    const rc_text_config *c = &job->t->config;
+    float *h = job->scratch + worker * job->scratch_size + job->rows * c->width;
+    float *form = h + job->rows * c->mlp, *last = form + job->form, *gate = last;
+    const float *first = in;
+    rc_activation *activate = activations[c->activation].forward;
+    if (!rc_linear_takes_floats(&job->fc1)) {
+        rc_linear_lay(&job->fc1, form, in, 0, rows, rows);
+        first = form;
+    }
+    if (c->gated) {
+        rc_linear_run_laid(&job->gate, worker, gate, first, rows);
+        rc_linear_run_laid(&job->fc1, worker, h, first, rows);
+        activate(h, h, rows * c->mlp);
+        rc_gated_forward(h, h, gate, rows * c->mlp);
+        rc_linear_run(&job->fc2, worker, x, h, rows);
+    } else {
+        if (rc_linear_takes_floats(&job->fc2)) last = h;
+        rc_linear_run_between(&job->fc1, &job->fc2, worker, last, h, first, activate, rows);
+        rc_linear_run_laid(&job->fc2, worker, x, last, rows);
+    }
 }
 
 static void rest_chunk(void *arg, int64_t index, int worker)
@@ -158,17 +233,10 @@ static void rest_chunk(void *arg, int64_t index, int worker)
     const rc_text_config *c = &job->t->config;
     int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
     float *x = job->x + at * c->width, *room = job->scratch + worker * job->scratch_size;
-    float *h = room + job->rows * c->width, *gate = h + job->rows * c->mlp;
     rc_linear_run(&job->proj, worker, x, job->o + at * rc_text_inner(c), rows); /* adds into x */
     branch_end(job, job->layer->norm1, x, rows);
     const float *in = branch_input(job, job->layer->norm2, room, x, rows);
-    rc_linear_run(&job->fc1, worker, h, in, rows);
-    activate(job, h, rows * c->mlp);
-    if (c->gated) {
-        rc_linear_run(&job->gate, worker, gate, in, rows);
-        rc_gated_forward(h, h, gate, rows * c->mlp);
-    }
-    rc_linear_run(&job->fc2, worker, x, h, rows);
+    mlp_rows(job, worker, x, in, rows);
     branch_end(job, job->layer->norm2, x, rows);
 }
 
@@ -194,22 +262,26 @@ static void keep_pooled_rows(text_job *job)
 {
     int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
     for (int64_t i = 0; i < job->n; i++) {
-        int64_t at = row_of(job, i) + pooled_row(job, i);
+        int64_t at = job->first[i] + pooled_row(job, i);
         memmove(job->x + i * c, job->x + at * c, (size_t)c * sizeof(float));
         memmove(job->o + i * inner, job->o + at * inner, (size_t)inner * sizeof(float));
     }
     set_rows(job, job->n);
 }
 
-static void parallel_chunks(text_job *job, rc_dnn *dnn, rc_task *task)
-{
-    rc_parallel(rc_dnn_pool(dnn), (job->total + job->rows - 1) / job->rows, task, job);
-}
-
 static rc_status run_attention(text_job *job, rc_dnn *dnn)
 {
-    RC_TRY(rc_linear_get(&job->qkv, dnn, job->p, job->layer->qkv, job->total, job->rows, false));
-    parallel_chunks(job, dnn, qkv_chunk);
+    const rc_params *p = job->p;
+    rc_pair qkv = job->layer->qkv;
+    int64_t total = job->total, rows = job->rows, chunks = chunks_of(total, rows);
+    if (padded(job)) {
+        RC_TRY(rc_linear_get_part(&job->qkv, dnn, p, qkv, RC_FIRST, total, rows));
+        RC_TRY(rc_linear_get_part(&job->kv, dnn, p, qkv, RC_REST, job->seen, job->seen_rows));
+        chunks += chunks_of(job->seen, job->seen_rows);
+    } else {
+        RC_TRY(rc_linear_get(&job->qkv, dnn, p, qkv, total, rows, false));
+    }
+    rc_parallel(rc_dnn_pool(dnn), chunks, qkv_chunk, job);
     rc_parallel(rc_dnn_pool(dnn), job->n, attend_sequence, job);
     return RC_OK;
 }
@@ -223,20 +295,32 @@ static rc_status run_rest(text_job *job, rc_dnn *dnn)
     if (job->t->config.gated)
         RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, total, rows, false));
     RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, total, rows, true));
-    parallel_chunks(job, dnn, rest_chunk);
+    rc_parallel(rc_dnn_pool(dnn), chunks_of(total, rows), rest_chunk, job);
     return RC_OK;
 }
 
 /* ---- Pooling --------------------------------------------------------------------------------- */
 
+static void final_norm(const text_job *job, float *x, int64_t rows)
+{
+    if (job->t->config.final_norm) norm_rows(job, job->t->final, x, x, rows);
+}
+
 static void pool_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
     const text_job *job = arg;
-    int64_t c = job->t->config.width, rows = one_row(job) ? 1 : rows_of(job, i);
-    float *x = job->x + (one_row(job) ? i : row_of(job, i)) * c, *y = job->pooled + i * c;
-    if (job->t->config.final_norm) norm_rows(job, job->t->final, x, x, rows);
+    int64_t c = job->t->config.width, padding = padding_of(job, i);
+    int64_t rows = one_row(job) ? 1 : tokens_of(job, i);
+    float *x = job->x + (one_row(job) ? i : job->first[i]) * c, *y = job->pooled + i * c;
+    final_norm(job, x, rows);
     rc_meanpool_forward(y, x, rows, c);
+    if (padding == 0) return;
+    float *behind = job->x + padding_row(job, i) * c;
+    final_norm(job, behind, padding);
+    for (int64_t j = 0; j < c; j++) y[j] *= (float)rows;
+    for (int64_t k = 0; k < padding; k++) rc_add(y, behind + k * c, c);
+    for (int64_t j = 0; j < c; j++) y[j] /= (float)(rows + padding);
 }
 
 /* tanh of a dense layer, as BERT's and RoBERTa's poolers. */
@@ -267,12 +351,18 @@ static void take_buffers(text_job *job, rc_arena *arena, int threads)
     rc_attention a = attention_of(job, job->longest, job->longest);
     int64_t side = job->longest, inner = rc_text_inner(c);
     job->x = rc_take(arena, job->total * c->width);
-    job->wide = rc_take(arena, job->total * 3 * inner);
+    job->ldq = padded(job) ? inner : 3 * inner;
+    job->ldk = padded(job) ? 2 * inner : 3 * inner;
+    job->q = rc_take(arena, job->total * job->ldq);
+    if (padded(job)) job->k = rc_take(arena, job->seen * job->ldk);
     job->o = rc_take(arena, job->total * inner);
     job->pooled = rc_take(arena, job->n * c->width);
     if (job->t->buckets >= 0) job->bias = rc_take(arena, c->heads * side * side);
     if (c->causal) job->mask = rc_take(arena, side * side);
-    int64_t chunk = job->rows * (c->width + (c->gated ? 2 : 1) * c->mlp);
+    job->form = rc_linear_form(job->p, job->t->layer->fc1, job->rows);
+    int64_t last =
+        c->gated ? job->rows * c->mlp : rc_linear_form(job->p, job->t->layer->fc2, job->rows);
+    int64_t chunk = job->rows * (c->width + c->mlp) + job->form + last;
     job->scratch_size = (rc_max(rc_attention_scratch(&a), chunk) + 15) / 16 * 16;
     job->scratch = rc_take(arena, threads * job->scratch_size);
 }
@@ -322,12 +412,16 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
     RC_TRY(check_sequences(t, id, first, n));
     rc_pool *pool = rc_dnn_pool(c->dnn);
     text_job job = {.t = t, .p = p, .id = id, .first = first, .n = n, .y = y};
-    set_rows(&job, row_of(&job, n));
-    for (int64_t i = 0; i < n; i++) job.longest = rc_max(job.longest, rows_of(&job, i));
+    set_rows(&job, padded(&job) ? padding_row(&job, n) : first[n]);
+    job.seen = round_up(first[n]); /* some of the rounding is padding, or not a row of any text */
+    job.seen_rows = chunk_rows(job.seen);
+    for (int64_t i = 0; i < n; i++)
+        job.longest = rc_max(job.longest, tokens_of(&job, i) + padding_of(&job, i));
     rc_arena counting = {0};
     take_buffers(&job, &counting, rc_pool_threads(pool));
     RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
     take_buffers(&job, &c->shared, rc_pool_threads(pool));
+    if (!padded(&job)) job.k = job.q + rc_text_inner(&t->config);
     fill_biases(&job);
     clear_rounding(&job);
     rc_parallel(pool, n, embed_sequence, &job);

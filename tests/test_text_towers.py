@@ -14,7 +14,7 @@ import pytest
 from models import TEXT, new_model, unit
 
 from reclap._libraries import core
-from reclap.errors import FormatError
+from reclap.errors import BackendError, FormatError
 from reclap.families import text as families
 from reclap.towers import KINDS, TextConfig
 
@@ -231,6 +231,27 @@ def test_text_tower_matches_transformers(rng, name):
 @pytest.mark.parametrize("name", FULL)
 def test_full_text_tower_matches_transformers(rng, name):
     assert max(differences(rng, FULL[name], [77, 1, 20])) <= UNIT
+
+
+@pytest.mark.parametrize("name", ["t5", "roberta", "gpt2"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "bfloat16x1", "float32x3"])
+def test_text_towers_are_close_in_every_type(rng, name, dtype):
+    kind = KINDS_OF_TOWERS[name]
+    tower = perturb(kind.make(kind.config))
+    _, packed, first = texts(rng, kind)
+    model, context = same_model(kind, tower), core.Context(2)
+    whole = [x.copy() for x in map(model.read, range(len(model.parameters())))]
+    want = model.text(context, packed, first)
+    try:
+        model.pack(dtype=dtype)
+    except BackendError as error:
+        pytest.skip(str(error))  # a processor without such products
+    cosine = np.sum(model.text(context, packed, first) * want, axis=1)
+    assert cosine.min() > 0.99
+    model = same_model(kind, tower)
+    model.pack()  # T5's queries apart from keys and values
+    for place, values in enumerate(whole):
+        np.testing.assert_array_equal(model.read(place), values, strict=True)
 
 
 # ---- Independence ------------------------------------------------------------------------------

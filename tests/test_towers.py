@@ -21,7 +21,7 @@ from models import (
 )
 
 from reclap._libraries import core
-from reclap.errors import FormatError
+from reclap.errors import BackendError, FormatError
 
 torch = pytest.importorskip("torch")
 torch_htsat = pytest.importorskip("torch_htsat")
@@ -149,6 +149,39 @@ def test_audio_tower_matches_its_formula_in_float64(rng):
         assert np.abs(got - x.numpy()).max() <= UNIT * np.abs(x.numpy()).max()
         y = torch_htsat.head(p, "audio_projection", x, MLP)
         assert np.abs(model.audio(core.Context(1), mel) - y.numpy()).max() <= UNIT
+
+
+def pack(model, dtype):
+    try:
+        model.pack(dtype=dtype)
+    except BackendError as error:
+        pytest.skip(str(error))  # a processor without such products
+
+
+# Three to five times what was measured.
+FAR = {"float32x6": UNIT, "float32x3": 1e-5, "bfloat16x1": 0.01, "bfloat16": 0.01, "int8": 0.03}
+
+
+@pytest.mark.parametrize("dtype", FAR)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"embed": 12},
+        {"depths": [1, 3], "heads": [3, 2], "window": 8},
+        {"embed": 96, "depths": [1, 1], "heads": [2, 3]},  # sums that visit y more than once
+    ],
+    ids=["odd", "windows_of_64", "wide"],
+)
+def test_what_feeds_a_product_writes_its_form(rng, sizes, dtype):
+    config = AUDIO | sizes
+    model, _ = new_model(rng, config)
+    mel = decibels(rng, 3)
+    exact = model.audio(core.Context(1), mel)
+    pack(model, dtype)
+    for threads in (1, 2):
+        got = model.audio(core.Context(threads), mel)
+        assert np.abs(got - exact).max() <= FAR[dtype]
+    np.testing.assert_array_equal(model.audio(core.Context(1), mel), got)
 
 
 # ---- Heads -------------------------------------------------------------------------------------
