@@ -68,10 +68,13 @@ static int64_t round_up(int64_t rows)
     return (rows + ROUND - 1) / ROUND * ROUND;
 }
 
-/* Eight equal chunks to share, where rows are enough. */
+/* Eight, four, two or one equal chunks, which 2, 4 and 8 threads can share evenly; a weight is read
+ * anew for each, so none but the last has fewer rows than LEAST. */
 static int64_t chunk_rows(int64_t total)
 {
-    return rc_max(LEAST, rc_chunk_rows(total, ROUND));
+    int64_t shares = total <= LEAST ? 1 : total < 4 * LEAST ? 2 : 4;
+    return total < 8 * LEAST ? round_up((total + shares - 1) / shares)
+                             : rc_chunk_rows(total, ROUND);
 }
 
 static int64_t chunks_of(int64_t total, int64_t rows)
