@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROUND = 16, LEAST = 64 }; /* rows of a chunk: a multiple, and no fewer but at the end */
+enum { ROUND = 16, LEAST = 96 }; /* rows of a chunk: a multiple, and no fewer but at the end */
 
 static const float UNSEEN = -1e30f; /* score of a later key under the causal mask */
 
@@ -68,8 +68,8 @@ static int64_t round_up(int64_t rows)
     return (rows + ROUND - 1) / ROUND * ROUND;
 }
 
-/* Eight, four, two or one equal chunks, which 2, 4 and 8 threads can share evenly; a weight is read
- * anew for each, so none but the last has fewer rows than LEAST. */
+/* Eight or four equal chunks, which threads can share evenly, where each has LEAST rows, since
+ * weights are read anew for each; else two or one. */
 static int64_t chunk_rows(int64_t total)
 {
     int64_t shares = total <= LEAST ? 1 : total < 4 * LEAST ? 2 : 4;
