@@ -1,44 +1,32 @@
-"""Models: embed sounds and texts, name sounds by text."""
+"""Models: name sounds by text, tell about themselves, are saved."""
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import math
 import os
-import threading
-import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from reclap import checkpoint, naming, sources
-from reclap._libraries import core
-from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads, without_faults
-from reclap.config import ClapConfig
-from reclap.errors import FormatError, ReclapError, SkippedWarning
+from reclap.embedder import Embedder, Floats, pool
+from reclap.errors import ReclapError
 from reclap.families import export
 from reclap.families.parts import Found
-from reclap.fusion import Picture
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import place_of
 from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Timeline
-from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 
 __all__ = ["Model"]
 
-Floats = npt.NDArray[np.float32]
-T = TypeVar("T")
 
-
-class Model:
+class Model(Embedder):
     """A contrastive language-audio model; see `reclap.load`.
 
     Methods may be called from several threads; calls take turns.
@@ -52,28 +40,6 @@ class Model:
     logit_scale : float
         Factor from cosines to logits.
     """
-
-    def __init__(
-        self,
-        config: ClapConfig,
-        weights: Weights,
-        tokenizer: Path | None,
-        source: Path,
-        threads: int | None = None,
-        *,
-        family: str = "reclap",
-        ignored: Mapping[str, str] | None = None,
-    ) -> None:
-        self.config = config
-        self.threads = default_threads() if threads is None else threads
-        self._source, self._family, self._ignored = source, family, dict(ignored or {})
-        self._tokenizer = Tokenizer(tokenizer, config.text) if tokenizer else None
-        self._weights = weights
-        self._core, self._context = weights.core, core.Context(self.threads)
-        self._lock = threading.Lock()
-        self.logit_scale = weights.logit_scale
-        self._prompts = PromptEmbeddings()
-        self._batch = batch_of(config.front)
 
     @classmethod
     def from_folder(
@@ -105,125 +71,6 @@ class Model:
             family=found.family,
             ignored=found.ignored,
         )
-
-    # ---- Embedding ---------------------------------------------------------------------------
-
-    def embed_audio(
-        self,
-        source: Any,
-        rate: int | None = None,
-        *,
-        errors: str = "raise",
-        progress: bool = False,
-    ) -> Floats:
-        """Embed sounds.
-
-        Parameters
-        ----------
-        source : path, bytes, file object, array of shape (T,) or (T, channels), or a list of them
-            Files of any format that libsndfile reads; arrays need `rate`. Channels are averaged.
-        rate : int, optional
-            Samples per second (Hz) of arrays.
-        errors : {"raise", "skip"}
-            What a bad item does: raise, or give a row of NaN and a `SkippedWarning`.
-        progress : bool
-            Show a progress bar on standard error.
-
-        Returns
-        -------
-        ndarray of float32, shape (n, dim)
-            Unit rows, also for a single sound.
-
-        Raises
-        ------
-        OSError, FormatError, ValueError, TypeError
-            As `reclap.audio.load`, the message naming the file or the place in the list.
-
-        Notes
-        -----
-        A clip longer than the model's window is covered by windows (`reclap.audio.windows`) whose
-        unit embeddings are averaged and normalised. A model with feature fusion takes any clip as
-        one input (`reclap.fusion.fused_features`). Nothing is cropped at random, and no row
-        depends on the others.
-        """
-        rows, faults = self._embed(sources.as_list(source), rate, errors, progress)
-        if faults:
-            warnings.warn(SkippedWarning(faults), stacklevel=2)
-        return rows
-
-    def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Embed texts.
-
-        Parameters
-        ----------
-        texts : list of str
-            Texts longer than the tower takes are cut, which is logged.
-
-        Returns
-        -------
-        ndarray of float32, shape (n, dim)
-            Unit rows.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `texts` is empty, a single string, or holds an empty text.
-        FormatError
-            If the model came without a tokenizer.
-        """
-        items, tokenizer = check_texts(texts), self._tokenizer
-        if tokenizer is None:
-            raise FormatError(
-                f"{self._source}: no tokenizer.json beside it; load it with tokenizer=, the "
-                "tokenizer.json of its text model"
-            )
-        parts = []
-        for part in batches(items, TEXT_BATCH):
-            ids, first = tokenizer.encode(part)
-            with self._lock:
-                parts.append(self._core.text(self._context, ids, first))
-        return np.concatenate(parts)
-
-    def _embed(
-        self, items: list[Any], rate: int | None, errors: str, progress: bool
-    ) -> tuple[Floats, dict[int, str]]:
-        """Return a row for each item, NaN for those that are in the second result with a reason."""
-        if errors not in ("raise", "skip"):
-            raise ValueError(f'errors is {errors!r}, expected "raise" or "skip"')
-        sources.require_rate(items, rate)
-        faults: dict[int, str] = {}
-        embedded: list[list[Floats]] = [[] for _ in items]
-        with contextlib.closing(self._pictures(items, rate, progress)) as found:
-            good = without_faults(found, None if errors == "raise" else faults)
-            for i, row in self._rows(good):
-                embedded[i].append(row)
-        rows = np.full((len(items), self.config.dim), np.nan, np.float32)
-        for i, parts in enumerate(embedded):
-            if parts and i not in faults:  # a file may turn out to be bad further on
-                rows[i] = _pool(np.stack(parts))[0]
-        return rows, faults
-
-    def _pictures(
-        self, items: list[Any], rate: int | None, progress: bool
-    ) -> Generator[tuple[int, Picture | Exception], None, None]:
-        """Yield each picture with the place of its sound, or what is wrong with the sound."""
-        found = sources.features(items, rate, self.config.front, self.threads)
-        bar = progress_bar(len(items), "clip", shown=progress)
-        with bar, contextlib.closing(found):
-            for i, result in found:
-                bar.update(i - bar.n)
-                yield i, result
-
-    def _rows(self, pictures: Iterable[tuple[T, Picture]]) -> Iterator[tuple[T, Floats]]:
-        """Yield the embedding of each picture with what came with it; several go in at once."""
-        for batch in batches(pictures, self._batch):
-            mel = np.stack([picture.mel for _, picture in batch])
-            longer = np.array([picture.longer for _, picture in batch])
-            with self._lock:
-                rows = self._core.audio(
-                    self._context, mel, longer=longer if self.config.audio.fusion else None
-                )
-            yield from zip((key for key, _ in batch), rows, strict=True)
 
     # ---- Naming ------------------------------------------------------------------------------
 
@@ -266,6 +113,10 @@ class Model:
         """
         classes = self._classes(labels, template, n_prompts, seed, "mean_embedding", cache)
         return list(classes.labels), classes.vectors()
+
+    @functools.cached_property
+    def _prompts(self) -> PromptEmbeddings:
+        return PromptEmbeddings()
 
     def _classes(
         self,
@@ -415,7 +266,7 @@ class Model:
                     parts.append([])
                     bar.update()
                 parts[-1].append(row)
-        rows = np.concatenate([_pool(np.stack(part)) for part in parts])
+        rows = np.concatenate([pool(np.stack(part)) for part in parts])
         with self._lock:
             scores = classes.score(self._context, rows, self.logit_scale, 1).scores
         seconds = np.array(spans, np.float64) / front.rate
@@ -423,17 +274,6 @@ class Model:
         return Timeline(name, classes.labels, seconds, scores, self.logit_scale)
 
     # ---- About -------------------------------------------------------------------------------
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over weights and preprocessing; equal digests give equal embeddings."""
-        return self._weights.digest
-
-    @property
-    def text_digest(self) -> str:
-        """SHA-256 over `digest` and tokenizer; equal ones give equal embeddings of texts."""
-        tokenizer = self._tokenizer.digest if self._tokenizer else ""
-        return hashlib.sha256(f"{self.digest} {tokenizer}".encode()).hexdigest()
 
     def info(self) -> dict[str, Any]:
         """Describe the model: source, towers, sizes, front end, tokenizer, threads, digest."""
@@ -500,8 +340,3 @@ class Model:
         else:
             own = {n: a for n, a in values.items() if not n.startswith("text_branch.")}
             checkpoint.save(Path(folder), self.config, own, self._source)
-
-
-def _pool(rows: Floats) -> Floats:
-    """Return the normalised mean of unit rows; a single row as it is."""
-    return rows if len(rows) == 1 else core.class_vectors(rows, [0, len(rows)])

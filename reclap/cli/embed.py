@@ -11,7 +11,8 @@ from reclap.cli.options import Commands
 from reclap.errors import ReclapError, SkippedWarning
 
 if TYPE_CHECKING:
-    from reclap.model import Floats, Model
+    from reclap.embedder import Floats
+    from reclap.model import Model
 
 __all__ = ["add_embed"]
 
