@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROUND = 16, LEAST = 96 }; /* rows of a chunk: a multiple, and no fewer but at the end */
+enum { ROUND = 16, LEAST = 96 }; /* rows of a chunk: a multiple, and the fewest of many chunks */
 
 static const float UNSEEN = -1e30f; /* score of a later key under the causal mask */
 
@@ -153,11 +153,13 @@ static void embed_sequence(void *arg, int64_t i, int worker)
     const float *table = value(job, job->t->token);
     int64_t c = job->t->config.width, tokens = tokens_of(job, i), padding = padding_of(job, i);
     int32_t pad = (int32_t)job->t->config.pad_id;
-    float *x = job->x + job->first[i] * c, *behind = job->x + padding_row(job, i) * c;
+    float *x = job->x + job->first[i] * c;
     rc_lookup_forward(x, table, job->id + job->first[i], tokens, c);
-    for (int64_t j = 0; j < padding; j++) rc_lookup_forward(behind + j * c, table, &pad, 1, c);
     embed_rows(job, x, 0, tokens);
-    embed_rows(job, behind, tokens, padding);
+    if (padding == 0) return;
+    x = job->x + padding_row(job, i) * c;
+    for (int64_t j = 0; j < padding; j++) rc_lookup_forward(x + j * c, table, &pad, 1, c);
+    embed_rows(job, x, tokens, padding);
 }
 
 /* A product of the norm of some rows. */
