@@ -20,7 +20,8 @@ import common
 import hub_folder
 import numpy as np
 
-TOLERANCE = {"float32": 5e-3, "bfloat16": 5e-2, "int8": 0.1}  # logits; cosines are a fourteenth of these
+# Of logits; cosines are a fourteenth of these.
+TOLERANCE = {"float32": 5e-3, "bfloat16": 5e-2, "int8": 0.1}
 TEMPLATE = "This is a sound of {}."
 RATE = 48000
 ROWS = (
