@@ -10,7 +10,6 @@ tokenizer. Answers must agree to `TOLERANCE` of their standard deviation before 
 """
 
 import argparse
-import csv
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,8 +162,7 @@ def texts_of(tower: str, config: "TextConfig", quick: bool) -> list[list[int]] |
 
     from reclap.checkpoint import resolve
 
-    with (folder / "captions" / "audiocaps_test.csv").open(newline="") as f:
-        captions = [row["caption"] for row in csv.DictReader(f)][:: 300 if quick else 19]
+    captions = common.captions()[:: 300 if quick else 19]
     tokenizer = Tokenizer.from_file(str(resolve("mini") / "tokenizer.json"))
     tokenizer.no_padding()
     return [e.ids for e in tokenizer.encode_batch(captions)]

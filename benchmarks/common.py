@@ -8,6 +8,7 @@ processor can do. A peer that is not installed is left out, with a line that say
 """
 
 import argparse
+import csv
 import datetime
 import json
 import logging
@@ -330,6 +331,16 @@ def shared() -> Path | None:
     """Return the folder of recordings and captions beside the checkout, if it is there."""
     folder = Path(os.environ.get("RECLAP_SHARED") or ROOT.parent / "shared")
     return folder if folder.is_dir() else None
+
+
+def captions() -> list[str]:
+    """Return the captions of AudioCaps' test part in the file's order; none where it is absent."""
+    folder = shared()
+    if folder is None:
+        return []
+    path = folder / "captions" / "audiocaps_test.csv"
+    with path.open(newline="", encoding="utf-8") as f:
+        return [row["caption"] for row in csv.DictReader(f)]
 
 
 def header(args: argparse.Namespace) -> None:

@@ -28,8 +28,7 @@ def read(data: Path, captions: int) -> tuple[list[Path], np.ndarray, list[str]]:
     """Return the clips, the number of each one's label, and so many different captions."""
     with (data / "audio" / "esc10" / "esc10.csv").open(newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    with (data / "captions" / "audiocaps_test.csv").open(newline="", encoding="utf-8") as f:
-        texts = list(dict.fromkeys(row["caption"] for row in csv.DictReader(f)))
+    texts = list(dict.fromkeys(common.captions()))
     truth = np.array([list(LABELS).index(row["label"]) for row in rows])
     return [data / "audio" / "esc10" / row["path"] for row in rows], truth, texts[:captions]
 

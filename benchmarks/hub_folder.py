@@ -7,7 +7,6 @@ labels and captions at hand. `mini` has the sizes of the bundled model, `base` t
 with HTSAT-base and RoBERTa.
 """
 
-import csv
 import sys
 from pathlib import Path
 
@@ -28,11 +27,7 @@ def labels() -> list[str]:
 
 
 def _texts() -> list[str]:
-    folder = common.shared()
-    if folder is None:
-        return labels()
-    with (folder / "captions" / "audiocaps_test.csv").open(newline="") as f:
-        return [*labels(), *(row["caption"] for row in csv.DictReader(f))]
+    return [*labels(), *common.captions()]
 
 
 def write(folder: Path, size: str) -> None:
