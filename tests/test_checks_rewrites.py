@@ -195,7 +195,7 @@ def test_endless_text_is_judged_fast(piece):
     assert checks.check_rewrite("a dog barks", piece * 200_000)
     checks.check_rewrite(piece * 200_000, "a dog barks")
     assert checks.check_rewrite("a dog barks", piece * (1900 // len(piece)))
-    assert time.process_time() - began < 10  # it takes 0.1; in quadratic time, minutes
+    assert time.process_time() - began < 0.5
 
 
 def test_uncounted_sources_are_in_the_lexicon():
