@@ -21,12 +21,13 @@ typedef struct {
     const int32_t *id, *first;
     int64_t n, real, total, rows; /* sequences, rows with and without rounding, of a chunk */
     int64_t seen, seen_rows;      /* where padding only asks: rows with keys, of a chunk of these */
+    int64_t most;                 /* rows of the longest chunk of all */
     int64_t longest;              /* rows of one sequence */
     rc_linear qkv, kv, proj, fc1, gate, fc2, pooler;
     float *q, *k; /* rows of queries; of keys with values behind them */
     int64_t ldq, ldk;
     float *x, *o, *bias, *mask, *scratch, *pooled, *y;
-    int64_t scratch_size, form; /* floats of a worker; of the form of the MLP's input */
+    int64_t scratch_size, form; /* floats of a worker; of the input of a layer of a chunk */
 } text_job;
 
 static const float *value(const text_job *job, int64_t index)
@@ -102,12 +103,20 @@ static void norm_rows(const text_job *job, rc_pair pair, float *y, const float *
                              c->width, (float)c->eps);
 }
 
-/* What a branch reads: x, or its norm in `room`. */
-static const float *branch_input(const text_job *job, rc_pair norm, float *room, const float *x,
-                                 int64_t rows)
+/* What a layer at the start of a branch reads: the rows x, or their norm, in the form that it
+ * wants. A few rows at a time pass through what lies behind the form in `room`. */
+static const void *branch_input(const text_job *job, const rc_linear *l, rc_pair norm, float *room,
+                                const float *x, int64_t rows)
 {
-    if (job->t->config.place == RC_PLACE_POST) return x;
-    norm_rows(job, norm, room, x, rows);
+    bool floats = rc_linear_takes_floats(l), post = job->t->config.place == RC_PLACE_POST;
+    int64_t c = job->t->config.width, step = floats ? rows : ROUND;
+    if (floats && post) return x;
+    for (int64_t i = 0; i < rows; i += step) {
+        int64_t some = rc_min(step, rows - i);
+        float *y = floats ? room : room + job->form;
+        if (!post) norm_rows(job, norm, y, x + i * c, some);
+        if (!floats) rc_linear_lay(l, room, post ? x + i * c : y, i, some, rows);
+    }
     return room;
 }
 
@@ -168,7 +177,7 @@ static void product_rows(const text_job *job, const rc_linear *l, int worker, fl
 {
     float *room = job->scratch + worker * job->scratch_size;
     const float *x = job->x + at * job->t->config.width;
-    rc_linear_run(l, worker, y, branch_input(job, job->layer->norm1, room, x, rows), rows);
+    rc_linear_run_laid(l, worker, y, branch_input(job, l, job->layer->norm1, room, x, rows), rows);
 }
 
 /* Chunks of queries, or of all three, then chunks of keys and values where these are apart. */
@@ -207,28 +216,16 @@ static void attend_sequence(void *arg, int64_t i, int worker)
     if (padding > 0) attend_rows(job, i, padding_row(job, i), tokens, padding, scratch);
 }
 
-/* x += the MLP of `in`. */
-static void mlp_rows(const text_job *job, int worker, float *x, const float *in, int64_t rows)
+/* `to`, the form of the MLP's second layer, = activate(h) gate, a few rows at a time; both are
+ * scratch, and `to` is h where that layer takes floats. */
+static void close_gate(const text_job *job, void *to, float *h, const float *gate, int64_t rows)
 {
-    const rc_text_config *c = &job->t->config;
-    float *h = job->scratch + worker * job->scratch_size + job->rows * c->width;
-    float *form = h + job->rows * c->mlp, *last = form + job->form, *gate = last;
-    const float *first = in;
-    rc_activation *activate = activations[c->activation].forward;
-    if (!rc_linear_takes_floats(&job->fc1)) {
-        rc_linear_lay(&job->fc1, form, in, 0, rows, rows);
-        first = form;
-    }
-    if (c->gated) {
-        rc_linear_run_laid(&job->gate, worker, gate, first, rows);
-        rc_linear_run_laid(&job->fc1, worker, h, first, rows);
-        activate(h, h, rows * c->mlp);
-        rc_gated_forward(h, h, gate, rows * c->mlp);
-        rc_linear_run(&job->fc2, worker, x, h, rows);
-    } else {
-        if (rc_linear_takes_floats(&job->fc2)) last = h;
-        rc_linear_run_between(&job->fc1, &job->fc2, worker, last, h, first, activate, rows);
-        rc_linear_run_laid(&job->fc2, worker, x, last, rows);
+    int64_t wide = job->t->config.mlp;
+    for (int64_t i = 0; i < rows; i += ROUND) {
+        int64_t some = rc_min(ROUND, rows - i), at = i * wide;
+        activations[job->t->config.activation].forward(h + at, h + at, some * wide);
+        rc_gated_forward(h + at, h + at, gate + at, some * wide);
+        rc_linear_lay(&job->fc2, to, h + at, i, some, rows);
     }
 }
 
@@ -238,10 +235,21 @@ static void rest_chunk(void *arg, int64_t index, int worker)
     const rc_text_config *c = &job->t->config;
     int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
     float *x = job->x + at * c->width, *room = job->scratch + worker * job->scratch_size;
+    float *h = room + job->form + ROUND * c->width, *gate = h + job->most * c->mlp;
+    float *last = c->gated ? gate + job->most * c->mlp : gate;
+    if (rc_linear_takes_floats(&job->fc2)) last = h;
     rc_linear_run(&job->proj, worker, x, job->o + at * rc_text_inner(c), rows); /* adds into x */
     branch_end(job, job->layer->norm1, x, rows);
-    const float *in = branch_input(job, job->layer->norm2, room, x, rows);
-    mlp_rows(job, worker, x, in, rows);
+    const void *in = branch_input(job, &job->fc1, job->layer->norm2, room, x, rows);
+    if (c->gated) {
+        rc_linear_run_laid(&job->gate, worker, gate, in, rows);
+        rc_linear_run_laid(&job->fc1, worker, h, in, rows);
+        close_gate(job, last, h, gate, rows);
+    } else {
+        rc_linear_run_between(&job->fc1, &job->fc2, worker, last, h, in,
+                              activations[c->activation].forward, rows);
+    }
+    rc_linear_run_laid(&job->fc2, worker, x, last, rows);
     branch_end(job, job->layer->norm2, x, rows);
 }
 
@@ -306,9 +314,12 @@ static rc_status run_rest(text_job *job, rc_dnn *dnn)
 
 /* ---- Pooling --------------------------------------------------------------------------------- */
 
-static void final_norm(const text_job *job, float *x, int64_t rows)
+/* y += each of some rows of x, whose final norm replaces them. */
+static void add_normed(const text_job *job, float *y, float *x, int64_t rows)
 {
+    int64_t c = job->t->config.width;
     if (job->t->config.final_norm) norm_rows(job, job->t->final, x, x, rows);
+    for (int64_t i = 0; i < rows; i++) rc_add(y, x + i * c, c);
 }
 
 static void pool_sequence(void *arg, int64_t i, int worker)
@@ -318,13 +329,9 @@ static void pool_sequence(void *arg, int64_t i, int worker)
     int64_t c = job->t->config.width, padding = padding_of(job, i);
     int64_t rows = one_row(job) ? 1 : tokens_of(job, i);
     float *x = job->x + (one_row(job) ? i : job->first[i]) * c, *y = job->pooled + i * c;
-    final_norm(job, x, rows);
-    rc_meanpool_forward(y, x, rows, c);
-    if (padding == 0) return;
-    float *behind = job->x + padding_row(job, i) * c;
-    final_norm(job, behind, padding);
-    for (int64_t j = 0; j < c; j++) y[j] *= (float)rows;
-    for (int64_t k = 0; k < padding; k++) rc_add(y, behind + k * c, c);
+    memset(y, 0, (size_t)c * sizeof *y);
+    add_normed(job, y, x, rows);
+    if (padding > 0) add_normed(job, y, job->x + padding_row(job, i) * c, padding);
     for (int64_t j = 0; j < c; j++) y[j] /= (float)(rows + padding);
 }
 
@@ -364,10 +371,9 @@ static void take_buffers(text_job *job, rc_arena *arena, int threads)
     job->pooled = rc_take(arena, job->n * c->width);
     if (job->t->buckets >= 0) job->bias = rc_take(arena, c->heads * side * side);
     if (c->causal) job->mask = rc_take(arena, side * side);
-    job->form = rc_linear_form(job->p, job->t->layer->fc1, job->rows);
-    int64_t last =
-        c->gated ? job->rows * c->mlp : rc_linear_form(job->p, job->t->layer->fc2, job->rows);
-    int64_t chunk = job->rows * (c->width + c->mlp) + job->form + last;
+    job->form = rc_max(job->most * c->width, rc_linear_form(job->p, job->t->layer->fc1, job->most));
+    int64_t chunk = job->form + ROUND * c->width + (c->gated ? 2 : 1) * job->most * c->mlp +
+                    rc_linear_form(job->p, job->t->layer->fc2, job->most);
     job->scratch_size = (rc_max(rc_attention_scratch(&a), chunk) + 15) / 16 * 16;
     job->scratch = rc_take(arena, threads * job->scratch_size);
 }
@@ -420,6 +426,7 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
     set_rows(&job, padded(&job) ? padding_row(&job, n) : first[n]);
     job.seen = round_up(first[n]); /* some of the rounding is padding, or not a row of any text */
     job.seen_rows = chunk_rows(job.seen);
+    job.most = rc_max(job.rows, rc_max(job.seen_rows, chunk_rows(round_up(n))));
     for (int64_t i = 0; i < n; i++)
         job.longest = rc_max(job.longest, tokens_of(&job, i) + padding_of(&job, i));
     rc_arena counting = {0};

@@ -274,6 +274,23 @@ def test_rows_depend_neither_on_the_batch_nor_on_its_order(rng, name):
     assert np.abs(together - reversed_).max() <= 1e-6
 
 
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [
+        ("bert", [2] * 336 + [4] * 32),  # the last layer's few rows make longer chunks than all
+        ("gpt2_last", [2] * 336 + [4] * 32),
+        ("t5", [74] * 3 + [73] * 2),  # and so do the rows with keys
+    ],
+)
+def test_chunks_may_become_longer_on_the_way(rng, name, lengths):
+    kind = KINDS_OF_TOWERS[name]
+    model, _ = new_model(rng, None, kind.config.to_core(), kind.config.width)
+    _, ids, first = texts(rng, kind, lengths)
+    context = core.Context(2)
+    for row, (a, b) in zip(model.text(context, ids, first), pairwise(first), strict=True):
+        assert np.abs(row - model.text(context, ids[a:b], [0, b - a])[0]).max() <= 1e-6
+
+
 @pytest.mark.parametrize("name", ["roberta", "t5", "gpt2", "clip"])
 def test_rows_are_bitwise_equal_on_any_thread_count(rng, name):
     config = KINDS_OF_TOWERS[name].config
