@@ -343,6 +343,16 @@ def captions() -> list[str]:
         return [row["caption"] for row in csv.DictReader(f)]
 
 
+def esc10() -> list[dict[str, str]]:
+    """Return the clips of ESC-10 with their path, fold and label; none where they are absent."""
+    above = shared()
+    if above is None:
+        return []
+    folder = above / "audio" / "esc10"
+    with (folder / "esc10.csv").open(newline="", encoding="utf-8") as f:
+        return [row | {"path": str(folder / row["path"])} for row in csv.DictReader(f)]
+
+
 def header(args: argparse.Namespace) -> None:
     """Print once what the rows were measured on."""
     if not args.json:

@@ -9,10 +9,8 @@ how well the model hears. Needs the recordings and captions beside the checkout.
 """
 
 import argparse
-import csv
 import json
 import sys
-from pathlib import Path
 
 import common
 import numpy as np
@@ -24,16 +22,14 @@ from reclap.towers import DTYPES
 TEMPLATE = "The sound of {label}."
 
 
-def read(data: Path, captions: int) -> tuple[list[Path], np.ndarray, list[str]]:
+def read(captions: int) -> tuple[list[str], np.ndarray, list[str]]:
     """Return the clips, the number of each one's label, and so many different captions."""
-    with (data / "audio" / "esc10" / "esc10.csv").open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    texts = list(dict.fromkeys(common.captions()))
+    rows = common.esc10()
     truth = np.array([list(LABELS).index(row["label"]) for row in rows])
-    return [data / "audio" / "esc10" / row["path"] for row in rows], truth, texts[:captions]
+    return [row["path"] for row in rows], truth, list(dict.fromkeys(common.captions()))[:captions]
 
 
-def embed(model: reclap.Model, clips: list[Path], captions: list[str]) -> list[np.ndarray]:
+def embed(model: reclap.Model, clips: list[str], captions: list[str]) -> list[np.ndarray]:
     """Return embeddings of clips, labels and captions."""
     labels = [TEMPLATE.replace("{label}", name.replace("_", " ")) for name in LABELS]
     return [model.embed_audio(clips), model.embed_text(labels), model.embed_text(captions)]
@@ -61,10 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--threads", type=int, default=common.processors())
     p.add_argument("--json", action="store_true", help="one JSON object a row")
     args = p.parse_args(argv)
-    data = common.shared()
-    if data is None:
+    clips, truth, captions = read(args.captions)
+    if not clips:
         sys.exit("eval_dtypes: no recordings beside the checkout (or where RECLAP_SHARED says)")
-    clips, truth, captions = read(data, args.captions)
     exact: list[np.ndarray] = []
     common.header(args)
     if not args.json:

@@ -14,8 +14,8 @@ and the standard deviation over seeds.
 """
 
 import argparse
-import csv
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +47,10 @@ SAMPLES = 2000
 class Part:
     """Clips and the model that names them."""
 
-    def __init__(self, model: reclap.Model, folder: Path, rows: list[dict[str, str]]) -> None:
+    def __init__(self, model: reclap.Model, rows: list[dict[str, str]]) -> None:
         self.scale = model.logit_scale
         self.truth = np.array([list(LABELS).index(row["label"]) for row in rows])
-        self.audio = model.embed_audio([folder / row["path"] for row in rows])
+        self.audio = model.embed_audio([row["path"] for row in rows])
         self.context = core.Context(model.threads)
         self.model, self.texts = model, {}
 
@@ -69,14 +69,14 @@ class Part:
 
 
 def parts(args: argparse.Namespace) -> list[Part]:
-    with (args.data / "esc10.csv").open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
+    rows = common.esc10()
+    if not rows:
+        sys.exit("eval_prompts: no recordings beside the checkout (or where RECLAP_SHARED says)")
     if args.folds is None:
-        return [Part(reclap.load(args.model, threads=args.threads), args.data, rows)]
+        return [Part(reclap.load(args.model, threads=args.threads), rows)]
     return [
         Part(
             reclap.load(args.folds / f"fold{fold}" / "last", threads=args.threads),
-            args.data,
             [row for row in rows if row["fold"] == fold],
         )
         for fold in sorted({row["fold"] for row in rows})
@@ -133,7 +133,6 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--model", default="mini", help="where --folds is not given")
     p.add_argument("--folds", type=Path, help="folder of recipes/mini/crossval.py")
-    p.add_argument("--data", type=Path, default=Path("../shared/audio/esc10"))
     p.add_argument("--bank", default="esc50", help="name or file")
     p.add_argument("--seeds", type=int, default=20)
     p.add_argument("--threads", type=int, default=common.processors())

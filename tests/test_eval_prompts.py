@@ -13,13 +13,13 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.mark.slow
-def test_all_strategies_and_rules_are_compared(shared, monkeypatch, capsys):
+@pytest.mark.usefixtures("shared")
+def test_all_strategies_and_rules_are_compared(monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     sys.modules.pop("eval_prompts", None)
     import eval_prompts
 
-    data = str(shared / "audio" / "esc10")
-    assert eval_prompts.main(["--data", data, "--seeds", "2", "--json"]) == 0
+    assert eval_prompts.main(["--seeds", "2", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["prompts"].split(",")[0] for row in rows} == set(STRATEGIES)
     assert {row["combine"] for row in rows} == set(RULES)
