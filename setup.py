@@ -7,6 +7,7 @@ RECLAP_DEBUG      -O1 -g, frame pointers
 RECLAP_COVERAGE   gcov counters
 RECLAP_OPENMP=0   one thread, no OpenMP
 RECLAP_WERROR     together with CI: warnings are errors
+RECLAP_TARGET     x86-64, x86-64-v3 or x86-64-v4: hot loops for this processor instead of all three
 DNNLROOT          (or DNNL_ROOT) folder with include/ and lib/ of oneDNN 3.x
 """
 
@@ -122,6 +123,8 @@ def flags() -> tuple[list[str], list[str]]:
         link_args.append("-fopenmp")
     if switch("CI") and switch("RECLAP_WERROR"):
         compile_args.append("-Werror")
+    if target := os.environ.get("RECLAP_TARGET"):
+        compile_args.append(f'-DRC_TARGET="arch={target}"')
     if switch("RECLAP_DEBUG"):
         compile_args += ["-O1", "-g", "-fno-omit-frame-pointer"]
     if switch("RECLAP_COVERAGE"):
