@@ -116,7 +116,7 @@ int rc_library_threads(int threads);
 #endif
 #if defined(RC_TARGET)
 #define RC_CLONES __attribute__((target(RC_TARGET)))
-#elif defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !RC_SANITIZED &&            \
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !RC_SANITIZED &&          \
     ((defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 12))
 #define RC_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else

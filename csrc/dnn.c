@@ -127,8 +127,10 @@ static rc_status describe_b(matmul_parts *p, const rc_product_shape *s, const rc
                             const rc_type *any)
 {
     dnnl_dims_t dims = {s->k, s->n};
-    if (packed != NULL)
+    if (packed != NULL && s->n == packed->n)
         DNN_TRY(dnnl_memory_desc_clone(&p->b, packed->desc));
+    else if (packed != NULL)
+        DNN_TRY(dnnl_memory_desc_create_submemory(&p->b, packed->desc, dims, (dnnl_dims_t){0, 0}));
     else if (any != NULL)
         DNN_TRY(dnnl_memory_desc_create_with_tag(&p->b, 2, dims, INPUT[*any], dnnl_format_tag_any));
     else
@@ -147,18 +149,26 @@ static rc_status describe_attributes(matmul_parts *p, bool sum)
     return RC_OK;
 }
 
+/* Whether a result goes elsewhere first: integers where floats are to be added to, and some outputs
+ * of all, because oneDNN falls back to a plain loop where the rows of a result lie apart. */
+static bool apart(const rc_product_shape *s, rc_type type)
+{
+    return s->ldc != s->n || (s->sum && type == RC_S8);
+}
+
 /* An int8 product gives integer sums; rc_dequantize does what else there is to do. */
 rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape *s,
                             const rc_packed *packed, const rc_type *any)
 {
     rc_type type = packed != NULL ? packed->type : any != NULL ? *any : RC_F32;
     bool integer = type == RC_S8;
-    int64_t lda = type == RC_F32 ? s->lda : s->k, ldc = integer ? s->n : s->ldc;
+    int64_t lda = type == RC_F32 ? s->lda : s->k;
+    bool sum = s->sum && !integer && !apart(s, type);
     DNN_TRY(rc_matrix_desc(&p->a, s->m, s->k, lda, s->ta, INPUT[type]));
     RC_TRY(describe_b(p, s, packed, any));
-    DNN_TRY(rc_matrix_desc(&p->c, s->m, s->n, ldc, 0, integer ? dnnl_s32 : dnnl_f32));
+    DNN_TRY(rc_matrix_desc(&p->c, s->m, s->n, s->n, 0, integer ? dnnl_s32 : dnnl_f32));
     if (s->bias && !integer) DNN_TRY(rc_matrix_desc(&p->bias, 1, s->n, s->n, 0, dnnl_f32));
-    RC_TRY(describe_attributes(p, s->sum && !integer));
+    RC_TRY(describe_attributes(p, sum));
     int before = rc_library_threads(1); /* a primitive fixes its number when it is built */
     dnnl_status_t st = dnnl_matmul_primitive_desc_create(&p->desc, dnn->engine, p->a, p->b, p->bias,
                                                          p->c, p->attr);
@@ -188,8 +198,8 @@ static rc_type type_of(const product_key *key)
     return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
 }
 
-/* Where integer sums lie that cannot lie where the results will: behind the first factor. */
-static int64_t sums_at(const product_key *key)
+/* Then it lies behind the first factor. */
+static int64_t apart_at(const product_key *key)
 {
     return (rc_form_bytes(type_of(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
 }
@@ -198,8 +208,8 @@ static rc_status grow_narrow(rc_dnn *dnn, const product_key *key)
 {
     const rc_product_shape *s = &key->shape;
     rc_type type = type_of(key);
-    int64_t bytes = sums_at(key);
-    if (type == RC_S8 && s->sum) bytes += s->m * s->n * (int64_t)sizeof(int32_t);
+    int64_t bytes = apart_at(key);
+    if (apart(s, type)) bytes += s->m * s->n * (int64_t)sizeof(float);
     if (bytes <= dnn->narrow_bytes) return RC_OK;
     dnn->narrow_bytes = 0;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow((void **)&dnn->worker[i].narrow, bytes));
@@ -313,20 +323,25 @@ static void execute(rc_product *p, int worker, void *c, const void *a, const voi
     if (st != dnnl_success) __atomic_store_n(&p->dnn->failed, (int)st, __ATOMIC_RELAXED);
 }
 
-static void execute_int8(rc_product *p, int worker, float *c, const void *form, const float *b,
-                         const float *bias)
+static void execute_int8(rc_product *p, int worker, float *c, const void *form, rc_factor f)
 {
     const rc_product_shape *s = &p->key.shape;
-    char *room = p->dnn->worker[worker].narrow;
-    int32_t *sums = s->sum ? (int32_t *)(room + sums_at(&p->key)) : (int32_t *)c;
-    execute(p, worker, sums, form, b, NULL);
-    rc_dequantize(c, sums, rc_form_scales(form, s->m, s->k),
-                  (const float *)((const char *)b - rc_scale_bytes(s->n)), bias, s->m, s->n,
+    void *sums = apart(s, RC_S8) ? p->dnn->worker[worker].narrow + apart_at(&p->key) : (void *)c;
+    execute(p, worker, sums, form, f.b, NULL);
+    rc_dequantize(c, s->ldc, sums, rc_form_scales(form, s->m, s->k), f.scale, f.bias, s->m, s->n,
                   s->sum);
 }
 
-static void execute_split(rc_product *p, float *c, const void *form, const void *b,
-                          const float *bias, void *next, rc_activation *activate)
+static void execute_apart(rc_product *p, int worker, float *c, const void *form, rc_factor f)
+{
+    const rc_product_shape *s = &p->key.shape;
+    float *some = (float *)(p->dnn->worker[worker].narrow + apart_at(&p->key));
+    execute(p, worker, some, form, f.b, f.bias);
+    rc_place(c, s->ldc, some, s->m, s->n, s->sum);
+}
+
+static void execute_split(rc_product *p, float *c, const void *form, rc_factor f, void *next,
+                          rc_activation *activate)
 {
     const rc_product_shape *s = &p->key.shape;
     rc_split_shape shape = {.m = s->m,
@@ -337,7 +352,7 @@ static void execute_split(rc_product *p, float *c, const void *form, const void 
                             .add = s->sum,
                             .next = next,
                             .activate = activate};
-    rc_split_product(c, form, b, bias, &shape, p->dnn->split);
+    rc_split_product(c, form, (const uint16_t *)f.b, f.bias, &shape, p->dnn->split);
 }
 
 bool rc_product_takes_floats(const rc_product *p)
@@ -350,46 +365,53 @@ void rc_product_lay(const rc_product *p, void *form, const float *x, int64_t fro
     rc_form_lay(type_of(&p->key), form, x, from, rows, p->key.shape.m, p->key.shape.k);
 }
 
-void rc_product_run_laid(rc_product *p, int worker, float *c, const void *form, const float *b,
-                         const float *bias)
+void rc_product_run_laid(rc_product *p, int worker, float *c, const void *form, rc_factor f)
 {
     rc_type type = type_of(&p->key);
     if (type == RC_S8)
-        execute_int8(p, worker, c, form, b, bias);
+        execute_int8(p, worker, c, form, f);
     else if (rc_type_parts(type) > 0)
-        execute_split(p, c, form, b, bias, NULL, NULL);
+        execute_split(p, c, form, f, NULL, NULL);
+    else if (apart(&p->key.shape, type))
+        execute_apart(p, worker, c, form, f);
     else
-        execute(p, worker, c, form, b, bias);
+        execute(p, worker, c, form, f.b, f.bias);
+}
+
+const void *rc_product_form(const rc_product *p, int worker, const float *a)
+{
+    if (rc_product_takes_floats(p)) return a;
+    rc_product_lay(p, p->dnn->worker[worker].narrow, a, 0, p->key.shape.m);
+    return p->dnn->worker[worker].narrow;
 }
 
 void rc_product_run(rc_product *p, int worker, float *c, const float *a, const float *b,
                     const float *bias)
 {
-    if (p == NULL) return;
-    const void *form = a;
-    if (!rc_product_takes_floats(p)) {
-        rc_product_lay(p, p->dnn->worker[worker].narrow, a, 0, p->key.shape.m);
-        form = p->dnn->worker[worker].narrow;
-    }
-    rc_product_run_laid(p, worker, c, form, b, bias);
+    if (p != NULL) execute(p, worker, c, a, b, bias);
 }
 
 void rc_product_run_between(rc_product *p, const rc_product *next, int worker, void *to, float *c,
-                            const void *form, const float *b, const float *bias,
-                            rc_activation *activate)
+                            const void *form, rc_factor f, rc_activation *activate)
 {
-    enum { ROWS = 16 };
     const rc_product_shape *s = &p->key.shape;
     if (rc_type_parts(type_of(&p->key)) > 0 && type_of(&p->key) == type_of(&next->key)) {
-        execute_split(p, c, form, b, bias, to, activate);
+        execute_split(p, c, form, f, to, activate);
         rc_split_pad(to, s->m, s->n, rc_type_parts(type_of(&p->key)));
         return;
     }
-    rc_product_run_laid(p, worker, c, form, b, bias);
-    for (int64_t i = 0; i < s->m; i += ROWS) {
-        int64_t rows = rc_min(ROWS, s->m - i);
-        float *x = c + i * s->n;
-        activate(x, x, rows * s->n);
-        if (to != c) rc_product_lay(next, to, x, i, rows);
+    rc_product_run_laid(p, worker, c, form, f);
+    rc_product_activate(next, to, c, 0, s->m, activate);
+}
+
+void rc_product_activate(const rc_product *next, void *to, float *c, int64_t from, int64_t rows,
+                         rc_activation *activate)
+{
+    enum { ROWS = 16 };
+    int64_t k = next->key.shape.k;
+    for (int64_t i = from, some; i < from + rows; i += some) {
+        some = rc_min(ROWS, from + rows - i);
+        activate(c + i * k, c + i * k, some * k);
+        if (to != c) rc_product_lay(next, to, c + i * k, i, some);
     }
 }

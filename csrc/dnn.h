@@ -36,9 +36,14 @@ rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
                          const rc_packed *packed);
 
 /* Run on `worker`'s memory objects. Not to be called for one worker from two threads. A refusal by
- * oneDNN is remembered for rc_dnn_check. */
+ * oneDNN is remembered for rc_dnn_check. For factors of floats. */
 void rc_product_run(rc_product *product, int worker, float *c, const float *a, const float *b,
                     const float *bias);
+
+/* The second factor, packed or not; scales of its int8 columns and a bias, where there are some. */
+typedef struct {
+    const float *b, *scale, *bias;
+} rc_factor;
 
 /* The same in steps, so that what fills the first factor can do so a few rows at a time. A form
  * holds the whole factor as the product wants it: float32 rows, which need not be laid, or narrower
@@ -48,15 +53,21 @@ int64_t rc_form_size(const rc_packed *packed, int64_t m, int64_t k); /* bytes, 0
 bool rc_product_takes_floats(const rc_product *product);
 void rc_product_lay(const rc_product *product, void *form, const float *x, int64_t from,
                     int64_t rows);
-void rc_product_run_laid(rc_product *product, int worker, float *c, const void *form,
-                         const float *b, const float *bias);
+void rc_product_run_laid(rc_product *product, int worker, float *c, const void *form, rc_factor f);
+
+/* All rows of a first factor, laid in memory of `worker`; `a` itself where the product takes that.
+ */
+const void *rc_product_form(const rc_product *product, int worker, const float *a);
 
 /* activate(c) goes into the form `to` of the next product, whose first factor it is; c is scratch.
  * Where both are float32, `to` is c. */
 typedef void rc_activation(float *y, const float *x, int64_t n);
 void rc_product_run_between(rc_product *product, const rc_product *next, int worker, void *to,
-                            float *c, const void *form, const float *b, const float *bias,
-                            rc_activation *activate);
+                            float *c, const void *form, rc_factor f, rc_activation *activate);
+
+/* Its second half, of some rows. */
+void rc_product_activate(const rc_product *next, void *to, float *c, int64_t from, int64_t rows,
+                         rc_activation *activate);
 
 /* RC_EBACKEND if any run since the last check failed. */
 rc_status rc_dnn_check(rc_dnn *dnn);
@@ -84,7 +95,11 @@ void rc_packed_free(rc_packed *packed);
 
 /* The weight (n, k) as it was, bit for bit; RC_EINVAL for narrower types. */
 rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed);
-const float *rc_packed_data(const rc_packed *packed); /* to be handed to rc_product_run as b */
+
+/* A packed weight as a factor, or n of its outputs, whose product has ldb = all outputs. `from` is
+ * a multiple of the unit in which they can be cut, 0 where they cannot. */
+rc_factor rc_packed_factor(const rc_packed *packed, int64_t from, int64_t n);
+int64_t rc_packed_unit(const rc_packed *packed);
 
 /* Hits, misses and how many cached products run a reference implementation (should be none). */
 void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow);

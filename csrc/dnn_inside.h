@@ -31,7 +31,7 @@ struct rc_product {
 typedef struct {
     dnnl_stream_t stream;
     void *scratch;
-    char *narrow; /* rounded activations, and integer sums of a product that adds */
+    char *narrow; /* rounded activations, and results that go elsewhere first */
 } dnn_worker;
 
 struct rc_dnn {
@@ -48,8 +48,8 @@ struct rc_dnn {
 struct rc_packed {
     dnnl_memory_desc_t desc; /* NULL where split */
     rc_type type;
-    char *base; /* scales of int8 columns, padded to whole cache lines, then the layout */
-    int64_t n, k;
+    char *base;         /* scales of int8 columns, padded to whole cache lines, then the layout */
+    int64_t n, k, unit; /* outputs can be cut at multiples of unit; 0: not at all */
 };
 
 /* Bytes of the scales in front of the int8 layout of a weight with n outputs. */
@@ -92,9 +92,13 @@ void rc_to_bf16(uint16_t *y, const float *x, int64_t n);
 /* Each of n rows of c values, times 127 / its largest magnitude, rounded; scale (n) undoes it. */
 void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c);
 
-/* y (n, c) = sums scale[i] column[j] + bias, added to y where `add`. y may lie over sums. */
-void rc_dequantize(float *y, const int32_t *sums, const float *scale, const float *column,
-                   const float *bias, int64_t n, int64_t c, bool add);
+/* y (n, c) = sums scale[i] column[j] + bias, added to y where `add`; its rows lie ld apart. y may
+ * lie over sums where ld is c. */
+void rc_dequantize(float *y, int64_t ld, const int32_t *sums, const float *scale,
+                   const float *column, const float *bias, int64_t n, int64_t c, bool add);
+
+/* y (n, c), whose rows lie ld apart, = x, added to y where `add`. */
+void rc_place(float *y, int64_t ld, const float *x, int64_t n, int64_t c, bool add);
 
 /* Rows from.. of a first factor (m, k) in the form of its type, see rc_product_lay; nothing of
  * float32. */

@@ -85,7 +85,8 @@ static void merge_rows(rc_htsat_call *job, int64_t stage)
 {
     job->stage = &job->t->stage[stage];
     job->total = job->b * job->stage->tokens / 4;
-    job->rows = rc_chunk_rows(job->total, 16);
+    job->shared = job->tape == NULL && rc_linear_shares(job->p, job->stage->merge, job->total);
+    job->rows = job->shared ? job->total : rc_chunk_rows(job->total, 16);
 }
 
 static rc_status merge_forward(rc_htsat_call *job, int64_t stage, float *y, const float *x)
@@ -98,7 +99,7 @@ static rc_status merge_forward(rc_htsat_call *job, int64_t stage, float *y, cons
         job->x = x;
         job->y = y;
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->stage->merge, job->total,
-                             job->rows, false));
+                             job->shared ? RC_SHARED : job->rows, false));
         rc_parallel(rc_dnn_pool(job->dnn), (job->total + job->rows - 1) / job->rows, merge_chunk,
                     job);
     }

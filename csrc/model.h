@@ -81,15 +81,27 @@ rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix,
 int64_t rc_chunk_rows(int64_t total, int64_t unit);
 
 /* y = x wᵀ + b over chunks of `rows` rows, the last one shorter. Looked up once per call of a
- * tower, run by any worker on any chunk. */
+ * tower, run by any worker on any chunk. Where all rows together are few it is one chunk, whose
+ * outputs all threads share: then it is run outside of parallel regions. */
 typedef struct {
-    const float *w, *b;
-    rc_product *full, *tail;
+    rc_factor f;
+    const rc_packed *packed;
+    int64_t n, k;
+    rc_product *full,
+        *tail; /* of a whole chunk, and of the last one; of a share, and of a longer one */
     int64_t full_rows;
+    rc_dnn *dnn; /* the rest where outputs are shared: of a share, of a step, how many are longer */
+    int64_t shares, share, step, more;
 } rc_linear;
 
 /* Outputs of a layer before the cut of its weight, or those from it on. */
 typedef enum { RC_FIRST, RC_REST } rc_part;
+
+/* Whether threads should share the outputs of a layer of this size for so many rows; depends on
+ * sizes and on how the weight is packed, not on the threads. */
+bool rc_linear_shares(const rc_params *p, rc_pair pair, int64_t rows);
+
+enum { RC_SHARED = 0 }; /* as the rows of a chunk: it is the only one, and its outputs are shared */
 
 /* Forward products, adding into y with `sum`. total is the number of rows of all chunks together.
  */
@@ -97,6 +109,7 @@ rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair
                         int64_t total, int64_t rows, bool sum);
 rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
                              rc_part part, int64_t total, int64_t rows);
+
 void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows);
 
 /* The same in steps (see rc_product_lay) on a chunk of `rows` rows, whose form has room for so many

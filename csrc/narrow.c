@@ -44,12 +44,12 @@ void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_
 }
 
 RC_CLONES
-void rc_dequantize(float *y, const int32_t *sums, const float *scale, const float *column,
-                   const float *bias, int64_t n, int64_t c, bool add)
+void rc_dequantize(float *y, int64_t ld, const int32_t *sums, const float *scale,
+                   const float *column, const float *bias, int64_t n, int64_t c, bool add)
 {
     for (int64_t i = 0; i < n; i++) {
         const int32_t *s = sums + i * c;
-        float *row = y + i * c, by = scale[i];
+        float *row = y + i * ld, by = scale[i];
 #pragma GCC ivdep /* row may be s, but never lies half over it */
         for (int64_t j = 0; j < c; j++) {
             float value = (float)s[j] * by * column[j] + (add ? row[j] : 0);
@@ -57,6 +57,13 @@ void rc_dequantize(float *y, const int32_t *sums, const float *scale, const floa
         }
         for (int64_t j = 0; bias != NULL && j < c; j++) row[j] += bias[j];
     }
+}
+
+RC_CLONES
+void rc_place(float *y, int64_t ld, const float *x, int64_t n, int64_t c, bool add)
+{
+    for (int64_t i = 0; i < n; i++, y += ld, x += c)
+        for (int64_t j = 0; j < c; j++) y[j] = x[j] + (add ? y[j] : 0);
 }
 
 /* ---- Forms ----------------------------------------------------------------------------------- */

@@ -6,6 +6,8 @@
 
 enum { PACK_ROWS = 256 };
 
+static const int64_t VALUE[] = {sizeof(float), sizeof(uint16_t), sizeof(int8_t)}; /* by rc_type */
+
 static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc, const void *from,
                          const_dnnl_memory_desc_t from_desc)
 {
@@ -76,6 +78,52 @@ static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const
     return packed->type == RC_S8 ? fill_int8(packed, dnn, w) : fill(packed, dnn, w, dnnl_f32);
 }
 
+/* How many outputs lie together, which is the product of the blocks of columns. */
+static int64_t block_of(const_dnnl_memory_desc_t desc)
+{
+    const dnnl_dims_t *size = NULL, *axis = NULL;
+    int count = 0;
+    int64_t block = 1;
+    if (dnnl_memory_desc_query(desc, dnnl_query_inner_nblks_s32, &count) != dnnl_success ||
+        dnnl_memory_desc_query(desc, dnnl_query_inner_blks, &size) != dnnl_success ||
+        dnnl_memory_desc_query(desc, dnnl_query_inner_idxs, &axis) != dnnl_success)
+        return 0;
+    for (int i = 0; i < count; i++)
+        if ((*axis)[i] == 1) block *= (*size)[i];
+    return block;
+}
+
+/* Where the outputs from `from` on begin, in values; -1 where a layout has no such place. */
+static int64_t place_of(const rc_packed *packed, int64_t from, int64_t n)
+{
+    dnnl_memory_desc_t part = NULL;
+    int64_t place = -1;
+    dnnl_status_t st = dnnl_memory_desc_create_submemory(
+        &part, packed->desc, (dnnl_dims_t){packed->k, n}, (dnnl_dims_t){0, from});
+    if (st == dnnl_success)
+        st = dnnl_memory_desc_query(part, dnnl_query_submemory_offset_s64, &place);
+    if (part != NULL) dnnl_memory_desc_destroy(part);
+    return st == dnnl_success ? place : -1;
+}
+
+/* Whether there is more than the weight: int8 without AMX has sums of all columns behind it. */
+static bool has_more(const rc_packed *packed)
+{
+    const dnnl_dims_t *size = NULL;
+    if (dnnl_memory_desc_query(packed->desc, dnnl_query_padded_dims, &size) != dnnl_success)
+        return true;
+    return dnnl_memory_desc_get_size(packed->desc) !=
+           (size_t)((*size)[0] * (*size)[1] * VALUE[packed->type]);
+}
+
+static int64_t unit_of(const rc_packed *packed)
+{
+    if (rc_type_parts(packed->type) > 0) return rc_split_unit();
+    int64_t unit = block_of(packed->desc);
+    if (unit == 0 || unit >= packed->n || has_more(packed)) return 0;
+    return place_of(packed, unit, packed->n - unit) < 0 ? 0 : unit;
+}
+
 rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
                         rc_type type)
 {
@@ -90,6 +138,7 @@ rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n,
         rc_packed_free(packed);
         return status;
     }
+    packed->unit = unit_of(packed);
     *out = packed;
     return RC_OK;
 }
@@ -118,7 +167,19 @@ int64_t rc_form_size(const rc_packed *packed, int64_t m, int64_t k)
     return rc_form_bytes(packed == NULL ? RC_F32 : packed->type, m, k);
 }
 
-const float *rc_packed_data(const rc_packed *packed)
+/* ---- Some of the outputs --------------------------------------------------------------------- */
+
+int64_t rc_packed_unit(const rc_packed *packed)
 {
-    return layout(packed);
+    return packed->unit;
+}
+
+rc_factor rc_packed_factor(const rc_packed *packed, int64_t from, int64_t n)
+{
+    int parts = rc_type_parts(packed->type);
+    int64_t bytes = 0;
+    if (from > 0 && parts > 0) bytes = rc_split_bytes(from, packed->k, parts);
+    if (from > 0 && parts == 0) bytes = place_of(packed, from, n) * VALUE[packed->type];
+    const float *scale = packed->type == RC_S8 ? (const float *)packed->base + from : NULL;
+    return (rc_factor){.b = (const float *)((char *)layout(packed) + bytes), .scale = scale};
 }

@@ -85,8 +85,11 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
     rc_params p = {.item = job->item, .count = 2};
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
     RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
+    bool shared = job->rows == 0 && rc_linear_shares(&p, pair, job->n);
+    if (job->rows == 0) job->rows = rc_max(job->n, 1);
     if (job->dy == NULL)
-        RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, job->rows, false));
+        RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, shared ? RC_SHARED : job->rows,
+                             false));
     else
         RC_TRY(rc_linear_backward_get(&job->layer, dnn, &p, pair, job->n, job->rows));
     rc_parallel(rc_dnn_pool(dnn), (job->n + job->rows - 1) / job->rows, linear_chunk, job);
@@ -115,17 +118,18 @@ static void fill_items(linear_job *job, PyArrayObject *w, PyArrayObject *b)
 }
 
 /* The towers have no empty layers and no empty chunks; callers from Python might. */
-static int check_linear(PyArrayObject *w, long long rows)
+static int check_linear(PyArrayObject *w, long long rows, int least)
 {
-    if (rows >= 1 && PyArray_SIZE(w) > 0) return 0;
-    if (rows < 1)
-        PyErr_Format(PyExc_ValueError, "rows: expected at least 1, got %lld", rows);
+    if (rows >= least && PyArray_SIZE(w) > 0) return 0;
+    if (rows < least)
+        PyErr_Format(PyExc_ValueError, "rows: expected at least %d, got %lld", least, rows);
     else
         PyErr_SetString(PyExc_ValueError, "w: needs at least one row and one column");
     return -1;
 }
 
-/* linear_forward(x (n, in), w (out, in), b or None, threads=1, rows=64, packed=None) */
+/* linear_forward(x (n, in), w (out, in), b or None, threads=1, rows=64, packed=None); with rows=0
+ * all rows are one chunk, whose outputs threads share where sizes allow it */
 static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
 {
     static char *names[] = {"x", "w", "b", "threads", "rows", "packed", NULL};
@@ -141,7 +145,7 @@ static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
     if (packed != Py_None && !rc_py_type(packed, &type)) goto done;
     if (rc_py_rank(x, 2, "x") < 0) goto done;
     int64_t w_shape[2] = {-1, rc_py_size(x, 1)};
-    if (rc_py_shape(w, "w", 2, w_shape) < 0 || check_linear(w, rows) < 0) goto done;
+    if (rc_py_shape(w, "w", 2, w_shape) < 0 || check_linear(w, rows, 0) < 0) goto done;
     int64_t out[2] = {rc_py_size(x, 0), rc_py_size(w, 0)};
     if (b != NULL && rc_py_shape(b, "b", 1, out + 1) < 0) goto done;
     if ((y = rc_py_new(2, out, NPY_FLOAT32)) == NULL) goto done;
@@ -186,7 +190,7 @@ static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iL:linear_backward", names, rc_py_f32, &dy,
                                      rc_py_f32, &x, rc_py_f32, &w, &job.threads, &rows))
         goto done;
-    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows) < 0)
+    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows, 1) < 0)
         goto done;
     int64_t out = rc_py_size(w, 0), in = rc_py_size(w, 1), n = rc_py_size(x, 0);
     if (rc_py_shape(x, "x", 2, (int64_t[]){n, in}) < 0 ||
@@ -322,7 +326,8 @@ PyMethodDef rc_py_layer_methods[] = {
     {"attention", attention, METH_VARARGS,
      "attention(qkv, heads, keys, scale, bias, mask[, dout]): o, or (dqkv, dbias) with dout."},
     {"linear_forward", (PyCFunction)(void (*)(void))linear_forward, METH_VARARGS | METH_KEYWORDS,
-     "linear_forward(x, w, b, threads=1, rows=64, packed=None): x wT + b; packed names a dtype."},
+     "linear_forward(x, w, b, threads=1, rows=64, packed=None): x wT + b; packed names a dtype, "
+     "with rows=0 threads share outputs."},
     {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
     {"split_kind", split_kind, METH_VARARGS,

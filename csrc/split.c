@@ -19,6 +19,11 @@ int64_t rc_split_bytes(int64_t rows, int64_t terms, int parts)
     return pairs * 2 * tiles_of(terms, TILE_TERMS) * parts * TILE_SIZE * (int64_t)sizeof(uint16_t);
 }
 
+int64_t rc_split_unit(void)
+{
+    return BLOCK;
+}
+
 /* ---- Choice ---------------------------------------------------------------------------------- */
 
 static _Atomic int limit = RC_SPLIT_AMX;

@@ -31,6 +31,9 @@ void rc_split_pad(uint16_t *to, int64_t rows, int64_t terms, int parts);
 /* ... and the second, w (n, terms), whose rows are outputs. */
 void rc_split_weight(uint16_t *to, const float *w, int64_t n, int64_t terms, int parts);
 
+/* Outputs of w that lie together: from a multiple of them on, it lies behind their bytes. */
+int64_t rc_split_unit(void);
+
 /* y (m, n) = a bᵀ + bias, added to y where `add`; bias may be NULL. Both factors are laid out in
  * `parts` parts; rows of y lie `ldy` apart. */
 typedef struct {

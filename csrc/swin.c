@@ -24,11 +24,13 @@ typedef struct {
     const rc_swin_tape *tape;
     rc_attention attention;
     rc_linear qkv, proj, fc1, fc2;
-    float *bias;               /* (heads, t, t) of this block */
-    float *scratch;            /* per worker */
-    int64_t scratch_size;      /* floats of one worker */
-    int64_t form, hidden_form; /* floats of the first factors that have c and mlp terms */
-    int64_t total, rows;       /* all rows, rows of a chunk */
+    float *bias;                   /* (heads, t, t) of this block */
+    float *chunk, *room;           /* per worker, the first only once where a chunk is shared */
+    int64_t chunk_size, room_size; /* in floats */
+    int64_t form;                  /* floats of a first factor with c terms */
+    int64_t total, rows;           /* all rows, rows of a chunk */
+    bool shared;
+    rc_pool *pool;
     rc_draw draw;
     float *y;
     const float *x;
@@ -44,11 +46,14 @@ static const float *value(const swin_job *job, int64_t index)
     return job->p->item[index].x;
 }
 
-static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_t b, rc_draw draw)
+/* Few rows at inference are one chunk, in whose layers threads share outputs. */
+static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_t b, bool infer,
+                     rc_draw draw)
 {
     int64_t t = s->window * s->window;
     *job = (swin_job){.s = s, .p = p, .total = b * s->tokens, .draw = draw};
-    job->rows = rc_chunk_rows(job->total, t);
+    job->shared = infer && rc_linear_shares(p, s->fc1, job->total);
+    job->rows = job->shared ? job->total : rc_chunk_rows(job->total, t);
     float scale = 1 / sqrtf((float)(s->c / s->heads));
     job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, t, 3 * s->c, 3 * s->c, scale};
 }
@@ -56,6 +61,16 @@ static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_
 static int64_t job_chunks(const swin_job *job)
 {
     return (job->total + job->rows - 1) / job->rows;
+}
+
+static float *chunk_of(const swin_job *job, int worker)
+{
+    return job->chunk + worker * job->chunk_size;
+}
+
+static float *room_of(const swin_job *job, int worker)
+{
+    return job->room + worker * job->room_size;
 }
 
 /* The rows of a chunk, looked up where the previous order has them. */
@@ -116,21 +131,6 @@ static void norm_rows(const swin_job *job, float *y, const float *x, rc_pair nor
                          job->s->eps);
 }
 
-/* The norm of x as the first factor of a layer, a window's rows at a time in `room`. */
-static void norm_form(const swin_job *job, const rc_linear *l, float *form, const float *x,
-                      rc_pair norm, int64_t rows, float *room)
-{
-    int64_t t = job->attention.t, c = job->s->c;
-    if (rc_linear_takes_floats(l)) {
-        norm_rows(job, form, x, norm, rows);
-        return;
-    }
-    for (int64_t i = 0; i < rows; i += t) {
-        norm_rows(job, room, x + i * c, norm, t);
-        rc_linear_lay(l, form, room, i, t, rows);
-    }
-}
-
 static void attend(const swin_job *job, float *o, const float *qkv, int64_t first, int64_t rows,
                    float *scratch)
 {
@@ -140,51 +140,91 @@ static void attend(const swin_job *job, float *o, const float *qkv, int64_t firs
                              window_mask(job, first + i), &job->attention, scratch);
 }
 
-/* The same as the first factor of the projection. */
-static void attend_form(const swin_job *job, float *form, const float *qkv, int64_t first,
-                        int64_t rows, float *room, float *scratch)
+/* ---- Inference ------------------------------------------------------------------------------- */
+
+/* A chunk on its way: the stream in place, the first factor of a layer, queries, keys and values.
+ */
+typedef struct {
+    const swin_job *job;
+    int64_t first, rows;
+    float *x, *form, *qkv;
+} swin_chunk;
+
+/* The norm of window i, as the first factor of a layer. */
+static void norm_window(const swin_chunk *k, const rc_linear *l, rc_pair norm, int64_t i,
+                        int worker)
 {
-    int64_t t = job->attention.t, c = job->s->c;
-    if (rc_linear_takes_floats(&job->proj)) {
-        attend(job, form, qkv, first, rows, scratch);
-        return;
-    }
-    for (int64_t i = 0; i < rows; i += t) {
-        attend(job, room, qkv + i * 3 * c, first + i, t, scratch);
-        rc_linear_lay(&job->proj, form, room, i, t, rows);
-    }
+    int64_t t = k->job->attention.t, at = i * t * k->job->s->c;
+    bool floats = rc_linear_takes_floats(l);
+    float *y = floats ? k->form + at : room_of(k->job, worker);
+    norm_rows(k->job, y, k->x + at, norm, t);
+    if (!floats) rc_linear_lay(l, k->form, y, i * t, t, k->rows);
 }
 
-/* Inference: the residual stream is updated in place, the products add into it, and what feeds a
- * product writes the form that this wants. */
+static void first_norm(void *arg, int64_t i, int worker)
+{
+    const swin_chunk *k = arg;
+    int64_t t = k->job->attention.t;
+    gather_chunk(k->job, k->x + i * t * k->job->s->c, k->first + i * t, t);
+    norm_window(k, &k->job->qkv, k->job->s->norm1, i, worker);
+}
+
+static void second_norm(void *arg, int64_t i, int worker)
+{
+    const swin_chunk *k = arg;
+    norm_window(k, &k->job->fc1, k->job->s->norm2, i, worker);
+}
+
+static void attend_window(void *arg, int64_t i, int worker)
+{
+    const swin_chunk *k = arg;
+    const swin_job *job = k->job;
+    int64_t t = job->attention.t, at = i * t, c = job->s->c;
+    bool floats = rc_linear_takes_floats(&job->proj);
+    float *room = room_of(job, worker), *o = floats ? k->form + at * c : room;
+    attend(job, o, k->qkv + at * 3 * c, k->first + at, t, room + t * c);
+    if (!floats) rc_linear_lay(&job->proj, k->form, o, at, t, k->rows);
+}
+
+/* All threads where they share the layers of the one chunk, else this worker. */
+static void each_window(swin_chunk *k, int worker, rc_task *task)
+{
+    int64_t windows = k->rows / k->job->attention.t;
+    if (k->job->shared)
+        rc_parallel(k->job->pool, windows, task, k);
+    else
+        for (int64_t i = 0; i < windows; i++) task(k, i, worker);
+}
+
+/* The residual stream is updated in place, the products add into it, and what feeds a product
+ * writes the form that this wants. */
 static void infer_chunk(void *arg, int64_t index, int worker)
 {
     const swin_job *job = arg;
-    const rc_swin *s = job->s;
-    int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->form;
-    float *hidden = wide + job->rows * rc_max(3 * c, s->mlp), *x = job->y + first * c;
-    float *room = hidden + job->hidden_form, *scratch = room + job->attention.t * c;
-    gather_chunk(job, x, first, rows);
-    norm_form(job, &job->qkv, a, x, s->norm1, rows, room);
+    int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
+    float *a = chunk_of(job, worker), *wide = a + job->form;
+    float *hidden = wide + job->rows * rc_max(3 * job->s->c, job->s->mlp);
+    swin_chunk k = {job, first, rows, job->y + first * job->s->c, a, wide};
+    each_window(&k, worker, first_norm);
     rc_linear_run_laid(&job->qkv, worker, wide, a, rows);
-    attend_form(job, a, wide, first, rows, room, scratch);
-    rc_linear_run_laid(&job->proj, worker, x, a, rows);
-    norm_form(job, &job->fc1, a, x, s->norm2, rows, room);
+    each_window(&k, worker, attend_window);
+    rc_linear_run_laid(&job->proj, worker, k.x, a, rows);
+    each_window(&k, worker, second_norm);
     if (rc_linear_takes_floats(&job->fc2)) hidden = wide;
     rc_linear_run_between(&job->fc1, &job->fc2, worker, hidden, wide, a, rc_gelu_forward, rows);
-    rc_linear_run_laid(&job->fc2, worker, x, hidden, rows);
+    rc_linear_run_laid(&job->fc2, worker, k.x, hidden, rows);
 }
 
-/* Training: the same steps, what backward needs is kept. */
+/* ---- Training -------------------------------------------------------------------------------- */
+
+/* The same steps, what backward needs is kept. */
 static void train_chunk(void *arg, int64_t index, int worker)
 {
     const swin_job *job = arg;
     const rc_swin *s = job->s;
     const rc_swin_tape *k = job->tape;
     int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *a = job->scratch + worker * job->scratch_size, *wide = a + job->form;
-    float *scratch = wide + job->rows * rc_max(3 * c, s->mlp);
+    float *a = chunk_of(job, worker), *wide = a + job->form, *scratch = room_of(job, worker);
     float *x = k->x + first * c, *mid = k->mid + first * c, *y = job->y + first * c;
     float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c,
           *hidden = k->hidden + first * s->mlp;
@@ -205,17 +245,20 @@ static void train_chunk(void *arg, int64_t index, int worker)
     rc_add(y, mid, rows * c);
 }
 
+/* Sizes are whole cache lines, for workers to begin on one. */
 static void take_scratch(swin_job *job, rc_arena *arena, int threads)
 {
     const rc_swin *s = job->s;
     int64_t t = job->attention.t;
     job->bias = rc_take(arena, s->heads * t * t);
     job->form = rc_max(job->rows * s->c, rc_linear_form(job->p, s->qkv, job->rows));
-    job->hidden_form = rc_linear_form(job->p, s->fc2, job->rows);
-    job->scratch_size = job->form + job->rows * rc_max(3 * s->c, s->mlp) + job->hidden_form +
-                        t * s->c + rc_attention_scratch(&job->attention);
-    job->scratch_size = (job->scratch_size + 15) / 16 * 16; /* workers start on a cache line */
-    job->scratch = rc_take(arena, threads * job->scratch_size);
+    job->chunk_size = job->form + job->rows * rc_max(3 * s->c, s->mlp) +
+                      rc_linear_form(job->p, s->fc2, job->rows);
+    job->room_size = t * s->c + rc_attention_scratch(&job->attention);
+    job->chunk_size = (job->chunk_size + 15) / 16 * 16;
+    job->room_size = (job->room_size + 15) / 16 * 16;
+    job->chunk = rc_take(arena, (job->shared ? 1 : threads) * job->chunk_size);
+    job->room = rc_take(arena, threads * job->room_size);
 }
 
 rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y,
@@ -223,17 +266,19 @@ rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, flo
                           rc_arena *arena)
 {
     swin_job job;
-    job_open(&job, s, p, b, draw);
+    job_open(&job, s, p, b, tape == NULL, draw);
     job.tape = tape;
     job.y = y;
     job.x = x;
+    job.pool = rc_dnn_pool(dnn);
     take_scratch(&job, arena, rc_dnn_threads(dnn));
     if (arena->base == NULL) return RC_OK;
     bool add = tape == NULL;
-    RC_TRY(rc_linear_get(&job.qkv, dnn, p, s->qkv, job.total, job.rows, false));
-    RC_TRY(rc_linear_get(&job.proj, dnn, p, s->proj, job.total, job.rows, add));
-    RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows, false));
-    RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows, add));
+    int64_t rows = job.shared ? RC_SHARED : job.rows;
+    RC_TRY(rc_linear_get(&job.qkv, dnn, p, s->qkv, job.total, rows, false));
+    RC_TRY(rc_linear_get(&job.proj, dnn, p, s->proj, job.total, rows, add));
+    RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, job.total, rows, false));
+    RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, job.total, rows, add));
     rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
     rc_parallel(rc_dnn_pool(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk, &job);
     return RC_OK;
@@ -287,8 +332,8 @@ static void backward_chunk(void *arg, int64_t index, int worker)
     const swin_job *job = arg;
     int64_t c = job->s->c, t = job->attention.t, table = job->s->heads * t * t;
     int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *dmid = job->scratch + worker * job->scratch_size, *dx = dmid + job->rows * c;
-    float *dout = dx + job->rows * c, *scratch = dout + job->rows * c;
+    float *dmid = chunk_of(job, worker), *dx = dmid + job->rows * c, *dout = dx + job->rows * c;
+    float *scratch = room_of(job, worker);
     float *dbias = job->dbias + index * table;
     memset(dbias, 0, (size_t)table * sizeof *dbias);
     backward_mlp(job, dmid, first, rows, worker);
@@ -339,7 +384,7 @@ rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, fl
                            rc_arena *arena)
 {
     swin_job job;
-    job_open(&job, s, p, b, draw);
+    job_open(&job, s, p, b, false, draw);
     job.tape = tape;
     job.dx = dx;
     job.dy = dy;

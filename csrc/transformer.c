@@ -156,3 +156,21 @@ void rc_text_free(rc_text *t)
     free(t->layer);
     free(t);
 }
+
+rc_status rc_text_check_sequences(const rc_text *t, const int32_t *id, const int32_t *first,
+                                  int64_t n)
+{
+    int64_t most = rc_text_longest(&t->config);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t length = (int64_t)first[i + 1] - first[i];
+        if (length < 1 || length > most)
+            return rc_fail(RC_EINVAL, "text %lld: %lld tokens, expected 1 to %lld", (long long)i,
+                           (long long)length, (long long)most);
+        for (int64_t j = first[i]; j < first[i + 1]; j++)
+            if (id[j] < 0 || id[j] >= t->config.vocab)
+                return rc_fail(RC_EINVAL,
+                               "text %lld: token id %d is outside the vocabulary of %lld",
+                               (long long)i, (int)id[j], (long long)t->config.vocab);
+    }
+    return RC_OK;
+}

@@ -26,4 +26,8 @@ int64_t rc_text_head_width(const rc_text_config *c);
 /* Most tokens of a text. */
 int64_t rc_text_longest(const rc_text_config *c);
 
+/* RC_EINVAL for texts that are too long or empty, and for tokens outside the vocabulary. */
+rc_status rc_text_check_sequences(const rc_text *t, const int32_t *id, const int32_t *first,
+                                  int64_t n);
+
 #endif

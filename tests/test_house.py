@@ -32,6 +32,10 @@ LAYERS = {
     **dict.fromkeys(("dnn.c", "packed.c", "narrow.c", "dnn_inside.h"), DNN | {"dnn_inside.h"}),
     **dict.fromkeys(("norm.c", "act.c", "attention.c", "window.c", "embed.c", "optim.c"), KERNELS),
     "kernels.h": KERNELS,
+    **dict.fromkeys(
+        ("transformer_inside.h", "transformer_layer.c", "transformer_run.c"),
+        MODEL | {"transformer_inside.h"},
+    ),
     **dict.fromkeys(("audio.h", "decode.c", "mel.c"), AUDIO),
 }
 FOREIGN = {

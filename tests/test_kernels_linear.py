@@ -93,6 +93,31 @@ def test_narrow_rows_do_not_depend_on_each_other(rng, dtype):
     np.testing.assert_allclose(core.linear_forward(x, w, b, packed=dtype)[5], b, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("n", "k", "out"),
+    [
+        (1, 512, 512),
+        (77, 256, 2816),  # shares cannot be equal
+        (33, 1024, 320),  # fewer shares than usual
+        (512, 512, 512),
+        (513, 512, 512),  # too many rows: one thread does it all
+        (8, 500, 600),  # does not fit the steps
+        (0, 512, 512),
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "int8", "bfloat16x1", "float32x3"])
+def test_threads_may_share_the_outputs(rng, n, k, out, dtype):
+    x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
+    try:
+        want = core.linear_forward(x, w, b, rows=1000, packed=dtype)
+    except reclap.BackendError as error:
+        pytest.skip(str(error))
+    one, *more = (core.linear_forward(x, w, b, t, rows=0, packed=dtype) for t in (1, 2, 3))
+    for other in more:
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one, want, rtol=1e-5, atol=1e-6 * k**0.5 * 10)
+
+
 def test_unknown_types_are_refused(rng):
     with pytest.raises(ValueError, match="dtype: unknown type of products 'int4'"):
         core.linear_forward(f32(rng, 2, 3), f32(rng, 4, 3), None, packed="int4")
@@ -113,8 +138,8 @@ def test_linear_rejects_what_does_not_fit(rng):
         core.linear_forward(x, f32(rng, 5, 2), None)
     with pytest.raises(ValueError, match=r"b: expected shape \(5,\)"):
         core.linear_forward(x, w, f32(rng, 4))
-    with pytest.raises(ValueError, match="rows: expected at least 1"):
-        core.linear_forward(x, w, None, rows=0)
+    with pytest.raises(ValueError, match="rows: expected at least 0, got -1"):
+        core.linear_forward(x, w, None, rows=-1)
     with pytest.raises(ValueError, match="rows: expected at least 1"):
         core.linear_backward(f32(rng, 4, 5), x, w, rows=-1)
     with pytest.raises(ValueError, match="threads: expected 1 to 1024, got 0"):

@@ -242,6 +242,40 @@ def test_embeddings_are_bitwise_equal_on_any_thread_count(rng, b):
             np.testing.assert_array_equal(ours, theirs)
 
 
+WIDE_AUDIO = AUDIO | {"embed": 64, "heads": [2, 4, 8]}
+WIDE_TEXT = TEXT | {"width": 256, "heads": 4, "mlp": 1024}
+WIDE_T5 = WIDE_TEXT | {
+    "pool": 4,
+    "pad_to": 40,
+    "place": 1,
+    "gated": True,
+    "norm": 1,
+    "biases": False,
+}
+
+
+@pytest.mark.parametrize("text", [WIDE_TEXT, WIDE_T5], ids=["bert", "t5"])
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "int8", "bfloat16x1", "float32x3"])
+def test_one_of_many_is_what_it_is_alone_when_threads_share_its_layers(rng, text, dtype):
+    """Layers of 256 x 1024 are shared up to 512 rows, so alone and not among sixty."""
+    model, _ = new_model(rng, WIDE_AUDIO, text, 256)
+    try:
+        if dtype:
+            model.pack(dtype=dtype)
+    except BackendError as error:
+        pytest.skip(str(error))  # a processor without such products
+    mel, ids = decibels(rng, 40), rng.integers(0, 101, 60 * 11)
+    audio = model.audio(core.Context(2), mel)
+    texts = model.text(core.Context(2), ids, np.arange(0, 60 * 11 + 1, 11))
+    contexts = [core.Context(threads) for threads in (1, 2, 3)]
+    alone = [(model.audio(c, mel[-1:]), model.text(c, ids[-11:], [0, 11])) for c in contexts]
+    for found in alone:
+        for a, same, together in zip(found, alone[0], (audio, texts), strict=True):
+            np.testing.assert_array_equal(a, same)
+            assert np.abs(a[0] - together[-1]).max() <= 1e-6
+    assert [c.stats()["slow"] for c in contexts] == [0, 0, 0]
+
+
 def test_a_context_serves_models_of_any_size_in_turn(rng):
     small, _ = new_model(rng)
     large, _ = new_model(rng, AUDIO | {"embed": 24, "heads": [2, 2, 2]}, dim=40)
