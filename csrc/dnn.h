@@ -93,6 +93,10 @@ rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n,
                         rc_type type);
 void rc_packed_free(rc_packed *packed);
 
+/* The largest int8 weight: 127, or 63 without VNNI, where oneDNN adds pairs of products in 16 bits,
+ * which saturate unless one factor has seven. */
+int rc_int8_weight(void);
+
 /* The weight (n, k) as it was, bit for bit; RC_EINVAL for narrower types. */
 rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed);
 

@@ -89,8 +89,9 @@ void rc_parts_free(matmul_parts *p);
 /* y = x rounded to the nearest bfloat16, ties to even. */
 void rc_to_bf16(uint16_t *y, const float *x, int64_t n);
 
-/* Each of n rows of c values, times 127 / its largest magnitude, rounded; scale (n) undoes it. */
-void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c);
+/* Each of n rows of c values, times level / its largest magnitude, rounded; scale (n) undoes it. */
+enum { RC_INT8_MOST = 127 };
+void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c, int level);
 
 /* y (n, c) = sums scale[i] column[j] + bias, added to y where `add`; its rows lie ld apart. y may
  * lie over sums where ld is c. */

@@ -31,11 +31,11 @@ static inline __attribute__((always_inline)) float largest_magnitude(const float
 }
 
 RC_CLONES
-void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c)
+void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c, int level)
 {
     for (int64_t i = 0; i < n; i++) {
-        float most = largest_magnitude(x + i * c, c), by = most > 0 ? 127 / most : 0;
-        scale[i] = most / 127;
+        float most = largest_magnitude(x + i * c, c), by = most > 0 ? (float)level / most : 0;
+        scale[i] = most / (float)level;
         for (int64_t j = 0; j < c; j++) {
             float v = x[i * c + j] * by;
             y[i * c + j] = (int8_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));
@@ -105,7 +105,7 @@ void rc_form_lay(rc_type type, void *form, const float *x, int64_t from, int64_t
         break;
     case RC_S8:
         rc_quantize_rows((int8_t *)form + from * k, (float *)rc_form_scales(form, m, k) + from, x,
-                         rows, k);
+                         rows, k, RC_INT8_MOST);
         break;
     default:
         rc_split_rows(form, x, from, rows, k, parts);

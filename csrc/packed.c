@@ -45,12 +45,25 @@ static rc_status fill(rc_packed *packed, rc_dnn *dnn, const void *w, dnnl_data_t
     return status;
 }
 
+int rc_int8_weight(void)
+{
+    switch (dnnl_get_effective_cpu_isa()) {
+    case dnnl_cpu_isa_sse41:
+    case dnnl_cpu_isa_avx:
+    case dnnl_cpu_isa_avx2:
+    case dnnl_cpu_isa_avx512_core:
+        return RC_INT8_MOST / 2;
+    default:
+        return RC_INT8_MOST;
+    }
+}
+
 /* Rows of w are what one output sums over, so each has a scale of its own. */
 static rc_status fill_int8(rc_packed *packed, rc_dnn *dnn, const float *w)
 {
     int8_t *rounded;
     RC_TRY(rc_alloc((void **)&rounded, packed->n * packed->k));
-    rc_quantize_rows(rounded, (float *)packed->base, w, packed->n, packed->k);
+    rc_quantize_rows(rounded, (float *)packed->base, w, packed->n, packed->k, rc_int8_weight());
     rc_status status = fill(packed, dnn, rounded, dnnl_s8);
     rc_free(rounded);
     return status;

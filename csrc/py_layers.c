@@ -179,6 +179,11 @@ static PyObject *split_kind(PyObject *Py_UNUSED(module), PyObject *args)
     return PyUnicode_FromString(names[rc_split_choice()]);
 }
 
+static PyObject *int8_weight(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    return PyLong_FromLong(rc_int8_weight());
+}
+
 /* linear_backward(dy (n, out), x (n, in), w (out, in), threads=1, rows=64): (dx, dw, db) */
 static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
 {
@@ -332,6 +337,7 @@ PyMethodDef rc_py_layer_methods[] = {
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
     {"split_kind", split_kind, METH_VARARGS,
      "split_kind(most=None): plain, avx512 or amx; most rules out what is better from now on."},
+    {"int8_weight", int8_weight, METH_NOARGS, "int8_weight(): the largest that is used."},
     {"contrastive", contrastive, METH_VARARGS,
      "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
     {"adamw_step", adamw_step, METH_VARARGS,

@@ -65,7 +65,8 @@ class Weights:
         From names and shapes to arrays of float32, in order.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6"}
         Type of the products inside the towers. Norms, attention, activations between products,
-        heads and sums are float32; int8 has a scale for each row of activations and each output.
+        heads and sums are float32; int8 has a scale for each row of activations and each output,
+        and weights of seven bits on processors without VNNI.
         float32x3 and float32x6 split each factor into two or three bfloat16 parts and add three or
         six products of them: meant for AMX, slower than float32 without it.
     changes
@@ -76,8 +77,9 @@ class Weights:
     core : core.Model
         The model.
     kernel : str
-        What computes these products: ``"oneDNN"``, or ``"amx"``, ``"avx512"``, ``"plain"`` for our
-        own on tiles. ``RECLAP_AMX=0`` in the environment rules out ``"amx"``.
+        What computes these products: ``"oneDNN"``, with ``", 7-bit weights"`` where int8 has these,
+        or ``"amx"``, ``"avx512"``, ``"plain"`` for our own on tiles. ``RECLAP_AMX=0`` in the
+        environment rules out ``"amx"``.
     values : dict of str to Lazy
         Each parameter, read back from the core where dtype is float32.
 
@@ -107,7 +109,8 @@ class Weights:
             arrays = self._watch(arrays, self._total)
         split = core.split_kind()
         own = dtype.startswith("float32x") or (dtype == "bfloat16" and split == "amx")
-        self.kernel = split if own else "oneDNN"
+        coarse = dtype == "int8" and core.int8_weight() < 127
+        self.kernel = split if own else "oneDNN, 7-bit weights" if coarse else "oneDNN"
         self.core.bind(
             arrays, pack=True, dtype="bfloat16x1" if own and dtype == "bfloat16" else dtype
         )

@@ -267,12 +267,13 @@ def test_one_of_many_is_what_it_is_alone_when_threads_share_its_layers(rng, text
     mel, ids = decibels(rng, 40), rng.integers(0, 101, 60 * 11)
     audio = model.audio(core.Context(2), mel)
     texts = model.text(core.Context(2), ids, np.arange(0, 60 * 11 + 1, 11))
+    near = 1e-3 if dtype in ("bfloat16", "int8", "bfloat16x1") else 1e-6  # rounding may flip
     contexts = [core.Context(threads) for threads in (1, 2, 3)]
     alone = [(model.audio(c, mel[-1:]), model.text(c, ids[-11:], [0, 11])) for c in contexts]
     for found in alone:
         for a, same, together in zip(found, alone[0], (audio, texts), strict=True):
             np.testing.assert_array_equal(a, same)
-            assert np.abs(a[0] - together[-1]).max() <= 1e-6
+            assert np.abs(a[0] - together[-1]).max() <= near
     assert [c.stats()["slow"] for c in contexts] == [0, 0, 0]
 
 
