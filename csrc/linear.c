@@ -52,20 +52,23 @@ static rc_status get_chunks(rc_linear *l, rc_dnn *dnn, int64_t total, int64_t ro
     return rc_product_get(dnn, &l->tail, shape_of(l, total % rows, l->n, sum), l->packed);
 }
 
-/* Outputs that stay together: a multiple of what the weight's layout asks for. */
+/* Outputs that stay together, a multiple of what the weight's layout asks for; 0: all of them. */
 static int64_t step_of(const rc_packed *packed)
 {
     int64_t unit = packed != NULL ? rc_packed_unit(packed) : 1;
-    return unit * ((STEP + unit - 1) / unit);
+    return unit == 0 ? 0 : unit * ((STEP + unit - 1) / unit);
 }
 
-/* Equal shares, but for the first ones, which have a step more where these cannot be equal. */
+/* Equal shares, but for the first ones, which have a step more where these cannot be equal; one
+ * share of all outputs where these are no whole number of steps. */
 static rc_status get_shares(rc_linear *l, rc_dnn *dnn, int64_t rows, bool sum)
 {
-    int64_t steps = l->n / step_of(l->packed);
+    int64_t step = step_of(l->packed);
+    if (step == 0 || l->n % step != 0) return get_chunks(l, dnn, rows, rows, sum);
+    int64_t steps = l->n / step;
     l->dnn = dnn;
     l->full_rows = rows;
-    l->step = step_of(l->packed);
+    l->step = step;
     l->shares = rc_min(SHARES, steps);
     l->more = steps % l->shares;
     l->share = steps / l->shares * l->step;
@@ -100,10 +103,9 @@ rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc
 bool rc_linear_shares(const rc_params *p, rc_pair pair, int64_t rows)
 {
     const rc_param *w = &p->item[pair.w];
-    if (w->packed != NULL && rc_packed_unit(w->packed) == 0) return false;
     int64_t step = step_of(w->packed);
-    bool whole = inputs(w) % step == 0 && w->size[0] % step == 0;
-    return rows <= SHARED_ROWS && w->count >= SHARED_WEIGHT && whole;
+    bool cuts = step > 0 && w->size[0] % step == 0;
+    return rows <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
 }
 
 static rc_product *product_of(const rc_linear *l, int64_t rows)

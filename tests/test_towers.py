@@ -252,9 +252,10 @@ WIDE_T5 = WIDE_TEXT | {
     "norm": 1,
     "biases": False,
 }
+NARROW_HEADS = WIDE_T5 | {"head_width": 10}  # 40 queries are no whole number of steps
 
 
-@pytest.mark.parametrize("text", [WIDE_TEXT, WIDE_T5], ids=["bert", "t5"])
+@pytest.mark.parametrize("text", [WIDE_TEXT, WIDE_T5, NARROW_HEADS], ids=["bert", "t5", "narrow"])
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "int8", "bfloat16x1", "float32x3"])
 def test_one_of_many_is_what_it_is_alone_when_threads_share_its_layers(rng, text, dtype):
     """Layers of 256 x 1024 are shared up to 512 rows, so alone and not among sixty."""
