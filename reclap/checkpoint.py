@@ -24,9 +24,11 @@ from reclap.errors import FormatError
 from reclap.tensors import Array, Stored, release
 
 __all__ = [
+    "TENSOR_FILES",
     "digest",
     "digest_one",
     "digesting",
+    "is_foreign",
     "read_config",
     "read_parameters",
     "read_tensors",
@@ -44,6 +46,7 @@ TEXT = "text.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
 FORMAT = "reclap-1"
+TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of other projects
 
 _TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -79,6 +82,14 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(
         f"no model named or at {os.fspath(name)!r}; bundled: {', '.join(names)}"
     )
+
+
+def is_foreign(path: Path) -> bool:
+    """Tell whether a path is a file of tensors, or a folder that another project wrote."""
+    if path.is_file():
+        return path.suffix in TENSOR_FILES
+    config = path / CONFIG
+    return config.is_file() and "model_type" in files.read_json(config)
 
 
 # ---- Reading ---------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from reclap import checkpoint
 from reclap.errors import ReclapError, one_line
-from reclap.families.clap import TENSOR_FILES
 from reclap.text import TOKENIZERS
 
 __all__ = ["OFFLINE", "is_hub_id", "locate"]
@@ -39,7 +38,7 @@ def is_hub_id(name: str | os.PathLike[str]) -> bool:
     error, which is nobody else's business. A file of a repository has a colon before it.
     """
     found = _ID.fullmatch(name) if isinstance(name, str) else None
-    if found is None or Path(found[1]).suffix in TENSOR_FILES:
+    if found is None or Path(found[1]).suffix in checkpoint.TENSOR_FILES:
         return False
     return not Path(name).exists()
 

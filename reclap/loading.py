@@ -3,14 +3,16 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reclap import checkpoint, hub
 from reclap.errors import FormatError
-from reclap.families import clap
-from reclap.families.clap import Found
 from reclap.model import Model
 from reclap.text import TOKENIZERS, find_tokenizer
 from reclap.weights import choose_dtype
+
+if TYPE_CHECKING:
+    from reclap.families.clap import Found
 
 __all__ = ["load", "locate"]
 
@@ -96,7 +98,9 @@ def load(
     if compat not in (None, "upstream"):
         raise ValueError(f"compat is {compat!r}, expected upstream or None")
     path = locate(source, revision, offline=offline)
-    if clap.is_foreign(path):
+    if checkpoint.is_foreign(path):
+        from reclap.families import clap  # here, because it takes 40 ms
+
         found = clap.read(path, compat, text_activation)
         if isinstance(source, str) and hub.is_hub_id(source):
             found = _named(found, source)
@@ -107,7 +111,7 @@ def load(
     return Model.from_folder(path, threads, dtype)
 
 
-def _named(found: Found, name: str) -> Found:
+def _named(found: "Found", name: str) -> "Found":
     """Return a checkpoint under its hub id instead of the name of its place in the cache."""
     return dataclasses.replace(found, config=dataclasses.replace(found.config, name=name))
 

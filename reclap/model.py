@@ -6,15 +6,13 @@ import functools
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reclap import checkpoint, naming, sources
 from reclap.embedder import Embedder, Floats, pool
 from reclap.errors import ReclapError
-from reclap.families import export
-from reclap.families.parts import Found
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import place_of
@@ -22,6 +20,9 @@ from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Timeline
 from reclap.weights import Weights
+
+if TYPE_CHECKING:
+    from reclap.families.parts import Found
 
 __all__ = ["Model"]
 
@@ -54,7 +55,7 @@ class Model(Embedder):
     @classmethod
     def from_foreign(
         cls,
-        found: Found,
+        found: "Found",
         source: Path,
         threads: int | None = None,
         tokenizer: Path | None = None,
@@ -328,6 +329,8 @@ class Model(Embedder):
         values = self._weights.require_exact()
         if format == "hf":
             tokenizer = self._tokenizer.path if self._tokenizer else None
+            from reclap.families import export  # here, because it takes a while
+
             export.write(Path(folder), self.config, values, tokenizer)
         elif self._family != "reclap":
             if self._tokenizer is None:

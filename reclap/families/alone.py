@@ -30,7 +30,7 @@ def describe(path: Path) -> dict[str, Any] | None:
     """
     if path.is_dir() and text_folder.is_text_folder(path):
         return _text(path)
-    if path.is_file() and clap.is_foreign(path):
+    if path.is_file() and checkpoint.is_foreign(path):
         tensors, others = clap.contents_of(path)
         if htsat.is_htsat(tensors):
             return _audio(path, htsat.read(tensors), others)

@@ -9,23 +9,13 @@ both are shown.
 import dataclasses
 from pathlib import Path
 
-from reclap import checkpoint, files, pickles
+from reclap import checkpoint, pickles
 from reclap.errors import FormatError
 from reclap.families import htsat, laion, microsoft, transformers
 from reclap.families.parts import Found, Tensors
 from reclap.text import find_tokenizer
 
-__all__ = ["TENSOR_FILES", "Found", "contents_of", "is_foreign", "read"]
-
-TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-
-
-def is_foreign(path: Path) -> bool:
-    """Tell whether a path is a file of tensors, or a folder that another project wrote."""
-    if path.is_file():
-        return path.suffix in TENSOR_FILES
-    config = path / checkpoint.CONFIG
-    return config.is_file() and "model_type" in files.read_json(config)
+__all__ = ["Found", "contents_of", "read"]
 
 
 def read(path: Path, compat: str | None = None, text_activation: str | None = None) -> Found:

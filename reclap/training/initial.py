@@ -79,7 +79,7 @@ def audio_tower(path: Path, wanted: AudioTower) -> dict[str, Stored]:
 
 
 def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored]]:
-    if path.is_dir() and not clap.is_foreign(path):
+    if path.is_dir() and not checkpoint.is_foreign(path):
         return checkpoint.read_config(path).audio, checkpoint.read_tensors(path / checkpoint.MODEL)
     if path.is_file():
         tensors = clap.contents_of(path).tensors
