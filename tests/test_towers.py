@@ -256,18 +256,18 @@ NARROW_HEADS = WIDE_T5 | {"head_width": 10}  # 40 queries are no whole number of
 
 
 @pytest.mark.parametrize("text", [WIDE_TEXT, WIDE_T5, NARROW_HEADS], ids=["bert", "t5", "narrow"])
-@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "int8", "bfloat16x1", "float32x3"])
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "int8", "bfloat16x1"])
 def test_one_of_many_is_what_it_is_alone_when_threads_share_its_layers(rng, text, dtype):
-    """Layers of 256 x 1024 are shared up to 512 rows, so alone and not among sixty."""
+    """Layers of 256 x 1024 are shared up to 512 rows, so alone and not among fifty."""
     model, _ = new_model(rng, WIDE_AUDIO, text, 256)
     try:
         if dtype:
             model.pack(dtype=dtype)
     except BackendError as error:
         pytest.skip(str(error))  # a processor without such products
-    mel, ids = decibels(rng, 40), rng.integers(0, 101, 60 * 11)
+    mel, ids = decibels(rng, 33), rng.integers(0, 101, 50 * 11)
     audio = model.audio(core.Context(2), mel)
-    texts = model.text(core.Context(2), ids, np.arange(0, 60 * 11 + 1, 11))
+    texts = model.text(core.Context(2), ids, np.arange(0, 50 * 11 + 1, 11))
     near = 1e-3 if dtype in ("bfloat16", "int8", "bfloat16x1") else 1e-6  # rounding may flip
     contexts = [core.Context(threads) for threads in (1, 2, 3)]
     alone = [(model.audio(c, mel[-1:]), model.text(c, ids[-11:], [0, 11])) for c in contexts]
