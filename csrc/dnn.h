@@ -100,9 +100,9 @@ int rc_int8_weight(void);
 /* The weight (n, k) as it was, bit for bit; RC_EINVAL for narrower types. */
 rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed);
 
-/* A packed weight as a factor, or n of its outputs, whose product has ldb = all outputs. `from` is
- * a multiple of the unit in which they can be cut, 0 where they cannot. */
-rc_factor rc_packed_factor(const rc_packed *packed, int64_t from, int64_t n);
+/* A packed weight as a factor, or its outputs from `from` on, a multiple of the unit in which they
+ * can be cut (0: not at all). The product of some of them has ldb = all. */
+rc_factor rc_packed_factor(const rc_packed *packed, int64_t from);
 int64_t rc_packed_unit(const rc_packed *packed);
 
 /* Hits, misses and how many cached products run a reference implementation (should be none). */

@@ -48,8 +48,10 @@ struct rc_dnn {
 struct rc_packed {
     dnnl_memory_desc_t desc; /* NULL where split */
     rc_type type;
-    char *base;         /* scales of int8 columns, padded to whole cache lines, then the layout */
-    int64_t n, k, unit; /* outputs can be cut at multiples of unit; 0: not at all */
+    char *base; /* scales of int8 columns, padded to whole cache lines, then the layout */
+    int64_t n, k;
+    int64_t unit, stride; /* outputs can be cut at multiples of unit, which lie `stride` values
+                             apart; unit 0: not at all */
 };
 
 /* Bytes of the scales in front of the int8 layout of a weight with n outputs. */

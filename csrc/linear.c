@@ -30,8 +30,7 @@ static rc_linear outputs(const rc_params *p, rc_pair pair, int64_t from, int64_t
 {
     const rc_param *w = &p->item[pair.w];
     rc_linear l = {.packed = packed, .n = to - from, .k = inputs(w)};
-    l.f = packed != NULL ? rc_packed_factor(packed, 0, l.n)
-                         : (rc_factor){.b = w->x + from * inputs(w)};
+    l.f = packed != NULL ? rc_packed_factor(packed, 0) : (rc_factor){.b = w->x + from * inputs(w)};
     l.f.bias = pair.b < 0 ? NULL : p->item[pair.b].x + from;
     return l;
 }
@@ -125,8 +124,7 @@ static void run_share(void *arg, int64_t index, int worker)
     const rc_linear *l = job->l;
     bool more = index < l->more;
     int64_t from = index * l->share + rc_min(index, l->more) * l->step;
-    int64_t n = more ? l->share + l->step : l->share;
-    rc_factor f = l->packed != NULL ? rc_packed_factor(l->packed, from, n)
+    rc_factor f = l->packed != NULL ? rc_packed_factor(l->packed, from)
                                     : (rc_factor){.b = l->f.b + from * l->k};
     f.bias = l->f.bias == NULL ? NULL : l->f.bias + from;
     rc_product_run_laid(more ? l->tail : l->full, worker, job->y + from, job->form, f);

@@ -133,8 +133,16 @@ static int64_t unit_of(const rc_packed *packed)
 {
     if (rc_type_parts(packed->type) > 0) return rc_split_unit();
     int64_t unit = block_of(packed->desc);
-    if (unit == 0 || unit >= packed->n || has_more(packed)) return 0;
-    return place_of(packed, unit, packed->n - unit) < 0 ? 0 : unit;
+    return unit >= packed->n || has_more(packed) ? 0 : unit;
+}
+
+/* Where outputs can be cut. A layout is linear in whole units. */
+static void find_cuts(rc_packed *packed)
+{
+    packed->unit = unit_of(packed);
+    if (packed->unit == 0 || rc_type_parts(packed->type) > 0) return;
+    packed->stride = place_of(packed, packed->unit, packed->n - packed->unit);
+    if (packed->stride < 0) packed->unit = 0;
 }
 
 rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
@@ -151,7 +159,7 @@ rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n,
         rc_packed_free(packed);
         return status;
     }
-    packed->unit = unit_of(packed);
+    find_cuts(packed);
     *out = packed;
     return RC_OK;
 }
@@ -187,12 +195,12 @@ int64_t rc_packed_unit(const rc_packed *packed)
     return packed->unit;
 }
 
-rc_factor rc_packed_factor(const rc_packed *packed, int64_t from, int64_t n)
+rc_factor rc_packed_factor(const rc_packed *packed, int64_t from)
 {
     int parts = rc_type_parts(packed->type);
     int64_t bytes = 0;
     if (from > 0 && parts > 0) bytes = rc_split_bytes(from, packed->k, parts);
-    if (from > 0 && parts == 0) bytes = place_of(packed, from, n) * VALUE[packed->type];
+    if (from > 0 && parts == 0) bytes = from / packed->unit * packed->stride * VALUE[packed->type];
     const float *scale = packed->type == RC_S8 ? (const float *)packed->base + from : NULL;
     return (rc_factor){.b = (const float *)((char *)layout(packed) + bytes), .scale = scale};
 }
