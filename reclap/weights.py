@@ -109,8 +109,8 @@ class Weights:
             arrays = self._watch(arrays, self._total)
         split = core.split_kind()
         own = dtype.startswith("float32x") or (dtype == "bfloat16" and split == "amx")
-        coarse = dtype == "int8" and core.int8_weight() < 127
-        self.kernel = split if own else "oneDNN, 7-bit weights" if coarse else "oneDNN"
+        self._coarse = dtype == "int8" and core.int8_weight() < 127
+        self.kernel = split if own else "oneDNN, 7-bit weights" if self._coarse else "oneDNN"
         self.core.bind(
             arrays, pack=True, dtype="bfloat16x1" if own and dtype == "bfloat16" else dtype
         )
@@ -129,7 +129,8 @@ class Weights:
         """SHA-256 over weights, preprocessing, and the type where it is not float32."""
         if self._total is None:
             return checkpoint.digest(self._config, self.values.items())
-        return hashlib.sha256(f"{self._total.hexdigest()} {self.dtype}".encode()).hexdigest()
+        rounded = "int8, 7-bit weights" if self._coarse else self.dtype
+        return hashlib.sha256(f"{self._total.hexdigest()} {rounded}".encode()).hexdigest()
 
     def require_exact(self) -> dict[str, Lazy]:
         """Return `values`; ReclapError where they were rounded to another type."""

@@ -57,6 +57,15 @@ def test_each_type_has_a_digest_of_its_own(narrow):
     assert len(narrow.digest) == 64
 
 
+def test_weights_of_seven_bits_are_told_apart(monkeypatch):
+    whole = load("mini", "int8")
+    level = 190 - core.int8_weight()  # 127 or 63: the other one
+    monkeypatch.setattr(core, "int8_weight", lambda: level)
+    other = load("mini", "int8")
+    assert {whole.info()["kernel"], other.info()["kernel"]} == {"oneDNN", "oneDNN, 7-bit weights"}
+    assert whole.digest != other.digest
+
+
 def test_rounded_weights_are_not_saved(narrow, tmp_path):
     with pytest.raises(ReclapError, match="load it in float32 to save it"):
         narrow.save(tmp_path / "copy")
