@@ -157,3 +157,10 @@ void rc_add(float *y, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) y[i] += x[i];
 }
+
+RC_CLONES
+void rc_add_rows(float *y, const float *x, int64_t rows, int64_t ld, int64_t columns)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) y[j] += x[i * ld + j];
+}

@@ -93,6 +93,10 @@ int rc_pool_threads(const rc_pool *pool);
  * one index. */
 void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job);
 
+/* The same on all threads of `pool` or, where that is NULL, by `worker` alone, who may be inside a
+ * region. */
+void rc_each(rc_pool *pool, int worker, int64_t count, rc_task *task, void *job);
+
 /* Threads that OpenMP would give the calling thread, and so oneDNN, whose GEMM asks for them when
  * it runs; returns how many it would have given before. */
 int rc_library_threads(int threads);

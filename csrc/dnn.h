@@ -77,8 +77,8 @@ void rc_dnn_trim(rc_dnn *dnn);
 
 /* The type of both factors of a product with a packed weight; sums and results are float32, but for
  * int8, whose sums are integers until a row's and a column's scale are applied. Activations are
- * rounded on the way into rc_product_run, int8 with a scale for each row, so that no row depends on
- * another. RC_SPLIT_1 is RC_BF16 in our own kernel. */
+ * rounded when they are laid (rc_product_lay), int8 with a scale for each row, so that no row
+ * depends on another. RC_SPLIT_1 is RC_BF16 in our own kernel. */
 typedef enum { RC_F32, RC_BF16, RC_S8, RC_SPLIT_1, RC_SPLIT_2, RC_SPLIT_3 } rc_type;
 
 /* How many bfloat16 parts a factor of a type is split into; 0 for oneDNN's own types. */

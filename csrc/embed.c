@@ -79,7 +79,7 @@ void rc_t5_bias_backward(float *dtable, const float *dbias, int64_t t, int64_t h
 void rc_meanpool_forward(float *y, const float *x, int64_t t, int64_t c)
 {
     memset(y, 0, (size_t)c * sizeof *y);
-    for (int64_t i = 0; i < t; i++) rc_add(y, x + i * c, c);
+    rc_add_rows(y, x, t, c, c);
     for (int64_t j = 0; j < c; j++) y[j] /= (float)t;
 }
 

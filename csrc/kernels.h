@@ -80,6 +80,9 @@ void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_
 void rc_exp(float *y, const float *x, int64_t n); /* relative error below 2e-7; flushes below -87 */
 void rc_add(float *y, const float *x, int64_t n); /* y += x */
 
+/* y (columns) += each row of x, whose rows lie ld apart. */
+void rc_add_rows(float *y, const float *x, int64_t rows, int64_t ld, int64_t columns);
+
 /* ---- attention.c ----------------------------------------------------------------------------- */
 
 /* t queries of one sequence or window and the first `keys` of its keys: o = softmax(scale q kᵀ +

@@ -222,20 +222,13 @@ typedef struct {
     int64_t total, n, k, slice;
 } weight_job;
 
-RC_CLONES
-static void add_columns(float *sum, const float *dy, int64_t rows, int64_t ld, int64_t columns)
-{
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) sum[j] += dy[i * ld + j];
-}
-
 static void weight_slice(void *arg, int64_t index, int worker)
 {
     const weight_job *job = arg;
     int64_t from = index * job->slice, columns = rc_min(job->slice, job->n - from);
     rc_product_run(columns == job->slice ? job->full : job->tail, worker,
                    job->w->dx + from * job->k, job->dy + from, job->x, NULL);
-    if (job->b != NULL) add_columns(job->b->dx + from, job->dy + from, job->total, job->n, columns);
+    if (job->b != NULL) rc_add_rows(job->b->dx + from, job->dy + from, job->total, job->n, columns);
 }
 
 enum { SLICES = 8, SLICE_UNIT = 16 };

@@ -87,10 +87,11 @@ typedef struct {
     rc_factor f;
     const rc_packed *packed;
     int64_t n, k;
-    rc_product *full,
-        *tail; /* of a whole chunk, and of the last one; of a share, and of a longer one */
+    /* of a whole chunk, and of the last one; of a share, and of a longer one */
+    rc_product *full, *tail;
     int64_t full_rows;
-    rc_dnn *dnn; /* the rest where outputs are shared: of a share, of a step, how many are longer */
+    /* where outputs are shared: how many shares, outputs of one and of a step, longer shares */
+    rc_dnn *dnn;
     int64_t shares, share, step, more;
 } rc_linear;
 

@@ -186,16 +186,6 @@ static void attend_window(void *arg, int64_t i, int worker)
     if (!floats) rc_linear_lay(&job->proj, k->form, o, at, t, k->rows);
 }
 
-/* All threads where they share the layers of the one chunk, else this worker. */
-static void each_window(swin_chunk *k, int worker, rc_task *task)
-{
-    int64_t windows = k->rows / k->job->attention.t;
-    if (k->job->shared)
-        rc_parallel(k->job->pool, windows, task, k);
-    else
-        for (int64_t i = 0; i < windows; i++) task(k, i, worker);
-}
-
 /* The residual stream is updated in place, the products add into it, and what feeds a product
  * writes the form that this wants. */
 static void infer_chunk(void *arg, int64_t index, int worker)
@@ -204,12 +194,14 @@ static void infer_chunk(void *arg, int64_t index, int worker)
     int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
     float *a = chunk_of(job, worker), *wide = a + job->form;
     float *hidden = wide + job->rows * rc_max(3 * job->s->c, job->s->mlp);
+    rc_pool *pool = job->shared ? job->pool : NULL;
+    int64_t windows = rows / job->attention.t;
     swin_chunk k = {job, first, rows, job->y + first * job->s->c, a, wide};
-    each_window(&k, worker, first_norm);
+    rc_each(pool, worker, windows, first_norm, &k);
     rc_linear_run_laid(&job->qkv, worker, wide, a, rows);
-    each_window(&k, worker, attend_window);
+    rc_each(pool, worker, windows, attend_window, &k);
     rc_linear_run_laid(&job->proj, worker, k.x, a, rows);
-    each_window(&k, worker, second_norm);
+    rc_each(pool, worker, windows, second_norm, &k);
     if (rc_linear_takes_floats(&job->fc2)) hidden = wide;
     rc_linear_run_between(&job->fc1, &job->fc2, worker, hidden, wide, a, rc_gelu_forward, rows);
     rc_linear_run_laid(&job->fc2, worker, k.x, hidden, rows);

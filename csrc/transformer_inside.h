@@ -23,7 +23,7 @@ typedef struct {
     bool shared;                  /* few rows: one chunk, in whose layers threads share outputs */
     int64_t longest;              /* rows of one sequence */
     rc_pool *pool;
-    rc_linear qkv, kv, proj, fc1, gate, fc2;
+    rc_linear qkv, kv, proj, fc1, gate, fc2, pooler;
     float *q, *k; /* rows of queries; of keys with values behind them */
     int64_t ldq, ldk;
     float *x, *o, *bias, *mask, *pooled, *y;

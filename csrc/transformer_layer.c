@@ -58,14 +58,9 @@ static int64_t some_of(const text_rows *k, int64_t i)
     return rc_min(ROUND, k->rows - i * ROUND);
 }
 
-/* All threads where they share the layers of the one chunk, else this worker. */
-static void each_few(const text_rows *k, int worker, rc_task *task)
+static void each_few(text_rows *k, int worker, rc_task *task)
 {
-    int64_t groups = (k->rows + ROUND - 1) / ROUND;
-    if (k->job->shared)
-        rc_parallel(k->job->pool, groups, task, (void *)k);
-    else
-        for (int64_t i = 0; i < groups; i++) task((void *)k, i, worker);
+    rc_each(k->job->shared ? k->job->pool : NULL, worker, (k->rows + ROUND - 1) / ROUND, task, k);
 }
 
 static void norm_few(void *arg, int64_t i, int worker)

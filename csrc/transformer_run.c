@@ -116,7 +116,7 @@ static void add_normed(const rc_text_call *job, float *y, float *x, int64_t rows
 {
     int64_t c = job->t->config.width;
     if (job->t->config.final_norm) rc_text_norm(job, job->t->final, x, x, rows);
-    for (int64_t i = 0; i < rows; i++) rc_add(y, x + i * c, c);
+    rc_add_rows(y, x, rows, c, c);
 }
 
 static void pool_sequence(void *arg, int64_t i, int worker)
@@ -137,7 +137,7 @@ static void pooler_chunk(void *arg, int64_t index, int worker)
 {
     const rc_text_call *job = arg;
     int64_t c = job->t->config.width, at = index * ROUND, rows = rc_min(ROUND, job->n - at);
-    rc_linear_run(&job->proj, worker, job->y + at * c, job->pooled + at * c, rows);
+    rc_linear_run(&job->pooler, worker, job->y + at * c, job->pooled + at * c, rows);
     rc_tanh_forward(job->y + at * c, job->y + at * c, rows * c);
 }
 
@@ -147,7 +147,7 @@ static rc_status pool_all(rc_text_call *job, rc_dnn *dnn)
     if (!dense) job->pooled = job->y;
     rc_parallel(job->pool, job->n, pool_sequence, job);
     if (!dense) return RC_OK;
-    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, job->t->pooler, job->n, ROUND, false));
+    RC_TRY(rc_linear_get(&job->pooler, dnn, job->p, job->t->pooler, job->n, ROUND, false));
     rc_parallel(job->pool, (job->n + ROUND - 1) / ROUND, pooler_chunk, job);
     return RC_OK;
 }

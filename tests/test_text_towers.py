@@ -233,7 +233,7 @@ def test_full_text_tower_matches_transformers(rng, name):
     assert max(differences(rng, FULL[name], [77, 1, 20])) <= UNIT
 
 
-@pytest.mark.parametrize("name", ["t5", "roberta"])
+@pytest.mark.parametrize("name", ["t5", "roberta", "gpt2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "bfloat16x1", "float32x3"])
 def test_text_towers_are_close_in_every_type(rng, name, dtype):
     kind = KINDS_OF_TOWERS[name]
