@@ -102,7 +102,9 @@ def test_timeline_draws_prompts(small, tones):
     bank = BANK.select(["dog", "rain"])
     a = small.timeline(tones[2], bank, window=0.5, n_prompts=1, seed=1)
     b = small.timeline(tones[2], bank.sample(1, 1), window=0.5)
-    np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
+    np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)  # texts had other company
+    other = small.timeline(tones[2], bank, window=0.5, n_prompts=1, seed=2)
+    assert np.abs(a.scores - other.scores).max() > 1e-4  # which hides no other draw
 
 
 # ---- Attribution ---------------------------------------------------------------------------------
