@@ -110,7 +110,7 @@ def make_whole(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
     """Return everything from waveforms to embeddings as a function."""
     model = make_model(tower, dtype, threads)
     sounds = waveforms(clips, model.config.front.samples)
-    return lambda: model.embed_audio(sounds, model.config.front.rate)
+    return lambda: model.embed_audio(sounds, rate=model.config.front.rate)
 
 
 def make_peer(tower: str, mel: np.ndarray, engine: str, threads: int) -> common.Call:

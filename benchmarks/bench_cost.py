@@ -44,7 +44,7 @@ def points(tower: str, rounds: int, quick: bool) -> Iterator[Point]:
         front = whole.config.front
         for seconds in LENGTHS[few]:
             clip = bench_audio_tower.waveforms(1, seconds * front.rate)
-            run = lambda: whole.embed_audio(clip, front.rate)  # noqa: B023, E731
+            run = lambda: whole.embed_audio(clip, rate=front.rate)  # noqa: B023, E731
             yield "length", dtype, seconds, least(run, rounds)
         for clips in BATCHES[few]:
             run = bench_audio_tower.make_ours(tower, clips, dtype, 1)

@@ -9,16 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap._libraries import core
-from reclap.clips import CHANNELS, Clip, Samples, load, read, refuse_non_finite
+from reclap.clips import CHANNELS, Clip, Samples, Source, load, read, refuse_non_finite
 from reclap.errors import FormatError
 from reclap.resample import RESAMPLERS
 from reclap.settings import from_mapping
-from reclap.streams import Stream, Whole, cut
+from reclap.streams import Stream, Whole, cut, open_stream
 
 if TYPE_CHECKING:
     from reclap._core import Mel
 
-__all__ = ["AudioConfig", "Clip", "load", "log_mel", "read", "window_features", "windows"]
+__all__ = [
+    "AudioConfig",
+    "Clip",
+    "load",
+    "load_front",
+    "log_mel",
+    "open_front",
+    "read",
+    "window_features",
+    "windows",
+]
 
 _CHOICES = {
     "mel_scale": ("slaney", "htk"),
@@ -169,6 +179,63 @@ class AudioConfig:
         except (ValueError, OverflowError) as error:  # the latter from the C core
             raise FormatError(f"{where}: {error}") from None
         return config
+
+
+def open_front(
+    source: Source | npt.ArrayLike,
+    front: AudioConfig,
+    *,
+    rate: int | None = None,
+    speed: float = 1.0,
+) -> Stream:
+    """Open a sound as a front end takes it: its rate, its channels, its resampler.
+
+    Inference, training and evaluation all load sounds here, so a model is trained on what it hears
+    later.
+
+    Parameters
+    ----------
+    source : path, bytes-like, binary file object, or array of shape (T,) or (T, channels)
+        The sound.
+    front : AudioConfig
+        The front end.
+    rate : int, optional
+        Rate in Hz of an array.
+    speed : float
+        The sound plays faster and higher by this factor.
+
+    Returns
+    -------
+    Stream
+        Mono samples at ``front.rate``, not yet quantised or padded.
+
+    Raises
+    ------
+    OSError, FormatError, TypeError, ValueError
+        As `load`; of a long file, what is wrong further on is raised by its blocks.
+    """
+    target = max(1, round(front.rate / speed))
+    return open_stream(
+        source, target, rate=rate, channels=front.channels, resampler=front.resampler
+    )
+
+
+def load_front(
+    source: Source | npt.ArrayLike,
+    front: AudioConfig,
+    *,
+    rate: int | None = None,
+    speed: float = 1.0,
+) -> Samples:
+    """Load a sound as a front end takes it: the samples of `open_front`, shape (T,).
+
+    Examples
+    --------
+    >>> load_front(np.zeros(44100), AudioConfig(rate=16000), rate=44100, speed=2.0).shape
+    (8000,)
+    """
+    blocks = list(open_front(source, front, rate=rate, speed=speed).blocks())
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Samples:

@@ -173,10 +173,10 @@ def refuse_non_finite(samples: Samples, name: str, at: int = 0) -> None:
 
 def load(
     source: Source | npt.ArrayLike,
-    rate: int = 48000,
-    channels: str = "mean",
-    source_rate: int | None = None,
+    target_rate: int = 48000,
     *,
+    rate: int | None = None,
+    channels: str = "mean",
     resampler: str = "soxr",
 ) -> Samples:
     """Load a clip from a file or an array at a given rate.
@@ -186,12 +186,12 @@ def load(
     source : path, bytes-like, binary file object, or array of shape (T,) or (T, channels)
         Floating-point arrays hold amplitudes, nominally in [-1, 1]; integers of 8, 16 and 32
         bits are scaled from their full range (unsigned 8 bits around 128, as in WAV files).
-    rate : int
+    target_rate : int
         Wanted rate in Hz.
+    rate : int, optional
+        Rate in Hz of an array; required there, and refused for files, which say it themselves.
     channels : {"mean", "concatenate", "keep"}
         Average them, put one after the other in time (as MS-CLAP does), or keep them.
-    source_rate : int, optional
-        Rate in Hz of an array; required there, and refused for files, which say it themselves.
     resampler : {"soxr", "sinc"}
         See `reclap.resample.resample`.
 
@@ -214,18 +214,18 @@ def load(
 
     Examples
     --------
-    >>> load(np.zeros((44100, 2), np.int16), source_rate=44100).shape
+    >>> load(np.zeros((44100, 2), np.int16), rate=44100).shape
     (48000,)
     """
     if channels not in CHANNELS:
         raise ValueError(f"channels is {channels!r}, expected one of {', '.join(CHANNELS)}")
-    rate = _check_rate("rate", rate)
+    target_rate = _check_rate("target_rate", target_rate)
     if is_file(source):
-        if source_rate is not None:
-            raise ValueError("source_rate: a file says its rate itself; pass it with arrays only")
-        return convert(read(source), rate, channels, resampler)
+        if rate is not None:
+            raise ValueError("rate: a file says its rate itself; pass it with arrays only")
+        return convert(read(source), target_rate, channels, resampler)
     array = cast("npt.ArrayLike", source)
-    return convert(_from_array(array, source_rate), rate, channels, resampler)
+    return convert(_from_array(array, rate), target_rate, channels, resampler)
 
 
 def convert(clip: Clip, rate: int, channels: str, resampler: str) -> Samples:

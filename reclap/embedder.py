@@ -54,8 +54,8 @@ class Embedder:
     def embed_audio(
         self,
         source: Any,
-        rate: int | None = None,
         *,
+        rate: int | None = None,
         errors: str = "raise",
         progress: bool = False,
     ) -> Floats:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from reclap.ahead import ahead
-from reclap.audio import AudioConfig
+from reclap.audio import AudioConfig, open_front
+from reclap.clips import is_file
 from reclap.errors import FormatError
 from reclap.fusion import Picture, pictures
-from reclap.streams import Stream, Whole, cut, open_stream
+from reclap.streams import Stream, Whole, cut
 
 __all__ = ["as_list", "features", "name_of", "pieces", "require_rate"]
 
@@ -28,18 +29,13 @@ def as_list(source: Any) -> list[Any]:
 
     An array and a list of numbers are one sound each; an array of objects or strings holds several.
     """
-    if _is_file(source) or not isinstance(source, Iterable):
+    if is_file(source) or not isinstance(source, Iterable):
         return [source]
     if _is_array(source) and np.asarray(source).dtype.kind not in "OU":
         return [source]
     items = list(source)
     is_clip = bool(items) and all(isinstance(x, numbers.Real) for x in items)
     return [np.asarray(items)] if is_clip else items
-
-
-def _is_file(item: Any) -> bool:
-    named = isinstance(item, str | os.PathLike | bytes | bytearray | memoryview)
-    return named or hasattr(item, "read")
 
 
 def _is_array(item: Any) -> bool:
@@ -59,10 +55,9 @@ def require_rate(items: Sequence[Any], rate: int | None) -> None:
             raise ValueError(f"audio[{i}]: an array does not know its rate, pass rate= in Hz")
 
 
-def _stream(item: Any, i: int, rate: int | None, front: AudioConfig) -> Stream:
-    """Open the i-th sound as a model's front end wants it; see `reclap.streams.open_stream`."""
-    own_rate = None if _is_file(item) else rate
-    return open_stream(item, front.rate, front.channels, own_rate, front.resampler)
+def _stream(item: Any, rate: int | None, front: AudioConfig) -> Stream:
+    """Open a sound of a call, whose `rate` is that of its arrays."""
+    return open_front(item, front, rate=None if is_file(item) else rate)
 
 
 def name_of(item: Any, i: int) -> str:
@@ -109,7 +104,7 @@ def features(
 
     def work(i: int) -> Iterator[Picture | Exception]:
         try:
-            yield from pictures(_stream(items[i], i, rate, front), front)
+            yield from pictures(_stream(items[i], rate, front), front)
         except BAD_SOUND as error:
             _name(error, name_of(items[i], i))
             yield error
@@ -145,7 +140,7 @@ def pieces(
 
     def work() -> Iterator[tuple[int, int, Picture]]:
         try:
-            stream = _stream(item, 0, rate, dataclasses.replace(front, channels="mean"))
+            stream = _stream(item, rate, dataclasses.replace(front, channels="mean"))
             ranges = ((start, start + size) for start in itertools.count(0, step))
             found = cut(stream.blocks(), ranges)
             for start, piece in zip(itertools.count(0, step), found, strict=False):

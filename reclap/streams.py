@@ -41,13 +41,13 @@ class Whole:
 
 
 def open_stream(
-    source: Any, rate: int, channels: str, source_rate: int | None, resampler: str
+    source: Any, target_rate: int, *, rate: int | None, channels: str, resampler: str
 ) -> Stream:
     """Open a sound.
 
     Parameters
     ----------
-    source, rate, channels, source_rate, resampler
+    source, target_rate, rate, channels, resampler
         As `reclap.clips.load`, whose samples the stream has; channels are not kept.
 
     Returns
@@ -60,15 +60,16 @@ def open_stream(
     OSError, FormatError, TypeError, ValueError
         As `reclap.clips.load`; of a long file, what is wrong further on is raised by its blocks.
     """
-    if not is_file(source) or source_rate is not None:
-        return Whole(load(source, rate, channels, source_rate, resampler=resampler))
+    if not is_file(source) or rate is not None:
+        samples = load(source, target_rate, rate=rate, channels=channels, resampler=resampler)
+        return Whole(samples)
     file = SoundFile(source)
     reader = file.open()
     most = max(1, WHOLE // reader.channels)
     samples = file.read(reader, most)
     if len(samples) < most or len(file.read(reader, 1, most)) == 0:
-        return Whole(convert(Clip(samples, reader.rate), rate, channels, resampler))
-    return _LongFile(file, rate, channels, resampler)
+        return Whole(convert(Clip(samples, reader.rate), target_rate, channels, resampler))
+    return _LongFile(file, target_rate, channels, resampler)
 
 
 class _LongFile:

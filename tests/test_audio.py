@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reclap import _libraries, audio
+from reclap import _libraries, audio, sources
 from reclap._libraries import core
 from reclap.audio import AudioConfig
 from reclap.errors import BackendError, FormatError
+from reclap.training import spectra
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -249,13 +250,13 @@ def test_unknown_source_is_refused():
 )
 def test_wrong_arrays_are_refused(array, message):
     with pytest.raises(ValueError, match=message):
-        audio.load(array, source_rate=48000)
+        audio.load(array, rate=48000)
 
 
 @pytest.mark.parametrize("dtype", [complex, bool, np.int64, np.uint16, object, "U1"])
 def test_wrong_array_types_are_refused(dtype):
     with pytest.raises(TypeError, match="expected floating point"):
-        audio.load(np.zeros(5, dtype), source_rate=48000)
+        audio.load(np.zeros(5, dtype), rate=48000)
 
 
 def test_rates_are_checked():
@@ -264,13 +265,13 @@ def test_rates_are_checked():
         audio.load(x)
     for rate in (0, -1):
         with pytest.raises(ValueError, match="positive"):
-            audio.load(x, source_rate=rate)
+            audio.load(x, rate=rate)
         with pytest.raises(ValueError, match="positive"):
-            audio.load(x, rate, source_rate=48000)
+            audio.load(x, rate, rate=48000)
     with pytest.raises(TypeError, match="whole number"):
-        audio.load(x, source_rate=44100.5)
+        audio.load(x, rate=44100.5)
     with pytest.raises(ValueError, match="says its rate itself"):
-        audio.load(b"RIFF", source_rate=48000)
+        audio.load(b"RIFF", rate=48000)
 
 
 # ---- conversion, down-mix, resampling ------------------------------------------------------------
@@ -290,7 +291,7 @@ def test_rates_are_checked():
     ],
 )
 def test_arrays_are_scaled_from_their_full_range(dtype, value, want):
-    x = audio.load(np.full(9, value, dtype), source_rate=48000)
+    x = audio.load(np.full(9, value, dtype), rate=48000)
     assert x.dtype == np.float32
     assert x.dtype.isnative
     assert np.array_equal(x, np.full(9, want, np.float32))
@@ -299,20 +300,20 @@ def test_arrays_are_scaled_from_their_full_range(dtype, value, want):
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])
 def test_downmix_is_the_mean(rng, channels):
     x = rng.standard_normal((1001, channels)).astype(np.float32)
-    got = audio.load(x, source_rate=48000)
+    got = audio.load(x, rate=48000)
     # One rounding per addition of values of about 1.
     assert np.abs(got - x.astype(np.float64).mean(axis=1)).max() < channels * 2.0**-22
 
 
 def test_channels_are_kept_on_request(rng):
     x = rng.standard_normal((4410, 2)).astype(np.float32)
-    assert audio.load(x, source_rate=44100, channels="keep").shape == (4800, 2)
-    assert np.array_equal(audio.load(x, 44100, channels="keep", source_rate=44100), x)
+    assert audio.load(x, rate=44100, channels="keep").shape == (4800, 2)
+    assert np.array_equal(audio.load(x, 44100, channels="keep", rate=44100), x)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 96000, 192000])
 def test_resampled_tone_stays_the_tone(rate):
-    got = audio.load(tone(rate, 1.0), source_rate=rate)
+    got = audio.load(tone(rate, 1.0), rate=rate)
     want = tone(48000, 1.0)[:, 0]
     assert len(got) == 48000
     middle = slice(2000, -2000)  # away from the edges, where the filter sees silence
@@ -321,13 +322,13 @@ def test_resampled_tone_stays_the_tone(rate):
 
 @pytest.mark.parametrize("resampler", ["soxr", "sinc"])
 def test_clip_shorter_than_one_output_sample_keeps_one(resampler):
-    assert len(audio.load(np.ones(1), 8000, source_rate=192000, resampler=resampler)) == 1
+    assert len(audio.load(np.ones(1), 8000, rate=192000, resampler=resampler)) == 1
 
 
 @pytest.mark.parametrize(("old", "new"), [(44100, 48000), (48000, 44100), (8000, 44100), (7, 5)])
 def test_sinc_resampler_is_torchaudios_formula(rng, old, new):
     x = rng.standard_normal((333, 2)).astype(np.float32)
-    got = audio.load(x, new, "keep", old, resampler="sinc")
+    got = audio.load(x, new, channels="keep", rate=old, resampler="sinc")
     common = math.gcd(old, new)
     a, b = old // common, new // common
     cutoff = min(a, b) * 0.99
@@ -344,23 +345,50 @@ def test_sinc_resampler_is_torchaudios_formula(rng, old, new):
 
 def test_channels_one_after_the_other_in_time(rng):
     x = rng.standard_normal((50, 3)).astype(np.float32)
-    got = audio.load(x, 48000, "concatenate", 48000)
+    got = audio.load(x, 48000, channels="concatenate", rate=48000)
     np.testing.assert_array_equal(got, np.concatenate(x.T))
-    assert len(audio.load(x[:, :1], 48000, "concatenate", 48000)) == 50
+    assert len(audio.load(x[:, :1], channels="concatenate", rate=48000)) == 50
 
 
 @pytest.mark.parametrize("argument", [{"channels": "left"}, {"resampler": "linear"}])
 def test_unknown_treatment_is_refused(argument):
     (name, value), *_ = argument.items()
     with pytest.raises(ValueError, match=f"{name} is '{value}', expected one of"):
-        audio.load(np.ones(5), source_rate=44100, **argument)
+        audio.load(np.ones(5), rate=44100, **argument)
 
 
 def test_array_views_load_like_copies(rng):
     x = rng.standard_normal((500, 4)).astype(np.float32)
     for view in (x[::2], x[:, 1::2], np.asfortranarray(x), x[::-1]):
-        got = audio.load(view, source_rate=48000)
-        assert np.array_equal(got, audio.load(view.copy(), source_rate=48000))
+        got = audio.load(view, rate=48000)
+        assert np.array_equal(got, audio.load(view.copy(), rate=48000))
+
+
+def test_rates_are_given_by_name_only():
+    with pytest.raises(TypeError, match="positional"):
+        audio.load(np.zeros(5), 48000, 48000)
+    with pytest.raises(TypeError, match="positional"):
+        audio.load_front(np.zeros(5), AudioConfig(), 48000)
+
+
+HEARD = AudioConfig(rate=16000, samples=16000, n_fft=512, hop=160, mels=32, fmax=8000.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(name, value) for name, values in audio._CHOICES.items() for value in values],
+)
+def test_training_and_inference_hear_the_same(rng, tmp_path, field, value):
+    """A clip of a second at most, so that one window holds it all, whatever the options."""
+    front = dataclasses.replace(HEARD, **{field: value})
+    seconds = 0.3  # twice that where channels are put one after the other
+    noise = 0.2 * rng.standard_normal((int(44100 * seconds), 2)) * [1.0, 0.3]
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, noise, 44100, subtype="FLOAT")
+    [(_, heard)] = sources.features([path], None, front, 1)
+    trained = spectra.load(path, 1.0, front, wrap=False).power
+    inference = heard.mel[0] if front.truncation == "fusion" else heard.mel
+    np.testing.assert_allclose(10 * np.log10(np.maximum(trained, 1e-10)), inference, atol=1e-3)
 
 
 # ---- windows -------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def write(path: Path, x: np.ndarray, rate: int, kind: str = "WAV", subtype: str 
 
 
 def stream_of(path, front: AudioConfig) -> streams.Stream:
-    return streams.open_stream(path, front.rate, front.channels, None, front.resampler)
+    return audio.open_front(path, front)
 
 
 def noise(rng: np.random.Generator, frames: int, channels: int = 2) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_streamed_files_have_the_samples_of_whole_ones(
 ):
     front = dataclasses.replace(FRONT, channels=channels, resampler=resampler)
     path = write(tmp_path / "clip", noise(rng, 44_111), 44100, kind, subtype)
-    want = audio.load(path, front.rate, channels, resampler=resampler)
+    want = audio.load(path, front.rate, channels=channels, resampler=resampler)
     for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
         stream = stream_of(source, front)
         assert not isinstance(stream, streams.Whole)

@@ -70,13 +70,13 @@ def test_what_a_job_raises_comes_in_its_turn():
 def test_the_front_end_runs_while_the_tower_does(small, tones, monkeypatch):
     """A tower that waits until later sounds were decoded would wait for ever, did it not."""
     opened, enough = [], threading.Event()
-    plain = reclap.sources.open_stream
+    plain = reclap.sources.open_front
 
-    def watched(*args):
+    def watched(*args, **options):
         opened.append(args[0])
         if len(opened) > BATCH:
             enough.set()
-        return plain(*args)
+        return plain(*args, **options)
 
     class Tower:
         def audio(self, *args, **options):
@@ -84,7 +84,7 @@ def test_the_front_end_runs_while_the_tower_does(small, tones, monkeypatch):
             return small._core.audio(*args, **options)
 
     model = reclap.load(small._source, threads=2)
-    monkeypatch.setattr(reclap.sources, "open_stream", watched)
+    monkeypatch.setattr(reclap.sources, "open_front", watched)
     monkeypatch.setattr(model, "_core", Tower())
     assert len(model.embed_audio(tones * 3)) == 3 * len(tones)
 

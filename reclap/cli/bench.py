@@ -102,8 +102,8 @@ def _measure(
     noise = np.random.default_rng(0).standard_normal((CLIPS, front.samples), dtype=np.float32)
     pitch = np.sin(np.linspace(0, 1, front.samples) * np.geomspace(1e3, 1e5, CLIPS)[:, None])
     clips = list(((noise + 3 * pitch) / 10).astype(np.float32))
-    rows = model.embed_audio(clips, front.rate)
-    audio = _rate(lambda: model.embed_audio(clips, front.rate), CLIPS, seconds)
+    rows = model.embed_audio(clips, rate=front.rate)
+    audio = _rate(lambda: model.embed_audio(clips, rate=front.rate), CLIPS, seconds)
     has_text = model.info()["tokenizer"] is not None
     text = _rate(lambda: model.embed_text(TEXTS), len(TEXTS), seconds) if has_text else None
     return {"clips_per_second": audio, "texts_per_second": text}, rows

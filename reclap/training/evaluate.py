@@ -88,4 +88,4 @@ class ZeroShot:
 
 
 def _pictures(path: Path, config: ClapConfig) -> Floats:
-    return audio.window_features(audio.load(path, config.front.rate), config.front)
+    return audio.window_features(audio.load_front(path, config.front), config.front)

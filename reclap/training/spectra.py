@@ -83,7 +83,7 @@ def load(path: Path, speed: float, front: AudioConfig, *, wrap: bool) -> Spectru
     wrap : bool
         One period of the clip's endless repetition; otherwise padded to a window as at inference.
     """
-    return _of(audio.load(path, rate=round(front.rate / speed)), front, wrap=wrap)
+    return _of(audio.load_front(path, front, speed=speed), front, wrap=wrap)
 
 
 def _of(samples: Floats, front: AudioConfig, *, wrap: bool) -> Spectrum:
