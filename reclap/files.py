@@ -1,11 +1,14 @@
 """Small files: JSON read with a name in every error; writing that leaves nothing half-done."""
 
 import contextlib
+import errno
 import json
 import os
-import threading
+import shutil
+import stat
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,9 +43,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of one JSON object; anything else in it gives an empty one."""
+    """Read a file of one JSON object.
+
+    Raises
+    ------
+    FormatError
+        If it holds anything else.
+    """
     data = parse_json(str(path), path.read_bytes())
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        raise FormatError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
 
 
 @contextlib.contextmanager
@@ -61,32 +72,78 @@ def made(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staged(*paths: Path) -> Iterator[list[Path]]:
-    """Give temporary names, which take the place of `paths` together when the block ends well.
+    """Temporary paths that replace `paths` when the block succeeds.
 
-    All content is on disk before the first name changes; on an exception, and so on a full disk,
-    nothing changes and nothing remains. System errors name the final path, not the temporary one.
+    Each lies in a new private folder beside what it replaces, so nobody else can guess, link or
+    read it before its time. All content is on disk before the first name changes; on an exception,
+    and so on a full disk, nothing changes and nothing remains. The renames are atomic one by one,
+    not as a set: a kill between two of them leaves new files beside old ones. A link keeps pointing
+    where it did, and its target is replaced; a replaced file keeps its mode; a device or a pipe is
+    written to. System errors name the final path, not the temporary one.
     """
-    mine = threading.get_native_id()
-    temporary = [path.with_name(f".{path.name}.{mine}.tmp") for path in paths]
-    try:
+    targets = [path if _is_special(path) else Path(os.path.realpath(path)) for path in paths]
+    named: dict[str, Path] = {}  # temporary paths, as errors may name them
+    with contextlib.ExitStack() as cleanup, _naming(named, paths):
+        temporary = []
+        for path, target in zip(paths, targets, strict=True):
+            named[str(target)] = path
+            place = _beside(target, cleanup) / target.name
+            named |= {str(place): path, str(place.parent): path}
+            temporary.append(place)
         yield temporary
-        for new in temporary:
+        for new, target in zip(temporary, targets, strict=True):
+            _keep_mode(target, new)
             sync(new)
-        for new, path in zip(temporary, paths, strict=True):
-            new.replace(path)
-        for folder in {path.parent for path in paths}:
+        for new, target in zip(temporary, targets, strict=True):
+            if _is_special(target):
+                with new.open("rb") as content, target.open("wb") as f:
+                    shutil.copyfileobj(content, f)
+            else:
+                new.replace(target)
+        for folder in {target.parent for target in targets}:
             with contextlib.suppress(OSError):  # not every file system can
                 sync(folder)
+
+
+def _beside(target: Path, cleanup: contextlib.ExitStack) -> Path:
+    """Make a private folder on the file system of a target; elsewhere for a device."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    parent = None if _is_special(target) else target.parent
+    if parent is not None and not parent.is_dir():
+        code = errno.ENOTDIR if parent.exists() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(target))
+    try:
+        folder = Path(tempfile.mkdtemp(".tmp", ".", parent))
+    except OSError as error:  # of a name nobody has heard of
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _keep_mode(old: Path, new: Path) -> None:
+    if old.is_file():
+        mode = stat.S_IMODE(old.stat().st_mode)
+        if mode != stat.S_IMODE(new.stat().st_mode):  # not every file system has modes to change
+            new.chmod(mode)
+
+
+def _is_special(target: Path) -> bool:
+    return target.exists() and not target.is_file()
+
+
+@contextlib.contextmanager
+def _naming(named: Mapping[str, Path], paths: Sequence[Path]) -> Iterator[None]:
+    """Name in system errors of the block what the caller named."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None:
             raise
-        named = dict(zip(map(str, temporary), paths, strict=True))
-        given = {str(error.filename), str(error.filename2)} & set(named)
-        culprit = named[given.pop()] if given else error.filename or os.path.commonpath(paths)
+        given = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        culprits = [named[name] for name in given if name in named]
+        culprit = culprits[0] if culprits else error.filename or os.path.commonpath(paths)
         raise OSError(error.errno, error.strerror, str(culprit)) from error
-    finally:
-        for new in temporary:
-            new.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

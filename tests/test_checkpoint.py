@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 import reclap
-from reclap import checkpoint, files
+from reclap import checkpoint
 from reclap.config import ClapConfig, TextConfig
 from reclap.text import Tokenizer
 
@@ -199,28 +199,6 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(folder):
     assert "2 unexpected: extra; other.scale" in text
     assert f"2 misshapen: {names[2]} is " in text
     assert f"; {names[3]} is " in text
-
-
-# ---- Atomic writes -------------------------------------------------------------------------------
-
-
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "x"
-    path.write_text("old")
-    with pytest.raises(RuntimeError, match="stop"), files.atomic(path) as f:  # noqa: PT012
-        f.write(b"new")
-        raise RuntimeError("stop")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_staged_files_change_together_or_not_at_all(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    a.write_text("old")
-    with pytest.raises(FileNotFoundError), files.staged(a, b) as [new, _]:
-        new.write_text("new")  # b is never written
-    assert a.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [a]
 
 
 # ---- Damaged files -------------------------------------------------------------------------------
