@@ -313,10 +313,12 @@ def save(
     text_from : Path
         Folder whose text tower and tokenizer the model uses.
     link : bool
-        Hard-link them instead of copying, where the file system can; for the many checkpoints of
-        a training run.
+        Hard-link them instead of copying, where the file system can; for the checkpoints of one
+        training run among themselves. Never with a folder that is not the caller's own: who edits
+        one file in place edits both.
     """
-    shared = [n for n in (TEXT, TOKENIZER) if not _is_same(folder / n, text_from / n)]
+    inside = folder.resolve() == text_from.resolve()
+    shared = [] if inside else [TEXT, TOKENIZER]
     names = (*shared, MODEL, CONFIG)
     with files.made(folder), files.staged(*(folder / name for name in names)) as new:
         for name, path in zip(shared, new, strict=False):
@@ -357,10 +359,6 @@ def _write_files(paths: list[Path], parts: Iterable[Tensors], config: ClapConfig
             _write_tensors(f, tensors, {})
     data = {"format": FORMAT, **config.to_json()}
     paths[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
-
-
-def _is_same(a: Path, b: Path) -> bool:
-    return a.exists() and a.samefile(b)
 
 
 def _take_file(source: Path, target: Path, *, link: bool) -> None:

@@ -1,7 +1,6 @@
 """Training: it learns, and whatever ends a run, the run can go on as if nothing had."""
 
 import errno
-import fcntl
 import json
 import math
 import resource
@@ -20,7 +19,7 @@ import reclap
 from reclap import checkpoint
 from reclap._libraries import core
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, ReclapError
+from reclap.errors import FormatError
 from reclap.training import loop, recipe
 from reclap.training.learner import Learner, initial_values, learning_rate
 from reclap.training.recipe import Optim
@@ -102,13 +101,6 @@ def test_old_checkpoints_are_removed(plan, tmp_path):
     kept = sorted(p.name for p in tmp_path.glob("step-*"))
     assert kept == [f"step-{s:010d}" for s in (8, 10, 12)]
     assert (tmp_path / "last").readlink().name == kept[-1]
-
-
-def test_text_tower_is_linked_not_copied(whole, small_folder):
-    ours, theirs = (folder / checkpoint.TEXT for folder in (whole / "last", small_folder))
-    assert ours.read_bytes() == theirs.read_bytes()
-    newest, older = (p / checkpoint.TEXT for p in sorted(whole.glob("step-*")))
-    assert newest.samefile(older)
 
 
 @pytest.mark.parametrize(
@@ -217,18 +209,10 @@ def test_resuming_a_finished_run_does_nothing(plan, tmp_path):
 
 def test_resume_without_a_checkpoint_begins(plan, whole, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
-    (tmp_path / "step-0000000004").mkdir()
     (tmp_path / ".step-0000000008.tmp").mkdir()
     loop.train(plan(), tmp_path, resume=True)
     assert read_run(tmp_path) == read_run(whole)
     assert not list(tmp_path.glob(".*.tmp"))
-
-
-def test_checkpoint_that_last_never_named_is_not_kept(plan, tmp_path, monkeypatch):
-    run_until(plan(), tmp_path, 7, monkeypatch)
-    (tmp_path / "step-0000000011").mkdir()
-    loop.train(plan(run={"keep": 1}), tmp_path, resume=True)
-    assert [p.name for p in tmp_path.glob("step-*")] == ["step-0000000012"]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +231,7 @@ def test_another_recipe_is_refused_by_its_differences(plan, whole, changes, mess
 
 def test_another_manifest_is_refused(whole, small_folder, tmp_path):
     other = training.write_set(tmp_path)
-    other.write_text(other.read_text().replace("horn", "trumpet", 1))
+    other.write_text(other.read_text().replace("The horn", "A horn", 1))
     with pytest.raises(FormatError, match=r"data\.manifest"):
         loop.train(training.recipe(other, small_folder), whole, resume=True)
 
@@ -260,38 +244,12 @@ def test_harmless_settings_may_change(plan, whole):
 # ---- Refusals and failures -------------------------------------------------------------------
 
 
-def test_folder_that_holds_anything_is_refused(plan, tmp_path):
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(FileExistsError, match="not empty"):
-        loop.train(plan(), tmp_path)
-    with pytest.raises(FileExistsError, match=r"no run to resume, but thesis\.txt"):
-        loop.train(plan(), tmp_path, resume=True)
-
-
 def test_unwritable_output_is_named(plan, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file"):
         loop.train(plan(), tmp_path / "file")
     with pytest.raises(OSError, match="out"):
         loop.train(plan(), tmp_path / "file" / "out")
-
-
-def test_second_process_in_a_folder_is_refused(plan, tmp_path):
-    with (tmp_path / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ReclapError, match="another process is training"):
-            loop.train(plan(), tmp_path, resume=True)
-    assert loop.train(plan(), tmp_path, resume=True).step == 12
-
-
-def test_damaged_state_is_named(plan, whole, tmp_path):
-    for name in ("last", "log.jsonl"):
-        (tmp_path / name).symlink_to(whole / name)
-    (tmp_path / "last").unlink()
-    (tmp_path / "last").mkdir()
-    (tmp_path / "last" / "state.json").write_text('{"step": 3}')
-    with pytest.raises(FormatError, match=r"state\.json: not the state of a run"):
-        loop.train(plan(), tmp_path, resume=True)
 
 
 def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, monkeypatch):

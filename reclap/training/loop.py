@@ -3,23 +3,21 @@
 An output folder holds ``log.jsonl``, ``captions.safetensors`` (what the frozen text tower makes of
 the captions) and folders like ``step-0000001000``: complete models, and beside these
 ``state.safetensors`` (weights, moments) and ``state.json`` (step, recipe). The link ``last`` names
-the newest one and changes only when all of it is on disk, so a run that is killed at any moment can
-be continued.
+the newest one. A folder gets its name only when all of it is on disk, so a run that is killed at
+any moment can be continued (`reclap.training.folder`).
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
 import math
 import os
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +27,7 @@ import numpy.typing as npt
 
 from reclap import checkpoint, files, manifest
 from reclap.batches import default_threads
-from reclap.errors import FormatError, ReclapError
+from reclap.errors import FormatError
 from reclap.loading import locate
 from reclap.progress import bar as progress_bar
 from reclap.text_encoder import TextEncoder
@@ -37,6 +35,15 @@ from reclap.training import initial
 from reclap.training import recipe as recipes
 from reclap.training.data import Batch, Batches, Loader
 from reclap.training.evaluate import ZeroShot
+from reclap.training.folder import (
+    CAPTIONS,
+    LAST,
+    LOG,
+    Checkpoint,
+    RunFolder,
+    refuse_begun,
+    write_state,
+)
 from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe
 
@@ -46,9 +53,6 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.safetensors", ".lock"
-STATE_INFO = "state.json"
-_OURS = (LAST, LOG, CAPTIONS, LOCK)
 _CHUNK = 128  # texts embedded in one call
 
 
@@ -118,29 +122,29 @@ def train(
         If another process is training into `out`.
     """
     out = Path(out)
-    folder = _find_last(out, resume=resume)
-    text = initial.text_tower(recipe.model.text, out)
-    audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
-    identity = recipe.identity(text, audio)
-    threads = recipe.run.threads or default_threads()
-    first = _check_continuation(folder, identity, threads) if folder else 0
-    encoder = TextEncoder(text, threads)
-    config = recipe.model.config(encoder.config.text)
+    refuse_begun(out, resume=resume)
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
-    batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
-    learner = Learner(config, recipe, threads)
-    if folder:
-        learner.load(folder)
-    elif audio:
-        learner.begin(initial.audio_tower(audio, config.audio), audio)
-    exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
-    out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        _tidy(out, first)
+    with RunFolder.opened(out, resume=resume) as folder:
+        text = initial.text_tower(recipe.model.text, out)
+        audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
+        identity = recipe.identity(text, audio)
+        threads = recipe.run.threads or default_threads()
+        newest = folder.newest
+        if newest:
+            _check_continuation(newest, identity, threads)
+        encoder = TextEncoder(text, threads)
+        config = recipe.model.config(encoder.config.text)
+        batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
+        learner = Learner(config, recipe, threads)
+        if newest:
+            learner.load(newest.folder)
+        elif audio:
+            learner.begin(initial.audio_tower(audio, config.audio), audio)
+        exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
         tower = identity["model"]["text"]
         captions = _Captions(encoder, tower, batches.texts(), out / CAPTIONS, progress=progress)
-        run = _Loop(recipe, out, text, identity, learner, exam, captions)
-        return run.go(batches, first, progress=progress)
+        run = _Loop(recipe, folder, text, identity, learner, exam, captions)
+        return run.go(batches, newest.step if newest else 0, progress=progress)
 
 
 # ---- Captions ------------------------------------------------------------------------------
@@ -201,23 +205,25 @@ class _Loop:
     def __init__(
         self,
         recipe: Recipe,
-        out: Path,
+        folder: RunFolder,
         text: Path,
         identity: Mapping[str, Any],
         learner: Learner,
         exam: ZeroShot | None,
         captions: _Captions,
     ) -> None:
-        self._recipe, self._out, self._text, self._identity = recipe, out, text, identity
+        self._recipe, self._folder, self._identity = recipe, folder, identity
+        self._text, self._link = text, text.parent == folder.path
         self._learner, self._exam, self._captions = learner, exam, captions
         self._loss = self._accuracy = math.nan
 
     def go(self, batches: Batches, first: int, *, progress: bool) -> Result:
         """Run from a step on; see `train`."""
         steps, done = self._recipe.run.steps, first
-        _truncate_log(self._out / LOG, first)
+        log_path = self._folder.path / LOG
+        _truncate_log(log_path, first)
         with (
-            (self._out / LOG).open("a", encoding="utf-8") as lines,
+            log_path.open("a", encoding="utf-8") as lines,
             _Signals() as signals,
             Loader(batches, first, steps) as loader,
             progress_bar(steps, "step", shown=progress, initial=first, leave=True) as bar,
@@ -242,7 +248,7 @@ class _Loop:
         interrupted = done < steps
         if interrupted:
             log.warning("stopped by %s after step %d of %d", signals.caught, done, steps)
-        return Result(self._out / LAST, done, interrupted, self._loss, self._accuracy)
+        return Result(self._folder.path / LAST, done, interrupted, self._loss, self._accuracy)
 
     def _step(self, batch: Batch, epoch: int) -> dict[str, Any]:
         made = self._learner.step(batch.step, batch.mel, self._captions(batch.captions))
@@ -260,41 +266,19 @@ class _Loop:
         lines.flush()
 
     def _save(self, step: int) -> None:
-        """Write a checkpoint, then let `LAST` name it, then remove old ones."""
-        folder = self._out / _name(step)
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        last = self._out / LAST
-        text = last if last.exists() else self._text  # a link within one file system
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
+        """Add a checkpoint; the text tower is copied once, and linked in those that follow."""
+
+        def write(folder: Path) -> None:
             learner = self._learner
-            checkpoint.save(temporary, learner.config, learner.tensors(), text.resolve(), link=True)
-            checkpoint.write_tensors(temporary / STATE, learner.state())
+            checkpoint.save(
+                folder, learner.config, learner.tensors(), self._text.resolve(), link=self._link
+            )
+            checkpoint.write_tensors(folder / STATE, learner.state())
             threads = self._recipe.run.threads or default_threads()
-            state = {"step": step, "threads": threads, "recipe": self._identity}
-            files.write_text(temporary / STATE_INFO, json.dumps(state, indent=1) + "\n")
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        temporary.rename(folder)
-        files.sync(self._out)
-        _point(last, folder.name)
-        for old in sorted(self._out.glob("step-*"))[: -self._recipe.run.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            write_state(folder, step, threads, self._identity)
 
-
-def _name(step: int) -> str:
-    """Return the folder name of a checkpoint; names sort as steps do."""
-    return f"step-{step:010d}"
-
-
-def _point(link: Path, target: str) -> None:
-    """Let a symbolic link name another target, atomically."""
-    temporary = link.with_name(f".{link.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
-    files.sync(link.parent)
+        self._text = self._folder.save(step, self._recipe.run.keep, write)
+        self._link = True
 
 
 class _Signals:
@@ -326,64 +310,15 @@ class _Signals:
 # ---- Continuation ----------------------------------------------------------------------------
 
 
-def _find_last(out: Path, *, resume: bool) -> Path | None:
-    """Return the checkpoint to continue from, if any."""
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out}: expected a folder for checkpoints, there is a file")
-    begun = out.is_dir() and not all(p.name.startswith(initial.TEXT) for p in out.iterdir())
-    if not begun:
-        return None
-    if not resume:
-        raise FileExistsError(f"{out}: not empty; continue its run with resume, or choose another")
-    if (out / LAST).is_dir():
-        return out / LAST
-    foreign = [p.name for p in out.iterdir() if not _is_ours(p.name)]
-    if foreign:
-        raise FileExistsError(f"{out}: no run to resume, but {', '.join(sorted(foreign)[:5])}")
-    return None
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Refuse a second process in the same folder; the system lets go when a process dies."""
-    with (out / LOCK).open("w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ReclapError(f"{out}: another process is training into this folder") from None
-        yield
-
-
-def _is_ours(name: str) -> bool:
-    return name in _OURS or name.startswith(("step-", initial.TEXT)) or name.endswith(".tmp")
-
-
-def _check_continuation(folder: Path, identity: Mapping[str, Any], threads: int) -> int:
-    """Return the step to continue from, refusing another recipe."""
-    path = folder / STATE_INFO
-    try:
-        state = json.loads(path.read_text("utf-8"))
-        step, was, had = int(state["step"]), dict(state["recipe"]), int(state["threads"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: not the state of a run: {error!r}") from error
-    changed = recipes.differences(was, identity)
+def _check_continuation(newest: Checkpoint, identity: Mapping[str, Any], threads: int) -> None:
+    """Refuse to continue the run of another recipe."""
+    changed = recipes.differences(newest.recipe, identity)
     if changed:
-        raise FormatError(f"{folder}: a run of another recipe. " + "; ".join(changed))
-    if had != threads:
-        log.warning("resumed with %d threads, begun with %d: last bits may differ", threads, had)
-    return step
-
-
-def _tidy(out: Path, step: int) -> None:
-    """Remove what a killed run left half-written, and checkpoints that `LAST` never named."""
-    for path in out.glob("step-*"):
-        if path.name > _name(step):
-            shutil.rmtree(path)
-    for path in out.glob(".*.tmp"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        raise FormatError(f"{newest.folder}: a run of another recipe. " + "; ".join(changed))
+    if newest.threads != threads:
+        log.warning(
+            "resumed with %d threads, begun with %d: last bits may differ", threads, newest.threads
+        )
 
 
 def _truncate_log(path: Path, step: int) -> None:
