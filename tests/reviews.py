@@ -117,31 +117,29 @@ def ask(
     method: str = "GET",
     path: str = "/items",
     body: bytes | None = None,
-    cookie: str | None = None,
+    token: str | None = None,
     headers: dict[str, str | None] | None = None,
     **named: str | None,
 ) -> Answer:
     """Send a request as the page would, but for what the test changes; None leaves a header out."""
-    token = server.token if cookie is None else cookie
     given = {
         "Host": f"127.0.0.1:{server.server_port}",
-        "Cookie": f"reclap-{server.server_port}={token}",
-        **({"X-Reclap-Token": token, "Content-Type": "application/json"} if body else {}),
+        "X-Reclap-Token": server.token if token is None else token,
+        **({"Content-Type": "application/json"} if body else {}),
         **(headers or {}),
         **{name.replace("_", "-"): value for name, value in named.items()},
     }
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
-    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
     if body and "Content-Length" not in given:
         given["Content-Length"] = str(len(body))
-    for name, value in given.items():
-        if value is not None:
-            connection.putheader(name, value)
-    connection.endheaders(body)
-    answer = connection.getresponse()
-    data = answer.read()
-    connection.close()
-    return answer, data
+    new = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    with contextlib.closing(new) as connection:
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in given.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.endheaders(body)
+        with connection.getresponse() as answer:
+            return answer, answer.read()
 
 
 def decide(server: Server, **request: Any) -> tuple[int, dict[str, Any]]:

@@ -1,7 +1,11 @@
 """What the review page is told: decisions, what is nearest, clips."""
 
+import http.client
+import io
 import json
+import os
 import threading
+import time
 import wave
 
 import pytest
@@ -9,7 +13,9 @@ import reviews
 from reviews import ask, decide, refused, served, session_of
 
 from reclap.errors import FormatError
+from reclap.review import server as server_module
 from reclap.review.clips import clips_of
+from reclap.review.neighbours import Neighbours
 
 
 @pytest.fixture
@@ -127,6 +133,28 @@ def test_the_nearest_text_of_another_label_is_found(tmp_path):
         assert again["own"]["similarity"] > found["own"]["similarity"]
 
 
+def test_what_stops_comparing_is_told_and_does_not_stop_the_review(tmp_path, caplog):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+    broken = True
+
+    def embed(texts):
+        if broken:
+            raise KeyError("no such token")
+        return reviews.embed(texts)
+
+    session = session_of(path)
+    neighbours = Neighbours(session, embed)
+    found = neighbours.nearest(0)
+    assert (found.other, found.share, found.problem) == (None, 0, "'no such token'")
+    broken = False
+    assert neighbours.nearest(0).problem == ""
+    while neighbours.nearest(0).share < 1:  # the thread goes on
+        time.sleep(0.01)
+    session.close()
+    assert "could not be compared" in caplog.text
+
+
 # ---- Clips ---------------------------------------------------------------------------------------
 
 
@@ -136,7 +164,8 @@ def test_clips_are_served_by_number_and_in_ranges(tmp_path, clips):
     data = (clips / "Dog" / "0.wav").read_bytes()
     with served(path, clips) as server:
         assert [x["clips"] for x in json.loads(ask(server)[1])["labels"]] == [1, 1]
-        answer, got = ask(server, path="/clip?label=0&clip=0")
+        address = f"/clip?label=0&key={json.loads(ask(server)[1])['labels'][0]['key']}"
+        answer, got = ask(server, path=f"{address}&clip=0", token="")
         assert (answer.status, got) == (200, data)
         assert answer.getheader("Content-Type") == "audio/wav"
         for given, first, last in (
@@ -145,16 +174,49 @@ def test_clips_are_served_by_number_and_in_ranges(tmp_path, clips):
             ("bytes=-5", len(data) - 5, len(data) - 1),
             ("bytes=2000-99999", 2000, len(data) - 1),
         ):
-            answer, got = ask(server, path="/clip?label=0&clip=0", Range=given)
+            answer, got = ask(server, path=f"{address}&clip=0", Range=given)
             assert (answer.status, got) == (206, data[first : last + 1])
             assert answer.getheader("Content-Range") == f"bytes {first}-{last}/{len(data)}"
         for given in ("bytes=99999-", "bytes=5-2", "bytes=-0"):
-            refused(ask(server, path="/clip?label=0&clip=0", Range=given), 416, "the clip has")
-        for given in ("label=0&clip=1", "label=9&clip=0"):
-            refused(ask(server, path=f"/clip?{given}"), 400, "no such clip")
-        refused(ask(server, path="/clip?label=0&clip=../notes.txt"), 400, "no number")
+            refused(ask(server, path=f"{address}&clip=0", Range=given), 416, "the clip has")
+        refused(ask(server, path=f"{address}&clip=1"), 400, "no such clip")
+        absent = f"/clip?label=9&clip=0&key={server.clip_key(9)}"
+        refused(ask(server, path=absent), 400, "no such clip")
+        refused(ask(server, path=f"{address}&clip=../notes.txt"), 400, "no number")
         (clips / "Dog" / "0.wav").unlink()
-        refused(ask(server, path="/clip?label=0&clip=0"), 404, "No such file")
+        refused(ask(server, path=f"{address}&clip=0"), 404, "No such file")
+
+
+@pytest.mark.parametrize(("code", "status"), [(5, 500), (13, 500), (28, 507)])
+def test_a_clip_that_cannot_be_read_is_not_called_a_full_disk(
+    tmp_path, clips, monkeypatch, code, status
+):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+
+    def broken(_):
+        raise OSError(code, os.strerror(code), "0.wav")
+
+    with served(path, clips) as server:
+        monkeypatch.setattr(server_module._Handler, "_send_clip", lambda _, path: broken(path))
+        address = f"/clip?label=0&clip=0&key={server.clip_key(0)}"
+        refused(ask(server, path=address), status, os.strerror(code))
+
+
+def test_a_clip_that_breaks_off_ends_its_answer(tmp_path, clips, monkeypatch):
+    """No second answer stands in the middle of the first."""
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(5, "Input/output error")
+
+    with served(path, clips) as server:
+        monkeypatch.setattr(server_module.Path, "open", lambda *_: Broken())
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            ask(server, path=f"/clip?label=0&clip=0&key={server.clip_key(0)}")
+    assert caught.value.partial == b""
 
 
 def test_clips_come_from_a_manifest_too(tmp_path, clips):

@@ -1,7 +1,9 @@
 """The review page in a real browser without a window."""
 
+import http.server
 import json
 import re
+import threading
 import time
 
 import browser
@@ -84,7 +86,47 @@ def test_the_token_leaves_the_address_bar(chromium, bank):
         visit(chromium, server)
         assert chromium.run("location.href") == f"http://127.0.0.1:{server.server_port}/"
         assert chromium.run("document.cookie") == ""
-        chromium.open(chromium.run("location.href"), CARD)  # the cookie serves a reload
+        chromium.call("Page.reload")
+        chromium.wait(CARD)  # with what this tab keeps for this port
+        chromium.open("about:blank")
+        chromium.open(f"http://127.0.0.1:{server.server_port}/", CARD)
+
+
+def test_no_other_port_of_this_machine_hears_the_token(chromium, bank):
+    heard = []
+
+    class Stranger(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append(f"{self.path}\n{self.headers}")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<p>another server</p>")
+
+        def log_message(self, *_):
+            pass
+
+    with served(bank) as server, http.server.HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, args=(0.01,), daemon=True).start()
+        visit(chromium, server)
+        chromium.open(
+            f"http://127.0.0.1:{stranger.server_port}/",
+            "document.body.innerText === 'another server'",
+        )
+        assert chromium.run("JSON.stringify(sessionStorage) + document.cookie") == "{}"
+        stranger.shutdown()
+    assert heard
+    assert server.token not in "".join(heard)
+    assert "Cookie" not in "".join(heard)
+
+
+def test_the_address_of_a_newer_review_on_the_same_port_works(chromium, bank):
+    with served(bank) as server:
+        visit(chromium, server)
+        server.token = "x" * 32  # as after another start
+        chromium.run(f"location.hash = '{server.token}'")
+        chromium.wait("document.querySelector('#toast').hidden && " + CARD)
+        press(chromium, "a")
+        settle(chromium, server, 1)
 
 
 def test_keys_decide_move_and_undo(chromium, bank):
@@ -222,6 +264,7 @@ def test_clips_play(chromium, bank, tmp_path):
         folders.write_wav(folder / f"{n}.wav", folders.tone(440, 0.5))
     with served(bank, tmp_path / "clips") as server:
         visit(chromium, server)
+        chromium.wait("document.querySelector('#player').duration > 0.4")  # before it is played
         press(chromium, "p")
         chromium.wait("document.querySelector('#player').currentTime > 0.1")
         assert chromium.run("document.querySelector('#player').duration") == pytest.approx(0.5)
@@ -281,7 +324,7 @@ def test_another_origin_can_neither_read_nor_write(chromium, bank, tmp_path):
     other = tmp_path / "other.json"
     reviews.bank().save(other)
     with served(bank) as server, served(other) as stranger:
-        visit(chromium, server)  # the browser has the cookie
+        visit(chromium, server)
         chromium.open(f"http://127.0.0.1:{stranger.server_port}/nothing")  # no policy of a page
         target = f"http://127.0.0.1:{server.server_port}"
         for script in (

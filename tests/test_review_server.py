@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import urllib.parse
 
 import pytest
 import reviews
@@ -24,7 +25,7 @@ def server(tmp_path):
 
 def test_the_server_listens_on_this_machine_only(server):
     assert server.server_address[0] == "127.0.0.1"
-    assert server.url == f"http://127.0.0.1:{server.server_port}/?token={server.token}"
+    assert server.url == f"http://127.0.0.1:{server.server_port}/#{server.token}"
 
 
 def test_every_review_has_a_long_token_of_its_own(server, tmp_path):
@@ -35,13 +36,20 @@ def test_every_review_has_a_long_token_of_its_own(server, tmp_path):
         assert len(other.token) >= 32
 
 
-def test_the_address_gives_the_page_and_a_cookie_that_scripts_cannot_read(server):
-    answer, data = ask(server, path=f"/?token={server.token}", Cookie=None)
-    assert answer.status == 200
-    assert f'content="{server.token}"'.encode() in data
-    cookie = answer.getheader("Set-Cookie")
-    assert cookie.startswith(f"reclap-{server.server_port}={server.token};")
-    assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
+def test_no_answer_sets_a_cookie_or_repeats_the_token(server):
+    """A browser would give a cookie to servers on all other ports of this machine."""
+    for path in ("/", "/app.js", "/items", "/nearest?item=0", "/nothing"):
+        answer, data = ask(server, path=path)
+        assert answer.getheader("Set-Cookie") is None
+        assert server.token.encode() not in data
+        assert server.token not in str(answer.headers)
+
+
+def test_the_page_itself_holds_nothing_and_needs_no_token(server):
+    for path in ("/", "/app.js", "/list.js", "/style.css", "/icon.svg"):
+        answer, data = ask(server, path=path, token="")
+        assert answer.status == 200
+        assert b"A dog barks" not in data
 
 
 def test_all_answers_forbid_what_the_page_does_not_need(server):
@@ -58,19 +66,29 @@ def test_all_answers_forbid_what_the_page_does_not_need(server):
         assert answer.getheader("Server") == "reclap"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/app.js", "/items", "/nearest?item=0", "/clip?label=0&clip=0"]
-)
-@pytest.mark.parametrize("cookie", ["", "x", "\u00e9" * 32])
-def test_a_wrong_token_gets_nothing(server, path, cookie):
-    refused(ask(server, path=path, cookie=cookie), 403, "open the address")
-    refused(ask(server, path=path, Cookie=None), 403, "open the address")
-    refused(ask(server, path=path, Cookie='a="'), 403, "open the address")
+@pytest.mark.parametrize("path", ["/items", "/nearest?item=0", "/nothing"])
+@pytest.mark.parametrize("token", ["", "x", "\u00e9" * 32, None])
+def test_a_wrong_token_gets_nothing(server, path, token):
+    headers = {"X-Reclap-Token": token}
+    refused(ask(server, path=path, headers=headers), 403, "open the address")
 
 
-def test_a_wrong_token_in_the_address_gets_nothing(server):
-    refused(ask(server, path="/?token=x"), 403, "open the address")
-    refused(ask(server, path="/?token=%C3%A9"), 403, "open the address")
+def test_the_token_counts_in_its_header_only(server):
+    everywhere = {
+        "X-Reclap-Token": None,
+        "Cookie": f"reclap-{server.server_port}={server.token}; token={server.token}",
+        "Authorization": f"Bearer {server.token}",
+    }
+    for path in ("/items", f"/items?token={server.token}", f"/items?key={server.clip_key(0)}"):
+        refused(ask(server, path=path, headers=everywhere), 403, "open the address")
+
+
+@pytest.mark.parametrize("key", ["", "x", "\u00e9", "token", "other"])
+def test_a_clip_needs_the_key_of_its_label(server, key):
+    given = {"token": server.token, "other": server.clip_key(1)}.get(key, key)
+    path = f"/clip?label=0&clip=0&key={urllib.parse.quote(given)}"
+    refused(ask(server, path=path), 403, "does not open the clip")
+    refused(ask(server, path="/clip?label=0&clip=0"), 403, "does not open the clip")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +97,7 @@ def test_a_wrong_token_in_the_address_gets_nothing(server):
 def test_another_host_header_is_refused(server, host):
     name = host and host.format(port=server.server_port)
     refused(ask(server, Host=name), 403, "Host header")
-    refused(ask(server, path=f"/?token={server.token}", Host=name), 403, "Host header")
+    refused(ask(server, path="/", Host=name), 403, "Host header")
 
 
 def test_localhost_is_this_server_too(server):
@@ -89,14 +107,12 @@ def test_localhost_is_this_server_too(server):
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_other_sites_get_no_data(server, site):
-    for path in ("/items", "/app.js", "/"):
+    for path in ("/items", "/app.js", f"/clip?label=0&clip=0&key={server.clip_key(0)}"):
         refused(ask(server, path=path, Sec_Fetch_Site=site), 403, "another site")
 
 
 def test_a_link_on_another_site_may_lead_here(server):
-    answer, _ = ask(
-        server, path=f"/?token={server.token}", Cookie=None, Sec_Fetch_Site="cross-site"
-    )
+    answer, _ = ask(server, path="/", token="", Sec_Fetch_Site="cross-site")
     assert answer.status == 200
 
 
@@ -107,9 +123,8 @@ def test_a_link_on_another_site_may_lead_here(server):
         ({"Origin": "null"}, "another origin"),
         ({"Origin": "http://127.0.0.1:1"}, "another origin"),
         ({"Sec-Fetch-Site": "cross-site"}, "another site"),
-        ({"X-Reclap-Token": None}, "X-Reclap-Token"),
-        ({"X-Reclap-Token": "x"}, "X-Reclap-Token"),
-        ({"Cookie": None}, "open the address"),
+        ({"X-Reclap-Token": None}, "open the address"),
+        ({"X-Reclap-Token": "x"}, "open the address"),
     ],
 )
 def test_a_post_from_elsewhere_is_refused(server, headers, reason):
@@ -120,7 +135,7 @@ def test_a_post_from_elsewhere_is_refused(server, headers, reason):
 
 def test_the_address_does_not_allow_to_post(server):
     body = json.dumps({"do": "accept", "items": [0], "revision": 0}).encode()
-    result = ask(server, "POST", f"/decide?token={server.token}", body, Cookie=None)
+    result = ask(server, "POST", f"/decide?token={server.token}", body, token="")
     refused(result, 403, "open the address")
 
 
@@ -202,7 +217,7 @@ def test_a_post_elsewhere_is_refused(server):
 
 @pytest.mark.parametrize(
     "path",
-    ["/nearest", "/nearest?item=-1", "/nearest?item=99", "/nearest?item=0x1", "/clip?label=0"],
+    ["/nearest", "/nearest?item=-1", "/nearest?item=99", "/nearest?item=0x1", "/clip?clip=0"],
 )
 def test_a_bad_number_is_refused(server, path):
     result = ask(server, path=path)
@@ -229,7 +244,7 @@ def test_what_is_no_request_gets_a_short_answer(server, request_):
 
 
 def test_a_fault_of_ours_is_told_here_and_not_to_the_client(server, monkeypatch, capsys):
-    def broken(_):
+    def broken(*_):
         raise KeyError("inner secret")
 
     monkeypatch.setattr(server_module, "items", broken)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ def plain(value: Any) -> bytes:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
 
 
-def items(review: Review) -> dict[str, Any]:
-    """Return everything, with the order of the review."""
+def items(review: Review, key: Callable[[int], str]) -> dict[str, Any]:
+    """Return everything, with the order of the review; `key` gives what opens a label's clips."""
     session = review.session
     labels = {label: n for n, label in enumerate(review.labels())}
     definitions = {item.label: item.definition for item in session.items}
@@ -52,8 +52,8 @@ def items(review: Review) -> dict[str, Any]:
         "file": session.document.path.name,
         "can_ask": session.can_ask,
         "labels": [
-            {"name": x, "definition": definitions[x], "clips": len(review.clips.get(x, ()))}
-            for x in labels
+            {"name": x, "definition": definitions[x], **_clips(review, x, n, key)}
+            for x, n in labels.items()
         ],
         "items": [
             {"kind": item.kind, "label": labels[item.label], "parent": item.parent}
@@ -62,6 +62,13 @@ def items(review: Review) -> dict[str, Any]:
         ],
         "queue": session.queue(),
     }
+
+
+def _clips(
+    review: Review, label: str, place: int, key: Callable[[int], str]
+) -> dict[str, int | str]:
+    count = len(review.clips.get(label, ()))
+    return {"clips": count, "key": key(place)} if count else {"clips": 0}
 
 
 def _state(session: Session, place: int) -> dict[str, Any]:
@@ -131,7 +138,8 @@ def nearest(review: Review, place: int) -> dict[str, Any]:
     if place >= len(review.session.items):
         raise ValueError(f"item {place}; expected 0 to {len(review.session.items) - 1}")
     found = review.neighbours.nearest(place)
-    return {"other": _near(found.other), "own": _near(found.own), "share": found.share}
+    near = {"other": _near(found.other), "own": _near(found.own)}
+    return {**near, "share": found.share, "problem": found.problem}
 
 
 def _near(near: Near | None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Which text of another label comes nearest, by a text tower; embedded in the background."""
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -8,9 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from reclap.errors import one_line
 from reclap.review.session import Session
 
 __all__ = ["Near", "Nearest", "Neighbours"]
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Embed = Callable[[list[str]], Floats]
@@ -37,11 +41,14 @@ class Nearest:
         The nearest text of another label and of its own, of the same kind and not rejected.
     share : float
         Of all texts, those that were compared already; 1 at the end.
+    problem : str
+        Why the rest will not be compared, or nothing.
     """
 
     other: Near | None
     own: Near | None
     share: float
+    problem: str = ""
 
 
 class Neighbours:
@@ -63,6 +70,7 @@ class Neighbours:
         self._labels = np.array([labels.setdefault(x.label, len(labels)) for x in session.items])
         self._kinds = np.array([item.kind for item in session.items])
         self._lock = threading.Lock()
+        self._problem = ""
         self._wanted = threading.Event()
         self._wanted.set()
         threading.Thread(target=self._work, name="reclap-nearest", daemon=True).start()
@@ -70,8 +78,8 @@ class Neighbours:
     def nearest(self, place: int) -> Nearest:
         """Return what lies near an item, among the texts embedded so far."""
         items = self._session.items
-        if self._texts[place] != items[place].prompt.text:
-            self._take([place])
+        if self._texts[place] != items[place].prompt.text and not self._try([place]):
+            return Nearest(None, None, self._share(), self._problem)
         with self._lock:
             is_known = np.array([text is not None for text in self._texts])
             is_live = np.array([item.prompt.status != "rejected" for item in items])
@@ -80,16 +88,31 @@ class Neighbours:
             usable[place] = False
             is_own = self._labels == self._labels[place]
         self._wanted.set()
-        return Nearest(
-            _best(scores, usable & ~is_own), _best(scores, usable & is_own), float(is_known.mean())
-        )
+        other, own = _best(scores, usable & ~is_own), _best(scores, usable & is_own)
+        return Nearest(other, own, self._share(), self._problem)
+
+    def _share(self) -> float:
+        with self._lock:
+            return sum(text is not None for text in self._texts) / len(self._texts)
 
     def _work(self) -> None:
         while self._wanted.wait():
             self._wanted.clear()
             for part in self._stale():
-                self._take(part)
+                if not self._try(part):
+                    break  # until somebody asks again
                 time.sleep(PAUSE)
+
+    def _try(self, places: list[int]) -> bool:
+        """Embed texts; keep what goes wrong, which must not end the thread, as the problem."""
+        try:
+            self._take(places)
+        except Exception as error:
+            log.exception("texts could not be compared")
+            self._problem = one_line(error)
+            return False
+        self._problem = ""
+        return True
 
     def _stale(self) -> list[list[int]]:
         """Return the places whose text has no row yet, in the order of the review, in batches."""

@@ -1,12 +1,16 @@
 """The review page: who may ask, and what is answered.
 
-Only this machine can connect. Every request needs the token of the address that the command
-prints (the page keeps it in a cookie) and a Host header that names this server, which a foreign
-name that resolves to 127.0.0.1 does not. A decision needs the token in a header as well, which
-pages of other origins cannot set. Texts go out as JSON only; the page puts them in as text.
+Only this machine can connect. The page itself holds nothing of the review and is given to whoever
+asks with a Host header that names this server, which a foreign name that resolves to 127.0.0.1
+does not. Everything else needs the token of the address that the command prints, in a header that
+pages of other origins cannot set. There is no cookie, since a browser would give it to servers on
+other ports as well; and the token stands in the fragment of the address, which is sent nowhere. A
+player cannot set headers: the address of a clip holds a key of its label instead. Texts go out as
+JSON only; the page puts them in as text.
 """
 
 import contextlib
+import errno
 import hmac
 import http.server
 import re
@@ -16,10 +20,9 @@ import traceback
 import urllib.parse
 from collections.abc import Mapping
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from reclap.errors import FormatError, ReclapError, one_line
 from reclap.files import parse_json
@@ -42,6 +45,7 @@ _FILES = {
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -71,7 +75,7 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes
     ----------
     url : str
-        The address to open, with the token.
+        The address to open, with the token in its fragment.
     """
 
     daemon_threads = True
@@ -80,7 +84,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.review = review
         self.token = secrets.token_urlsafe(24)
         super().__init__((HOST, port), _Handler)
-        self.url = f"http://{HOST}:{self.server_port}/?token={self.token}"
+        self.url = f"http://{HOST}:{self.server_port}/#{self.token}"
+
+    def clip_key(self, label: int) -> str:
+        """Return what opens the clips of a label; tells nothing of the token."""
+        return hmac.new(self.token.encode(), f"clip {label}".encode(), "sha256").hexdigest()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong on standard error, unless the browser just went away."""
@@ -130,7 +138,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except ConnectionError:
             raise
         except OSError as error:
-            self._send_error(HTTPStatus.INSUFFICIENT_STORAGE, one_line(error))
+            full, other = HTTPStatus.INSUFFICIENT_STORAGE, HTTPStatus.INTERNAL_SERVER_ERROR
+            self._send_error(full if error.errno in _FULL else other, one_line(error))
         except Exception:
             traceback.print_exc()
             reason = "something went wrong; see where reclap review runs"
@@ -138,56 +147,51 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     # ---- Who may ask -------------------------------------------------------------------------
 
-    def _check_caller(self, query: Mapping[str, str]) -> None:
+    def _check_caller(self, path: str) -> None:
         port = self.server.server_port
         if self.headers.get_all("Host") not in ([f"{HOST}:{port}"], [f"localhost:{port}"]):
             raise _Refused(HTTPStatus.FORBIDDEN, "the Host header does not name this server")
-        is_page = self.command == "GET" and "token" in query
+        is_page = self.command == "GET" and path == "/"  # to which links of other sites may lead
         site = self.headers.get("Sec-Fetch-Site", "none")
         if site not in ("same-origin", "none") and not is_page:
             raise _Refused(HTTPStatus.FORBIDDEN, "asked for by another site")
-        if not self._is_token(query["token"] if is_page else self._cookie()):
+        origin, host = self.headers.get("Origin"), self.headers["Host"]
+        if origin is not None and origin != f"http://{host}":
+            raise _Refused(HTTPStatus.FORBIDDEN, "sent by a page of another origin")
+
+    def _check_token(self) -> None:
+        if not _is_same(self.headers.get(TOKEN, ""), self.server.token):
             raise _Refused(
                 HTTPStatus.FORBIDDEN, "open the address that reclap review has printed last"
             )
 
-    def _check_writer(self) -> None:
-        origin, host = self.headers.get("Origin"), self.headers["Host"]
-        if origin is not None and origin != f"http://{host}":
-            raise _Refused(HTTPStatus.FORBIDDEN, "sent by a page of another origin")
-        if not self._is_token(self.headers.get(TOKEN, "")):
-            raise _Refused(HTTPStatus.FORBIDDEN, f"no header {TOKEN} with the token")
-
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.server.token.encode())
-
-    def _cookie(self) -> str:
-        name, jar = f"reclap-{self.server.server_port}", SimpleCookie()
-        with contextlib.suppress(CookieError):
-            jar.load(self.headers.get("Cookie", ""))
-        return jar[name].value if name in jar else ""
-
     # ---- Answers -----------------------------------------------------------------------------
 
     def _get(self, address: urllib.parse.SplitResult) -> None:
-        query = dict(urllib.parse.parse_qsl(address.query))
-        self._check_caller(query)
-        review = self.server.review
+        self._check_caller(address.path)
         if address.path in _FILES:
-            self._send_file(*_FILES[address.path])
-        elif address.path == "/items":
-            self._send_json(items(review))
-        elif address.path == "/nearest":
-            self._send_json(nearest(review, _number(query, "item")))
-        elif address.path == "/clip":
-            self._send_clip(clip_of(review, _number(query, "label"), _number(query, "clip")))
-        else:
-            raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
+            return self._send_file(*_FILES[address.path])
+        query = dict(urllib.parse.parse_qsl(address.query))
+        if address.path == "/clip":
+            return self._get_clip(query)
+        self._check_token()
+        review = self.server.review
+        if address.path == "/items":
+            return self._send_json(items(review, self.server.clip_key))
+        if address.path == "/nearest":
+            return self._send_json(nearest(review, _number(query, "item")))
+        raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
+
+    def _get_clip(self, query: Mapping[str, str]) -> None:
+        label, clip = _number(query, "label"), _number(query, "clip")
+        if not _is_same(query.get("key", ""), self.server.clip_key(label)):
+            raise _Refused(HTTPStatus.FORBIDDEN, "this key does not open the clip")
+        self._send_clip(clip_of(self.server.review, label, clip))
 
     def _post(self, address: urllib.parse.SplitResult) -> None:
         self.close_connection = True  # until the body is read
-        self._check_caller({})
-        self._check_writer()
+        self._check_caller(address.path)
+        self._check_token()
         if address.path != "/decide":
             raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
         body = self._body()
@@ -210,8 +214,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send_file(self, name: str, kind: str) -> None:
         data = resources.files("reclap.review").joinpath("page", name).read_bytes()
-        if name == "index.html":
-            data = data.replace(b"{{token}}", self.server.token.encode())
         self._send(HTTPStatus.OK, data, kind)
 
     def _send_json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
@@ -226,9 +228,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         self.send_response(status)
         headers = {"Content-Type": kind, "Content-Length": str(length), **_HEADERS, **(more or {})}
-        if kind.startswith("text/html"):
-            cookie = f"reclap-{self.server.server_port}={self.server.token}"
-            headers["Set-Cookie"] = f"{cookie}; HttpOnly; SameSite=Strict; Path=/"
         if self.close_connection:
             headers["Connection"] = "close"
         for name, value in headers.items():
@@ -248,10 +247,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             f.seek(first)
             self._send_head(status, last + 1 - first, KINDS[path.suffix.lower()], more)
             left = last + 1 - first
-            while left and (data := f.read(min(left, CHUNK))):
+            while left and (data := _part(f, min(left, CHUNK))):
                 self.wfile.write(data)
                 left -= len(data)
-        self.close_connection |= left > 0  # the file has shrunk: less came than was announced
+        self.close_connection |= left > 0  # less came than was announced
 
     def _range(self, size: int) -> tuple[int, int]:
         """Return the first and the last byte that are asked for."""
@@ -281,7 +280,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return "reclap"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet: addresses hold the token."""
+        """Keep quiet: addresses of clips hold keys."""
+
+
+def _is_same(given: str, secret: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
+
+
+def _part(f: IO[bytes], size: int) -> bytes:
+    """Read on; nothing where a file has shrunk or cannot be read on, past the answer's head."""
+    with contextlib.suppress(OSError):
+        return f.read(size)
+    return b""
 
 
 def _number(query: Mapping[str, str], name: str) -> int:

@@ -118,7 +118,9 @@ class Terminal:
         nearest = self._neighbours.nearest(place)
         self._say_near("nearest elsewhere", nearest.other)
         self._say_near("nearest beside it", nearest.own)
-        if nearest.share < 1:
+        if nearest.problem:
+            self._say(f"  (texts cannot be compared: {nearest.problem})")
+        elif nearest.share < 1:
             self._say(f"  ({nearest.share:.0%} of all texts compared so far)")
 
     def _say_near(self, title: str, near: Near | None) -> None:

@@ -2,7 +2,10 @@
 
 import { List } from "/list.js";
 
-const TOKEN = document.querySelector("meta[name=reclap-token]").content;
+// The token stands behind the # of the address, and for a reload where no other port can read it.
+const TOKEN = location.hash.slice(1) || sessionStorage.getItem("reclap-token") || "";
+sessionStorage.setItem("reclap-token", TOKEN);
+addEventListener("hashchange", () => location.reload()); // the address of a newer review
 const $ = (id) => document.getElementById(id);
 const write = (id, text) => ($(id).querySelector("bdi") ?? $(id)).replaceChildren(visible(text));
 
@@ -26,7 +29,8 @@ const labelOf = (x) => data.labels[x.label];
 async function call(path, options) {
   let answer;
   try {
-    answer = await fetch(path, options);
+    const headers = { ...options?.headers, "X-Reclap-Token": TOKEN };
+    answer = await fetch(path, { ...options, headers, credentials: "omit" });
   } catch {
     throw new Error("No answer: is reclap review still running? Decisions until now are saved.");
   }
@@ -60,7 +64,7 @@ function decide(request) {
 async function send(request) {
   const revision = data.revision;
   const body = JSON.stringify({ ...request, revision });
-  const headers = { "Content-Type": "application/json", "X-Reclap-Token": TOKEN };
+  const headers = { "Content-Type": "application/json" };
   const answer = await call("/decide", { method: "POST", headers, body });
   if (answer.revision > data.revision + 1) return load(); // somebody else decided meanwhile
   if (answer.revision < data.revision) return; // an answer that /items has overtaken
@@ -223,12 +227,12 @@ function flagLine(flag) {
 }
 
 function drawClip(number) {
-  const { clips } = labelOf(item());
+  const { clips, key } = labelOf(item());
   clip = clips ? number % clips : 0;
   $("clips").hidden = !clips;
   $("clip").hidden = clips < 2;
   write("which", clips > 1 ? `${clip + 1} of ${clips}` : "");
-  const source = clips ? `/clip?label=${item().label}&clip=${clip}` : "";
+  const source = clips ? `/clip?label=${item().label}&clip=${clip}&key=${key}` : "";
   if (($("player").getAttribute("src") ?? "") === source) return;
   $("player").pause();
   if (source) $("player").src = source;
@@ -253,8 +257,9 @@ async function askNearest() {
   const isCloser = found.other && found.own && found.other.similarity > found.own.similarity;
   $("other").classList.toggle("closer", Boolean(isCloser));
   const isAll = found.share === 1;
-  write("share", isAll ? "" : `${Math.floor(100 * found.share)} % of all texts compared so far`);
-  if (!isAll) timer = setTimeout(askNearest, 2000);
+  const share = isAll ? "" : `${Math.floor(100 * found.share)} % of all texts compared so far`;
+  write("share", found.problem ? `Texts cannot be compared: ${found.problem}` : share);
+  if (!isAll && !found.problem) timer = setTimeout(askNearest, 2000);
 }
 
 function drawNear(id, near) {
