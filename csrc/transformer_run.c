@@ -52,32 +52,48 @@ static int64_t last_rows(const rc_text_call *job)
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
-/* What tokens of one sequence have besides their own rows, from position `from` on. */
-static void embed_rows(const rc_text_call *job, float *x, int64_t from, int64_t rows)
+/* The rows of the table of positions that tokens take, from the `counted`-th on; returns how many
+ * have been counted then. RoBERTa's padding token, wherever it stands, takes the row before the
+ * first one and is not counted (create_position_ids_from_input_ids of transformers). */
+static int64_t add_positions(const rc_text_call *job, float *x, const int32_t *id, int64_t rows,
+                             int64_t counted)
+{
+    int64_t c = job->t->config.width, offset = job->t->config.offset;
+    const float *table = rc_text_value(job, job->t->position);
+    for (int64_t j = 0; j < rows; j++) {
+        bool pad = offset > 0 && id[j] == offset - 1;
+        int64_t at = pad ? offset - 1 : offset + counted++;
+        rc_add(x + j * c, table + at * c, c);
+    }
+    return counted;
+}
+
+/* What tokens have besides their own rows; `counted` as above. */
+static int64_t embed_rows(const rc_text_call *job, float *x, const int32_t *id, int64_t rows,
+                          int64_t counted)
 {
     const rc_text *t = job->t;
-    int64_t c = t->config.width, at = t->config.offset + from;
-    if (t->position >= 0) rc_add(x, rc_text_value(job, t->position) + at * c, rows * c);
+    int64_t c = t->config.width;
+    rc_lookup_forward(x, rc_text_value(job, t->token), id, rows, c);
+    if (t->position >= 0) counted = add_positions(job, x, id, rows, counted);
     for (int64_t j = 0; t->type >= 0 && j < rows; j++)
         rc_add(x + j * c, rc_text_value(job, t->type), c);
     if (t->config.embed_norm) rc_text_norm(job, t->norm, x, x, rows);
+    return counted;
 }
 
 static void embed_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
     const rc_text_call *job = arg;
-    const float *table = rc_text_value(job, job->t->token);
-    int64_t c = job->t->config.width, tokens = rc_text_tokens(job, i),
-            padding = rc_text_padding(job, i);
+    int64_t c = job->t->config.width, padding = rc_text_padding(job, i), counted;
     int32_t pad = (int32_t)job->t->config.pad_id;
-    float *x = job->x + job->first[i] * c;
-    rc_lookup_forward(x, table, job->id + job->first[i], tokens, c);
-    embed_rows(job, x, 0, tokens);
-    if (padding == 0) return;
-    x = job->x + rc_text_padding_row(job, i) * c;
-    for (int64_t j = 0; j < padding; j++) rc_lookup_forward(x + j * c, table, &pad, 1, c);
-    embed_rows(job, x, tokens, padding);
+    counted = embed_rows(job, job->x + job->first[i] * c, job->id + job->first[i],
+                         rc_text_tokens(job, i), 0);
+    for (int64_t j = 0; j < padding; j++) {
+        float *x = job->x + (rc_text_padding_row(job, i) + j) * c;
+        counted = embed_rows(job, x, &pad, 1, counted);
+    }
 }
 
 /* ---- Pooling --------------------------------------------------------------------------------- */

@@ -173,7 +173,8 @@ class TextConfig:
     position : {"learned", "buckets", "none"}
         A table; T5's bias of attention by bucketed distance; nothing.
     position_offset : int
-        Row of the table for the first token: 2 for RoBERTa.
+        Row of the table for the first token: 2 for RoBERTa. Tokens of the id below, RoBERTa's
+        padding, take the row below wherever they stand, and are not counted.
     buckets, max_distance : int
         Of T5's bias.
     activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}

@@ -52,6 +52,7 @@ def bert(c):
         num_attention_heads=c.heads,
         intermediate_size=c.mlp,
         layer_norm_eps=c.eps,
+        pad_token_id=max(0, c.position_offset - 1),
     )
     return tower(config, add_pooling_layer=c.pool == "pooler")
 
@@ -225,6 +226,20 @@ def differences(rng, kind, lengths=LENGTHS):
 @pytest.mark.parametrize("name", KINDS_OF_TOWERS)
 def test_text_tower_matches_transformers(rng, name):
     assert max(differences(rng, KINDS_OF_TOWERS[name])) <= UNIT
+
+
+@pytest.mark.parametrize("pad", [0, 1, 4])
+def test_padding_tokens_of_roberta_take_their_own_row_and_are_not_counted(rng, pad):
+    """A text may spell ``<pad>``; with a padding token 0 the first token of every text is one."""
+    kind = Kind(bert, families.from_roberta, small("roberta-base", position_offset=pad + 1))
+    tower = perturb(bert(kind.config))
+    ids = [rng.integers(5, 101, n, dtype=np.int32) for n in (7, 3, 76)]
+    for x in ids:
+        x[[0, len(x) // 2, -1]] = 0, pad, pad
+    packed, first = np.concatenate(ids), np.cumsum([0, *map(len, ids)])
+    got = same_model(kind, tower).text(core.Context(2), packed, first)
+    want = unit(np.stack([upstream(kind, tower, x) for x in ids]))
+    np.testing.assert_allclose(got, want, atol=UNIT)
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def _tokenizer_files(config: ClapConfig, path: Path | None) -> dict[str, bytes]:
     settings = special | {
         "tokenizer_class": "RobertaTokenizer" if pairs else "PreTrainedTokenizerFast",
         "processor_class": "ClapProcessor",
-        "model_max_length": config.text.longest,
+        "model_max_length": config.text.max_tokens,
         **({} if padding is None else {"pad_token": padding}),
     }
     return {

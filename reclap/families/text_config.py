@@ -10,9 +10,11 @@ from reclap.errors import FormatError
 from reclap.families import text
 from reclap.tensors import Array, Lazy, Stored
 
-__all__ = ["kind_of", "left_of", "tower_of"]
+__all__ = ["FEWEST_TOKENS", "kind_of", "left_of", "tower_of"]
 
 Tensors = Mapping[str, Array]
+
+FEWEST_TOKENS = 3  # beginning, end, and one between them
 
 _READERS: dict[str, Callable[[Tensors], dict[str, Stored]]] = {
     "bert-base": text.from_bert,
@@ -77,8 +79,9 @@ def tower_of(
     Returns
     -------
     config : TextConfig
-        Pooled as the CLAP models do that use this kind. Heads are 64 wide, where the tensors do
-        not tell, as in every published model of these kinds.
+        Pooled as the CLAP models do that use this kind, and cut at their length, or at that of the
+        table of positions where it is shorter. Heads are 64 wide, where the tensors do not tell, as
+        in every published model of these kinds.
     tensors : dict of str to ndarray
         By our names.
 
@@ -90,7 +93,10 @@ def tower_of(
     kind = kind or kind_of(tensors)
     renamed = _READERS[kind](tensors)
     told = _t5_sizes(renamed) if kind == "flan-t5-large" else _table_sizes(renamed)
-    return dataclasses.replace(TextConfig.preset(kind), **told | known), renamed
+    preset = TextConfig.preset(kind)
+    most = known.get("max_tokens", preset.max_tokens)
+    config = dataclasses.replace(preset, **told | known | {"max_tokens": FEWEST_TOKENS})
+    return dataclasses.replace(config, max_tokens=min(most, config.longest)), renamed
 
 
 def left_of(tensors: Tensors, renamed: Mapping[str, Stored]) -> list[str]:

@@ -210,7 +210,7 @@ def _pooled(config: TextConfig, renamed: dict[str, Stored]) -> TextConfig:
     """Return the mean over tokens as the pooling of a tower whose pooler is missing."""
     if config.pool == "pooler" and "text_branch.pooler.weight" not in renamed:
         return dataclasses.replace(config, pool="mean")
-    return dataclasses.replace(config, max_tokens=min(config.max_tokens, config.longest))
+    return config
 
 
 def _compare(config: TextConfig, said: dict[str, Any], dialect: Dialect) -> None:

@@ -1,6 +1,7 @@
 """A folder of transformers' ClapModel."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from reclap.errors import FormatError
 from reclap.families import audio
 from reclap.families.clap_model import EPS, Extractor, contradictions
 from reclap.families.parts import Array, Found, Parts, Tensors, assemble, below, without
+from reclap.families.text_config import FEWEST_TOKENS
 
 __all__ = ["EXTRACTOR", "read", "weights"]
 
 EXTRACTOR = "preprocessor_config.json"
+_TOKENIZER = "tokenizer_config.json"
 _PROCESSOR = "processor_config.json"  # newer folders keep the extractor's settings in it
 
 
@@ -62,6 +65,7 @@ def read(folder: Path) -> Found:
                 "eps": _number(path, text_part, "layer_norm_eps", 1e-12),
                 "heads": _number(path, text_part, "num_attention_heads", 12),
                 "position_offset": _number(path, text_part, "pad_token_id", 1) + 1,
+                "max_tokens": _most_tokens(folder),
             },
         )
     )
@@ -107,6 +111,13 @@ def _number(path: Path, part: Mapping[str, Any], name: str, default: float) -> A
     if not fits:
         raise FormatError(f"{path}: {name} is {value!r}, expected {type(default).__name__}")
     return value
+
+
+def _most_tokens(folder: Path) -> int:
+    """Return where the folder's tokenizer cuts texts; the positions bound it where it does not."""
+    path = folder / _TOKENIZER
+    said = files.read_json(path).get("model_max_length") if path.is_file() else None
+    return said if type(said) is int and said >= FEWEST_TOKENS else sys.maxsize
 
 
 def _front(folder: Path, *, fused: bool) -> AudioConfig | None:
