@@ -8,6 +8,8 @@
 
 /* ---- Configuration --------------------------------------------------------------------------- */
 
+enum { MOST_SIDE = 512 }; /* tokens a side: published towers have 64 */
+
 static rc_status check_stage(const rc_htsat_config *c, int64_t i, int64_t side)
 {
     int64_t width = c->embed << i;
@@ -36,9 +38,13 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
     if (c->patch < 1 || c->spec_size % c->patch != 0)
         return rc_fail(RC_EINVAL, "audio.patch: %lld does not divide spec_size %lld",
                        (long long)c->patch, (long long)c->spec_size);
-    if (c->stages < 1 || c->stages > RC_STAGES_MAX || c->embed < 1 || c->embed > 4096 ||
-        c->window < 1 || c->window > 64 || c->mlp_ratio < 1 || c->mlp_ratio > 16)
-        return rc_fail(RC_EINVAL, "audio: stages, embed, window or mlp_ratio out of range");
+    if (c->spec_size / c->patch > MOST_SIDE)
+        return rc_fail(RC_EINVAL, "audio.patch: %lld makes %lld tokens a side, expected at most %d",
+                       (long long)c->patch, (long long)(c->spec_size / c->patch), MOST_SIDE);
+    RC_TRY(rc_check_range("audio: number of depths", c->stages, 1, RC_STAGES_MAX));
+    RC_TRY(rc_check_range("audio.embed", c->embed, 1, 4096));
+    RC_TRY(rc_check_range("audio.window", c->window, 1, 64));
+    RC_TRY(rc_check_range("audio.mlp_ratio", c->mlp_ratio, 1, 16));
     if (!(c->drop_path >= 0 && c->drop_path < 1) || !(c->dropout >= 0 && c->dropout < 1))
         return rc_fail(RC_EINVAL, "audio: drop_path %g and dropout %g must lie in [0, 1)",
                        c->drop_path, c->dropout);
@@ -46,6 +52,9 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
         c->freq_stripes > 32 || c->time_width < 0 || c->freq_width < 0)
         return rc_fail(RC_EINVAL,
                        "audio: expected 0 to 32 stripes, and widths that are not negative");
+    if (!(c->bn_momentum >= 0 && c->bn_momentum <= 1))
+        return rc_fail(RC_EINVAL, "audio.bn_momentum: expected 0 to 1, got %g", c->bn_momentum);
+    RC_TRY(rc_check_eps("audio", c->eps));
     if (c->fusion) RC_TRY(rc_fusion_check(c));
     for (int64_t i = 0, side = c->spec_size / c->patch; i < c->stages; i++, side /= 2)
         RC_TRY(check_stage(c, i, side));
@@ -117,9 +126,9 @@ static void merge_order(int32_t *order, int64_t side)
 }
 
 /* Everything in a stage that depends on its grid alone. */
-static rc_status stage_tables(rc_htsat_stage *s)
+static rc_status stage_tables(rc_htsat_stage *s, bool merges)
 {
-    int64_t n = s->tokens, windows = n / (s->window * s->window);
+    int64_t n = s->tokens;
     RC_TRY(new_table(&s->order[0], n));
     RC_TRY(new_table(&s->order[1], n));
     rc_window_index(s->order[0], s->side, s->window, 0);
@@ -127,20 +136,29 @@ static rc_status stage_tables(rc_htsat_stage *s)
     int32_t *place;
     RC_TRY(new_table(&place, 2 * n));
     rc_status status = RC_OK;
-    for (int i = 0; i < 4 && status == RC_OK; i++) status = new_table(&s->from[i], n);
+    for (int i = 0; i < (merges ? 4 : 3) && status == RC_OK; i++)
+        status = new_table(&s->from[i], n);
     if (status == RC_OK) {
         compose(s->from[0], place, NULL, s->order[0], n);
         compose(s->from[1], place, s->order[0], s->order[1], n);
         compose(s->from[2], place, s->order[1], s->order[0], n);
+    }
+    if (status == RC_OK && merges) {
         merge_order(place + n, s->side);
-        compose(s->from[3], place, s->order[(s->depth - 1) % 2], s->side % 2 ? NULL : place + n, n);
+        compose(s->from[3], place, s->order[(s->depth - 1) % 2], place + n, n);
     }
     rc_free(place);
-    RC_TRY(status);
-    if (s->shift == 0) return RC_OK;
-    int64_t t = s->window * s->window;
-    RC_TRY(rc_alloc((void **)&s->mask, windows * t * t * (int64_t)sizeof(float)));
-    rc_window_mask(s->mask, s->side, s->window, s->shift);
+    return status;
+}
+
+/* A stage whose windows are shifted has windows of the configured side, so one table serves all. */
+static rc_status mask_table(rc_htsat *t, int64_t window, int64_t shift)
+{
+    if (t->mask != NULL) return RC_OK;
+    int64_t size = window * window * window * window;
+    RC_TRY(rc_alloc((void **)&t->mask, (RC_WINDOW_KINDS - 1) * size * (int64_t)sizeof(float)));
+    for (int64_t kind = 1; kind < RC_WINDOW_KINDS; kind++)
+        rc_window_mask(t->mask + (kind - 1) * size, window, shift, kind);
     return RC_OK;
 }
 
@@ -154,7 +172,8 @@ static rc_status open_stage(rc_htsat *t, rc_params *p, int64_t i, int64_t *block
     s->depth = c->depths[i];
     s->window = rc_min(c->window, s->side);
     s->shift = s->side > c->window ? c->window / 2 : 0;
-    RC_TRY(stage_tables(s));
+    RC_TRY(stage_tables(s, i + 1 < c->stages));
+    if (s->shift > 0) RC_TRY(mask_table(t, s->window, s->shift));
     s->block = calloc((size_t)s->depth, sizeof *s->block);
     if (s->block == NULL) return rc_fail(RC_ENOMEM, "out of memory: blocks of stage %d", (int)i);
     for (int64_t j = 0; j < s->depth; j++, ++*block_of_all) {
@@ -167,7 +186,8 @@ static rc_status open_stage(rc_htsat *t, rc_params *p, int64_t i, int64_t *block
                                 .from = s->from[j == 0  ? 0
                                                 : j % 2 ? 1
                                                         : 2],
-                                .mask = j % 2 ? s->mask : NULL,
+                                .mask = j % 2 && s->shift > 0 ? t->mask : NULL,
+                                .across = s->side / s->window,
                                 .eps = (float)c->eps,
                                 .drop_path = (float)(c->drop_path * share),
                                 .dropout = (float)c->dropout,
@@ -215,10 +235,10 @@ void rc_htsat_free(rc_htsat *t)
         rc_htsat_stage *s = &t->stage[i];
         for (int k = 0; k < 2; k++) rc_free(s->order[k]);
         for (int k = 0; k < 4; k++) rc_free(s->from[k]);
-        rc_free(s->mask);
         free(s->block);
     }
     rc_free(t->patch_from);
+    rc_free(t->mask);
     rc_fusion_close(&t->fusion);
     free(t);
 }

@@ -12,7 +12,6 @@ typedef struct {
     int32_t *order[2]; /* grid position of each row, unshifted and shifted windows */
     int32_t *from[4];  /* where rows come from: grid to unshifted, unshifted to shifted, shifted to
                           unshifted, last block to patch merging */
-    float *mask;       /* of shifted windows */
     rc_swin *block;
     rc_pair merge_norm, merge;
 } rc_htsat_stage;
@@ -24,6 +23,7 @@ struct rc_htsat {
     rc_batch_norm bn;
     rc_pair patch, patch_norm, norm;
     int32_t *patch_from; /* (spec_size^2) */
+    float *mask;         /* of shifted windows, in all stages that have some */
     rc_htsat_stage stage[RC_STAGES_MAX];
 };
 

@@ -115,8 +115,14 @@ void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const fl
 /* index[i] = grid position (row-major) of place i in window order, the grid rolled by -shift. */
 void rc_window_index(int32_t *index, int64_t side, int64_t window, int64_t shift);
 
-/* Swin's mask for the rolled grid: (windows, window^2, window^2), 0 or -100. */
-void rc_window_mask(float *mask, int64_t side, int64_t window, int64_t shift);
+/* Swin's mask for the rolled grid depends only on whether a window lies in the last row of windows
+ * and in the last column: rc_window_kind is the sum of the flags of window w, 0 where there is
+ * nothing to mask. */
+enum { RC_LAST_ROW = 1, RC_LAST_COLUMN = 2, RC_WINDOW_KINDS = 4 };
+int64_t rc_window_kind(int64_t w, int64_t across);
+
+/* The mask of a kind: (window^2, window^2), 0 or -100. */
+void rc_window_mask(float *mask, int64_t window, int64_t shift, int64_t kind);
 
 /* Fold and cut into patches (LAION: clap_module/htsat.py, reshape_wav2img): for grid position i and
  * pixel j of its patch of `high` rows and `wide` columns, where in the (frames, mels) spectrogram

@@ -66,6 +66,10 @@ rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char 
 rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
                           const char *name);
 
+/* RC_EINVAL names the setting that is out of its range. */
+rc_status rc_check_range(const char *name, int64_t value, int64_t least, int64_t most);
+rc_status rc_check_eps(const char *tower, double eps); /* what norms add to a variance */
+
 /* A batch norm: scale and bias, running mean and variance. */
 typedef struct {
     rc_pair scale;

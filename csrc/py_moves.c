@@ -16,7 +16,7 @@ static PyArrayObject *zeros(int rank, const int64_t *sizes)
 /* ---- Tables and moves -------------------------------------------------------------------------
  */
 
-enum { MOST_SIDE = 4096 };
+enum { MOST_SIDE = 4096, MOST_VALUES = 1 << 28 };
 
 /* A side must be whole pieces. */
 static int whole(const char *name, long long side, long long piece)
@@ -49,9 +49,13 @@ static PyObject *window_mask(PyObject *Py_UNUSED(m), PyObject *args)
 {
     long long side, window, shift;
     if (window_sizes(args, &side, &window, &shift) < 0) return NULL;
-    int64_t t = window * window, windows = side * side / t;
+    int64_t t = window * window, across = side / window, windows = across * across;
+    if (windows > MOST_VALUES / t / t)
+        return PyErr_Format(PyExc_ValueError, "window_mask: expected at most %d values",
+                            MOST_VALUES);
     PyArrayObject *y = NEW(3, windows, t, t);
-    if (y != NULL) rc_window_mask(rc_py_data(y), side, window, shift);
+    for (int64_t w = 0; y != NULL && w < windows; w++)
+        rc_window_mask(rc_py_data(y) + w * t * t, window, shift, rc_window_kind(w, across));
     return (PyObject *)y;
 }
 

@@ -97,7 +97,9 @@ static void scatter_chunk(const swin_job *job, const float *dx, int64_t first, i
 static const float *window_mask(const swin_job *job, int64_t row)
 {
     int64_t t = job->attention.t;
-    return job->s->mask == NULL ? NULL : job->s->mask + row % job->s->tokens / t * t * t;
+    if (job->s->mask == NULL) return NULL;
+    int64_t kind = rc_window_kind(row % job->s->tokens / t, job->s->across);
+    return kind == 0 ? NULL : job->s->mask + (kind - 1) * t * t;
 }
 
 /* Site of a branch's draws: 0 dropout and 1 drop path of attention, 2 and 3 of the MLP. */

@@ -15,7 +15,8 @@ typedef struct {
     int64_t window;        /* side; window^2 rows make one */
     int64_t tokens;        /* rows of one clip */
     const int32_t *from;   /* (tokens) where in the previous order each row lies */
-    const float *mask;     /* (windows of a clip, window^2, window^2) or NULL */
+    const float *mask;     /* (RC_WINDOW_KINDS - 1, window^2, window^2) or NULL */
+    int64_t across;        /* windows in a row of the grid */
     float eps, drop_path, dropout;
     uint64_t site; /* first of the four places where this block draws */
 } rc_swin;

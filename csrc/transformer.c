@@ -24,18 +24,21 @@ int64_t rc_text_longest(const rc_text_config *c)
 
 static rc_status check_sizes(const rc_text_config *c)
 {
-    if (c->vocab < 1 || c->positions < 1 || c->layers < 1 || c->layers > 256 || c->mlp < 1)
-        return rc_fail(RC_EINVAL, "text: vocab, positions, layers and mlp must be positive");
-    if (c->types < 0 || c->positions > 1 << 20 || c->heads > 16384 || c->mlp > 1 << 20)
-        return rc_fail(RC_EINVAL, "text: types, positions, heads or mlp out of range");
-    if (c->width < 1 || c->width > 16384 || c->heads < 1 ||
-        (c->head_width == 0 && c->width % c->heads != 0))
+    const struct {
+        const char *name;
+        int64_t value, least, most;
+    } sizes[] = {
+        {"text.vocab", c->vocab, 1, 1 << 24}, {"text.positions", c->positions, 1, 1 << 20},
+        {"text.types", c->types, 0, 1 << 20}, {"text.width", c->width, 1, 16384},
+        {"text.layers", c->layers, 1, 256},   {"text.heads", c->heads, 1, 16384},
+        {"text.mlp", c->mlp, 1, 1 << 20},     {"text.head_width", c->head_width, 0, 16384},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        RC_TRY(rc_check_range(sizes[i].name, sizes[i].value, sizes[i].least, sizes[i].most));
+    if (c->head_width == 0 && c->width % c->heads != 0)
         return rc_fail(RC_EINVAL, "text.heads: %lld does not divide the width %lld",
                        (long long)c->heads, (long long)c->width);
-    if (c->head_width < 0 || c->head_width > 16384)
-        return rc_fail(RC_EINVAL, "text.head_width: expected 0 to 16384, got %lld",
-                       (long long)c->head_width);
-    return RC_OK;
+    return rc_check_eps("text", c->eps);
 }
 
 static rc_status check_kind(const char *name, int64_t kind, int64_t last)

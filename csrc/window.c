@@ -15,25 +15,28 @@ void rc_window_index(int32_t *index, int64_t side, int64_t window, int64_t shift
     }
 }
 
-/* Which of three bands a row or column of the rolled grid lies in. */
-static int64_t band(int64_t at, int64_t side, int64_t window, int64_t shift)
+int64_t rc_window_kind(int64_t w, int64_t across)
 {
-    return at < side - window ? 0 : at < side - shift ? 1 : 2;
+    return (w / across == across - 1 ? RC_LAST_ROW : 0) +
+           (w % across == across - 1 ? RC_LAST_COLUMN : 0);
 }
 
-void rc_window_mask(float *mask, int64_t side, int64_t window, int64_t shift)
+/* Which part of its window a place lies in, where the grid's edge cuts the window in two or four.
+ */
+static int64_t part_of(int64_t place, int64_t window, int64_t shift, int64_t kind)
 {
-    int64_t across = side / window, t = window * window;
-    for (int64_t w = 0; w < across * across; w++)
-        for (int64_t i = 0; i < t; i++)
-            for (int64_t j = 0; j < t; j++) {
-                int64_t y = w / across * window, x = w % across * window;
-                bool same = band(y + i / window, side, window, shift) ==
-                                band(y + j / window, side, window, shift) &&
-                            band(x + i % window, side, window, shift) ==
-                                band(x + j % window, side, window, shift);
-                mask[(w * t + i) * t + j] = same ? 0.0f : -100.0f;
-            }
+    bool below = place / window >= window - shift, right = place % window >= window - shift;
+    return (kind & RC_LAST_ROW && below) + 2 * (kind & RC_LAST_COLUMN && right);
+}
+
+void rc_window_mask(float *mask, int64_t window, int64_t shift, int64_t kind)
+{
+    int64_t t = window * window;
+    for (int64_t i = 0; i < t; i++) {
+        int64_t part = part_of(i, window, shift, kind);
+        for (int64_t j = 0; j < t; j++)
+            mask[i * t + j] = part == part_of(j, window, shift, kind) ? 0.0f : -100.0f;
+    }
 }
 
 void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t high, int64_t wide)

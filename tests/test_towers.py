@@ -140,7 +140,8 @@ def test_audio_tower_matches_transformers(rng, config, frames, b):
 
 
 def test_audio_tower_matches_its_formula_in_float64(rng):
-    for config in (AUDIO, AUDIO | {"depths": [1, 1], "heads": [2, 3]}, AUDIO | {"patch": 2}):
+    two, tokens = {"depths": [1, 1], "heads": [2, 3]}, {"patch": 16}  # a last stage of one token
+    for config in (AUDIO, AUDIO | two, AUDIO | {"patch": 2}, AUDIO | tokens):
         model, values = new_model(rng, config)
         p = {k: torch.from_numpy(v.astype(np.float64)) for k, v in values.items()}
         mel = decibels(rng, 2)
