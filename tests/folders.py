@@ -88,3 +88,11 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
         f.setparams((1, 2, rate, 0, "NONE", ""))
         f.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
     return path
+
+
+def write_stereo(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
+    """Write float samples (T, 2) as a 16-bit WAV file."""
+    with wave.open(str(path), "wb") as f:
+        f.setparams((2, 2, rate, 0, "NONE", ""))
+        f.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
+    return path

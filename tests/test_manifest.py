@@ -31,6 +31,14 @@ def test_csv_row_holds_path_caption_rewrites_and_the_rest(sounds):
     assert row.extra == {"fold": "3"}
 
 
+def test_mark_that_excel_puts_first_is_no_part_of_a_name(sounds):
+    path = sounds / "m.csv"
+    path.write_bytes("path,caption\na.wav,A dog\n".encode("utf-8-sig"))
+    (row,) = manifest.read(path)
+    assert row.path == sounds / "a.wav"
+    assert row.extra == {}
+
+
 def test_json_line_holds_the_same(sounds):
     path = write(
         sounds, "m.jsonl", {"audio": "a.wav", "caption": "A", "rewrites": ["B"], "fold": 3}, "", ""

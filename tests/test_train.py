@@ -160,6 +160,22 @@ def test_mean_of_the_weights_is_what_is_saved(plan, whole, tmp_path):
     assert np.abs(mean[name] - state[f"values.{name}"]).max() < 0.05
 
 
+def test_running_mean_follows_its_formula(plan, tmp_path):
+    """min(ema, (1 + step) / (10 + step)): the first steps count for more."""
+    loop.train(plan(optim={"ema": 0.5}, run={"save_every": 1, "keep": 12}), tmp_path)
+    name = "audio_projection.0.weight"
+    folders = sorted(tmp_path.glob("step-*"))
+    values = [
+        checkpoint.read_tensors(folder / "state.safetensors")[f"values.{name}"]
+        for folder in folders
+    ]
+    means = [checkpoint.read_tensors(folder / checkpoint.MODEL)[name] for folder in folders]
+    for step in range(1, 12):
+        decay = min(0.5, (1 + step) / (10 + step))  # 0.5 from step 8 on
+        expected = decay * means[step - 1] + (1 - decay) * values[step]
+        np.testing.assert_allclose(means[step], expected, rtol=1e-5, atol=1e-7)
+
+
 def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_path):
     mixed = {"batch": 6, "mixtures": 2, "per_group": 1}
     loop.train(plan(data=mixed, run={"steps": 3}), tmp_path)

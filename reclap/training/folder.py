@@ -25,7 +25,7 @@ LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.safetensors", ".lock"
 STATE_INFO = "state.json"
 _OURS = (LAST, LOG, CAPTIONS, LOCK)
 _STEP = re.compile(r"step-\d{10}")
-_LEFT = re.compile(r"\.(step-|last|log\.|captions).*\.tmp")  # by a process that was killed
+_LEFT = re.compile(r"\.(step-.*|last|[a-z0-9_]{8})\.tmp")  # by a process that was killed
 _FILES = (checkpoint.CONFIG, checkpoint.MODEL, checkpoint.TEXT, checkpoint.TOKENIZER, STATE)
 
 

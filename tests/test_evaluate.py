@@ -1,0 +1,70 @@
+"""Zero-shot accuracy during training."""
+
+import folders
+import numpy as np
+import pytest
+
+from reclap.config import ClapConfig
+from reclap.manifest import Caption, Row
+from reclap.training.evaluate import ZeroShot
+
+CONFIG = ClapConfig.from_json(folders.CONFIG)
+TONES = {"low": 300.0, "middle": 1200.0, "high": 5000.0}
+
+
+class Encoder:
+    """A text tower whose feature of a text is the place of its label among the tones."""
+
+    def features(self, texts):
+        return np.array([[next(i for i, t in enumerate(TONES) if t in x)] for x in texts], "f4")
+
+
+class Learner:
+    """A model that hears tones; those in `confused` it takes for others."""
+
+    def __init__(self, confused):
+        self.confused = confused
+
+    def embed_text(self, features):
+        return np.eye(3, dtype="f4")[features[:, 0].astype(int)]
+
+    def embed(self, mel):
+        loudest = mel.mean(axis=1).argmax(axis=1)
+        heard = np.digitize(loudest, [4, 9])
+        return np.eye(3, dtype="f4")[[self.confused.get(int(h), int(h)) for h in heard]]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Return four sounds of three labels, in no order; the last one is longer than a window."""
+    parts = [("middle", 0.5), ("low", 0.5), ("high", 0.5), ("low", 3.0)]
+    return [
+        Row(
+            folders.write_wav(tmp_path / f"{i}.wav", folders.tone(TONES[label], seconds)),
+            (Caption("?"),),
+            {"label": label},
+        )
+        for i, (label, seconds) in enumerate(parts)
+    ]
+
+
+def exam(rows, labels=("high", "low", "middle")):
+    prompts = {label: [f"a {label} tone", f"{label} hum"] for label in labels}
+    return ZeroShot(rows, "label", prompts, CONFIG, Encoder())
+
+
+def test_perfect_model_names_all(rows):
+    found = exam(rows)(Learner({}))
+    assert found == {"accuracy": 1.0, "clips": 4, "labels": {"high": 1, "low": 1, "middle": 1}}
+
+
+def test_accuracy_is_that_of_the_clips_and_of_each_label(rows):
+    found = exam(rows)(Learner({0: 2}))  # low sounds are called high
+    assert found == {"accuracy": 0.5, "clips": 4, "labels": {"high": 1, "low": 0, "middle": 1}}
+
+
+def test_windows_of_a_clip_decide_together(rows, tmp_path):
+    for most, first, share in (("low", "high", 1.0), ("high", "low", 0.5)):
+        parts = [folders.tone(TONES[first]), *[folders.tone(TONES[most])] * 2]
+        folders.write_wav(tmp_path / "3.wav", np.concatenate(parts))
+        assert exam(rows)(Learner({}))["labels"]["low"] == share
