@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reclap.errors import FormatError
 from reclap.towers import TextConfig
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]
@@ -17,6 +18,8 @@ __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_o
 log = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.int32]
+
+_BLOCK = 1000  # texts whose encodings, some kilobytes each, are in memory at once
 
 # Files that a tokenizer can be made of (`reclap.vocabulary`); the first one in a folder counts.
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -96,8 +99,16 @@ class Tokenizer:
 
     def __init__(self, path: Path, config: TextConfig) -> None:
         from reclap import vocabulary  # here, because the library takes 50 ms
+        from reclap.tokenizer_limits import longest_text
 
         self._tokenizer, self.path = vocabulary.load(path), path
+        self._longest = longest_text(path, self._tokenizer)
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if special >= config.max_tokens:
+            raise FormatError(
+                f"{path}: adds {special} tokens to every text, expected fewer than "
+                f"{config.max_tokens}, at which texts are cut"
+            )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(config.max_tokens)
         known = [t for t in config.whole if self._tokenizer.token_to_id(t) is not None]
@@ -140,14 +151,28 @@ class Tokenizer:
         ------
         FormatError
             If the tokenizer lacks what a text needs, such as its own unknown token.
+        ValueError
+            If a text has more than a million characters, or fewer where the tokenizer can make
+            much of little.
         """
+        for i, text in enumerate(texts):
+            if len(text) > self._longest:
+                raise ValueError(
+                    f"texts[{i}] has {len(text)} characters, expected at most {self._longest}"
+                )
+        ids: list[Ids] = []
+        cut = 0
+        for begin in range(0, len(texts), _BLOCK):
+            encoded = self._encode(texts[begin : begin + _BLOCK])
+            ids += [np.array(e.ids, np.int32) for e in encoded]
+            cut += sum(bool(e.overflowing) for e in encoded)
+        if cut:
+            log.warning("%d of %d texts were cut at %d tokens", cut, len(ids), self._max_tokens)
+        first = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+        return np.concatenate([*ids, np.empty(0, np.int32)]), first
+
+    def _encode(self, texts: Sequence[str]) -> list[Any]:
         from reclap.vocabulary import library_errors
 
         with library_errors(self.path, "not a usable tokenizer"):
-            encoded = self._tokenizer.encode_batch([text + self._suffix for text in texts])
-        cut = sum(bool(e.overflowing) for e in encoded)
-        if cut:
-            log.warning("%d of %d texts were cut at %d tokens", cut, len(encoded), self._max_tokens)
-        first = np.cumsum([0, *(len(e.ids) for e in encoded)], dtype=np.int32)
-        ids = np.fromiter((i for e in encoded for i in e.ids), np.int32, count=int(first[-1]))
-        return ids, first
+            return self._tokenizer.encode_batch([text + self._suffix for text in texts])

@@ -19,6 +19,7 @@ from reclap import sentencepiece
 from reclap.errors import FormatError
 from reclap.files import parse_json, read_json
 from reclap.settings import from_mapping
+from reclap.tokenizer_limits import check_file, check_size
 
 __all__ = ["library_errors", "load", "to_json"]
 
@@ -26,6 +27,7 @@ __all__ = ["library_errors", "load", "to_json"]
 _CLIP_PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+_MERGES = "merges.txt"
 _SENTINELS = 100  # of T5, <extra_id_99> first, after the pieces
 
 
@@ -42,8 +44,9 @@ def load(path: Path) -> tokenizers.Tokenizer:
     Raises
     ------
     FormatError
-        If the file is none of these, naming it.
+        If the file is none of these, or could take memory without end, naming it.
     """
+    check_size(path)
     with library_errors(path, "not a tokenizer"):
         return _BUILDERS.get(path.name, _from_json)(path)
 
@@ -73,7 +76,9 @@ def to_json(path: Path) -> bytes:
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str(path.read_bytes().decode())
+    content = path.read_bytes()
+    check_file(path, content)
+    return tokenizers.Tokenizer.from_str(content.decode())
 
 
 # ---- Byte-level pairs: RoBERTa, GPT-2, CLIP -----------------------------------------------------
@@ -83,7 +88,7 @@ def _from_pairs(path: Path) -> tokenizers.Tokenizer:
     vocab = parse_json(str(path), path.read_bytes())
     if not isinstance(vocab, dict) or not all(_is_id(i) for i in vocab.values()):
         raise FormatError(f"{path}: expected an object of tokens and their ids")
-    merges = _read_merges(path.with_name("merges.txt"))
+    merges = _read_merges(path.with_name(_MERGES))
     for (begin, end), build in _PAIR_KINDS.items():
         if begin in vocab and end in vocab:
             return build(vocab, merges)
@@ -96,6 +101,7 @@ def _is_id(value: object) -> bool:
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
+    check_size(path)
     try:
         lines = path.read_bytes().decode().split("\n")
     except UnicodeDecodeError as error:
