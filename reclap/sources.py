@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from reclap.ahead import ahead
 from reclap.audio import AudioConfig, open_front
 from reclap.clips import is_file
 from reclap.errors import FormatError
 from reclap.fusion import Picture, pictures
+from reclap.prefetch import prefetch
 from reclap.streams import Stream, Whole, cut
 
 __all__ = ["as_list", "features", "name_of", "pieces", "require_rate"]
@@ -109,7 +109,7 @@ def features(
             _name(error, name_of(items[i], i))
             yield error
 
-    return ahead((functools.partial(work, i) for i in range(len(items))), threads, AHEAD)
+    return prefetch((functools.partial(work, i) for i in range(len(items))), threads, AHEAD)
 
 
 def pieces(
@@ -150,6 +150,6 @@ def pieces(
             _name(error, name_of(item, 0))
             raise
 
-    with contextlib.closing(ahead([work], 1, AHEAD)) as found:
+    with contextlib.closing(prefetch([work], 1, AHEAD)) as found:
         for _, result in found:
             yield result

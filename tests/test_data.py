@@ -319,7 +319,7 @@ def test_leaving_early_leaves_no_thread(rows):
     with Loader(make(rows, ahead=8), 0, 1000) as loader:
         assert len(list(itertools.islice(loader, 3))) == 3
     loader.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("reclap-data")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("reclap-prefetch")]
 
 
 def test_cache_drops_what_was_not_used_for_longest():

@@ -1,6 +1,5 @@
 """Work ahead of the model, and several users of threads in one process."""
 
-import itertools
 import threading
 import time
 
@@ -9,62 +8,10 @@ import pytest
 from models import new_model
 
 import reclap
-from reclap.ahead import ahead
 from reclap.audio import AudioConfig
 from reclap.batches import BATCH, batch_of
 
 WAIT = 60.0  # seconds after which a test counts as stuck
-
-# ---- The queue -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("room", [1, 3, 100])
-def test_results_come_in_order(rng, threads, room):
-    counts = rng.integers(0, 9, 30)
-
-    def job(i):
-        for j in range(counts[i]):
-            if (i + j) % 7 == 0:
-                time.sleep(0.001)
-            yield 100 * i + j
-
-    jobs = [lambda i=i: job(i) for i in range(30)]
-    want = [(i, 100 * i + j) for i in range(30) for j in range(counts[i])]
-    assert list(ahead(jobs, threads, room)) == want
-    assert list(ahead([], threads, room)) == []
-
-
-def test_no_more_is_made_than_there_is_room_for():
-    made = []
-
-    def job(i):
-        for j in itertools.count():
-            made.append((i, j))
-            yield i, j
-
-    found = ahead([lambda i=i: job(i) for i in range(3)], 3, 10)
-    for n in range(200):
-        assert next(found) == (0, (0, n))
-        # The first job's room, the others' room, what each thread waits with, and what was taken.
-        assert len(made) <= 2 * 10 + 3 + n + 1
-    found.close()
-    count = len(made)
-    time.sleep(0.05)
-    assert len(made) == count  # closing ended endless jobs
-
-
-def test_what_a_job_raises_comes_in_its_turn():
-    def job(i):
-        yield i
-        if i == 2:
-            raise OSError("job 2")
-
-    found = ahead([lambda i=i: job(i) for i in range(5)], 2, 4)
-    assert [next(found) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
-    with pytest.raises(OSError, match="job 2"):
-        next(found)
-    assert not [t for t in threading.enumerate() if t.name.startswith("reclap-ahead")]
 
 
 def test_the_front_end_runs_while_the_tower_does(small, tones, monkeypatch):

@@ -1,13 +1,12 @@
 """Many requests on their way at once, results in order, memory bounded."""
 
-import collections
 import contextlib
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from reclap.llm.request import StoppedError
 from reclap.llm.session import Session
+from reclap.prefetch import prefetch_map
 
 __all__ = ["ordered", "unbroken"]
 
@@ -37,20 +36,7 @@ def ordered(
     workers : int
         Threads.
     """
-    pending: collections.deque[Future[Result]] = collections.deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) == _AHEAD * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BaseException:
-            llm.stop()
-            for future in pending:
-                future.cancel()
-            raise
+    return prefetch_map(work, items, workers, _AHEAD * workers, interrupt=llm.stop)
 
 
 def unbroken(

@@ -1,13 +1,11 @@
 """Training batches as a pure function of (settings, seed, step), and threads that work ahead."""
 
-import collections
 import dataclasses
 import functools
 import itertools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError, ReclapError
 from reclap.manifest import Row
+from reclap.prefetch import prefetch_map
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.draw import ITEM, ORDER, PLAN, POOL, generator
@@ -396,14 +395,11 @@ class Loader:
     """
 
     def __init__(self, batches: Batches, first: int, last: int) -> None:
-        self._batches, self._last = batches, last
-        self._next = first
-        self._pool = ThreadPoolExecutor(batches.data.threads, "reclap-data")
-        self._pending: collections.deque[Future[Batch]] = collections.deque()
+        data = batches.data
+        self._found = prefetch_map(batches.batch, range(first, last), data.threads, data.ahead)
 
     def __enter__(self) -> Self:
-        """Start working ahead."""
-        self._fill()
+        """Return itself; threads start with the first batch that is asked for."""
         return self
 
     def __exit__(
@@ -417,17 +413,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches in order."""
-        while self._pending:
-            batch = self._pending.popleft().result()
-            self._fill()
-            yield batch
-
-    def _fill(self) -> None:
-        while len(self._pending) < self._batches.data.ahead and self._next < self._last:
-            self._pending.append(self._pool.submit(self._batches.batch, self._next))
-            self._next += 1
+        return self._found
 
     def close(self) -> None:
         """Stop; may be called twice."""
-        self._pending.clear()
-        self._pool.shutdown(cancel_futures=True)
+        self._found.close()
