@@ -28,7 +28,7 @@ RC_INLINE float normal_cdf(float x, float *density)
 RC_CLONES
 void rc_exp(float *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = rc_exp_of(x[i]);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] == INFINITY ? INFINITY : rc_exp_of(x[i]);
 }
 
 RC_CLONES
@@ -95,13 +95,13 @@ void rc_quick_gelu_backward(float *dx, const float *dy, const float *x, int64_t 
 RC_CLONES
 void rc_relu_forward(float *y, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : 0;
+    for (int64_t i = 0; i < n; i++) y[i] = rc_positive(x[i], x[i]);
 }
 
 RC_CLONES
 void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n)
 {
-    for (int64_t i = 0; i < n; i++) dx[i] = x[i] > 0 ? dy[i] : 0;
+    for (int64_t i = 0; i < n; i++) dx[i] = rc_positive(x[i], dy[i]);
 }
 
 RC_CLONES
@@ -150,6 +150,19 @@ void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_
     float scale = p < 1 ? 1 / (1 - p) : 0;
     for (int64_t i = 0; i < n; i++)
         y[i] = rc_uniform(at, (uint64_t)(first + i)) >= p ? x[i] * scale : 0;
+}
+
+RC_CLONES
+bool rc_all_finite(const float *x, int64_t n)
+{
+    uint32_t most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    return most < 0x7f800000u; /* the exponent of infinity and NaN */
 }
 
 RC_CLONES

@@ -57,9 +57,6 @@ rc_status rc_reader_read(rc_audio *out, rc_reader *reader, int64_t frames);
 /* Mean over channels: y (frames), x (frames, channels). */
 void rc_downmix(float *y, const float *x, int64_t frames, int64_t channels);
 
-/* Whether none of n samples is NaN or infinite. */
-bool rc_all_finite(const float *x, int64_t n);
-
 /* Fill y (m) with as many whole copies of x (n) as fit, then zeros: the "repeatpad" of the family
  * (LAION-AI/CLAP training/data.py, transformers ClapFeatureExtractor). x longer than m is cut. */
 void rc_repeat_pad(float *y, int64_t m, const float *x, int64_t n);

@@ -7,6 +7,7 @@
  * Chunks of rows of pixels go through neighbourhoods, product, norm, ReLU and pooling while they
  * are warm in the cache. */
 #include "model.h"
+#include "vector.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -193,7 +194,7 @@ static void norm_relu(float *x, const float *scale, const float *shift, int64_t 
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < c; j++) {
             float v = x[i * c + j] * scale[j] + shift[j];
-            x[i * c + j] = v > 0 ? v : 0;
+            x[i * c + j] = rc_positive(v, v);
         }
 }
 

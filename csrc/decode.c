@@ -313,20 +313,6 @@ RC_CLONES void rc_downmix(float *y, const float *x, int64_t frames, int64_t chan
     }
 }
 
-/* x - x is zero for finite x, NaN otherwise: integer arithmetic on the exponent vectorises better.
- */
-RC_CLONES bool rc_all_finite(const float *x, int64_t n)
-{
-    const uint32_t exponent = 0x7f800000u;
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, sizeof bits);
-        bad |= (bits & exponent) == exponent;
-    }
-    return bad == 0;
-}
-
 void rc_repeat_pad(float *y, int64_t m, const float *x, int64_t n)
 {
     int64_t at = 0;

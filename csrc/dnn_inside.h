@@ -91,7 +91,8 @@ void rc_parts_free(matmul_parts *p);
 /* y = x rounded to the nearest bfloat16, ties to even. */
 void rc_to_bf16(uint16_t *y, const float *x, int64_t n);
 
-/* Each of n rows of c values, times level / its largest magnitude, rounded; scale (n) undoes it. */
+/* Each of n rows of c values, times level / its largest magnitude, rounded; scale (n) undoes it,
+ * and is NaN for a row that holds a value that is not finite. */
 enum { RC_INT8_MOST = 127 };
 void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c, int level);
 

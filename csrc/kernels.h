@@ -78,6 +78,7 @@ void rc_gated_backward(float *da, float *db, const float *dy, const float *a, co
 void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_t first);
 
 void rc_exp(float *y, const float *x, int64_t n); /* relative error below 2e-7; flushes below -87 */
+bool rc_all_finite(const float *x, int64_t n);    /* neither NaN nor infinity among them */
 void rc_add(float *y, const float *x, int64_t n); /* y += x */
 
 /* y (columns) += each row of x, whose rows lie ld apart. */

@@ -6,6 +6,7 @@
  */
 #include "audio.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -73,6 +74,17 @@ static int64_t total_width(const rc_mel_config *c)
         sum += end - first;
     }
     return sum;
+}
+
+/* Corners that rounding has made equal, or nearly so, have no triangle between them. */
+static rc_status check_corners(const rc_mel_config *c)
+{
+    for (int64_t i = 0; i <= c->mels; i++)
+        if (!(corner(c, i + 1) - corner(c, i) > 1e-9 * corner(c, i + 1)))
+            return rc_fail(RC_EINVAL,
+                           "mel: %lld bands between fmin %g and fmax %g Hz are too narrow",
+                           (long long)c->mels, c->fmin, c->fmax);
+    return RC_OK;
 }
 
 static void fill_filters(rc_mel_plan *p)
@@ -145,6 +157,7 @@ rc_status rc_mel_plan_new(rc_mel_plan **out, const rc_mel_config *config)
     void *memory;
     *out = NULL;
     RC_TRY(check_config(config));
+    RC_TRY(check_corners(config));
     int64_t n = config->n_fft, mels = config->mels;
     int64_t words = 3 * n + n / 2 + 2 * mels + total_width(config); /* 8 bytes each */
     RC_TRY(rc_alloc(&memory, (int64_t)sizeof(rc_mel_plan) + words * 8));
@@ -329,10 +342,14 @@ INLINE void store_decibels(float *y, const rc_mel_plan *p, const block *b, int64
 {
     for (int64_t i = 0; i < p->c.mels; i++) {
         float level[LANES];
+        int32_t beyond = 0;
         for (int l = 0; l < LANES; l++) {
             double v = b->band[i][l];
             level[l] = decibels((float)(v > 1e-10 ? v : 1e-10));
+            beyond |= !(v < FLT_MAX);
         }
+        for (int l = 0; beyond && l < LANES; l++) /* NaN, infinity, or more than a float holds */
+            if (!(b->band[i][l] < FLT_MAX)) level[l] = (float)(10 * log10(b->band[i][l]));
         for (int64_t l = 0; l < frames; l++) y[l * p->c.mels + i] = level[l];
     }
 }

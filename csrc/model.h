@@ -33,6 +33,7 @@ typedef struct {
     rc_packed *rest;   /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
     int64_t cut;
     rc_packing packing;
+    bool variance; /* a statistic that cannot be negative */
 } rc_param;
 
 /* Parameters in the order of declaration; towers keep indices into it. */
@@ -52,6 +53,10 @@ void rc_param_packs(rc_params *p, int64_t i, rc_packing packing);
 void rc_param_cut(rc_params *p, int64_t i, int64_t cut);
 rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type); /* nothing where it may not be */
 void rc_param_unpack(rc_param *p); /* free what is packed; x is NULL until it is bound again */
+
+/* RC_EINVAL, naming the parameter, where its values (count) are not all finite, or where variances
+ * are negative. */
+rc_status rc_param_check(const rc_param *p, const float *x);
 
 /* Copy the values of a parameter, packed or not. */
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);

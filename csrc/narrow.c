@@ -1,6 +1,7 @@
 /* Activations in the form in which a product wants them, and back. */
 #include "dnn_inside.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -10,32 +11,51 @@ void rc_to_bf16(uint16_t *y, const float *x, int64_t n)
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, &x[i], sizeof bits);
-        y[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        uint32_t nan = (bits & 0x7fffffffu) > 0x7f800000u; /* must not be rounded over the edge */
+        y[i] = (uint16_t)(nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 }
 
 enum { LANES = 16 };
 
+static inline __attribute__((always_inline)) int32_t magnitude_bits(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x7fffffff;
+}
+
+/* Compared as integers, where NaN is the largest of all. */
 static inline __attribute__((always_inline)) float largest_magnitude(const float *x, int64_t n)
 {
-    float lane[LANES] = {0}, most = 0;
+    int32_t lane[LANES] = {0}, most = 0;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int k = 0; k < LANES; k++) {
-            float size = fabsf(x[i + k]);
+            int32_t size = magnitude_bits(x[i + k]);
             lane[k] = size > lane[k] ? size : lane[k];
         }
-    for (; i < n; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    for (; i < n; i++) most = magnitude_bits(x[i]) > most ? magnitude_bits(x[i]) : most;
     for (int k = 0; k < LANES; k++) most = lane[k] > most ? lane[k] : most;
-    return most;
+    float largest;
+    memcpy(&largest, &most, sizeof largest);
+    return largest;
 }
+
+/* Below it the quotient of a level and a magnitude does not fit a float: such a row is all zero. */
+static const float TINY = 1e-36f;
 
 RC_CLONES
 void rc_quantize_rows(int8_t *y, float *scale, const float *x, int64_t n, int64_t c, int level)
 {
     for (int64_t i = 0; i < n; i++) {
-        float most = largest_magnitude(x + i * c, c), by = most > 0 ? (float)level / most : 0;
+        float most = largest_magnitude(x + i * c, c), by = most > TINY ? (float)level / most : 0;
         scale[i] = most / (float)level;
+        if (!(most <= FLT_MAX)) { /* the scale says of the whole row that it is not finite */
+            memset(y + i * c, 0, (size_t)c);
+            scale[i] = NAN;
+            continue;
+        }
         for (int64_t j = 0; j < c; j++) {
             float v = x[i * c + j] * by;
             y[i * c + j] = (int8_t)(int32_t)(v + (v < 0 ? -0.5f : 0.5f));

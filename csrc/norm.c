@@ -1,6 +1,7 @@
 /* Layer norm, RMS norm, batch norm over columns, L2 normalisation. */
 #include "kernels.h"
 
+#include <float.h>
 #include <math.h>
 
 /* ---- Layer norm ------------------------------------------------------------------------------ */
@@ -204,13 +205,23 @@ void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, con
 
 static const float SHORTEST = 1e-12f;
 
+/* fmaxf would forget that a length is NaN. */
+static float at_least_shortest(float length)
+{
+    return length <= SHORTEST ? SHORTEST : length;
+}
+
 void rc_l2norm_forward(float *y, float *length, const float *x, int64_t n, int64_t c)
 {
     for (int64_t i = 0; i < n; i++) {
         double s = 0;
         for (int64_t j = 0; j < c; j++) s += (double)x[i * c + j] * x[i * c + j];
-        float l = (float)sqrt(s), k = 1 / fmaxf(l, SHORTEST);
-        for (int64_t j = 0; j < c; j++) y[i * c + j] = x[i * c + j] * k;
+        double root = sqrt(s);
+        float l = (float)root, k = 1 / at_least_shortest(l);
+        if (l > FLT_MAX) /* of values that are finite nevertheless */
+            for (int64_t j = 0; j < c; j++) y[i * c + j] = (float)(x[i * c + j] / root);
+        else
+            for (int64_t j = 0; j < c; j++) y[i * c + j] = x[i * c + j] * k;
         if (length != NULL) length[i] = l;
     }
 }
@@ -222,7 +233,7 @@ void rc_l2norm_backward(float *dx, const float *dy, const float *y, const float 
         double s = 0;
         for (int64_t j = 0; j < c; j++) s += (double)dy[i * c + j] * y[i * c + j];
         /* below the floor the divisor is a constant, so the row only scales */
-        float k = 1 / fmaxf(length[i], SHORTEST), dot = length[i] > SHORTEST ? (float)s : 0;
+        float k = 1 / at_least_shortest(length[i]), dot = length[i] > SHORTEST ? (float)s : 0;
         for (int64_t j = 0; j < c; j++) dx[i * c + j] = k * (dy[i * c + j] - dot * y[i * c + j]);
     }
 }

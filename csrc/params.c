@@ -1,6 +1,7 @@
 /* The table of parameters: names, shapes, and where their values and gradients lie. */
 #include "model.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,20 @@ int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size,
 static int64_t inputs(const rc_param *p)
 {
     return p->count / p->size[0];
+}
+
+rc_status rc_param_check(const rc_param *p, const float *x)
+{
+    bool finite = rc_all_finite(x, p->count);
+    for (int64_t i = 0; (!finite || p->variance) && i < p->count; i++) {
+        if (!isfinite(x[i]))
+            return rc_fail(RC_EINVAL, "%s: value %lld is %g, expected finite values", p->name,
+                           (long long)i, x[i]);
+        if (p->variance && x[i] < 0)
+            return rc_fail(RC_EINVAL, "%s: value %lld is %g, a variance is not negative", p->name,
+                           (long long)i, x[i]);
+    }
+    return RC_OK;
 }
 
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
@@ -121,5 +136,6 @@ rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix,
     rc_batch_norm norm = {.scale = rc_declare_norm(p, c, prefix, name)};
     norm.mean = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_mean", prefix, name);
     norm.var = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_var", prefix, name);
+    if (p->status == RC_OK) p->item[norm.var].variance = true;
     return norm;
 }

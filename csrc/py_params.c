@@ -69,8 +69,19 @@ static int pack_some(rc_py_model *self, PyObject *bound, int64_t from, int64_t t
     return 0;
 }
 
+typedef struct {
+    const rc_param *item;
+    const float *x;
+} check_job;
+
+static rc_status check_work(void *arg)
+{
+    const check_job *j = arg;
+    return rc_param_check(j->item, j->x);
+}
+
 /* Point the next parameter at an array, which `bound` takes. */
-static int bind_one(rc_params *p, PyObject *bound, PyObject *object)
+static int bind_one(PyObject *self, rc_params *p, PyObject *bound, PyObject *object)
 {
     int64_t i = PyList_GET_SIZE(bound);
     if (i == p->count) {
@@ -85,6 +96,8 @@ static int bind_one(rc_params *p, PyObject *bound, PyObject *object)
         return -1;
     }
     if (rc_py_shape(array, item->name, item->rank, item->size) < 0) return -1;
+    check_job check = {item, PyArray_DATA(array)};
+    if (rc_py_run(self, check_work, &check) < 0) return -1;
     item->x = PyArray_DATA(array);
     return PyList_Append(bound, object);
 }
@@ -97,7 +110,7 @@ static int bind_all(rc_py_model *self, PyObject *bound, PyObject *arrays, int pa
     PyObject *iterator = PyObject_GetIter(arrays), *array;
     if (iterator == NULL) return -1;
     while ((array = PyIter_Next(iterator)) != NULL) {
-        int status = bind_one(p, bound, array);
+        int status = bind_one((PyObject *)self, p, bound, array);
         Py_DECREF(array);
         int64_t n = PyList_GET_SIZE(bound);
         if (status == 0 && pack) status = pack_some(self, bound, n - 1, n, type);

@@ -1,24 +1,13 @@
 /* Class vectors from several prompts per label, and the best of a row of scores. */
 #include "score.h"
 
+#include <float.h>
 #include <string.h>
-
-RC_CLONES
-static bool all_finite(const float *x, int64_t n)
-{
-    uint32_t found = 0;
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        found |= (bits & 0x7f800000) == 0x7f800000;
-    }
-    return !found;
-}
 
 rc_status rc_check_finite(const float *x, int64_t n, int64_t c, const char *name)
 {
     for (int64_t i = 0; i < n; i++)
-        if (!all_finite(x + i * c, c))
+        if (!rc_all_finite(x + i * c, c))
             return rc_fail(RC_EINVAL, "%s: row %lld has a value that is not finite", name,
                            (long long)i);
     return RC_OK;
@@ -32,7 +21,8 @@ void rc_class_vectors(float *y, const float *x, const int32_t *first, int64_t la
         for (int64_t p = first[i]; p < first[i + 1]; p++) {
             double s = 0;
             for (int64_t j = 0; j < c; j++) s += (double)x[p * c + j] * x[p * c + j];
-            float k = s > 0 ? (float)(1 / __builtin_sqrt(s)) : 0;
+            double by = s <= 0 ? 0 : 1 / __builtin_sqrt(s);
+            float k = by > FLT_MAX ? FLT_MAX : (float)by;
             for (int64_t j = 0; j < c; j++) yi[j] += k * x[p * c + j];
         }
         rc_l2norm_forward(yi, NULL, yi, 1, c);

@@ -56,12 +56,15 @@ RC_INLINE float float_of(uint32_t bits)
     return x;
 }
 
-/* The leading bits of each value, nearest with ties to even; x keeps what is left. */
+/* The leading bits of each value, nearest with ties to even; x keeps what is left. What would round
+ * to infinity is cut instead, so that the next part can hold the rest, and NaN stays one. */
 RC_INLINE void take_part(uint16_t *to, float *x)
 {
     for (int k = 0; k < TILE_TERMS; k++) {
-        uint32_t bits = bits_of(x[k]);
-        bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+        uint32_t bits = bits_of(x[k]), size = bits & 0x7fffffffu;
+        uint32_t nearest = bits + 0x7fff + (bits >> 16 & 1);
+        uint32_t cut = bits | (size > 0x7f800000u ? 0x400000u : 0);
+        bits = (size < 0x7f7f8000u ? nearest : cut) & 0xffff0000u;
         to[k] = (uint16_t)(bits >> 16);
         x[k] -= float_of(bits);
     }

@@ -62,6 +62,12 @@ RC_INLINE float rc_lanes_sum(const rc_vec *v)
     return sum[0];
 }
 
+/* value where x is above 0 or NaN, which must not get lost, else 0. */
+RC_INLINE float rc_positive(float x, float value)
+{
+    return !(x <= 0) ? value : 0;
+}
+
 /* e^x by 2^k times a polynomial on |r| <= ln 2 / 2 (minimax fit, 2e-9); no denormals come out. For
  * x of at most 88: most callers have none above 0. */
 RC_INLINE float rc_exp_below(float x)
@@ -81,7 +87,7 @@ RC_INLINE float rc_exp_below(float x)
     p = p * r + 0.499999921f;
     p = p * r + 1.00000004f;
     p = p * r + 1.0f;
-    bits = (int32_t)((uint32_t)bits << 23) + 0x3f800000;
+    bits = (int32_t)(((uint32_t)bits << 23) + 0x3f800000u);
     float power;
     memcpy(&power, &bits, sizeof power);
     return p * power;

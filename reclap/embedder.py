@@ -15,7 +15,7 @@ from reclap import sources
 from reclap._libraries import core
 from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads, without_faults
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, SkippedWarning
+from reclap.errors import FormatError, ReclapError, SkippedWarning
 from reclap.fusion import Picture
 from reclap.progress import bar as progress_bar
 from reclap.text import Tokenizer, check_texts
@@ -81,6 +81,8 @@ class Embedder:
         ------
         OSError, FormatError, ValueError, TypeError
             As `reclap.audio.load`, the message naming the file or the place in the list.
+        ReclapError
+            If the embedding of a sound is not finite, which it names.
 
         Notes
         -----
@@ -113,6 +115,8 @@ class Embedder:
             If `texts` is empty, a single string, or holds an empty text.
         FormatError
             If the model came without a tokenizer.
+        ReclapError
+            If the embedding of a text is not finite, which it names.
         """
         items, tokenizer = check_texts(texts), self._tokenizer
         if tokenizer is None:
@@ -125,7 +129,9 @@ class Embedder:
             ids, first = tokenizer.encode(part)
             with self._lock:
                 parts.append(self._core.text(self._context, ids, first))
-        return np.concatenate(parts)
+        rows = np.concatenate(parts)
+        self._require_finite(rows, "text", range(len(items)))
+        return rows
 
     def _embed(
         self, items: list[Any], rate: int | None, errors: str, progress: bool
@@ -166,7 +172,19 @@ class Embedder:
                 rows = self._core.audio(
                     self._context, mel, longer=longer if self.config.audio.fusion else None
                 )
-            yield from zip((key for key, _ in batch), rows, strict=True)
+            keys = [key for key, _ in batch]
+            self._require_finite(rows, "clip", keys)
+            yield from zip(keys, rows, strict=True)
+
+    def _require_finite(self, rows: Floats, what: str, keys: Sequence[object]) -> None:
+        """ReclapError names the first row that is not finite: weights are, but may be too large."""
+        if core.all_finite(rows):
+            return
+        key = keys[int(np.argmin(np.isfinite(rows).all(axis=1)))]
+        raise ReclapError(
+            f"{self._source}: the embedding of {what} {key} is not finite; the model's weights are "
+            f"too large for {self._weights.dtype}"
+        )
 
     @property
     def digest(self) -> str:

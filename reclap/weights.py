@@ -86,7 +86,7 @@ class Weights:
     Raises
     ------
     FormatError
-        If the core refuses the sizes, or what is read does not fit.
+        If the core refuses the sizes, what is read does not fit, or a weight is not finite.
     """
 
     def __init__(
@@ -111,9 +111,14 @@ class Weights:
         own = dtype.startswith("float32x") or (dtype == "bfloat16" and split == "amx")
         self._coarse = dtype == "int8" and core.int8_weight() < 127
         self.kernel = split if own else "oneDNN, 7-bit weights" if self._coarse else "oneDNN"
-        self.core.bind(
-            arrays, pack=True, dtype="bfloat16x1" if own and dtype == "bfloat16" else dtype
-        )
+        try:
+            self.core.bind(
+                arrays, pack=True, dtype="bfloat16x1" if own and dtype == "bfloat16" else dtype
+            )
+        except FormatError:  # of the reader, who names the file
+            raise
+        except ValueError as error:
+            raise FormatError(f"{where}: {error}") from error
         self.values = {
             name: Lazy(shape, np.dtype(np.float32), functools.partial(self.core.read, place))
             for place, (name, shape) in enumerate(self.shapes)
