@@ -5,11 +5,12 @@ import csv
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.errors import BackendError, FormatError
+from reclap.errors import BackendError, FormatError, one_line
 
 __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
@@ -17,7 +18,11 @@ FLAGS = "rewrite_flags"  # column of `reclap rewrite`: from a text to what the c
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _BATCH = 1024  # rows of Parquet read at once
-_LISTED = 5  # missing files that a message names
+_LISTED = 5  # missing files, or faulty rows, that a message names
+# What printing a Python list of texts gives. Nothing nests, so a cell of any length is read in
+# bounded depth.
+_LITERAL = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
+_PYTHON_LIST = re.compile(rf"\[\s*(?:{_LITERAL}\s*(?:,\s*{_LITERAL}\s*)*(?:,\s*)?)?\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +53,20 @@ class Row:
         At least one; training draws one of them first, then its original or a rewrite.
     extra : dict of str to str
         All other columns.
+    at : str
+        File and line, for messages; not compared.
     """
 
     path: Path
     captions: tuple[Caption, ...]
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    at: str = dataclasses.field(default="", compare=False)
+
+    def fault(self, error: Exception) -> str:
+        """Return a message that names manifest line and sound."""
+        text = one_line(error)
+        named = text if str(self.path) in text else f"{self.path}: {text}"
+        return f"{self.at}: {named}" if self.at else named
 
 
 def read(
@@ -92,17 +106,21 @@ def read(
     FileNotFoundError
         If the manifest, or a sound file, does not exist; all missing ones are counted.
     FormatError
-        Naming file and line: a missing or empty column, a bad list, no row left.
+        Naming file and line of every faulty row: a missing or empty column, a bad list; or if no
+        row is left.
     """
     path = Path(path)
     root = path.parent if root is None else Path(root)
     allowed = {column: {str(v) for v in values} for column, values in (where or {}).items()}
     shared = SharedCaptions(path.parent)
-    rows = [
-        _row(f"{path}:{line}", item, root, shared)
-        for line, item in items(path)
-        if _keep(f"{path}:{line}", item, allowed)
-    ]
+    rows, faults = [], []
+    for line, item in items(path):
+        try:
+            if _keep(f"{path}:{line}", item, allowed):
+                rows.append(_row(f"{path}:{line}", item, root, shared))
+        except FormatError as error:
+            faults.append(str(error))
+    _refuse_faulty(path, faults)
     if not rows:
         kept = f" where {_show(allowed)}" if allowed else ""
         raise FormatError(f"{path}: no row{kept}")
@@ -117,6 +135,14 @@ def files(path: str | os.PathLike[str]) -> list[Path]:
     listed = (item.get("captions") for _, item in items(path))
     names = {text.partition("#")[0] for text in listed if isinstance(text, str)}
     return [path, *(path.parent / name for name in sorted(names))]
+
+
+def _refuse_faulty(path: Path, faults: Sequence[str]) -> None:
+    if len(faults) == 1:
+        raise FormatError(faults[0])
+    if faults:
+        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        raise FormatError(f"{path}: {len(faults)} faulty rows: {'; '.join(faults[:_LISTED])}{more}")
 
 
 def _show(allowed: Mapping[str, set[str]]) -> str:
@@ -247,7 +273,7 @@ def _row(at: str, item: dict[str, Any], root: Path, shared: SharedCaptions) -> R
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
     sound = _text(at, names[0], item.pop(names[0]))
     captions = take_captions(at, item, shared)
-    return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()})
+    return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()}, at)
 
 
 def take_captions(at: str, item: dict[str, Any], shared: SharedCaptions) -> tuple[Caption, ...]:
@@ -315,9 +341,11 @@ def _parse_list(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
+    if not _PYTHON_LIST.fullmatch(text.strip()):
+        return None
     try:
-        return ast.literal_eval(text.strip())  # constants only: nothing is called
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return [ast.literal_eval(literal) for literal in re.findall(_LITERAL, text)]
+    except (ValueError, SyntaxError):  # such as a broken escape
         return None
 
 

@@ -288,7 +288,10 @@ def damaged(rows, tmp_path):
 
 def test_bad_sound_ends_the_run_and_is_named(damaged):
     batches = make(damaged, batch=10, mixtures=0, per_group=0)
-    with pytest.raises(FormatError, match=r"bad\.wav"), Loader(batches, 0, 3) as loader:
+    with (
+        pytest.raises(FormatError, match=r"manifest\.jsonl:\d: .*bad\.wav"),
+        Loader(batches, 0, 3) as loader,
+    ):
         list(loader)
 
 

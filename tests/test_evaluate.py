@@ -3,8 +3,10 @@
 import folders
 import numpy as np
 import pytest
+import training
 
 from reclap.config import ClapConfig
+from reclap.errors import FormatError
 from reclap.manifest import Caption, Row
 from reclap.training.evaluate import ZeroShot
 
@@ -43,6 +45,7 @@ def rows(tmp_path):
             folders.write_wav(tmp_path / f"{i}.wav", folders.tone(TONES[label], seconds)),
             (Caption("?"),),
             {"label": label},
+            f"m.csv:{i + 2}",
         )
         for i, (label, seconds) in enumerate(parts)
     ]
@@ -68,3 +71,29 @@ def test_windows_of_a_clip_decide_together(rows, tmp_path):
         parts = [folders.tone(TONES[first]), *[folders.tone(TONES[most])] * 2]
         folders.write_wav(tmp_path / "3.wav", np.concatenate(parts))
         assert exam(rows)(Learner({}))["labels"]["low"] == share
+
+
+def test_without_room_sounds_are_decoded_each_time(rows):
+    kept = exam(rows)
+    prompts = {label: [label] for label in TONES}
+    again = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), threads=3, room=20_000)
+    for _ in range(2):
+        assert again(Learner({0: 2}))["accuracy"] == kept(Learner({0: 2}))["accuracy"] == 0.5
+    rows[1].path.unlink()
+    assert kept(Learner({}))["accuracy"] == 1
+    with pytest.raises(FormatError, match=r"m\.csv:3: .*No such file"):
+        again(Learner({}))
+
+
+def test_bad_sound_names_its_line(rows):
+    rows[2].path.write_bytes(b"RIFF")
+    with pytest.raises(FormatError, match=r"m\.csv:4: .*2\.wav"):
+        exam(rows)
+
+
+def test_prompts_of_an_unknown_label_are_refused(tmp_path, small_folder):
+    manifest = training.write_set(tmp_path)
+    for name, message in (("Horn", "did you mean 'horn'"), ("x", "but bell, drone, flute, horn")):
+        plan = training.recipe(manifest, small_folder, eval={"every": 1, "prompts": {name: "A"}})
+        with pytest.raises(FormatError, match=rf"eval\.prompts\.{name}: no such label .*{message}"):
+            ZeroShot.from_recipe(plan, CONFIG, Encoder())

@@ -68,6 +68,52 @@ def test_python_code_in_a_cell_is_not_run(sounds):
     assert not (sounds / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("['a\\'b', \"c\"]", ("a'b", "c")),
+        ("[ 'a' , ]", ("a",)),
+        ("['\\u00e9, \\n']", ("é,",)),
+        ("[]", ()),
+        ("[" * 90_000, None),
+        ("[" * 90_000 + "]" * 90_000, None),
+        ("[" + "-" * 90_000 + "1]", None),
+        ("['a'" + " " * 100_000 + "x", None),
+        ("['a', b'c']", None),
+        ("['a' 'b']", None),
+        ("['\\N{no such}']", None),
+        ("['\\xzz']", None),
+        ("'" * 90_001, None),
+        ("[" + "'a'," * 30_000, None),
+    ],
+)
+def test_python_list_is_a_flat_list_of_texts(sounds, cell, expected):
+    """Anything else would let a cell of brackets exhaust the parser's stack."""
+    quoted = '"' + cell.replace('"', '""') + '"'
+    path = write(sounds, "m.csv", "path,caption,rewrites", f"a.wav,A,{quoted}")
+    if expected is None:
+        with pytest.raises(FormatError, match=r"m\.csv:2: (rewrites: expected|field larger)"):
+            manifest.read(path)
+    else:
+        assert manifest.read(path)[0].captions[0].rewrites == expected
+
+
+def test_faulty_rows_are_told_all_at_once(sounds):
+    rows = [{"path": "a.wav", "caption": "A" if k == 2 else " "} for k in range(9)]
+    path = write(sounds, "m.jsonl", *rows)
+    message = r"8 faulty rows: .*m\.jsonl:1: caption is empty.*m\.jsonl:6: .*; and 3 more"
+    with pytest.raises(FormatError, match=message):
+        manifest.read(path)
+
+
+def test_row_knows_its_line(sounds):
+    path = write(sounds, "m.csv", "path,caption", "a.wav,A", "b.wav,B")
+    _, row = manifest.read(path)
+    assert row.at == f"{path}:3"
+    assert row.fault(ValueError("too short")) == f"{path}:3: {row.path}: too short"
+    assert row.fault(ValueError(f"{row.path}: cut")) == f"{path}:3: {row.path}: cut"
+
+
 def test_empty_cell_means_no_rewrites(sounds):
     path = write(sounds, "m.csv", "path,caption,rewrites", "a.wav,A,")
     assert manifest.read(path)[0].captions[0].rewrites == ()

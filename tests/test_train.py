@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 import resource
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from reclap import checkpoint
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
+from reclap.text_encoder import TextEncoder
 from reclap.training import loop, recipe
 from reclap.training.learner import Learner, initial_values, learning_rate
 from reclap.training.recipe import Optim
@@ -176,9 +178,18 @@ def test_running_mean_follows_its_formula(plan, tmp_path):
         np.testing.assert_allclose(means[step], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_path):
+def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_path, monkeypatch):
     mixed = {"batch": 6, "mixtures": 2, "per_group": 1}
+    asked = []
+    original = TextEncoder.features
+
+    def features(encoder, texts):
+        asked.append(len(texts))
+        return original(encoder, texts)
+
+    monkeypatch.setattr(TextEncoder, "features", features)
     loop.train(plan(data=mixed, run={"steps": 3}), tmp_path)
+    assert asked[1:] == [2, 2, 2]  # those of a step together, after the known ones
     assert len(checkpoint.read_tensors(tmp_path / "captions.safetensors")["features"]) == 40
 
 
@@ -206,6 +217,14 @@ def test_resumed_run_equals_uninterrupted_run(plan, tmp_path, monkeypatch, ema):
     assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
 
 
+def test_command_tells_a_finished_run_in_words(command, plan, tmp_path):
+    for said in (r"12 steps, loss \d\.\d{4}\n", "12 steps, finished before; nothing to do\n"):
+        with command(12, 12, stdout=subprocess.PIPE, text=True) as process:
+            shown, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert re.fullmatch(rf".*last: {said}", shown)
+
+
 def test_log_is_cut_to_the_resumed_step(plan, whole, tmp_path, monkeypatch):
     run_until(plan(), tmp_path, 7, monkeypatch)
     with (tmp_path / "log.jsonl").open("a") as f:
@@ -220,6 +239,7 @@ def test_resuming_a_finished_run_does_nothing(plan, tmp_path):
     before = read_run(tmp_path)
     result = loop.train(plan(), tmp_path, resume=True)
     assert (result.step, result.interrupted) == (12, False)
+    assert (result.loss, result.accuracy) == (None, None)
     assert read_run(tmp_path) == before
 
 

@@ -1,7 +1,6 @@
 """``reclap train``: train a model as a recipe says."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -40,6 +39,9 @@ def _run_train(args: argparse.Namespace) -> int:
     if result.interrupted:
         print(f"reclap: stopped after step {result.step}; --resume continues", file=sys.stderr)
         return INTERRUPTED
-    accuracy = "" if math.isnan(result.accuracy) else f", accuracy {result.accuracy:.3f}"
+    if result.loss is None:
+        print(f"{result.folder}: {result.step} steps, finished before; nothing to do")
+        return 0
+    accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.3f}"
     print(f"{result.folder}: {result.step} steps, loss {result.loss:.4f}{accuracy}")
     return 0

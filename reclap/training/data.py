@@ -181,8 +181,8 @@ class Batches:
 
         Raises
         ------
-        OSError, FormatError, ValueError
-            If a sound cannot be read; see `Data.errors`.
+        FormatError
+            If a sound cannot be read; names its line of the manifest. See `Data.errors`.
         """
         plan = self.plan(step)
         made = [self._example(step, i, rows) for i, rows in enumerate(plan)]
@@ -291,25 +291,24 @@ class Batches:
                 continue
             try:
                 return self._sound(candidate, speed), candidate
-            except _BAD_FILE as error:
+            except FormatError as error:
                 self._report(candidate, error)
-        raise FormatError(f"{self.rows[row].path}: not readable, nor any other of its group")
+        none = ReclapError("not readable, nor any other of its group")
+        raise FormatError(self.rows[row].fault(none))
 
     def _report(self, row: int, error: Exception) -> None:
         with self._lock:
             if row not in self._bad:
-                log.warning("skipped %s: %s", self.rows[row].path, error)
+                log.warning("skipped %s", error)
             self._bad.add(row)
 
     def _sound(self, row: int, speed: float) -> Spectrum:
         sound = self._cache.get((row, speed))
         if sound is None:
-            path = self.rows[row].path
             try:
-                sound = load(path, speed, self.front, wrap=self.how.shift)
-            except Exception as error:
-                error.add_note(f"while preparing {path} for training")
-                raise
+                sound = load(self.rows[row].path, speed, self.front, wrap=self.how.shift)
+            except _BAD_FILE as error:
+                raise FormatError(self.rows[row].fault(error)) from error
             self._cache.put((row, speed), sound)
         return sound
 

@@ -1,14 +1,16 @@
-"""How well a model does what it was not trained for: zero-shot accuracy during training."""
+"""Zero-shot accuracy during training."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reclap import audio, manifest
+from reclap import manifest, sources
 from reclap._libraries import core
+from reclap.batches import batches
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.manifest import Row
@@ -21,11 +23,13 @@ __all__ = ["ZeroShot"]
 
 Floats = npt.NDArray[np.float32]
 
+_BATCH = 16  # windows that are embedded at a time
+
 
 class ZeroShot:
     """Zero-shot accuracy on sounds whose label is known.
 
-    Pictures and prompt features are computed once and stay in memory.
+    Features of prompts stay in memory, and log-mels of sounds as far as they have room there.
 
     Parameters
     ----------
@@ -39,6 +43,15 @@ class ZeroShot:
         The model's front end.
     encoder : TextEncoder
         The model's text tower.
+    threads : int
+        Threads that decode.
+    room : int
+        Bytes of log-mels that may stay in memory; beyond, sounds are decoded at each evaluation.
+
+    Raises
+    ------
+    FormatError
+        If a sound cannot be read; names its line of the manifest.
     """
 
     def __init__(
@@ -48,15 +61,34 @@ class ZeroShot:
         prompts: Mapping[str, Sequence[str]],
         config: ClapConfig,
         encoder: TextEncoder,
+        *,
+        threads: int = 1,
+        room: int = 1 << 30,
     ) -> None:
+        self._rows, self._front, self._threads = rows, config.front, threads
         self._labels = list(prompts)
-        self._truth = np.array([self._labels.index(row.extra[column]) for row in rows])
-        pictures = [_pictures(row.path, config) for row in rows]
-        self._first = np.cumsum([0, *map(len, pictures)])
-        self._mel = np.concatenate(pictures)
+        index = {label: i for i, label in enumerate(self._labels)}
+        self._truth = np.array([index[row.extra[column]] for row in rows])
         texts = [text for several in prompts.values() for text in several]
         self._features = encoder.features(texts)
         self._prompts = np.cumsum([0, *map(len, prompts.values())], dtype=np.int32)
+        self._kept: list[tuple[int, Floats]] | None = []
+        for item in self._decoded():  # all of them, so that a bad sound is found beforehand
+            room -= item[1].nbytes
+            if self._kept is not None and room >= 0:
+                self._kept.append(item)
+            else:
+                self._kept = None
+
+    def _decoded(self) -> Iterator[tuple[int, Floats]]:
+        """Yield the log-mel of each window as inference computes it, with the index of its row."""
+        paths = [row.path for row in self._rows]
+        found = sources.features(paths, None, self._front, self._threads)
+        with contextlib.closing(found):
+            for i, result in found:
+                if isinstance(result, Exception):
+                    raise FormatError(self._rows[i].fault(result)) from result
+                yield i, result.mel
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, config: ClapConfig, encoder: TextEncoder) -> "ZeroShot":
@@ -67,18 +99,21 @@ class ZeroShot:
         if any(part.label not in row.extra for row in rows):
             raise FormatError(f"{path}: no column {part.label} to evaluate by")
         labels = sorted({row.extra[part.label] for row in rows})
+        _refuse_unknown(path, part.prompts, labels)
         prompts: dict[str, list[str]] = {}
         for label in labels:
             given = part.prompts.get(label, prompt_of(label, config.template))
             prompts[label] = [given] if isinstance(given, str) else given
-        return cls(rows, part.label, prompts, config, encoder)
+        threads, room = recipe.data.threads, recipe.data.cache_mb << 20
+        return cls(rows, part.label, prompts, config, encoder, threads=threads, room=room)
 
     def __call__(self, learner: Learner) -> dict[str, Any]:
         """Return accuracy, over all and by label."""
         classes = core.class_vectors(learner.embed_text(self._features), self._prompts)
         # Windows of a clip are summed: the mean's length changes no order of scores.
-        parts = [learner.embed(self._mel[i : i + 16]) for i in range(0, len(self._mel), 16)]
-        sounds = np.add.reduceat(np.concatenate(parts), self._first[:-1])
+        sounds = np.zeros((len(self._rows), classes.shape[1]), np.float32)
+        for part in batches(self._decoded() if self._kept is None else self._kept, _BATCH):
+            np.add.at(sounds, [i for i, _ in part], learner.embed(np.stack([m for _, m in part])))
         right = (sounds @ classes.T).argmax(axis=1) == self._truth
         by_label = {
             label: round(float(right[self._truth == i].mean()), 4)
@@ -87,5 +122,10 @@ class ZeroShot:
         return {"accuracy": float(right.mean()), "clips": len(right), "labels": by_label}
 
 
-def _pictures(path: Path, config: ClapConfig) -> Floats:
-    return audio.window_features(audio.load_front(path, config.front), config.front)
+def _refuse_unknown(path: str, prompts: Mapping[str, Any], labels: Sequence[str]) -> None:
+    """Refuse prompts of labels that do not occur, which would silently be no prompts at all."""
+    for label in prompts:
+        if label not in labels:
+            near = difflib.get_close_matches(label, labels, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else f", but {', '.join(labels[:10])}"
+            raise FormatError(f"eval.prompts.{label}: no such label in {path}{meant}")

@@ -68,17 +68,17 @@ class Result:
         Steps done, those before a continuation included.
     interrupted : bool
         A signal ended it before the last step.
-    loss : float
-        Of the last step; NaN if none was done.
-    accuracy : float
-        Of the last evaluation; NaN if there was none.
+    loss : float or None
+        Of the last step; None if none was done, because the run had finished before.
+    accuracy : float or None
+        Of the last evaluation; None if there was none.
     """
 
     folder: Path
     step: int
     interrupted: bool
-    loss: float
-    accuracy: float
+    loss: float | None
+    accuracy: float | None
 
 
 def train(
@@ -154,7 +154,8 @@ class _Captions:
     """Features of captions: of all that are known beforehand, kept in a file; others on demand.
 
     Features of a text may differ in the last bit with the texts beside it, so the ones in the file
-    are never computed again, and the others always alone.
+    are never computed again, and the others of a step always together: what a step sees does not
+    depend on the steps before.
     """
 
     def __init__(
@@ -187,13 +188,11 @@ class _Captions:
 
     def __call__(self, texts: Sequence[str]) -> Floats:
         """Return the features of texts, shape (n, width)."""
-        features: Floats = np.stack([self._one(text) for text in texts])
+        others = [text for text in dict.fromkeys(texts) if text not in self._place]
+        made = dict(zip(others, self._encoder.features(others), strict=True)) if others else {}
+        rows = [made[t] if t in made else self._features[self._place[t]] for t in texts]
+        features: Floats = np.stack(rows)
         return features
-
-    def _one(self, text: str) -> Floats:
-        place = self._place.get(text)
-        row: Floats = self._encoder.features([text])[0] if place is None else self._features[place]
-        return row
 
 
 # ---- The loop --------------------------------------------------------------------------------
@@ -215,7 +214,8 @@ class _Loop:
         self._recipe, self._folder, self._identity = recipe, folder, identity
         self._text, self._link = text, text.parent == folder.path
         self._learner, self._exam, self._captions = learner, exam, captions
-        self._loss = self._accuracy = math.nan
+        self._loss: float | None = None
+        self._accuracy: float | None = None
 
     def go(self, batches: Batches, first: int, *, progress: bool) -> Result:
         """Run from a step on; see `train`."""
