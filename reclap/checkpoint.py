@@ -9,18 +9,18 @@ and ``tokenizer.json``. Tensors are float32, float16, bfloat16, or int8 rows wit
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from reclap import files
 from reclap.config import ClapConfig
-from reclap.errors import FormatError
+from reclap.errors import FormatError, shown_name, shown_names
+from reclap.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
 from reclap.tensors import Array, Stored, release
 
 __all__ = [
@@ -39,29 +39,15 @@ __all__ = [
     "write_tensors",
 ]
 
-Tensors = Mapping[str, Stored]
-
 MODEL = "model.safetensors"
 TEXT = "text.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
-FORMAT = "reclap-1"
 TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of other projects
 
-_TYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-}
 _TRAINING = ("drop_path", "dropout", "bn_momentum")
 _STRIPES = ("time_stripes", "time_width", "freq_stripes", "freq_width")
 _OF_NO_EMBEDDING = frozenset({"name", "template", *_TRAINING, *_STRIPES})
-_LARGEST_HEADER = 100_000_000  # as the safetensors library
 
 
 def resolve(name: str | os.PathLike[str]) -> Path:
@@ -93,74 +79,6 @@ def is_foreign(path: Path) -> bool:
 
 
 # ---- Reading ---------------------------------------------------------------------------------
-
-
-def read_tensors(path: Path) -> dict[str, Array]:
-    """Map a safetensors file into memory.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Read-only views of the mapping; bfloat16 is widened to float32.
-
-    Raises
-    ------
-    FormatError
-        If the header or a byte range is not what the format asks for.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as f:
-        length = int.from_bytes(f.read(8), "little")
-        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise FormatError(f"{path}: no safetensors file: {size} bytes, header of {length}")
-        header = _parse_header(path, f.read(length))
-    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.empty(0, "u1")
-    return {name: _tensor(f"{path}: {name}", entry, data) for name, entry in header.items()}
-
-
-def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    header = files.parse_json(f"{path}: header", text)
-    if not isinstance(header, dict):
-        raise FormatError(f"{path}: the header is a {type(header).__name__}, expected an object")
-    header.pop("__metadata__", None)
-    return header
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**62
-
-
-def _tensor(where: str, entry: Any, data: Array) -> Array:
-    if not isinstance(entry, dict):
-        raise FormatError(f"{where}: expected an object, got {entry!r}")
-    if entry.get("dtype") not in list(_TYPES):  # a list, because the value may be unhashable
-        raise FormatError(
-            f"{where}: dtype is {entry.get('dtype')!r}, known are {', '.join(_TYPES)}"
-        )
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(shape, list) or not all(map(_is_size, shape)):
-        raise FormatError(f"{where}: shape is {shape!r}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise FormatError(f"{where}: data_offsets is {offsets!r}")
-    kind = _TYPES[entry["dtype"]]
-    begin, end = offsets
-    if end > len(data) or end - begin != math.prod(shape) * kind.itemsize:
-        raise FormatError(
-            f"{where}: bytes {begin} to {end} of {len(data)} do not hold {entry['dtype']} {shape}"
-        )
-    try:
-        array: Array = data[begin:end].view(kind).reshape(shape)
-    except ValueError as error:  # more axes than NumPy has
-        raise FormatError(f"{where}: shape is {shape!r}: {error}") from error
-    if entry["dtype"] == "BF16":
-        wide: Array = (array.astype(np.uint32) << 16).view(np.float32)
-        return wide
-    return array
 
 
 def read_config(folder: Path) -> ClapConfig:
@@ -198,7 +116,7 @@ def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]])
     Raises
     ------
     FormatError
-        Listing every missing, unexpected and misshapen tensor at once.
+        Listing the missing, unexpected and misshapen tensors at once, up to 50 of each.
     """
     wanted = list(wanted)
     have: dict[str, Stored] = {}
@@ -216,12 +134,12 @@ def match(have: Tensors, wanted: list[tuple[str, tuple[int, ...]]], where: str) 
     missing = [n for n, _ in wanted if n not in have]
     unexpected = [n for n in have if n not in names and n not in scales]
     shapes = [
-        f"{n} is {list(have[n].shape)}, expected {list(shape)}"
+        f"{shown_name(n)} is {list(have[n].shape)}, expected {list(shape)}"
         for n, shape in wanted
         if n in have and have[n].shape != shape
     ]
     faults = [
-        f"{len(items)} {kind}: {'; '.join(items)}"
+        f"{len(items)} {kind}: {shown_names(items)}"
         for kind, items in (("missing", missing), ("unexpected", unexpected), ("misshapen", shapes))
         if items
     ]
@@ -251,45 +169,6 @@ def _widen(where: str, array: Array, scale: Stored | None) -> Array:
 
 
 # ---- Writing ---------------------------------------------------------------------------------
-
-
-def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically.
-
-    Parameters
-    ----------
-    path : Path
-        Replaced at the end.
-    tensors : mapping of str to ndarray
-        Floating-point, int8, uint8, int32 or int64 arrays.
-    metadata : mapping of str to str, optional
-        Kept in the header.
-    """
-    with files.atomic(path) as f:
-        _write_tensors(f, tensors, metadata or {})
-
-
-def _write_tensors(f: IO[bytes], tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    kinds = {kind: name for name, kind in _TYPES.items() if name != "BF16"}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **metadata}}
-    at = 0
-    for name, array in tensors.items():
-        kind = kinds.get(array.dtype.newbyteorder("<"))
-        size = math.prod(array.shape) * array.dtype.itemsize
-        if kind is None:
-            raise TypeError(f"{name}: safetensors files hold no {array.dtype} here")
-        header[name] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [at, at + size],
-        }
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # data starts on a cache line, as float32 views need
-    f.write(len(text).to_bytes(8, "little") + text)
-    for array in tensors.values():
-        f.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
-        release(array)
 
 
 def save(
@@ -356,7 +235,7 @@ def _write_files(paths: list[Path], parts: Iterable[Tensors], config: ClapConfig
     """Write tensors into all files but the last, which becomes config.json."""
     for path, tensors in zip(paths[:-1], parts, strict=True):
         with path.open("wb") as f:
-            _write_tensors(f, tensors, {})
+            write_to(f, tensors)
     data = {"format": FORMAT, **config.to_json()}
     paths[-1].write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 

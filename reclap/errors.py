@@ -1,10 +1,22 @@
 """The exceptions that reclap raises besides Python's own."""
 
 import os
+import re
 
-__all__ = ["BackendError", "FormatError", "ReclapError", "SkippedWarning", "one_line"]
+__all__ = [
+    "BackendError",
+    "FormatError",
+    "ReclapError",
+    "SkippedWarning",
+    "one_line",
+    "shown_name",
+    "shown_names",
+]
 
 _SHOWN = 5  # faults that a warning spells out
+_LONGEST_MESSAGE = 20_000  # characters
+_LONGEST_NAME = 200
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class ReclapError(Exception):
@@ -12,7 +24,13 @@ class ReclapError(Exception):
 
 
 class FormatError(ReclapError, ValueError):
-    """A file (audio, checkpoint, manifest, recipe) does not hold what it should."""
+    """A file (audio, checkpoint, manifest, recipe) does not hold what it should.
+
+    Messages quote the file, so they are bounded in length, and control characters are escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_CONTROL.sub(_escaped, _cut(message, _LONGEST_MESSAGE)))
 
 
 class BackendError(ReclapError, RuntimeError):
@@ -41,3 +59,24 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def shown_name(name: str) -> str:
+    """Return a name from a file as messages show it: not longer than 200 characters."""
+    return _CONTROL.sub(_escaped, _cut(name, _LONGEST_NAME))
+
+
+def shown_names(names: list[str], most: int = 50, separator: str = "; ") -> str:
+    """Return the first of some names from a file for a message, and how many more there are."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return separator.join([*map(shown_name, names[:most]), *more])
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[len(text) - most // 2 :]}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]

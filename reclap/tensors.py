@@ -25,7 +25,7 @@ class Lazy:
         Of what `make` returns.
     make : callable
         Returns the array.
-    parts : sequence of ndarray
+    parts : sequence of ndarray or Lazy
         What it is made of.
     """
 
@@ -34,7 +34,7 @@ class Lazy:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         make: Callable[[], Array],
-        parts: Sequence[Array] = (),
+        parts: "Sequence[Stored]" = (),
     ) -> None:
         self.shape, self.dtype, self.ndim = shape, dtype, len(shape)
         self._make, self.parts = make, parts
@@ -47,7 +47,7 @@ class Lazy:
 Stored = Array | Lazy
 
 
-def joined(name: str, parts: Sequence[Array], *, transposed: bool = False) -> Lazy:
+def joined(name: str, parts: Sequence[Stored], *, transposed: bool = False) -> Lazy:
     """Return tensors stacked along their first axis, copied when needed.
 
     So that the matrices of queries, keys and values of a whole model are never in memory at once.
@@ -56,7 +56,7 @@ def joined(name: str, parts: Sequence[Array], *, transposed: bool = False) -> La
     ----------
     name : str
         What messages call the whole.
-    parts : sequence of ndarray
+    parts : sequence of ndarray or Lazy
         Of one shape and type, with at least one axis.
     transposed : bool
         The axes of the result change places.
@@ -70,7 +70,7 @@ def joined(name: str, parts: Sequence[Array], *, transposed: bool = False) -> La
         raise FormatError(f"{name}: its parts have shapes {[x.shape for x in parts]}")
 
     def make() -> Array:
-        whole = np.concatenate(parts)
+        whole = np.concatenate([np.asarray(part) for part in parts])
         return np.ascontiguousarray(whole.T) if transposed else whole
 
     first, *rest = parts[0].shape
@@ -91,10 +91,13 @@ def split(tensor: Stored, count: int) -> list[Stored]:
 
 def release(tensor: Stored) -> None:
     """Give the memory behind mapped files that a tensor views back; it is read again at need."""
-    for part in tensor.parts if isinstance(tensor, Lazy) else [tensor]:
-        mapping = _mapping(part)
-        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
-            mapping.madvise(mmap.MADV_DONTNEED)
+    if isinstance(tensor, Lazy):
+        for part in tensor.parts:
+            release(part)
+        return
+    mapping = _mapping(tensor)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not everywhere
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapping(owner: Any) -> mmap.mmap | None:

@@ -75,6 +75,16 @@ def test_digest_knows_weights_and_preprocessing_but_nothing_else(folder, small):
     assert reclap.load(folder).digest != small.digest
 
 
+def test_digest_knows_the_names_of_the_weights(small):
+    """Which kind of audio tower it is, only the names tell."""
+    x, y = np.zeros(3, np.float32), np.ones(3, np.float32)
+    digests = {
+        checkpoint.digest(small.config, pairs)
+        for pairs in ([("a", x), ("b", y)], [("b", x), ("a", y)], [("a", x), ("c", y)])
+    }
+    assert len(digests) == 3
+
+
 def test_config_survives_json(small):
     data = json.loads(json.dumps(small.config.to_json()))
     assert ClapConfig.from_json(data) == small.config

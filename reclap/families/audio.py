@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
-from reclap.tensors import Array, Stored, joined, split
+from reclap.tensors import Stored, joined, split
 
 __all__ = [
     "BRANCH",
@@ -56,7 +56,7 @@ def from_laion(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
     return kept, left
 
 
-def from_transformers(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], list[str]]:
+def from_transformers(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
     """Return the tower of a ``ClapAudioModel`` by our names, and the names left out.
 
     Parameters
@@ -70,7 +70,7 @@ def from_transformers(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], 
         If a block has only some of query, key and value.
     """
     renamed: dict[str, Stored] = {}
-    split: dict[str, dict[str, Array]] = {}
+    split: dict[str, dict[str, Stored]] = {}
     for name, x in tensors.items():
         ours = _renamed(name)
         if found := _SPLIT.fullmatch(ours):

@@ -48,10 +48,10 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
     return dataclasses.replace(found, config=config, tokenizer=find_tokenizer(folder))
 
 
-def contents_of(path: Path) -> pickles.Weights:
+def contents_of(path: Path) -> tuple[Tensors, list[str]]:
     """Return the tensors of a file, by the names in it, and what else it holds; see `read`."""
     if path.suffix == ".safetensors":
-        return pickles.Weights(checkpoint.read_tensors(path), [])
+        return checkpoint.read_tensors(path), []
     return pickles.weights(path)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from reclap.config import Cnn14Config
-from reclap.errors import FormatError
+from reclap.errors import FormatError, shown_name
 from reclap.families.audio import BRANCH, shape_of
-from reclap.tensors import Array, Lazy, Stored
+from reclap.tensors import Lazy, Stored
 
 __all__ = ["config_of", "from_panns", "is_cnn14"]
 
@@ -22,12 +22,12 @@ _FUSION = re.compile(r"(mel_conv[12]d|fusion_model)\..*")
 _KERNEL = re.compile(r"conv_block\d+\.conv\d\.weight")
 
 
-def is_cnn14(tensors: Mapping[str, Array]) -> bool:
+def is_cnn14(tensors: Mapping[str, Stored]) -> bool:
     """Tell whether a tower, by the names that `from_panns` takes, is one of the PANNs."""
     return any(name.startswith("conv_block") for name in tensors)
 
 
-def from_panns(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], list[str]]:
+def from_panns(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
     """Return the tower's tensors by our names, and the names left out.
 
     Names are those of LAION-CLAP. Kernels change from (out, in, 3, 3) to (out, 3, 3, in), in which
@@ -45,7 +45,9 @@ def from_panns(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], list[st
     """
     for name in tensors:
         if _FUSION.fullmatch(name):
-            raise FormatError(f"audio tower: Cnn14 with feature fusion ({name}), not supported")
+            raise FormatError(
+                f"audio tower: Cnn14 with feature fusion ({shown_name(name)}), not supported"
+            )
     left = [name for name in tensors if _IGNORED.fullmatch(name)]
     kept: dict[str, Stored] = {}
     for name, x in tensors.items():
@@ -55,12 +57,12 @@ def from_panns(tensors: Mapping[str, Array]) -> tuple[dict[str, Stored], list[st
     return kept, left
 
 
-def _channels_last(kernel: Array) -> Lazy:
+def _channels_last(kernel: Stored) -> Lazy:
     n, c, high, wide = kernel.shape
     return Lazy(
         (n, high, wide, c),
         kernel.dtype,
-        lambda: np.ascontiguousarray(kernel.transpose(0, 2, 3, 1)),
+        lambda: np.ascontiguousarray(np.asarray(kernel).transpose(0, 2, 3, 1)),
         [kernel],
     )
 

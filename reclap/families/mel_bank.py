@@ -10,7 +10,7 @@ import numpy as np
 
 from reclap.audio import AudioConfig, mel_filters
 from reclap.errors import FormatError
-from reclap.tensors import Array
+from reclap.tensors import Array, Stored
 
 __all__ = ["NAME", "check"]
 
@@ -19,7 +19,7 @@ NAME = "logmel_extractor.melW"  # (n_fft // 2 + 1, mels)
 _SAME = 1e-4  # of weights up to 0.02: bfloat16 rounds by 4e-5, an fmax of 13,900 Hz differs by 7e-4
 
 
-def check(tensors: Mapping[str, Array], front: AudioConfig) -> None:
+def check(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
     """Compare the bank of an audio tower with its front end; one that stores none passes.
 
     Parameters
@@ -41,11 +41,12 @@ def check(tensors: Mapping[str, Array], front: AudioConfig) -> None:
     if stored.shape != ours.shape or stored.dtype.kind != "f":
         have = f"{stored.dtype} {list(stored.shape)}"
         raise FormatError(f"{NAME} is {have}, expected float32 {list(ours.shape)}: {_said(front)}")
-    worst = np.abs(stored - ours).max()
+    bank = np.asarray(stored)
+    worst = np.abs(bank - ours).max()
     if not worst <= _SAME:
         raise FormatError(
             f"{NAME} is another mel bank than that of {_said(front)}, by up to {worst:.2g}; "
-            f"it covers the bins {_bins(stored)} of the transform, expected {_bins(ours)}"
+            f"it covers the bins {_bins(bank)} of the transform, expected {_bins(ours)}"
         )
 
 

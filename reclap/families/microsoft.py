@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reclap.audio import AudioConfig
 from reclap.config import AudioTower, ClapConfig, TextConfig
-from reclap.errors import FormatError
+from reclap.errors import FormatError, shown_names
 from reclap.families import audio, cnn14, mel_bank
 from reclap.families.parts import Found, Tensors, below, scalar, without
 from reclap.families.text_config import left_of, tower_of
@@ -52,7 +52,9 @@ def read(path: Path, tensors: Tensors) -> Found:
     rest = without(tensors, (AUDIO, _CAPTION, *projections))
     name = "audio_projection.linear1.weight"
     if set(rest) != {"logit_scale"} or name not in heads:
-        raise FormatError(f"{path}: expected logit_scale and {name}, got {sorted(rest)[:5]}")
+        raise FormatError(
+            f"{path}: expected logit_scale and {name}, got {shown_names(sorted(rest), 5)}"
+        )
     config = ClapConfig(
         name=path.name,
         front=release.front,

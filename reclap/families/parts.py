@@ -1,6 +1,7 @@
 """A checkpoint of another project, cut into towers and heads, and put together as ours."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,13 @@ import numpy as np
 
 from reclap.audio import AudioConfig
 from reclap.config import AudioTower, ClapConfig
-from reclap.errors import FormatError
+from reclap.errors import FormatError, shown_name
 from reclap.families.text_config import left_of, tower_of
 from reclap.tensors import Array, Stored
 
 __all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "scalar", "without"]
 
-Tensors = Mapping[str, Array]
+Tensors = Mapping[str, Stored]
 
 _TRANSFORM = re.compile(r"(audio|text)_transform\..*")
 _TEMPLATE = "This is a sound of {label}."  # LAION: experiment_scripts, README
@@ -71,29 +72,29 @@ class Parts:
     audio: AudioTower
     tower: dict[str, Stored]
     left: list[str]
-    text: dict[str, Array]
-    rest: dict[str, Array]
+    text: dict[str, Stored]
+    rest: dict[str, Stored]
     heads: dict[str, tuple[str, str]]
     quantize: bool
     text_kind: str | None = None
     text_known: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def below(tensors: Tensors, prefix: str) -> dict[str, Array]:
+def below(tensors: Tensors, prefix: str) -> dict[str, Stored]:
     """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
 
 
-def without(tensors: Tensors, prefixes: tuple[str, ...]) -> dict[str, Array]:
+def without(tensors: Tensors, prefixes: tuple[str, ...]) -> dict[str, Stored]:
     """Return the tensors whose names begin with none of the prefixes."""
     return {n: x for n, x in tensors.items() if not n.startswith(prefixes)}
 
 
-def scalar(name: str, tensor: Array) -> Array:
+def scalar(name: str, tensor: Stored) -> Array:
     """Return a tensor of one element without axes; FormatError names any other."""
-    if tensor.size != 1:
+    if math.prod(tensor.shape) != 1:
         raise FormatError(f"{name} has shape {list(tensor.shape)}, expected a single number")
-    return np.reshape(tensor, ())
+    return np.reshape(np.asarray(tensor), ())
 
 
 def assemble(parts: Parts) -> Found:
@@ -149,5 +150,5 @@ def _heads(parts: Parts) -> tuple[dict[str, Stored], int, dict[str, str]]:
         elif _TRANSFORM.fullmatch(name):
             ignored[name] = "only of the loss with transform MLPs"
         else:
-            raise FormatError(f"{name} is unknown")
+            raise FormatError(f"{shown_name(name)} is unknown")
     return heads, heads["audio_projection.2.weight"].shape[0], ignored

@@ -9,12 +9,12 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from reclap.errors import FormatError
-from reclap.tensors import Array, Stored, joined, split
+from reclap.errors import FormatError, shown_names
+from reclap.tensors import Stored, joined, split
 
 __all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5", "to_roberta"]
 
-Tensors = Mapping[str, Array]
+Tensors = Mapping[str, Stored]
 
 BRANCH = "text_branch."
 
@@ -282,13 +282,13 @@ def _places(tensors: Tensors, layout: Layout) -> dict[str, tuple[str, ...]]:
 def _complaints(missing: list[str], unknown: list[str]) -> list[str]:
     kinds = {"missing": missing, "unknown": unknown}
     return [
-        f"{len(names)} {kind} ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
+        f"{len(names)} {kind} ({shown_names(names, 5, ', ')})"
         for kind, names in kinds.items()
         if names
     ]
 
 
-def _stacked(parts: list[Array], ours: str, layout: Layout) -> Stored:
+def _stacked(parts: list[Stored], ours: str, layout: Layout) -> Stored:
     inside = ours.split(".", 2)[-1] if ours.startswith("layers.") else ours
     transposed = inside in layout.transposed
     if len(parts) == 1 and not transposed:

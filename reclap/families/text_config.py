@@ -8,11 +8,11 @@ from typing import Any
 from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.families import text
-from reclap.tensors import Array, Lazy, Stored
+from reclap.tensors import Lazy, Stored
 
 __all__ = ["FEWEST_TOKENS", "kind_of", "left_of", "tower_of"]
 
-Tensors = Mapping[str, Array]
+Tensors = Mapping[str, Stored]
 
 FEWEST_TOKENS = 3  # beginning, end, and one between them
 
@@ -101,9 +101,13 @@ def tower_of(
 
 def left_of(tensors: Tensors, renamed: Mapping[str, Stored]) -> list[str]:
     """Return the names of the tensors that a tower was not made of: buffers, second copies."""
-    made_of = [part for x in renamed.values() for part in (x.parts if isinstance(x, Lazy) else [x])]
-    used = set(map(id, made_of))
+    used = {id(part) for x in renamed.values() for part in _made_of(x)}
     return [name for name, x in tensors.items() if id(x) not in used]
+
+
+def _made_of(tensor: Stored) -> list[Stored]:
+    inside = tensor.parts if isinstance(tensor, Lazy) else []
+    return [tensor] + [x for part in inside for x in _made_of(part)]
 
 
 def _sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from reclap.audio import AudioConfig
 from reclap.errors import FormatError
 from reclap.families import audio
 from reclap.families.clap_model import EPS, Extractor, contradictions
-from reclap.families.parts import Array, Found, Parts, Tensors, assemble, below, without
+from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
 from reclap.families.text_config import FEWEST_TOKENS
+from reclap.tensors import Stored
 
 __all__ = ["EXTRACTOR", "read", "weights"]
 
@@ -77,7 +78,7 @@ def read(folder: Path) -> Found:
     return dataclasses.replace(found, config=dataclasses.replace(found.config, front=front))
 
 
-def weights(folder: Path) -> dict[str, Array]:
+def weights(folder: Path) -> dict[str, Stored]:
     """Return the tensors of a folder of transformers, by their names in it.
 
     Raises

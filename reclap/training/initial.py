@@ -82,7 +82,7 @@ def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored]]:
     if path.is_dir() and not checkpoint.is_foreign(path):
         return checkpoint.read_config(path).audio, checkpoint.read_tensors(path / checkpoint.MODEL)
     if path.is_file():
-        tensors = clap.contents_of(path).tensors
+        tensors, _ = clap.contents_of(path)
         if htsat.is_htsat(tensors):
             tower = htsat.read(tensors)
             return tower.config, tower.tensors

@@ -171,11 +171,11 @@ class _Captions:
         self._place = {text: i for i, text in enumerate(texts)}
         digest = hashlib.sha256(json.dumps([tower, texts]).encode()).digest()
         have = checkpoint.read_tensors(path) if path.exists() else {}
-        if "digest" not in have or bytes(have["digest"]) != digest:
+        if "digest" not in have or np.asarray(have["digest"]).tobytes() != digest:
             features = self._embed(texts, progress=progress)
             have = {"digest": np.frombuffer(digest, np.uint8), "features": features}
             checkpoint.write_tensors(path, have)
-        self._features: Floats = have["features"]
+        self._features: Floats = np.asarray(have["features"])
 
     def _embed(self, texts: Sequence[str], *, progress: bool) -> Floats:
         parts = []
