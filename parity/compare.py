@@ -62,8 +62,9 @@ def figures(make: Callable[..., Oracle], *, reduced: bool) -> dict[str, Any]:
     -------
     dict of str to number
         ``mel_db``, ``mel_all_db``, ``mel_exact_db``, ``theirs_exact_db``: see `_pictures`;
-        ``audio``, ``files``, ``resampled``, ``stereo``, ``text`` as lengths of differences of
-        unit vectors; ``probability`` and ``logit_scale`` as differences, the latter relative;
+        ``audio``, ``files``, ``resampled``, ``stereo``, ``whole``, ``text`` as lengths of
+        differences of unit vectors; ``probability`` and ``logit_scale`` as differences, the latter
+        relative;
         ``batch``, ``batch_text``, ``alone_text`` as largest differences of an element between
         calls with other company; ``apart`` as the median length of the difference between two
         sounds, against which to read the rest.

@@ -26,7 +26,7 @@ def files(folder: Path, seconds: float, *, few: bool) -> dict[str, list[Path]]:
     """Return files by what they need of a reader, none longer than a window of so many seconds.
 
     Clips of ESC-10; where they are too long, WAV files of their first four seconds. Two seconds at
-    48 kHz, mono and stereo.
+    48 kHz, mono and stereo. Whole seconds at rates where librosa's length rule adds a sample.
     """
     chosen = esc10(2 if few else 5)
     if seconds <= 5:
@@ -37,7 +37,19 @@ def files(folder: Path, seconds: float, *, few: bool) -> dict[str, list[Path]]:
         "files": chosen,
         "resampled": [mono],
         "stereo": [_write(folder / "stereo.wav", samples, rate)],
+        "whole": _whole_seconds(folder, int(seconds)),
     }
+
+
+def _whole_seconds(folder: Path, most: int) -> list[Path]:
+    """Return files of 1, 2 and 5 s, or at most as long as the window, at common rates."""
+    path = SHARED / "audio" / "stereo" / "typing.wav"
+    found = []
+    for seconds in sorted({1, 2, min(5, most)}):
+        for rate in (44100, 22050, 11025, 32000):
+            samples = librosa.load(path, sr=rate)[0][: seconds * rate]
+            found.append(_write(folder / f"whole_{seconds}_{rate}.wav", samples, rate))
+    return found
 
 
 def _read(path: Path, seconds: int) -> tuple[np.ndarray, int]:

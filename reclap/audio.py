@@ -91,7 +91,7 @@ class AudioConfig:
     channels : {"mean", "concatenate"}
         What becomes of several channels: their mean, or one after the other in time, as in
         MS-CLAP (``msclap/CLAPWrapper.py``).
-    resampler : {"soxr", "sinc"}
+    resampler : {"soxr", "sinc", "librosa"}
         See `reclap.resample.resample`.
 
     Examples

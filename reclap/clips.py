@@ -192,7 +192,7 @@ def load(
         Rate in Hz of an array; required there, and refused for files, which say it themselves.
     channels : {"mean", "concatenate", "keep"}
         Average them, put one after the other in time (as MS-CLAP does), or keep them.
-    resampler : {"soxr", "sinc"}
+    resampler : {"soxr", "sinc", "librosa"}
         See `reclap.resample.resample`.
 
     Returns

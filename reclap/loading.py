@@ -61,9 +61,10 @@ def load(
         ``spiece.model``. Without any the model embeds sounds, but no text.
     compat : {"upstream"}, optional
         For another project's checkpoint: prepare sounds exactly as its own code does on an
-        installation of today, wherever that is deterministic. LAION-CLAP with fusion then shrinks
-        long clips by torchvision's antialiased resize; MS-CLAP puts channels one after the other
-        and resamples as torchaudio. Clips that upstream crops at random are treated as without.
+        installation of today, wherever that is deterministic. LAION-CLAP then resamples to the
+        lengths that librosa makes, and with fusion shrinks long clips by torchvision's antialiased
+        resize; MS-CLAP puts channels one after the other and resamples as torchaudio. Clips that
+        upstream crops at random are treated as without.
     text_activation : {"gelu", "quick_gelu"}, optional
         For a file of LAION-CLAP with CLIP's text transformer, which does not tell: "gelu", the
         default, or "quick_gelu" where the tower began as OpenAI's.

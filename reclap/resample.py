@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -11,8 +12,10 @@ __all__ = ["RESAMPLERS", "Resampler", "resample", "resampled_length", "resampler
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 
-RESAMPLERS = ("soxr", "sinc")
+RESAMPLERS = ("soxr", "sinc", "librosa")
 ZEROS, ROLLOFF = 6, 0.99  # of the sinc: zero crossings each side, cut-off as a share of Nyquist's
+MATRIX = 1 << 20  # most coefficients in one matrix for all phases; odd ratios of rates have more
+HELD = 256  # samples that may be cut off at the end; float32 counts 2^33 samples that well
 
 
 def resample(samples: Samples, source_rate: int, rate: int, resampler: str = "soxr") -> Samples:
@@ -24,10 +27,11 @@ def resample(samples: Samples, source_rate: int, rate: int, resampler: str = "so
         Amplitudes.
     source_rate, rate : int
         Rate in Hz that they have, and the wanted one.
-    resampler : {"soxr", "sinc"}
-        The library soxr (quality HQ), as librosa; or a sinc under a Hann window with six zero
-        crossings on each side, cut off at 0.99 of the lower Nyquist frequency, as torchaudio
-        (``functional.resample`` with its defaults), which MS-CLAP uses.
+    resampler : {"soxr", "sinc", "librosa"}
+        The library soxr (quality HQ); or a sinc under a Hann window with six zero crossings on
+        each side, cut off at 0.99 of the lower Nyquist frequency, as torchaudio
+        (``transforms.Resample`` with its defaults), which MS-CLAP uses; or soxr with the length
+        that librosa makes of it, which LAION-CLAP uses. See `resampled_length`.
 
     Returns
     -------
@@ -48,16 +52,48 @@ def resample(samples: Samples, source_rate: int, rate: int, resampler: str = "so
     import soxr  # here, because importing reclap should stay cheap
 
     out: Samples = soxr.resample(samples, source_rate, rate, quality="HQ")
+    if resampler == "librosa":
+        out = _fitted(out, resampled_length(len(samples), source_rate, rate, resampler))
     if len(out) == 0:  # a clip shorter than one output sample
         return np.ascontiguousarray(samples[:1])
     return np.ascontiguousarray(out, np.float32)
 
 
 def resampled_length(length: int, source_rate: int, rate: int, resampler: str = "soxr") -> int:
-    """Return how many samples `resample` makes of a clip of `length`, if it is one at least."""
+    """Return how many samples `resample` makes of a clip, if it is one at least.
+
+    Parameters
+    ----------
+    length : int
+        Samples of the clip.
+    source_rate, rate, resampler
+        As in `resample`.
+
+    Returns
+    -------
+    int
+        With "soxr" the exact length, rounded to the nearest. With "librosa" ``ceil(length *
+        (rate / source_rate))`` in float64, whose rounding adds a sample to many whole seconds
+        (``librosa.resample``). With "sinc" ``ceil(length * rate / source_rate)``, the quotient
+        rounded to float32, but no more than the filter's whole blocks (``torchaudio``).
+    """
+    if source_rate == rate:
+        return length
+    if resampler == "librosa":
+        return math.ceil(length * (float(rate) / source_rate))
     if resampler == "sinc":
-        return -(-length * rate // source_rate)
-    return (2 * length * rate + source_rate) // (2 * source_rate)  # rounded to the nearest
+        common = math.gcd(source_rate, rate)
+        old, new = source_rate // common, rate // common
+        return min(math.ceil(np.float32(new * length / old)), new * (length // old + 1))
+    return (2 * length * rate + source_rate) // (2 * source_rate)
+
+
+def _fitted(samples: Samples, length: int) -> Samples:
+    """Cut off what is too long, fill with zeros what is too short."""
+    missing = length - len(samples)
+    if missing <= 0:
+        return samples[: max(0, length)]
+    return np.pad(samples, ((0, missing), *((0, 0),) * (samples.ndim - 1)))
 
 
 class Resampler(Protocol):
@@ -74,7 +110,13 @@ def resampler_of(source_rate: int, rate: int, resampler: str = "soxr") -> Resamp
     """Return what resamples one channel; the arguments are those of `resample`."""
     if source_rate == rate:
         return _Same()
-    return _Sinc(source_rate, rate) if resampler == "sinc" else _Soxr(source_rate, rate)
+    if resampler == "soxr":
+        return _Soxr(source_rate, rate)
+    inner = _Sinc(source_rate, rate) if resampler == "sinc" else _Soxr(source_rate, rate)
+    length = functools.partial(
+        resampled_length, source_rate=source_rate, rate=rate, resampler=resampler
+    )
+    return _Fitted(inner, length)
 
 
 class _Same:
@@ -100,35 +142,67 @@ class _Soxr:
         return out
 
 
+class _Fitted:
+    """Holds back the last samples until the length of the whole is known."""
+
+    def __init__(self, inner: Resampler, length: Callable[[int], int]) -> None:
+        self._inner, self._length = inner, length
+        self._held = np.empty(0, np.float32)
+        self._pushed = self._given = 0
+
+    def push(self, samples: Samples) -> Samples:
+        self._pushed += len(samples)
+        made = np.concatenate([self._held, self._inner.push(samples)])
+        ready = max(0, len(made) - HELD)
+        self._held = made[ready:]
+        self._given += ready
+        return made[:ready]
+
+    def finish(self) -> Samples:
+        rest = np.concatenate([self._held, self._inner.finish()])
+        return _fitted(rest, self._length(self._pushed) - self._given)
+
+
 class _Sinc:
     """Filters blocks of `old` samples into `new` ones, where old : new are the rates' ratio."""
 
     def __init__(self, source_rate: int, rate: int) -> None:
         common = math.gcd(source_rate, rate)
         self._old, self._new = source_rate // common, rate // common
-        self._filters, self._reach = _filters(self._old, self._new)
+        self._reach = _reach(self._old, self._new)
+        self._span = 2 * self._reach + self._old
         self._held = np.zeros(self._reach, np.float32)  # from where the next block's filters begin
-        self._pushed = self._made = 0
 
     def push(self, samples: Samples) -> Samples:
-        self._pushed += len(samples)
         return self._filter(np.concatenate([self._held, samples]))
 
     def finish(self) -> Samples:
+        """Return whole blocks, beyond the end of the clip."""
         silence = np.zeros(self._reach + self._old, np.float32)
-        length = -(-self._new * self._pushed // self._old)
-        left = length - self._made
-        return self._filter(np.concatenate([self._held, silence]))[:left]
+        return self._filter(np.concatenate([self._held, silence]))
 
     def _filter(self, samples: Samples) -> Samples:
-        span = 2 * self._reach + self._old
-        if len(samples) < span:
+        if len(samples) < self._span:
             self._held = samples
             return np.empty(0, np.float32)
-        blocks = np.lib.stride_tricks.sliding_window_view(samples, span)[:: self._old]
+        blocks = np.lib.stride_tricks.sliding_window_view(samples, self._span)[:: self._old]
         self._held = samples[len(blocks) * self._old :]
-        out: Samples = (blocks @ self._filters).reshape(-1)
-        self._made += len(out)
+        if self._span * self._new > MATRIX:
+            return np.concatenate([self._gathered(block) for block in blocks])
+        out: Samples = (blocks @ _matrix(self._old, self._new)).reshape(-1)
+        return out
+
+    def _gathered(self, block: Samples) -> Samples:
+        """Filter one block; of each phase only the coefficients that are not zero."""
+        width = 2 * self._reach + 1
+        around = np.lib.stride_tricks.sliding_window_view(block, width)
+        out = np.empty(self._new, np.float32)
+        step = max(1, MATRIX // width)
+        for first in range(0, self._new, step):
+            phases = range(first, min(first + step, self._new))
+            starts = np.fromiter((n * self._old // self._new for n in phases), np.int64)
+            taps = _taps(self._old, self._new, phases)
+            out[first : phases.stop] = np.einsum("ij,ij->i", around[starts], taps)
         return out
 
 
@@ -137,22 +211,41 @@ def _sinc(samples: Samples, source_rate: int, rate: int) -> Samples:
     channels = samples.reshape(len(samples), -1).T
     out = np.empty((len(channels), length), np.float32)
     for row, channel in zip(out, channels, strict=True):
-        sinc = _Sinc(source_rate, rate)
+        sinc = resampler_of(source_rate, rate, "sinc")
         np.concatenate([sinc.push(channel), sinc.finish()], out=row)
     return np.ascontiguousarray(out.T.reshape(length, *samples.shape[1:]))
 
 
-@functools.lru_cache(maxsize=8)
-def _filters(old: int, new: int) -> tuple[Samples, int]:
-    """Return one filter a column for each of `new` places in a block, and how far they reach.
+def _reach(old: int, new: int) -> int:
+    """Return how many samples a filter sees on each side."""
+    return math.ceil(ZEROS * old / (min(old, new) * ROLLOFF))
 
-    In float32 throughout, as torchaudio: its rounding of places tells at 2e-5.
+
+@functools.lru_cache(maxsize=8)
+def _matrix(old: int, new: int) -> Samples:
+    """Return one filter a column for each of `new` phases of a block."""
+    reach = _reach(old, new)
+    return _coefficients(np.arange(-reach, reach + old)[:, np.newaxis], np.arange(new), old, new)
+
+
+@functools.lru_cache(maxsize=16)
+def _taps(old: int, new: int, phases: range) -> Samples:
+    """Return one filter a row for some phases, from as far before each as it reaches."""
+    reach = _reach(old, new)
+    n = np.arange(phases.start, phases.stop)[:, np.newaxis]
+    return _coefficients(n * old // new + np.arange(-reach, reach + 1), n, old, new)
+
+
+def _coefficients(
+    place: npt.NDArray[np.int64], phase: npt.NDArray[np.int64], old: int, new: int
+) -> Samples:
+    """Return what the samples at `place` count for the output at a phase.
+
+    In float64 but for the phase, as ``torchaudio.transforms.Resample``: the rounding of its float32
+    tells at 1e-5 in sounds without high frequencies.
     """
     cutoff = min(old, new) * ROLLOFF
-    reach = math.ceil(ZEROS * old / cutoff)
-    one = np.float32
-    place = np.arange(-reach, reach + old, dtype=one)[:, np.newaxis] / one(old)
-    t = place - np.arange(new, dtype=one) / one(new)
-    t = np.clip(t * one(cutoff), -one(ZEROS), one(ZEROS))
-    taps = np.cos(t * one(np.pi / ZEROS / 2)) ** 2 * one(cutoff / old)
-    return taps * np.sinc(t).astype(one), reach
+    t = place / old - np.float64(phase.astype(np.float32) / np.float32(new))
+    t = np.clip(t * cutoff, -ZEROS, ZEROS)
+    taps = np.cos(t * (np.pi / ZEROS / 2)) ** 2 * np.sinc(t) * (cutoff / old)
+    return taps.astype(np.float32)

@@ -324,6 +324,18 @@ def test_fused_file_of_laion_shrinks_long_clips_as_upstream_does_today(rng, tmp_
     assert np.abs(plain.embed_audio(long, rate=RATE) - exact.embed_audio(long, rate=RATE)).max() > 0
 
 
+def test_file_of_laion_resamples_to_librosas_lengths_as_upstream(rng, tmp_path):
+    torch.save(laion_state(clap_model(rng)), tmp_path / "model.pt")
+    plain, exact = (reclap.load(tmp_path / "model.pt", compat=c) for c in (None, "upstream"))
+    assert (plain.config.front.resampler, exact.config.front.resampler) == ("soxr", "librosa")
+    assert plain.digest != exact.digest
+    clip = f32(rng, 220_500) / 10  # as the clips of ESC-50
+    want = np.append(audio.load(clip, 48000, rate=44100), np.float32(0))
+    np.testing.assert_array_equal(
+        exact.embed_audio(clip, rate=44100), plain.embed_audio(want, rate=48000)
+    )
+
+
 def test_compat_is_for_checkpoints_of_others(rng, tmp_path):
     with pytest.raises(ValueError, match=r"compat: .* is a model folder"):
         reclap.load("mini", compat="upstream")

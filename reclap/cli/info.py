@@ -9,6 +9,12 @@ from reclap.cli.options import Commands
 
 __all__ = ["add_info"]
 
+_RESAMPLERS = {
+    "soxr": "soxr, exact lengths",
+    "librosa": "soxr, lengths of librosa as in LAION-CLAP",
+    "sinc": "windowed sinc, lengths of torchaudio as in MS-CLAP",
+}
+
 
 def add_info(commands: Commands) -> None:
     """Add the command."""
@@ -88,6 +94,7 @@ def _running(info: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("embedding", f"{info['dim']} wide"),
         ("window", f"{info['window_seconds']:g} s at {info['rate']} Hz{fused}"),
+        ("resampling", _RESAMPLERS[info["config"]["front"]["resampler"]]),
         ("template", info["template"]),
         ("logit scale", f"{info['logit_scale']:.2f}"),
         ("arithmetic", f"{info['dtype']}, {info['threads']} threads"),

@@ -58,10 +58,11 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
             text_known=_text_known(kind_of(text), text_activation),
         )
     )
-    if not found.config.audio.fusion:
+    upstream = dataclasses.replace(found.config.front, resampler="librosa")  # hook.py
+    if found.config.audio.fusion:
+        upstream = dataclasses.replace(upstream, fusion_resize="antialias")  # torchvision's
+    else:
         mel_bank.check(branch, found.config.front)
-        return found
-    upstream = dataclasses.replace(found.config.front, fusion_resize="antialias")  # torchvision's
     return dataclasses.replace(found, upstream=upstream)
 
 
