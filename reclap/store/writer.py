@@ -1,0 +1,284 @@
+"""Writer of stores: append, survive a kill, continue."""
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.errors import ReclapError
+from reclap.files import sync, write_text
+from reclap.store.layout import (
+    CHECKED,
+    FORMAT,
+    HEADER,
+    INDEX,
+    LOCK,
+    MARK,
+    RECORD,
+    ROWS,
+    TEXT,
+    VERSION,
+    Header,
+    Part,
+    Rows,
+    checksum,
+)
+
+__all__ = ["Writer", "fill"]
+
+_UNSYNCED = 1024  # rows after which everything is put on disk
+
+
+class Writer:
+    """Writer of one store, which is made or continued; use it inside ``with``.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the store; the folder that it lies in must be there.
+    header : Header
+        Of the rows that will be appended.
+    force : bool
+        Empty a store that is there instead of continuing it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or `path` is a file or another folder.
+    ReclapError
+        If the store holds rows of another header, or another process is writing it.
+
+    Notes
+    -----
+    A row is in the store when `append` returns, whatever happens to the process afterwards, and
+    survives a crash of the machine after the next `checkpoint`: every 1,024 rows, and at the end.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], header: Header, *, force: bool = False
+    ) -> None:
+        self.path, self.header = Path(path), header
+        self._make_folder()
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context(_open(self.path / LOCK))
+            _lock(lock, self.path)  # before anything is read or changed
+            if force:  # new files, because readers may have mapped the old ones
+                for name in (MARK, INDEX, ROWS, TEXT):
+                    (self.path / name).unlink(missing_ok=True)
+            self._index, self._rows, self._text = (
+                stack.enter_context(_open(self.path / name)) for name in (INDEX, ROWS, TEXT)
+            )
+            self._begin()
+            self._files = stack.pop_all()
+
+    def _make_folder(self) -> None:
+        if not self.path.is_dir():
+            self.path.mkdir()
+            with contextlib.suppress(OSError):  # not every file system can
+                sync(self.path.parent)
+        elif not (self.path / HEADER).is_file():
+            known = (HEADER, MARK, LOCK, ROWS, TEXT, INDEX)
+            for found in self.path.iterdir():
+                if found.name not in known and not found.name.startswith("."):
+                    raise FileExistsError(f"{self.path}: a folder with {found.name}, no store")
+
+    def _begin(self) -> None:
+        """Write or compare the header, and cut off what is incomplete."""
+        part = Part(self.path) if (self.path / HEADER).is_file() else None
+        if part is not None and len(part.index) and part.header != self.header:
+            raise ReclapError(
+                f"{self.path}: holds {part.header.describe()}; cannot append "
+                f"{self.header.describe()}"
+            )
+        self._items = [] if part is None else part.items(0, len(part.index))
+        count, self._end = len(self._items), 0
+        if part is not None and count:
+            self._end = int(part.index["end"][-1])
+        del part  # its files are mapped, and are cut now
+        self._marked = -1
+        self._write_mark(count)
+        self._cut()
+        if not count:
+            made = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self.header)}
+            write_text(self.path / HEADER, json.dumps(made, indent=1) + "\n")
+
+    def _cut(self) -> None:
+        """Let the files end with the last complete row, the index first."""
+        count = len(self._items)
+        sizes = (count * RECORD.itemsize, count * self.header.row_bytes, self._end)
+        for file, size in zip((self._index, self._rows, self._text), sizes, strict=True):
+            file.truncate(size)
+            file.seek(size)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._items)
+
+    @property
+    def items(self) -> Sequence[str]:
+        """The items of all rows so far, in order; not to be changed."""
+        return self._items
+
+    def append(
+        self, rows: npt.ArrayLike, items: Sequence[str], metadata: Sequence[Any] | None = None
+    ) -> None:
+        """Append rows.
+
+        Parameters
+        ----------
+        rows : array_like of float, shape (n, dim)
+            Finite numbers, cast to the type of the store.
+        items : sequence of str
+            What each row is the embedding of.
+        metadata : sequence, optional
+            For each row what `json.dumps` takes, or None.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what is incomplete is cut off again.
+        ValueError
+            If shapes do not fit, or a row is not finite; names the item.
+        """
+        given = np.asarray(rows)
+        notes = [None] * len(items) if metadata is None else metadata
+        if given.shape != (len(items), self.header.dim) or len(notes) != len(items):
+            raise ValueError(
+                f"{self.path}: rows {given.shape} for {len(items)} items with {len(notes)} "
+                f"metadata, expected ({len(items)}, {self.header.dim})"
+            )
+        with np.errstate(over="ignore"):
+            cast = np.ascontiguousarray(given, self.header.dtype)
+        finite = np.isfinite(cast).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{items[int(finite.argmin())]}: its embedding is not finite as {self.header.type}"
+            )
+        texts = [
+            (_encode(item), b"" if note is None else json.dumps(note).encode())
+            for item, note in zip(items, notes, strict=True)
+        ]
+        try:
+            self._write(cast, texts)
+        finally:
+            self._take(items, texts)
+        if len(self) - self._marked >= _UNSYNCED:
+            self.checkpoint()
+
+    def _write(self, rows: Rows, texts: list[tuple[bytes, bytes]]) -> None:
+        """Write rows and texts, then the records that make them count."""
+        records = np.zeros(len(texts), RECORD)
+        end = self._end
+        for i, (item, note) in enumerate(texts):
+            crc = checksum(rows[i].tobytes(), item + note)
+            records[i] = (end + len(item), end + len(item) + len(note), crc, 0)
+            records["check"][i] = zlib.crc32(records[i : i + 1].tobytes()[:CHECKED])
+            end += len(item) + len(note)
+        _write_all(self._rows, rows.tobytes())
+        _write_all(self._text, b"".join(itertools.chain.from_iterable(texts)))
+        _write_all(self._index, records.tobytes())
+
+    def _take(self, items: Sequence[str], texts: list[tuple[bytes, bytes]]) -> None:
+        """Count the rows whose records were written, and cut off what else was."""
+        added = self._index.tell() // RECORD.itemsize - len(self)
+        self._items.extend(items[:added])
+        self._end += sum(len(item) + len(note) for item, note in texts[:added])
+        if added < len(items):
+            self._cut()
+
+    def checkpoint(self) -> None:
+        """Put everything on disk."""
+        for file in (self._rows, self._text, self._index):
+            os.fsync(file.fileno())
+        self._write_mark(len(self))
+
+    def _write_mark(self, rows: int) -> None:
+        if rows != self._marked:
+            write_text(self.path / MARK, json.dumps({"rows": rows}) + "\n")
+            self._marked = rows
+
+    def close(self) -> None:
+        """Put everything on disk and let others write; may be called twice."""
+        if not self._index.closed:
+            with self._files:
+                self.checkpoint()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it, also after an exception: what was appended stays."""
+        self.close()
+
+
+def _open(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ReclapError(f"{path}: another writer is at work on it") from error
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _encode(item: str) -> bytes:
+    """Return UTF-8, in which names of files that are none come back as they were."""
+    try:
+        return item.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{item!r}: cannot be written as UTF-8") from error
+
+
+def fill(
+    writer: Writer,
+    texts: Iterable[str],
+    embed: Callable[[list[str]], npt.ArrayLike],
+    *,
+    block: int = 1024,
+    done: Callable[[int], object] | None = None,
+) -> None:
+    """Append the embeddings of the texts that a store lacks, block by block.
+
+    Parameters
+    ----------
+    writer : Writer
+        Of the store; what a killed call left there is not computed again.
+    texts : iterable of str
+        Each is embedded once.
+    embed : callable
+        Texts to rows (n, dim).
+    block : int
+        Texts in one call of `embed`, after which they are kept.
+    done : callable, optional
+        Told how many more texts are there, as a progress bar's `update`.
+    """
+    known = set(writer.items)
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
+    for start in range(0, len(missing), block):
+        part = missing[start : start + block]
+        writer.append(embed(part), part)
+        if done is not None:
+            done(len(part))

@@ -1,0 +1,451 @@
+"""Stores of embeddings: against a list, whatever happens to the files."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from reclap.errors import FormatError, ReclapError
+from reclap.store import Header, Store, Writer, fill, is_store, writer
+from reclap.store.layout import HEADER, INDEX, MARK, RECORD, ROWS, TEXT
+
+pytestmark = pytest.mark.timeout(240)
+
+DIM = 3
+HEADER_32 = Header("d" * 64, DIM, "audio", "small")
+TEXTS = st.text(max_size=6)
+NOTES = st.one_of(st.none(), st.integers(), st.text(max_size=4), st.dictionaries(TEXTS, TEXTS))
+
+
+def numbered(n, start=0, dim=DIM):
+    return np.arange(start, start + n * dim, dtype=np.float32).reshape(n, dim)
+
+
+def names(n, start=0):
+    return [f"sound {i}.wav" for i in range(start, start + n)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "a.store"
+    with Writer(path, HEADER_32) as w:
+        w.append(numbered(4), names(4), [None, {"seconds": 2.5}, "é", None])
+    return path
+
+
+# ---- What is written is read ---------------------------------------------------------------------
+
+
+def test_what_was_appended_is_read(store):
+    found = Store(store)
+    assert found.header == HEADER_32
+    assert len(found) == 4
+    np.testing.assert_array_equal(found.rows, numbered(4))
+    assert found.items == tuple(names(4))
+    assert [found.metadata(i) for i in range(4)] == [None, {"seconds": 2.5}, "é", None]
+    found.verify()
+    with pytest.raises(IndexError):
+        found.metadata(4)
+
+
+def test_files_are_as_documented(store):
+    header = json.loads((store / HEADER).read_text())
+    assert header == {
+        "format": "reclap-embeddings",
+        "version": 1,
+        "digest": "d" * 64,
+        "dim": 3,
+        "kind": "audio",
+        "model": "small",
+        "type": "float32",
+    }
+    rows = np.frombuffer((store / ROWS).read_bytes(), "<f4").reshape(-1, DIM)
+    np.testing.assert_array_equal(rows, numbered(4))
+    raw = (store / INDEX).read_bytes()
+    assert len(raw) == 4 * 24
+    ends = np.frombuffer(raw, "<u8").reshape(-1, 3)[:, :2]
+    text = (store / TEXT).read_bytes()
+    assert text[ends[0, 1] : ends[1, 0]].decode() == "sound 1.wav"
+    assert json.loads(text[ends[1, 0] : ends[1, 1]]) == {"seconds": 2.5}
+    assert json.loads((store / MARK).read_text()) == {"rows": 4}
+
+
+def test_rows_of_half_precision_are_rounded_once(tmp_path, rng):
+    rows = rng.standard_normal((5, DIM)).astype(np.float32)
+    with Writer(tmp_path / "h", Header("d", DIM, "text", type="float16")) as w:
+        w.append(rows, names(5))
+    np.testing.assert_array_equal(Store(tmp_path / "h").rows, rows.astype(np.float16))
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    with Writer(tmp_path / "s", HEADER_32) as w:
+        w.append(numbered(1), [name])
+        with pytest.raises(ValueError, match="cannot be written as UTF-8"):
+            w.append(numbered(1), ["\ud800"])
+    assert Store(tmp_path / "s").items == (name,)
+
+
+def test_one_long_text_does_not_widen_the_others(tmp_path):
+    with Writer(tmp_path / "s", HEADER_32) as w:
+        w.append(numbered(101), ["x" * 5000, *"a" * 100])
+    assert (tmp_path / "s" / TEXT).stat().st_size == 5100
+
+
+def test_stores_are_merged(store, tmp_path):
+    with Writer(tmp_path / "b.store", HEADER_32) as w:
+        w.append(numbered(2, 50), names(2, 50), [None, 7])
+    for merged in (Store(store, tmp_path / "b.store"), Store(tmp_path)):
+        np.testing.assert_array_equal(merged.rows, np.vstack([numbered(4), numbered(2, 50)]))
+        assert merged.items == (*names(4), *names(2, 50))
+        assert (merged.metadata(1), merged.metadata(5)) == ({"seconds": 2.5}, 7)
+        blocks = list(merged.blocks(3))
+        assert [len(rows) for rows, _ in blocks] == [3, 1, 2]
+        assert [item for _, items in blocks for item in items] == list(merged.items)
+    assert is_store(tmp_path)
+    with Writer(tmp_path / "c.store", Header("e" * 64, DIM, "audio")):
+        pass
+    with pytest.raises(FormatError, match=rf"c\.store.*{'e' * 64}.*a\.store.*{'d' * 64}"):
+        Store(tmp_path)
+
+
+# ---- What cannot be ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_rows_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    rows = numbered(3)
+    rows[1, 2] = value
+    with Writer(tmp_path / "s", Header("d", DIM, "text", type="float16")) as w:
+        with pytest.raises(ValueError, match=r"sound 1\.wav: its embedding is not finite"):
+            w.append(rows, names(3))
+        assert len(w) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "notes"), [((2, 4), 2, None), ((2, 3), 3, None), ((2, 3), 2, [1])]
+)
+def test_shapes_that_do_not_fit_are_refused(tmp_path, rows, count, notes):
+    with Writer(tmp_path / "s", HEADER_32) as w, pytest.raises(ValueError, match=r"expected \("):
+        w.append(np.zeros(rows), names(count), notes)
+
+
+@pytest.mark.parametrize(
+    "other", [{"digest": "e"}, {"dim": 4}, {"kind": "text"}, {"type": "float16"}]
+)
+def test_rows_of_another_header_are_refused(store, other):
+    header = Header(**{**vars(HEADER_32), **other})
+    with pytest.raises(ReclapError, match="cannot append"):
+        Writer(store, header)
+    assert len(Store(store)) == 4
+    with Writer(store, header, force=True) as w:
+        assert len(w) == 0
+    assert Store(store).header == header
+
+
+def test_writing_anew_leaves_readers_their_rows(store):
+    found = Store(store)
+    with Writer(store, HEADER_32, force=True) as w:
+        w.append(numbered(1, 90), ["new"])
+    np.testing.assert_array_equal(found.rows, numbered(4))
+    assert Store(store).items == ("new",)
+
+
+def test_a_second_writer_is_refused_and_readers_are_not(store):
+    with Writer(store, HEADER_32) as w:
+        with pytest.raises(ReclapError, match="another writer"):
+            Writer(store, HEADER_32, force=True)
+        w.append(numbered(1), ["e"])
+        assert len(Store(store)) == 5
+    with Writer(store, HEADER_32) as w:
+        assert w.items == [*names(4), "e"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[1]",
+        "no JSON",
+        '{"format": "reclap-embeddings", "version": 2}',
+        '{"format": "reclap-embeddings", "version": 1, "digest": "d", "dim": 0, "kind": "audio"}',
+        '{"format": "reclap-embeddings", "version": 1, "digest": 1, "dim": 3, "kind": "audio"}',
+        '{"format": "reclap-embeddings", "version": 1, "dim": 3, "kind": "audio"}',
+        '{"format": "reclap-embeddings", "version": 1, "digest": "d", "dim": 3, "kind": "audio", '
+        '"type": "int8"}',
+    ],
+)
+def test_headers_of_something_else_are_refused_by_name(store, content):
+    (store / HEADER).write_text(content)
+    with pytest.raises(FormatError, match=r"header\.json"):
+        Store(store)
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    (tmp_path / "song.wav").write_bytes(b"music")
+    with pytest.raises(FormatError, match="no store"):
+        Store(tmp_path)
+    with pytest.raises(FileExistsError, match=r"song\.wav"):
+        Writer(tmp_path, HEADER_32, force=True)
+    with pytest.raises(FileNotFoundError):
+        Store(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        Writer(tmp_path / "no" / "folder", HEADER_32)
+
+
+# ---- Damage --------------------------------------------------------------------------------------
+
+
+def test_a_damaged_row_is_found(store):
+    with (store / ROWS).open("r+b") as f:
+        f.seek(2 * DIM * 4)
+        f.write(b"\xff")
+    with pytest.raises(FormatError, match="row 2 is damaged"):
+        Store(store).verify()
+
+
+def test_rows_after_the_checkpoint_count_only_with_their_checksums(store):
+    """As after a crash of the machine: names and lengths were on disk, contents were not."""
+    (store / MARK).write_text('{"rows": 1}')
+    with (store / ROWS).open("r+b") as f:
+        f.seek(2 * DIM * 4)
+        f.write(bytes(4 * DIM))
+    assert len(Store(store)) == 2
+    with Writer(store, HEADER_32) as w:
+        w.append(numbered(1, 70), ["after"])
+    assert Store(store).items == (*names(2), "after")
+    Store(store).verify()
+
+
+def test_records_of_zeros_are_no_rows(store):
+    for name, size in ((INDEX, RECORD.itemsize), (ROWS, 4 * DIM)):
+        with (store / name).open("ab") as f:
+            f.write(bytes(5 * size))
+    assert len(Store(store)) == 4
+
+
+def test_missing_rows_are_told(store, caplog):
+    os.truncate(store / ROWS, 4 * DIM * 2 + 1)
+    assert len(Store(store)) == 2
+    assert "2 rows are missing" in caplog.text
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(store, monkeypatch):
+    class Full:
+        def __init__(self, file, room):
+            self.file, self.room = file, room
+
+        def write(self, data):
+            if self.room == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            part = data[: self.room]
+            self.room -= len(part)
+            return self.file.write(part)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    for name, kept in (("_rows", 0), ("_text", 0), ("_index", 1)):
+        with Writer(store, HEADER_32) as w:
+            before = len(w)
+            whole = getattr(w, name)
+            monkeypatch.setattr(w, name, Full(whole, 30))
+            with pytest.raises(OSError, match="No space"):
+                w.append(numbered(3, before), names(3, before))
+            monkeypatch.setattr(w, name, whole)
+            assert len(w) == before + kept
+            w.append(numbered(1, 500), ["next"])
+        found = Store(store)
+        found.verify()
+        assert found.items[before:] == (*names(kept, before), "next")
+        assert os.path.getsize(store / ROWS) == len(found) * 4 * DIM  # noqa: PTH202
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from reclap.store import Header, Writer, writer
+
+left = int(sys.argv[2])
+plain = os.write, writer._write_all, os.fsync
+
+def killing(call):
+    def wrapped(*args):
+        global left
+        left -= 1
+        if left == 0:
+            if call is plain[1]:
+                args[0].write(args[1][: len(args[1]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = call(*args)
+        return result
+    return wrapped
+
+writer._write_all, os.fsync = killing(plain[1]), killing(plain[2])
+writer.write_text = killing(writer.write_text)
+with Writer(sys.argv[1], Header("d", 3, "audio")) as w:
+    start = len(w)
+    for i in range(start, 6, 2):
+        w.append(np.full((2, 3), i), [f"{i}", f"{i + 1}"])
+        print(i + 2, flush=True)
+"""
+
+
+def test_a_kill_at_any_call_loses_no_row_that_was_appended(tmp_path):
+    for call in range(1, 40):
+        path = tmp_path / f"{call}.store"
+        command = [sys.executable, "-c", KILLED, str(path)]
+        run = subprocess.run([*command, str(call)], capture_output=True, text=True)  # noqa: S603
+        said = [int(line) for line in run.stdout.split()]
+        if (path / HEADER).exists():
+            assert len(Store(path)) >= max(said, default=0)
+        with Writer(path, Header("d", 3, "audio")) as w:
+            assert w.items[: max(said, default=0)] == [f"{i}" for i in range(max(said, default=0))]
+            w.append(np.ones((1, 3)), ["end"])
+        assert Store(path).items[-1] == "end"
+        Store(path).verify()
+        if run.returncode == 0:
+            break
+    assert run.returncode == 0, run.stderr
+    assert call > 8
+
+
+# ---- Filling -------------------------------------------------------------------------------------
+
+
+def test_filling_continues_where_it_was_stopped(tmp_path):
+    asked, told = [], []
+
+    def embed(texts):
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        asked.extend(texts)
+        return [[len(text)] * DIM for text in texts]
+
+    texts = [f"{'x' * i}" for i in range(1, 10)] + ["x"]
+    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "s", HEADER_32) as w:
+        fill(w, texts, embed, block=5)
+    assert len(Store(tmp_path / "s")) == 5
+    asked.clear()
+    with Writer(tmp_path / "s", HEADER_32) as w:
+        fill(w, texts, embed, block=5, done=told.append)
+    assert asked == texts[5:9]
+    assert told == [4]
+    found = Store(tmp_path / "s")
+    assert found.items == tuple(texts[:9])
+    np.testing.assert_array_equal(found.rows[:, 0], range(1, 10))
+
+
+def test_rows_are_put_on_disk_as_they_grow(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(writer.os, "fsync", lambda handle: synced.append(handle))
+    with Writer(tmp_path / "s", HEADER_32) as w:
+        synced.clear()
+        w.append(numbered(1023), names(1023))
+        assert not synced
+        w.append(numbered(1), names(1))
+        assert len(synced) >= 3
+        assert json.loads((tmp_path / "s" / MARK).read_text()) == {"rows": 1024}
+
+
+# ---- Whatever happens ----------------------------------------------------------------------------
+
+
+class Stores(RuleBasedStateMachine):
+    """A store beside a list of (row, item, metadata)."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path, self.model, self.writer, self.count = self.folder / "s", [], None, 0
+
+    def teardown(self):
+        if self.writer is not None:
+            self.writer.close()
+        shutil.rmtree(self.folder)
+
+    @initialize()
+    def make(self):
+        Writer(self.path, HEADER_32).close()
+
+    @rule()
+    @precondition(lambda self: self.writer is None)
+    def open(self):
+        self.writer = Writer(self.path, HEADER_32)
+        assert self.writer.items == [item for _, item, _ in self.model]
+
+    @rule(given=st.lists(st.tuples(TEXTS, NOTES), max_size=4))
+    @precondition(lambda self: self.writer is not None)
+    def append(self, given):
+        rows = numbered(len(given), self.count)
+        self.count += len(given)
+        items, notes = [item for item, _ in given], [note for _, note in given]
+        self.writer.append(rows, items, notes)
+        self.model += list(zip(rows.tolist(), items, notes, strict=True))
+
+    @rule()
+    @precondition(lambda self: self.writer is not None)
+    def checkpoint(self):
+        self.writer.checkpoint()
+
+    @rule()
+    @precondition(lambda self: self.writer is not None)
+    def close(self):
+        self.writer.close()
+        self.writer = None
+
+    @rule()
+    @precondition(lambda self: self.writer is not None)
+    def kill(self):
+        self.writer._files.close()  # nothing is put on disk, and the lock is gone
+        self.writer = None
+
+    @rule()
+    @precondition(lambda self: self.writer is not None)
+    def second_writer(self):
+        with pytest.raises(ReclapError, match="another writer"):
+            Writer(self.path, HEADER_32)
+
+    @rule(name=st.sampled_from([ROWS, TEXT, INDEX]), share=st.floats(0, 1))
+    @precondition(lambda self: self.writer is None)
+    def truncate(self, name, share):
+        size = round((self.path / name).stat().st_size * share)
+        ends = np.fromfile(self.path / INDEX, RECORD)["end"][: len(self.model)]
+        os.truncate(self.path / name, size)
+        kept = {
+            ROWS: size // (4 * DIM),
+            TEXT: int((ends <= size).argmin()) if (ends > size).any() else len(ends),
+            INDEX: size // RECORD.itemsize,
+        }[name]
+        self.model = self.model[:kept]
+
+    @rule(name=st.sampled_from([ROWS, TEXT, INDEX]), junk=st.binary(max_size=60))
+    @precondition(lambda self: self.writer is None)
+    def tear(self, name, junk):
+        """As a write that was killed leaves it: bytes behind the last row."""
+        with (self.path / name).open("ab") as f:
+            f.write(junk)
+
+    @invariant()
+    def reads(self):
+        if not self.path.exists():
+            return
+        found = Store(self.path)
+        assert found.items == tuple(item for _, item, _ in self.model)
+        assert found.rows.tolist() == [row for row, _, _ in self.model]
+        assert [found.metadata(i) for i in range(len(found))] == [note for *_, note in self.model]
+        found.verify()
+
+
+TestStores = Stores.TestCase
+TestStores.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
