@@ -5,6 +5,7 @@ import json
 import math
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import training
 from training import read_log, read_run
 
 import reclap
-from reclap import checkpoint
+from reclap import checkpoint, manifest
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.text_encoder import TextEncoder
 from reclap.training import loop, recipe
+from reclap.training.data import Batches
 from reclap.training.learner import Learner, initial_values, learning_rate
 from reclap.training.recipe import Optim
 
@@ -49,7 +51,7 @@ def whole(sounds, small_folder, tmp_path_factory):
     return out
 
 
-def run_until(plan, out, step, monkeypatch):
+def run_until(plan, out, step, monkeypatch, *, resume=False):
     """Train and raise an exception instead of taking a step, counted from 0."""
     original = Learner.step
 
@@ -61,7 +63,7 @@ def run_until(plan, out, step, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stopped)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(plan, out)
+            loop.train(plan, out, resume=resume)
 
 
 # ---- Learning --------------------------------------------------------------------------------
@@ -265,6 +267,57 @@ def test_another_recipe_is_refused_by_its_differences(plan, whole, changes, mess
         loop.train(plan(**changes), whole, resume=True)
 
 
+def rates(out):
+    return [line["lr"] for line in read_log(out)]
+
+
+LONGER = {"run": {"steps": 18}, "optim": {"lr": 4e-4}}
+
+
+def test_finished_run_is_extended_by_a_schedule_of_its_own(plan, whole, tmp_path, monkeypatch):
+    once, twice = (shutil.copytree(whole, tmp_path / n, symlinks=True) for n in ("a", "b"))
+    assert loop.train(plan(**LONGER), once, resume=True).step == 18
+    optim = plan(**LONGER).optim
+    assert rates(once) == rates(whole) + [learning_rate(k, 6, optim) for k in range(6)]
+    run_until(plan(**LONGER), twice, 17, monkeypatch, resume=True)  # saved at step 16
+    loop.train(plan(**LONGER), twice, resume=True)
+    assert read_run(twice) == read_run(once)
+    assert rates(twice) == rates(once)
+    again = plan(run={"steps": 20}, optim={"lr": 1e-4, "warmup": 0, "ema": 0.9})
+    loop.train(again, once, resume=True)
+    assert rates(once)[18:] == pytest.approx([1e-4, 0.5e-4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": {"steps": 8}}, r"run\.steps: 12, now 8"),
+        ({"run": {"steps": 18, "seed": 1}}, r"run\.seed: 0, now 1"),
+        ({"run": {"steps": 18}, "augment": {"gain_db": 9.0}}, r"augment\.gain_db"),
+    ],
+)
+def test_extension_changes_nothing_else(plan, whole, changes, message):
+    with pytest.raises(FormatError, match=message):
+        loop.train(plan(**changes), whole, resume=True)
+
+
+def test_unfinished_run_is_not_extended(plan, tmp_path, monkeypatch):
+    run_until(plan(), tmp_path, 7, monkeypatch)
+    with pytest.raises(FormatError, match=r"Once a run has finished, run\.steps may grow"):
+        loop.train(plan(run={"steps": 18}), tmp_path, resume=True)
+
+
+def test_state_of_an_earlier_version_is_continued(plan, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out", symlinks=True)
+    shutil.rmtree(out / "step-0000000012")
+    for folder in out.glob("step-*"):
+        state = json.loads((folder / "state.json").read_text())
+        del state["start"]
+        (folder / "state.json").write_text(json.dumps(state))
+    loop.train(plan(), out, resume=True)
+    assert read_run(out) == read_run(whole)
+
+
 def test_another_manifest_is_refused(whole, small_folder, tmp_path):
     other = training.write_set(tmp_path)
     other.write_text(other.read_text().replace("The horn", "A horn", 1))
@@ -319,6 +372,44 @@ def test_missing_sounds_are_told_before_anything_is_written(small_folder, tmp_pa
     with pytest.raises(FileNotFoundError, match="1 of 1 sound files"):
         loop.train(training.recipe(path, small_folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"batch": 1}, r"data\.batch is 1: .* expected at least 2"),
+        ({"batch": 14, "mixtures": 3}, r"data\.batch is 14, 11 of them unmixed, for 10 rows"),
+    ],
+)
+def test_batch_without_true_wrong_pairs_is_refused(plan, tmp_path, data, message):
+    with pytest.raises(FormatError, match=message):
+        loop.train(plan(data=data), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_sound_names_its_line_and_leaves_the_steps_before(
+    small_folder, tmp_path, monkeypatch
+):
+    path = training.write_set(tmp_path)
+    good = (tmp_path / "horn0.wav").read_bytes()
+    (tmp_path / "horn0.wav").write_bytes(good[:30])
+    plan = training.recipe(path, small_folder, data={"batch": 2, "threads": 1})
+    first = next(s for s in range(9) if 6 in _rows_of(plan, s))
+    assert first > 0
+    with pytest.raises(FormatError, match=r"manifest\.jsonl:7: .*horn0\.wav"):
+        loop.train(plan, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "last" / "state.json").read_text())["step"] == first
+    (tmp_path / "horn0.wav").write_bytes(good)
+    loop.train(plan, tmp_path / "out", resume=True)
+    loop.train(plan, tmp_path / "whole")
+    assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
+
+
+def _rows_of(plan, step):
+    rows = manifest.read(plan.data.manifest)
+    front = plan.model.config(ClapConfig().text).front
+    batches = Batches(rows, plan.data, plan.augment, front, plan.run.seed)
+    return [row for item in batches.plan(step) for row in item]
 
 
 def test_evaluation_needs_its_column(plan, tmp_path):

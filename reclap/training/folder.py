@@ -43,12 +43,16 @@ class Checkpoint:
         Threads of the core that they were done with.
     recipe : dict
         See `reclap.training.recipe.Recipe.identity`.
+    start : int
+        Step at which the schedule of the learning rate began: 0, or where a finished run was
+        extended.
     """
 
     folder: Path
     step: int
     threads: int
     recipe: Mapping[str, Any]
+    start: int = 0
 
 
 class RunFolder:
@@ -231,11 +235,12 @@ def _read(folder: Path) -> Checkpoint:
     state = files.read_json(path)
     try:
         step, threads, was = int(state["step"]), int(state["threads"]), dict(state["recipe"])
+        start = int(state.get("start", 0))
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: not the state of a run: {error!r}") from error
     if _STEP.fullmatch(folder.name) and folder.name != _name(step):
         raise FormatError(f"{path}: the state of step {step}")
-    return Checkpoint(folder, step, threads, was)
+    return Checkpoint(folder, step, threads, was, start)
 
 
 def _named(found: Checkpoint) -> Checkpoint:
@@ -278,7 +283,7 @@ def _name(step: int) -> str:
     return f"step-{step:010d}"
 
 
-def write_state(folder: Path, step: int, threads: int, recipe: Mapping[str, Any]) -> None:
+def write_state(made: Checkpoint) -> None:
     """Write what a `Checkpoint` says beside its tensors."""
-    state = {"step": step, "threads": threads, "recipe": recipe}
-    files.write_text(folder / STATE_INFO, json.dumps(state, indent=1) + "\n")
+    state = {name: getattr(made, name) for name in ("step", "threads", "start", "recipe")}
+    files.write_text(made.folder / STATE_INFO, json.dumps(state, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What training changes: values, moments, running mean; how they begin, and the schedule."""
+"""Trainable state (values, AdamW moments, EMA), its initialisation, and the schedule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -98,6 +98,8 @@ class Learner:
         Gives seed, first values, optimizer, length.
     threads : int
         Of the core.
+    start : int
+        Step at which the schedule of the learning rate begins.
 
     Attributes
     ----------
@@ -105,8 +107,8 @@ class Learner:
         The model that is saved and evaluated: the mean, or the values themselves.
     """
 
-    def __init__(self, config: ClapConfig, recipe: Recipe, threads: int) -> None:
-        self.config, self.recipe = config, recipe
+    def __init__(self, config: ClapConfig, recipe: Recipe, threads: int, start: int = 0) -> None:
+        self.config, self.recipe, self.start = config, recipe, start
         live = core.Model(**config.core_arguments(with_text=False))
         parameters = live.parameters()
         self.names = [name for name, _, _ in parameters]
@@ -124,7 +126,7 @@ class Learner:
     def step(self, step: int, mel: Floats, features: Floats) -> dict[str, float]:
         """Take one step; return loss, gradient norm, learning rate, factor of the cosines."""
         optim = self.recipe.optim
-        lr = learning_rate(step, self.recipe.run.steps, optim)
+        lr = learning_rate(step - self.start, self.recipe.run.steps - self.start, optim)
         made = self._trainer.step(
             mel,
             features,

@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -124,18 +124,18 @@ def train(
     out = Path(out)
     refuse_begun(out, resume=resume)
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
+    _refuse_false_negatives(recipe, len(rows))
     with RunFolder.opened(out, resume=resume) as folder:
         text = initial.text_tower(recipe.model.text, out)
         audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
         identity = recipe.identity(text, audio)
         threads = recipe.run.threads or default_threads()
         newest = folder.newest
-        if newest:
-            _check_continuation(newest, identity, threads)
+        start = _schedule_start(newest, identity, threads) if newest else 0
         encoder = TextEncoder(text, threads)
         config = recipe.model.config(encoder.config.text)
         batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
-        learner = Learner(config, recipe, threads)
+        learner = Learner(config, recipe, threads, start)
         if newest:
             learner.load(newest.folder)
         elif audio:
@@ -145,6 +145,21 @@ def train(
         captions = _Captions(encoder, tower, batches.texts(), out / CAPTIONS, progress=progress)
         run = _Loop(recipe, folder, text, identity, learner, exam, captions)
         return run.go(batches, newest.step if newest else 0, progress=progress)
+
+
+def _refuse_false_negatives(recipe: Recipe, rows: int) -> None:
+    """Refuse batches whose examples have no wrong pair, or one that is in truth a right one."""
+    data = recipe.data
+    if data.batch < 2:
+        raise FormatError(
+            f"data.batch is {data.batch}: the loss compares each pair with the others of its "
+            "batch, and is 0 without any; expected at least 2"
+        )
+    if data.batch - data.mixtures > rows:
+        raise FormatError(
+            f"data.batch is {data.batch}, {data.batch - data.mixtures} of them unmixed, for {rows} "
+            "rows: a row would come twice, as its own wrong pair; expected at most as many as rows"
+        )
 
 
 # ---- Captions ------------------------------------------------------------------------------
@@ -212,7 +227,7 @@ class _Loop:
         captions: _Captions,
     ) -> None:
         self._recipe, self._folder, self._identity = recipe, folder, identity
-        self._text, self._link = text, text.parent == folder.path
+        self._text, self._link, self._saved = text, text.parent == folder.path, 0
         self._learner, self._exam, self._captions = learner, exam, captions
         self._loss: float | None = None
         self._accuracy: float | None = None
@@ -220,6 +235,7 @@ class _Loop:
     def go(self, batches: Batches, first: int, *, progress: bool) -> Result:
         """Run from a step on; see `train`."""
         steps, done = self._recipe.run.steps, first
+        self._saved = first
         log_path = self._folder.path / LOG
         _truncate_log(log_path, first)
         with (
@@ -229,7 +245,7 @@ class _Loop:
             progress_bar(steps, "step", shown=progress, initial=first, leave=True) as bar,
         ):
             started = time.monotonic()
-            for batch in loader:
+            for batch in self._each(loader):
                 line = self._step(batch, batches.epoch(batch.step))
                 done, now = batch.step + 1, time.monotonic()
                 line["clips_per_s"] = round(len(batch.mel) / max(now - started, 1e-9), 1)
@@ -249,6 +265,18 @@ class _Loop:
         if interrupted:
             log.warning("stopped by %s after step %d of %d", signals.caught, done, steps)
         return Result(self._folder.path / LAST, done, interrupted, self._loss, self._accuracy)
+
+    def _each(self, loader: Loader) -> Iterator[Batch]:
+        """Yield batches; before a sound that cannot be read ends the run, save the steps done."""
+        done = self._saved
+        try:
+            for batch in loader:
+                yield batch
+                done = batch.step + 1
+        except FormatError:
+            if done > self._saved:
+                self._save(done)
+            raise
 
     def _step(self, batch: Batch, epoch: int) -> dict[str, Any]:
         made = self._learner.step(batch.step, batch.mel, self._captions(batch.captions))
@@ -275,10 +303,10 @@ class _Loop:
             )
             checkpoint.write_tensors(folder / STATE, learner.state())
             threads = self._recipe.run.threads or default_threads()
-            write_state(folder, step, threads, self._identity)
+            write_state(Checkpoint(folder, step, threads, self._identity, learner.start))
 
         self._text = self._folder.save(step, self._recipe.run.keep, write)
-        self._link = True
+        self._link, self._saved = True, step
 
 
 class _Signals:
@@ -310,15 +338,24 @@ class _Signals:
 # ---- Continuation ----------------------------------------------------------------------------
 
 
-def _check_continuation(newest: Checkpoint, identity: Mapping[str, Any], threads: int) -> None:
-    """Refuse to continue the run of another recipe."""
+def _schedule_start(newest: Checkpoint, identity: Mapping[str, Any], threads: int) -> int:
+    """Return the step at which the schedule begins, refusing to continue the run of another recipe.
+
+    A finished run may be extended: with more steps, and whatever the optimizer should then do.
+    """
     changed = recipes.differences(newest.recipe, identity)
-    if changed:
-        raise FormatError(f"{newest.folder}: a run of another recipe. " + "; ".join(changed))
+    more = identity["run"]["steps"] > newest.step == newest.recipe["run"]["steps"]
+    extended = more and all(c.startswith(("run.steps:", "optim.")) for c in changed)
+    if changed and not extended:
+        raise FormatError(
+            f"{newest.folder}: a run of another recipe. {'; '.join(changed)}. (Once a run has "
+            "finished, run.steps may grow, and [optim] change with it.)"
+        )
     if newest.threads != threads:
         log.warning(
             "resumed with %d threads, begun with %d: last bits may differ", threads, newest.threads
         )
+    return newest.step if changed else newest.start
 
 
 def _truncate_log(path: Path, step: int) -> None:
