@@ -73,7 +73,7 @@ def _import_core() -> Any:
 
 
 def _preload_dnnl() -> None:
-    """Load oneDNN for the whole process; the loader then matches the core's need by name."""
+    """Load oneDNN for the process; the loader then matches the core's need by name."""
     path = _dnnl_path()
     if path is None:
         raise BackendError(
@@ -81,7 +81,7 @@ def _preload_dnnl() -> None:
             "--target, which leaves the library out), or set DNNLROOT to the folder of a oneDNN 3.x"
         )
     try:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(path))  # not its symbols: other libraries would take them for their own
     except OSError as error:
         raise BackendError(f"oneDNN cannot be loaded: {error}") from error
 

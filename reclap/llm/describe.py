@@ -6,12 +6,14 @@ ReCLAP, arXiv 2409.09213, section 3.2: t descriptions for each label, n captions
 import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reclap import progress as bars
 from reclap.checks import Sense, check_bank
+from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
 from reclap.checks.words import key
 from reclap.errors import FormatError
@@ -123,16 +125,18 @@ def describe(
     Raises
     ------
     TypeError, ValueError
-        If there is no label, or one is empty or comes twice.
+        If there is no label; if one is empty, comes twice, or speaks to the language model.
     StoppedError
         If the budget is spent, the key refused, or the server gone.
     """
     plan = Plan() if plan is None else plan
     names = check_texts(list(labels) if isinstance(labels, Mapping) else labels, "labels")
-    twice = sorted({label for label in names if names.count(label) > 1})
+    twice = sorted(label for label, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"labels: {twice[0]!r} more than once")
     meanings = labels if isinstance(labels, Mapping) else dict.fromkeys(names, "")
+    for label in names:
+        _refuse_injection(label, meanings[label])
     entries = {} if partial is None else partial
     report = Report(_made(llm, plan))
     writer = _Writer(llm, plan, meanings, sense)
@@ -152,6 +156,11 @@ def describe(
     bank, checked = check_bank(bank, sense)  # now also across labels
     report.flagged, report.bank = len(checked.flagged), checked.to_json()
     return bank, report
+
+
+def _refuse_injection(label: str, meaning: str) -> None:
+    if doubts := check_injection(f"{label}\n{meaning}"):
+        raise ValueError(f"labels: {label!r}: {doubts[0]}")
 
 
 def _made(llm: Session, plan: Plan) -> dict[str, Any]:
@@ -329,7 +338,7 @@ def read_labels(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
         bank = PromptBank.load(name_or_path)
         return {label: entry.definition for label, entry in bank.entries.items()}
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8: {error}") from error
     found: dict[str, str] = {}

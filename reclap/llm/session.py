@@ -11,7 +11,7 @@ from typing import Self
 from reclap.llm.cache import Cache
 from reclap.llm.request import FORMS, LanguageModel, Reply, Request, RequestError, StoppedError
 
-__all__ = ["Budget", "Session", "Tally"]
+__all__ = ["Budget", "Clock", "Session", "Tally"]
 
 _RETRIES = 8
 _LONGEST_WAIT = 30.0  # s, between two tries unless the server asks for more
@@ -75,14 +75,16 @@ class Budget:
             self._tokens += used - claimed
 
 
-@dataclasses.dataclass
-class _Pause:
-    """A time before which nothing is sent, shared by all threads."""
+class Clock:
+    """Time as a session sees it."""
 
-    until: float = 0.0  # time.monotonic
+    def now(self) -> float:
+        """Return seconds since some moment; never goes back."""
+        return time.monotonic()
 
-    def extend(self, seconds: float) -> None:
-        self.until = max(self.until, time.monotonic() + seconds)
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Wait so long at most; tell whether the event happened."""
+        return event.wait(seconds)
 
 
 class Session:
@@ -103,6 +105,8 @@ class Session:
     backoff : float
         Seconds before the first repetition; doubled with each up to 30, times a random
         number from 0.5 to 1 so that threads do not come back at one moment.
+    clock : Clock, optional
+        What time it is, and how to wait.
 
     Attributes
     ----------
@@ -121,6 +125,7 @@ class Session:
         small: bool = False,
         budget: Budget | None = None,
         backoff: float = 0.5,
+        clock: Clock | None = None,
     ) -> None:
         self._model = model
         self._cache = cache
@@ -129,7 +134,8 @@ class Session:
         self._budget = Budget() if budget is None else budget
         self._backoff = backoff
         self._form = 0  # place in FORMS of the strictest that the server takes
-        self._pause = _Pause()
+        self._clock = Clock() if clock is None else clock
+        self._resume_at = 0.0  # before which nothing is sent; shared by all threads
         self._stopped = threading.Event()
         self.usage = Tally()
         self.faults = Tally()
@@ -228,15 +234,15 @@ class Session:
         elif error.wait > _LONGEST_ASKED:
             raise StoppedError(f"{error}; it asks to wait {error.wait:.0f} s")
         else:
-            self._pause.extend(error.wait)
+            self._resume_at = max(self._resume_at, self._clock.now() + error.wait)
 
     def _wait(self) -> None:
         """Wait as long as the server asked all threads to."""
         while True:
-            self._sleep(self._pause.until - time.monotonic())
-            if self._pause.until <= time.monotonic():
+            self._sleep(self._resume_at - self._clock.now())
+            if self._resume_at <= self._clock.now():
                 return
 
     def _sleep(self, seconds: float) -> None:
-        if self._stopped.wait(max(0.0, seconds)):
+        if self._clock.wait(self._stopped, max(0.0, seconds)):
             raise StoppedError("stopped")
