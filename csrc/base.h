@@ -1,8 +1,9 @@
 /* base: what everything else in C stands on.
  *
- * Status codes with a message per thread, checked size arithmetic, arenas, the one parallel loop
- * (parallel.c), and random numbers that are a pure function of their coordinates. Nothing here (or
- * above) reads a file, an environment variable or a clock, prints, or ends the process. */
+ * Status codes with a message per thread, checked size arithmetic, arenas, guards (guard.c), the
+ * one parallel loop (parallel.c), and random numbers that are a pure function of their coordinates.
+ * Nothing here (or above) reads a file, an environment variable or a clock, prints, or ends the
+ * process. */
 #ifndef RC_BASE_H
 #define RC_BASE_H
 
@@ -18,7 +19,7 @@ typedef enum {
     RC_ENOMEM,   /* memory could not be had */
     RC_EFORMAT,  /* bytes from outside do not say what they should */
     RC_EBACKEND, /* oneDNN or libsndfile refused */
-    RC_EBUSY,    /* the handle serves another thread right now */
+    RC_EBUSY,    /* another thread works with the handle right now */
 } rc_status;
 
 /* Store a printf-style message for this thread and return `code`, so that a failure is one line. */
@@ -72,6 +73,28 @@ float *rc_take(rc_arena *arena, int64_t count);
 /* Make room for `bytes` and forget what was taken; keeps the old memory when it is large enough. */
 rc_status rc_arena_reserve(rc_arena *arena, int64_t bytes);
 void rc_arena_free(rc_arena *arena);
+
+/* ---- Guards ---------------------------------------------------------------------------------- */
+
+/* Readers or one writer of something that threads share; all zero is free. Nobody waits. Whoever
+ * was inside when the process was forked does not exist in the child: there readers are forgotten,
+ * and what a writer left is torn. */
+typedef struct {
+    uint64_t state;
+} rc_guard;
+
+typedef enum { RC_ENTRY_FREE, RC_ENTRY_BUSY, RC_ENTRY_TORN } rc_entry;
+
+/* Inside after RC_ENTRY_FREE, and only then to be left. */
+rc_entry rc_guard_read(rc_guard *guard);
+rc_entry rc_guard_write(rc_guard *guard);
+void rc_guard_read_end(rc_guard *guard);
+void rc_guard_write_end(rc_guard *guard);
+
+/* Become the writer of what is torn, to replace it; false where another thread is faster. The
+ * writer who fails to leaves it torn. */
+bool rc_guard_mend(rc_guard *guard);
+void rc_guard_tear(rc_guard *guard);
 
 /* ---- The parallel loop ----------------------------------------------------------------------- */
 

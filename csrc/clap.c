@@ -92,6 +92,53 @@ void rc_clap_free(rc_clap *m)
     free(m);
 }
 
+/* ---- Who reads and who changes it ------------------------------------------------------------ */
+
+static rc_status entered(rc_entry entry, const char *what, const char *busy)
+{
+    if (entry == RC_ENTRY_FREE) return RC_OK;
+    if (entry == RC_ENTRY_TORN)
+        return rc_fail(RC_EBUSY, "%s: the process was forked while this model was changed", what);
+    return rc_fail(RC_EBUSY, "%s: busy, %s", what, busy);
+}
+
+rc_status rc_clap_claim(rc_clap *m, const char *what)
+{
+    return entered(rc_guard_write(&m->guard), what, "another thread works with this model");
+}
+
+void rc_clap_release(rc_clap *m)
+{
+    rc_guard_write_end(&m->guard);
+}
+
+/* Counting readers changes nothing that a reader sees. */
+rc_status rc_clap_enter(const rc_clap *m)
+{
+    return entered(rc_guard_read((rc_guard *)&m->guard), "model",
+                   "another thread changes its parameters");
+}
+
+void rc_clap_leave(const rc_clap *m)
+{
+    rc_guard_read_end((rc_guard *)&m->guard);
+}
+
+/* ---- Packing --------------------------------------------------------------------------------- */
+
+/* Until all are packed, x keeps what those that are new would go back to. */
+static void settle(rc_clap *m, int64_t from, int64_t to, rc_status status)
+{
+    for (int64_t i = from; i < to; i++) {
+        rc_param *p = &m->params.item[i];
+        if (p->packed == NULL || p->x == NULL) continue;
+        if (status == RC_OK)
+            p->x = NULL;
+        else
+            rc_param_unpack(p);
+    }
+}
+
 rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
 {
     rc_dnn *dnn;
@@ -101,16 +148,25 @@ rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
     rc_status status = RC_OK;
     for (int64_t i = from; i < to && status == RC_OK; i++)
         status = rc_param_pack(&m->params.item[i], dnn, type);
+    settle(m, from, to, status);
+    rc_dnn_free(dnn);
+    return status;
+}
+
+static rc_status read_param(float *out, const rc_clap *m, int64_t i)
+{
+    rc_dnn *dnn;
+    RC_TRY(rc_dnn_new(&dnn, 1));
+    rc_status status = rc_param_read(out, dnn, &m->params.item[i]);
     rc_dnn_free(dnn);
     return status;
 }
 
 rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i)
 {
-    rc_dnn *dnn;
-    RC_TRY(rc_dnn_new(&dnn, 1));
-    rc_status status = rc_param_read(out, dnn, &m->params.item[i]);
-    rc_dnn_free(dnn);
+    RC_TRY(rc_clap_enter(m));
+    rc_status status = read_param(out, m, i);
+    rc_clap_leave(m);
     return status;
 }
 
@@ -139,9 +195,26 @@ void rc_context_free(rc_context *c)
     free(c);
 }
 
+/* In the child of a fork that met a call at work. What the call left may be half-written, so it is
+ * not freed either. */
+static rc_status begin_anew(rc_context *c)
+{
+    rc_dnn *dnn;
+    rc_status status = rc_dnn_new(&dnn, rc_dnn_threads(c->dnn));
+    if (status != RC_OK) {
+        rc_guard_tear(&c->guard);
+        return status;
+    }
+    c->dnn = dnn;
+    c->shared = c->heads = (rc_arena){0};
+    return RC_OK;
+}
+
 rc_status rc_context_enter(rc_context *c)
 {
-    if (__atomic_exchange_n(&c->busy, 1, __ATOMIC_ACQUIRE) != 0)
+    rc_entry entry = rc_guard_write(&c->guard);
+    if (entry == RC_ENTRY_TORN && rc_guard_mend(&c->guard)) return begin_anew(c);
+    if (entry != RC_ENTRY_FREE)
         return rc_fail(RC_EBUSY, "this context serves another thread; give each thread its own");
     rc_dnn_trim(c->dnn);
     return RC_OK;
@@ -149,7 +222,7 @@ rc_status rc_context_enter(rc_context *c)
 
 void rc_context_leave(rc_context *c)
 {
-    __atomic_store_n(&c->busy, 0, __ATOMIC_RELEASE);
+    rc_guard_write_end(&c->guard);
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */

@@ -177,17 +177,19 @@ rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape
     return RC_OK;
 }
 
+/* The old memory stays where there is no more: cached products go on with it. */
 static rc_status grow(void **room, int64_t bytes)
 {
+    void *more;
+    RC_TRY(rc_alloc(&more, bytes));
     rc_free(*room);
-    *room = NULL;
-    return rc_alloc(room, bytes);
+    *room = more;
+    return RC_OK;
 }
 
 static rc_status grow_scratch(rc_dnn *dnn, int64_t bytes)
 {
     if (bytes <= dnn->scratch_bytes) return RC_OK;
-    dnn->scratch_bytes = 0;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow(&dnn->worker[i].scratch, bytes));
     dnn->scratch_bytes = bytes;
     return RC_OK;
@@ -211,7 +213,6 @@ static rc_status grow_narrow(rc_dnn *dnn, const product_key *key)
     int64_t bytes = apart_at(key);
     if (apart(s, type)) bytes += s->m * s->n * (int64_t)sizeof(float);
     if (bytes <= dnn->narrow_bytes) return RC_OK;
-    dnn->narrow_bytes = 0;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow((void **)&dnn->worker[i].narrow, bytes));
     dnn->narrow_bytes = bytes;
     return RC_OK;

@@ -93,6 +93,8 @@ rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n,
                         rc_type type);
 void rc_packed_free(rc_packed *packed);
 
+rc_type rc_packed_type(const rc_packed *packed);
+
 /* The largest int8 weight: 127, or 63 without VNNI, where oneDNN adds pairs of products in 16 bits,
  * which saturate unless one factor has seven. */
 int rc_int8_weight(void);

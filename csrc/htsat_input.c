@@ -2,7 +2,6 @@
  * What fusion makes of a clip's other pictures stands in fusion.c. */
 #include "htsat.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { SITE_STRIPES = 1 }; /* blocks draw from site 16 on */
@@ -86,19 +85,13 @@ static int64_t input_scratch(const rc_htsat_call *job)
     return normed + RC_LOCALS * picture + rc_fusion_scratch(&t->fusion);
 }
 
-/* Batch statistics, also mixed into the running ones (unbiased variance, as torch.nn.BatchNorm2d).
- */
-static void batch_statistics(rc_htsat_call *job)
+/* Unbiased variance, as torch.nn.BatchNorm2d. */
+void rc_htsat_update_statistics(const rc_htsat *t, const rc_params *p, const rc_htsat_tape *k)
 {
-    const rc_htsat *t = job->t;
-    rc_htsat_tape *k = job->tape;
-    int64_t n = job->b * job->frames, c = t->config.mels;
-    float *mean = job->p->item[t->bn.mean].x, *var = job->p->item[t->bn.var].x;
+    int64_t n = k->b * k->frames;
+    float *mean = p->item[t->bn.mean].x, *var = p->item[t->bn.var].x;
     float momentum = (float)t->config.bn_momentum, unbiased = n > 1 ? (float)n / (float)(n - 1) : 1;
-    rc_batchnorm_stats(k->bn_mean, k->bn_var, job->mel, n, c);
-    for (int64_t j = 0; j < c; j++)
-        if (!isfinite(k->bn_mean[j]) || !isfinite(k->bn_var[j])) return; /* the step will fail */
-    for (int64_t j = 0; j < c; j++) {
+    for (int64_t j = 0; j < t->config.mels; j++) {
         mean[j] += momentum * (k->bn_mean[j] - mean[j]);
         var[j] += momentum * (k->bn_var[j] * unbiased - var[j]);
     }
@@ -112,7 +105,9 @@ rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
     if (job->arena->base != NULL) {
         if (t->config.fusion) RC_TRY(rc_fusion_get(&job->fusion, &t->fusion, job->dnn, job->p));
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, t->patch, n, n, false));
-        if (job->tape != NULL) batch_statistics(job);
+        if (job->tape != NULL)
+            rc_batchnorm_stats(job->tape->bn_mean, job->tape->bn_var, job->mel,
+                               job->b * job->frames, t->config.mels);
         job->bn_mean = job->tape != NULL ? job->tape->bn_mean : rc_call_value(job, t->bn.mean);
         job->bn_var = job->tape != NULL ? job->tape->bn_var : rc_call_value(job, t->bn.var);
         job->y = y;

@@ -1,8 +1,9 @@
 /* model: parameters, the two towers, heads, one training step.
  *
  * An rc_clap holds configuration and parameters and is read-only in use, so any number of contexts
- * may share it. An rc_context holds scratch memory and compiled products for one caller at a time.
- * An rc_trainer owns values, gradients, moments and the activations of one step. */
+ * may share it; whoever changes it claims it. An rc_context holds scratch memory and compiled
+ * products for one caller at a time. An rc_trainer owns values, gradients, moments and the
+ * activations of one step. */
 #ifndef RC_MODEL_H
 #define RC_MODEL_H
 
@@ -51,8 +52,10 @@ void rc_param_packs(rc_params *p, int64_t i, rc_packing packing);
 
 /* Pack the first `cut` outputs and the rest apart, so that products can have either alone. */
 void rc_param_cut(rc_params *p, int64_t i, int64_t cut);
-rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type); /* nothing where it may not be */
-void rc_param_unpack(rc_param *p); /* free what is packed; x is NULL until it is bound again */
+
+/* Nothing where it may not be, or is already; RC_EINVAL where it is in another type. x stays. */
+rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type);
+void rc_param_unpack(rc_param *p); /* free what is packed */
 
 /* RC_EINVAL, naming the parameter, where its values (count) are not all finite, or where variances
  * are negative. */
@@ -270,13 +273,24 @@ typedef struct {
     rc_text *text;
     rc_head audio_head, text_head;
     int64_t logit_scale; /* index */
+    rc_guard guard;
 } rc_clap;
 
 rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c);
 void rc_clap_free(rc_clap *m);
 
+/* Around whatever changes parameters: RC_EBUSY, naming `what`, while another thread reads or
+ * changes them. All that reads them, below, is refused meanwhile. */
+rc_status rc_clap_claim(rc_clap *m, const char *what);
+void rc_clap_release(rc_clap *m);
+
+/* Around what reads parameters: RC_EBUSY while another thread changes them. */
+rc_status rc_clap_enter(const rc_clap *m);
+void rc_clap_leave(const rc_clap *m);
+
 /* Lay out the linear weights among parameters from..to-1 for inference, in `type` where they may be
- * (RC_PACK_ANY), else in float32; the memory that they were bound to is not looked at again. */
+ * (RC_PACK_ANY), else in float32; the memory that they were bound to is not looked at again. All of
+ * them or, on failure, none. For who has claimed the model. */
 rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type);
 
 /* Copy the values of parameter i. */
@@ -284,7 +298,7 @@ rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i);
 
 typedef struct {
     rc_dnn *dnn;
-    int busy;
+    rc_guard guard;
     rc_arena shared; /* activations of a tower */
     rc_arena heads;  /* features and what the heads make of them */
 } rc_context;
@@ -292,7 +306,8 @@ typedef struct {
 rc_status rc_context_new(rc_context **out, int threads);
 void rc_context_free(rc_context *c);
 
-/* RC_EBUSY when another thread is inside. */
+/* RC_EBUSY when another thread is inside. Where one was when this process was forked, the child
+ * begins with new memory. */
 rc_status rc_context_enter(rc_context *c);
 void rc_context_leave(rc_context *c);
 
@@ -317,13 +332,16 @@ typedef struct rc_htsat_tape rc_htsat_tape;
 rc_status rc_htsat_tape_new(rc_htsat_tape **out, const rc_htsat *t);
 void rc_htsat_tape_free(rc_htsat_tape *tape);
 
-/* y (b, width). With a tape: train mode, draws at (seed, step), running statistics updated; not for
- * towers with fusion. Without fusion longer is NULL. */
+/* y (b, width). With a tape: train mode, draws at (seed, step), the batch's statistics kept; not
+ * for towers with fusion. Without fusion longer is NULL. */
 rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c, float *y,
                            const float *mel, const bool *longer, int64_t b, int64_t frames,
                            rc_htsat_tape *tape, rc_draw draw);
 rc_status rc_htsat_backward(const rc_htsat *t, const rc_params *p, rc_context *c, const float *dy,
                             rc_htsat_tape *tape);
+
+/* Mix the statistics of the tape's batch into the running ones. */
+void rc_htsat_update_statistics(const rc_htsat *t, const rc_params *p, const rc_htsat_tape *tape);
 
 rc_status rc_cnn14_forward(const rc_cnn14 *t, const rc_params *p, rc_context *c, float *y,
                            const float *mel, int64_t b, int64_t frames);
@@ -357,6 +375,7 @@ typedef struct {
     double loss, grad_norm, logit_scale;
 } rc_step_result;
 
+/* Claims the model while it is made. */
 rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads);
 void rc_trainer_free(rc_trainer *t);
 
@@ -368,11 +387,13 @@ float *rc_trainer_leave_values(rc_trainer *t);
 float *rc_trainer_buffer(rc_trainer *t, int which);
 int64_t rc_trainer_offset(const rc_trainer *t, int64_t param);
 
-/* Loss and gradients of one batch: mel (b, frames, mels), text features (b, text_width). */
+/* Loss and gradients of one batch: mel (b, frames, mels), text features (b, text_width). Nothing
+ * but the gradients changes. */
 rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const float *mel,
                                const float *text, int64_t b, int64_t frames, const rc_step *how);
 
-/* The same, then clipping and AdamW. */
+/* The same, then clipping, AdamW and running statistics; claims the model meanwhile. RC_EINVAL, and
+ * nothing changes, where loss or gradients are not finite. */
 rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel,
                           const float *text, int64_t b, int64_t frames, const rc_step *how);
 

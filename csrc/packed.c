@@ -183,6 +183,11 @@ rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed)
     return status;
 }
 
+rc_type rc_packed_type(const rc_packed *packed)
+{
+    return packed->type;
+}
+
 int64_t rc_form_size(const rc_packed *packed, int64_t m, int64_t k)
 {
     return rc_form_bytes(packed == NULL ? RC_F32 : packed->type, m, k);

@@ -66,13 +66,16 @@ rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
 
 rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type)
 {
-    if (p->packing == RC_PACK_NO || p->packed != NULL) return RC_OK;
+    if (p->packing == RC_PACK_NO) return RC_OK;
     if (p->packing == RC_PACK_F32) type = RC_F32;
+    if (p->packed != NULL && rc_packed_type(p->packed) != type)
+        return rc_fail(RC_EINVAL, "pack: %s is packed in another type already", p->name);
+    if (p->packed != NULL) return RC_OK;
     int64_t k = inputs(p), n = p->size[0], first = p->cut > 0 ? p->cut : n;
     if (p->cut > 0) RC_TRY(rc_packed_new(&p->rest, dnn, p->x + first * k, n - first, k, type));
-    RC_TRY(rc_packed_new(&p->packed, dnn, p->x, first, k, type));
-    p->x = NULL;
-    return RC_OK;
+    rc_status status = rc_packed_new(&p->packed, dnn, p->x, first, k, type);
+    if (status != RC_OK) rc_param_unpack(p);
+    return status;
 }
 
 void rc_param_unpack(rc_param *p)

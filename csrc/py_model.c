@@ -5,8 +5,16 @@
 
 static PyObject *item_of(PyObject *dict, const char *key)
 {
-    PyObject *item = PyDict_GetItemString(dict, key); /* borrowed */
-    if (item == NULL) PyErr_Format(PyExc_ValueError, "configuration: \"%s\" is missing", key);
+    if (!PyDict_Check(dict)) {
+        PyErr_Format(PyExc_TypeError, "configuration: expected a dict, got %.100s",
+                     Py_TYPE(dict)->tp_name);
+        return NULL;
+    }
+    PyObject *name = PyUnicode_FromString(key);
+    PyObject *item = name == NULL ? NULL : PyDict_GetItemWithError(dict, name); /* borrowed */
+    Py_XDECREF(name);
+    if (item == NULL && !PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "configuration: \"%s\" is missing", key);
     return item;
 }
 
@@ -36,16 +44,15 @@ static int get_double(PyObject *dict, const char *key, double *out)
 
 static int get_list(PyObject *dict, const char *key, int64_t *out, int64_t *count)
 {
-    PyObject *item = item_of(dict, key), *fast;
-    if (item == NULL || (fast = PySequence_Fast(item, "configuration: expected a list")) == NULL)
-        return -1;
-    *count = PySequence_Fast_GET_SIZE(fast);
+    PyObject *item = item_of(dict, key), *copy; /* what __index__ does to the list is its affair */
+    if (item == NULL || (copy = PySequence_Tuple(item)) == NULL) return -1;
+    *count = PyTuple_GET_SIZE(copy);
     if (*count > RC_STAGES_MAX)
         PyErr_Format(PyExc_ValueError, "configuration: \"%s\" has more than %d entries", key,
                      RC_STAGES_MAX);
     for (Py_ssize_t i = 0; i < *count && !PyErr_Occurred(); i++)
-        out[i] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, i));
-    Py_DECREF(fast);
+        out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(copy, i));
+    Py_DECREF(copy);
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -173,12 +180,16 @@ typedef struct {
     int features;
 } embed_job;
 
-/* One call at a time per context, whatever happens inside. */
+/* One call at a time per context, and none while the model is changed. */
 static rc_status in_context(embed_job *job, rc_status (*run)(embed_job *))
 {
-    RC_TRY(rc_context_enter(job->context));
-    rc_status status = job->n == 0 ? RC_OK : run(job);
-    rc_context_leave(job->context);
+    RC_TRY(rc_clap_enter(job->model));
+    rc_status status = rc_context_enter(job->context);
+    if (status == RC_OK) {
+        status = job->n == 0 ? RC_OK : run(job);
+        rc_context_leave(job->context);
+    }
+    rc_clap_leave(job->model);
     return status;
 }
 

@@ -45,6 +45,7 @@ typedef struct {
     rc_type type;
 } params_job;
 
+/* Of a model that is claimed. */
 static rc_status pack_work(void *arg)
 {
     const params_job *j = arg;
@@ -131,6 +132,25 @@ static void unbind(rc_params *p)
     }
 }
 
+/* -1 with an exception; what is bound and packed then goes. */
+static int bind_claimed(rc_py_model *self, PyObject *arrays, int pack, rc_type type)
+{
+    if (self->bound != NULL) {
+        PyErr_SetString(PyExc_ValueError, "bind: this model has its parameters already");
+        return -1;
+    }
+    PyObject *bound = PyList_New(0);
+    if (bound == NULL) return -1;
+    if (bind_all(self, bound, arrays, pack, type) < 0) {
+        unbind(&self->model->params);
+        Py_DECREF(bound);
+        return -1;
+    }
+    self->bound = bound;
+    return 0;
+}
+
+/* `arrays` may be a generator, which may do anything meanwhile: to this model, only be refused. */
 PyObject *rc_py_model_bind(PyObject *object, PyObject *args, PyObject *kw)
 {
     static char *names[] = {"arrays", "pack", "dtype", NULL};
@@ -141,18 +161,14 @@ PyObject *rc_py_model_bind(PyObject *object, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "O|$pO&:bind", names, &arrays, &pack, rc_py_type,
                                      &type))
         return NULL;
-    if (self->bound != NULL) {
-        PyErr_SetString(PyExc_ValueError, "bind: this model has its parameters already");
+    rc_status status = rc_clap_claim(self->model, "bind");
+    if (status != RC_OK) {
+        rc_py_raise(object, status);
         return NULL;
     }
-    PyObject *bound = PyList_New(0);
-    if (bound == NULL) return NULL;
-    if (bind_all(self, bound, arrays, pack, type) < 0) {
-        unbind(&self->model->params);
-        Py_DECREF(bound);
-        return NULL;
-    }
-    self->bound = bound;
+    int failed = bind_claimed(self, arrays, pack, type);
+    rc_clap_release(self->model);
+    if (failed) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -162,9 +178,16 @@ PyObject *rc_py_model_pack(PyObject *object, PyObject *args, PyObject *kw)
     rc_py_model *self = (rc_py_model *)object;
     rc_type type = RC_F32;
     if (!PyArg_ParseTupleAndKeywords(args, kw, "|O&:pack", names, rc_py_type, &type) ||
-        rc_py_model_ready(self) < 0 ||
-        pack_some(self, self->bound, 0, self->model->params.count, type) < 0)
+        rc_py_model_ready(self) < 0)
         return NULL;
+    rc_status status = rc_clap_claim(self->model, "pack");
+    if (status != RC_OK) {
+        rc_py_raise(object, status);
+        return NULL;
+    }
+    int failed = pack_some(self, self->bound, 0, self->model->params.count, type);
+    rc_clap_release(self->model);
+    if (failed) return NULL;
     Py_RETURN_NONE;
 }
 

@@ -18,6 +18,7 @@ struct rc_trainer {
     int64_t *offset;
     int64_t size;
     rc_arena arena; /* heads, logits */
+    rc_guard guard;
 };
 
 static rc_status open_trainer(rc_trainer *t, int threads)
@@ -44,9 +45,8 @@ static rc_status open_trainer(rc_trainer *t, int threads)
     return RC_OK;
 }
 
-rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
+static rc_status check_model(const rc_clap *m)
 {
-    *out = NULL;
     if (!m->config.has_audio || m->config.text_width < 1 || m->text != NULL)
         return rc_fail(RC_EINVAL, "trainer: needs an audio tower and text features, no text tower");
     if (m->audio.htsat == NULL)
@@ -55,6 +55,12 @@ rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
         return rc_fail(RC_EINVAL, "trainer: an audio tower with fusion cannot be trained yet");
     if (m->params.item[0].dx != NULL)
         return rc_fail(RC_EINVAL, "trainer: this model already has one");
+    return RC_OK;
+}
+
+static rc_status new_trainer(rc_trainer **out, rc_clap *m, int threads)
+{
+    RC_TRY(check_model(m));
     rc_trainer *t = calloc(1, sizeof *t);
     if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
     t->model = m;
@@ -65,6 +71,15 @@ rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
     }
     *out = t;
     return RC_OK;
+}
+
+rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
+{
+    *out = NULL;
+    RC_TRY(rc_clap_claim(m, "trainer"));
+    rc_status status = new_trainer(out, m, threads);
+    rc_clap_release(m);
+    return status;
 }
 
 void rc_trainer_free(rc_trainer *t)
@@ -190,12 +205,26 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
     return rc_dnn_check(t->context->dnn);
 }
 
+static rc_status enter(rc_trainer *t)
+{
+    rc_entry entry = rc_guard_write(&t->guard);
+    if (entry == RC_ENTRY_BUSY) return rc_fail(RC_EBUSY, "this trainer serves another thread");
+    if (entry == RC_ENTRY_TORN)
+        return rc_fail(RC_EBUSY, "the process was forked while this trainer was at work");
+    rc_dnn_trim(t->context->dnn);
+    return RC_OK;
+}
+
 rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const float *mel,
                                const float *text, int64_t b, int64_t frames, const rc_step *how)
 {
-    RC_TRY(rc_context_enter(t->context));
-    rc_status status = checked_gradients(t, result, mel, text, b, frames, how);
-    rc_context_leave(t->context);
+    RC_TRY(enter(t));
+    rc_status status = rc_clap_enter(t->model);
+    if (status == RC_OK) {
+        status = checked_gradients(t, result, mel, text, b, frames, how);
+        rc_clap_leave(t->model);
+    }
+    rc_guard_write_end(&t->guard);
     return status;
 }
 
@@ -247,14 +276,19 @@ static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, c
                          .grad_scale = (float)clip};
     rc_parallel(rc_dnn_pool(t->context->dnn), t->model->params.count, update_param, &job);
     clamp_scale(t);
+    rc_htsat_update_statistics(t->model->audio.htsat, &t->model->params, t->tape);
     return RC_OK;
 }
 
 rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel,
                           const float *text, int64_t b, int64_t frames, const rc_step *how)
 {
-    RC_TRY(rc_context_enter(t->context));
-    rc_status status = step(t, result, mel, text, b, frames, how);
-    rc_context_leave(t->context);
+    RC_TRY(enter(t));
+    rc_status status = rc_clap_claim(t->model, "step");
+    if (status == RC_OK) {
+        status = step(t, result, mel, text, b, frames, how);
+        rc_clap_release(t->model);
+    }
+    rc_guard_write_end(&t->guard);
     return status;
 }

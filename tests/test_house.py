@@ -25,7 +25,7 @@ MODEL = DNN | KERNELS | {
 }  # fmt: skip
 BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
 LAYERS = {
-    **dict.fromkeys(("base.c", "base.h", "rng.c", "parallel.c", "vector.h"), BASE),
+    **dict.fromkeys(("base.c", "base.h", "guard.c", "rng.c", "parallel.c", "vector.h"), BASE),
     "split.h": SPLIT,
     **dict.fromkeys(("split.c", "split_blocks.c", "split_inside.h"), SPLIT | {"split_inside.h"}),
     "dnn.h": DNN,
@@ -50,7 +50,7 @@ FOREIGN = {
     "sndfile.h": set(),  # decode.c restates what it uses
     "dlfcn.h": {"decode.c"},
     "pthread.h": {"decode.c", "parallel.c"},
-    "unistd.h": {"decode.c", "parallel.c", "split_blocks.c"},
+    "unistd.h": {"decode.c", "guard.c", "parallel.c", "split_blocks.c"},
 }
 C_LIBRARY = {
     "assert.h", "errno.h", "float.h", "limits.h", "math.h", "stdarg.h", "stdbool.h", "stddef.h",

@@ -376,6 +376,9 @@ def test_gradients_match_autograd(rng, config, frames, b, kinds, threads):
     assert_gradients_match(model, trainer, p)
     norms = [float((x.grad**2).sum()) for x in p.values() if x.requires_grad]
     assert got["grad_norm"] == pytest.approx(np.sqrt(sum(norms)), rel=1e-4)
+    for (name, x), y in zip(values.items(), trainer.buffers(0), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=name)  # running statistics, too
+    trainer.step(mel, text, 0, 0, lr=0.0)
     after = dict(zip(p, trainer.buffers(0), strict=True))
     for name in ("running_mean", "running_var"):
         name = "audio_branch.bn0." + name
@@ -684,13 +687,17 @@ def test_trainer_refuses_what_does_not_fit(rng):
         core.Trainer(new_model(rng, text=TEXT, text_width=48)[0], 1)
 
 
-def test_step_on_a_broken_batch_changes_nothing(rng):
+@pytest.mark.parametrize("broken", ["mel", "text"])
+def test_step_on_a_broken_batch_changes_nothing(rng, broken):
     model, _ = new_model(rng)
     trainer = core.Trainer(model, 1)
     mel, text = decibels(rng, 3), rng.standard_normal((3, 24)).astype(np.float32)
     trainer.step(mel, text, 0, 0)
     before = [[x.copy() for x in trainer.buffers(k)] for k in (0, 2, 3)]
-    mel[1, 5, 3] = np.nan
+    if broken == "mel":
+        mel[1, 5, 3] = np.nan
+    else:  # the batch's statistics are then as good as any
+        text[1, 3] = np.nan
     with pytest.raises(ValueError, match="not finite; no update"):
         trainer.step(mel, text, 0, 1)
     for k, kept in zip((0, 2, 3), before, strict=True):
