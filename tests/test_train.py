@@ -22,6 +22,7 @@ from reclap import checkpoint, manifest
 from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
+from reclap.store import Store
 from reclap.text_encoder import TextEncoder
 from reclap.training import loop, recipe
 from reclap.training.data import Batches
@@ -192,7 +193,7 @@ def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_pa
     monkeypatch.setattr(TextEncoder, "features", features)
     loop.train(plan(data=mixed, run={"steps": 3}), tmp_path)
     assert asked[1:] == [2, 2, 2]  # those of a step together, after the known ones
-    assert len(checkpoint.read_tensors(tmp_path / "captions.safetensors")["features"]) == 40
+    assert len(Store(tmp_path / "captions.store")) == 40
 
 
 @pytest.mark.slow
@@ -342,16 +343,16 @@ def test_unwritable_output_is_named(plan, tmp_path):
 
 
 def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, monkeypatch):
-    original, calls = checkpoint._write_tensors, []
+    original, calls = checkpoint.write_tensors, []
 
-    def full(f, *what):
-        calls.append(f.name)
-        original(f, *what)
-        if len(calls) == 5:  # after captions, two files at step 4, and the model at step 8
-            raise OSError(errno.ENOSPC, "No space left on device", f.name)
+    def full(path, tensors):
+        calls.append(path)
+        original(path, tensors)
+        if len(calls) == 2:  # the states of steps 4 and 8
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_tensors", full)
+        patch.setattr(checkpoint, "write_tensors", full)
         with pytest.raises(OSError, match="No space left"):
             loop.train(plan(), tmp_path)
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 4

@@ -21,9 +21,9 @@ __all__ = ["CAPTIONS", "LAST", "LOG", "STATE_INFO", "Checkpoint", "RunFolder"]
 
 log = logging.getLogger(__name__)
 
-LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.safetensors", ".lock"
+LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.store", ".lock"
 STATE_INFO = "state.json"
-_OURS = (LAST, LOG, CAPTIONS, LOCK)
+_OURS = (LAST, LOG, CAPTIONS, LOCK, "captions.safetensors")  # the last one of earlier versions
 _STEP = re.compile(r"step-\d{10}")
 _LEFT = re.compile(r"\.(step-.*|last|[a-z0-9_]{8})\.tmp")  # by a process that was killed
 _FILES = (checkpoint.CONFIG, checkpoint.MODEL, checkpoint.TEXT, checkpoint.TOKENIZER, STATE)

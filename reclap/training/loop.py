@@ -1,7 +1,7 @@
 """Train a model by a recipe: initial values, schedule, loop, log, checkpoints, continuation.
 
-An output folder holds ``log.jsonl``, ``captions.safetensors`` (what the frozen text tower makes of
-the captions) and folders like ``step-0000001000``: complete models, and beside these
+An output folder holds ``log.jsonl``, ``captions.store`` (what the frozen text tower makes of the
+captions) and folders like ``step-0000001000``: complete models, and beside these
 ``state.safetensors`` (weights, moments) and ``state.json`` (step, recipe). The link ``last`` names
 the newest one. A folder gets its name only when all of it is on disk, so a run that is killed at
 any moment can be continued (`reclap.training.folder`).
@@ -9,7 +9,6 @@ any moment can be continued (`reclap.training.folder`).
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -17,13 +16,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from reclap import checkpoint, files, manifest
 from reclap.batches import default_threads
@@ -33,6 +29,7 @@ from reclap.progress import bar as progress_bar
 from reclap.text_encoder import TextEncoder
 from reclap.training import initial
 from reclap.training import recipe as recipes
+from reclap.training.captions import Captions
 from reclap.training.data import Batch, Batches, Loader
 from reclap.training.evaluate import ZeroShot
 from reclap.training.folder import (
@@ -50,10 +47,6 @@ from reclap.training.recipe import Recipe
 __all__ = ["Result", "train"]
 
 log = logging.getLogger(__name__)
-
-Floats = npt.NDArray[np.float32]
-
-_CHUNK = 128  # texts embedded in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +135,7 @@ def train(
             learner.begin(initial.audio_tower(audio, config.audio), audio)
         exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
         tower = identity["model"]["text"]
-        captions = _Captions(encoder, tower, batches.texts(), out / CAPTIONS, progress=progress)
+        captions = Captions(encoder, tower, batches.texts(), out / CAPTIONS, progress=progress)
         run = _Loop(recipe, folder, text, identity, learner, exam, captions)
         return run.go(batches, newest.step if newest else 0, progress=progress)
 
@@ -162,54 +155,6 @@ def _refuse_false_negatives(recipe: Recipe, rows: int) -> None:
         )
 
 
-# ---- Captions ------------------------------------------------------------------------------
-
-
-class _Captions:
-    """Features of captions: of all that are known beforehand, kept in a file; others on demand.
-
-    Features of a text may differ in the last bit with the texts beside it, so the ones in the file
-    are never computed again, and the others of a step always together: what a step sees does not
-    depend on the steps before.
-    """
-
-    def __init__(
-        self,
-        encoder: TextEncoder,
-        tower: str,
-        texts: Sequence[str],
-        path: Path,
-        *,
-        progress: bool,
-    ) -> None:
-        self._encoder = encoder
-        self._place = {text: i for i, text in enumerate(texts)}
-        digest = hashlib.sha256(json.dumps([tower, texts]).encode()).digest()
-        have = checkpoint.read_tensors(path) if path.exists() else {}
-        if "digest" not in have or np.asarray(have["digest"]).tobytes() != digest:
-            features = self._embed(texts, progress=progress)
-            have = {"digest": np.frombuffer(digest, np.uint8), "features": features}
-            checkpoint.write_tensors(path, have)
-        self._features: Floats = np.asarray(have["features"])
-
-    def _embed(self, texts: Sequence[str], *, progress: bool) -> Floats:
-        parts = []
-        with progress_bar(len(texts), "text", shown=progress) as bar:
-            for start in range(0, len(texts), _CHUNK):
-                parts.append(self._encoder.features(texts[start : start + _CHUNK]))
-                bar.update(len(parts[-1]))
-        features: Floats = np.concatenate(parts)
-        return features
-
-    def __call__(self, texts: Sequence[str]) -> Floats:
-        """Return the features of texts, shape (n, width)."""
-        others = [text for text in dict.fromkeys(texts) if text not in self._place]
-        made = dict(zip(others, self._encoder.features(others), strict=True)) if others else {}
-        rows = [made[t] if t in made else self._features[self._place[t]] for t in texts]
-        features: Floats = np.stack(rows)
-        return features
-
-
 # ---- The loop --------------------------------------------------------------------------------
 
 
@@ -224,7 +169,7 @@ class _Loop:
         identity: Mapping[str, Any],
         learner: Learner,
         exam: ZeroShot | None,
-        captions: _Captions,
+        captions: Captions,
     ) -> None:
         self._recipe, self._folder, self._identity = recipe, folder, identity
         self._text, self._link, self._saved = text, text.parent == folder.path, 0
