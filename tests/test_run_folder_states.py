@@ -7,6 +7,7 @@ and training goes on at the newest one.
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -34,7 +35,10 @@ class Killed(BaseException):
 
 @contextlib.contextmanager
 def fault(kind: str, after: int):
-    """Let the process die, or the disk be full, after so many changes to the file system."""
+    """Let the process die, or the disk be full, after so many changes to the file system.
+
+    Yields a function that tells whether it came so far.
+    """
     left = after
 
     def wrap(name, original):
@@ -52,7 +56,7 @@ def fault(kind: str, after: int):
     with pytest.MonkeyPatch.context() as patch:
         for name in (*MAKING, *MOVING):
             patch.setattr(os, name, wrap(name, getattr(os, name)))
-        yield
+        yield lambda: left < 0
 
 
 class Interrupted(Exception):
@@ -137,7 +141,7 @@ class RunFolders(RuleBasedStateMachine):
     def crash(self, until, save_every):
         self.train(until, save_every)
 
-    @rule(kind=st.sampled_from(["kill", "full"]), after=st.integers(0, 90))
+    @rule(kind=st.sampled_from(["kill", "full"]), after=st.integers(0, 300))
     def fail(self, kind, after):
         with fault(kind, after):
             self.train()
@@ -233,6 +237,27 @@ def machine(tmp_path_factory, small_folder):
     oracle = tmp_path_factory.mktemp("oracle") / "out"
     loop.train(plan(1, keep=STEPS), oracle)
     return type("Machine", (RunFolders,), {"plan": staticmethod(plan), "oracle": oracle})
+
+
+@pytest.mark.parametrize("kind", ["kill", pytest.param("full", marks=pytest.mark.slow)])
+def test_fault_at_each_change_of_one_save_loses_nothing(machine, kind):
+    """From steps 3 and 4 to 4 and 5: captions, checkpoint, link, log, removal of the oldest."""
+    for after in itertools.count():
+        run = machine()
+        try:
+            shutil.copytree(machine.oracle, run.out, symlinks=True)
+            for step in (1, 2, 5, 6):
+                shutil.rmtree(run.out / f"step-{step:010d}")
+            with fault(kind, after) as came:
+                run.train(until=5)
+            assert run.complete() in ({3, 4}, {3, 4, 5}, {4, 5})
+            assert run.train() == {5, 6}
+            assert len(training.read_log(run.out)) == STEPS
+        finally:
+            run.teardown()
+        if not came():
+            break
+    assert after > 40
 
 
 def test_no_complete_checkpoint_is_ever_lost(machine):
