@@ -115,9 +115,23 @@ def test_another_mel_bank_is_refused(rng, tmp_path, bank, message):
     torch.save(laion_state(clap_model(rng)) | {name: bank}, tmp_path / "model.pt")
     with pytest.raises(FormatError, match=message):
         reclap.load(tmp_path / "model.pt")
-    fused = laion_state(clap_model(rng, fused=True)) | {name: bank}  # which has another front end
+    fused = laion_state(clap_model(rng, fused=True)) | {name: bank}  # which has another bank
     torch.save(fused, tmp_path / "fused.pt")
-    assert reclap.load(tmp_path / "fused.pt").config.front.mel_scale == "htk"
+    if bank.shape == (513, 64):
+        assert reclap.load(tmp_path / "fused.pt").config.front.mel_scale == "htk"
+    else:
+        with pytest.raises(FormatError, match=message):
+            reclap.load(tmp_path / "fused.pt")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_another_transform_is_refused(rng, tmp_path, fused):
+    """As HTSAT-tiny-win-1536 has it."""
+    name = "audio_branch.spectrogram_extractor.stft.conv_real.weight"
+    state = laion_state(clap_model(rng, fused=fused)) | {name: torch.zeros(769, 1, 1536)}
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match=r"conv_real.*\[769, 1, 1536\], .*\[513, 1, 1024\]"):
+        reclap.load(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape"])

@@ -60,6 +60,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     )
     upstream = dataclasses.replace(found.config.front, resampler="librosa")  # hook.py
     if found.config.audio.fusion:
+        mel_bank.check_sizes(branch, found.config.front)
         upstream = dataclasses.replace(upstream, fusion_resize="antialias")  # torchvision's
     else:
         mel_bank.check(branch, found.config.front)

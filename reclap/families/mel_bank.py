@@ -1,7 +1,8 @@
-"""The mel bank that a checkpoint stores, beside the one of the front end that was chosen for it.
+"""The front end that a checkpoint stores, beside the one that was chosen for it.
 
-torchlibrosa keeps its bank among the weights, so a model that was trained with other windows,
-frequencies or rates shows it. Models with feature fusion store one too, but do not use it.
+torchlibrosa keeps transform and mel bank among the weights, so a model that was trained with other
+windows, frequencies or rates shows it. Models with feature fusion store them too, of the right
+sizes, but use a bank of their own.
 """
 
 from collections.abc import Mapping
@@ -12,15 +13,33 @@ from reclap.audio import AudioConfig, mel_filters
 from reclap.errors import FormatError
 from reclap.tensors import Array, Stored
 
-__all__ = ["NAME", "check"]
+__all__ = ["NAME", "check", "check_sizes"]
 
 NAME = "logmel_extractor.melW"  # (n_fft // 2 + 1, mels)
+_TRANSFORM = tuple(f"spectrogram_extractor.stft.conv_{x}.weight" for x in ("real", "imag"))
 
 _SAME = 1e-4  # of weights up to 0.02: bfloat16 rounds by 4e-5, an fmax of 13,900 Hz differs by 7e-4
 
 
+def check_sizes(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
+    """Compare the sizes of a stored transform and bank with a front end; see `check`.
+
+    Raises
+    ------
+    FormatError
+        If they differ.
+    """
+    bins = front.n_fft // 2 + 1
+    expected = dict.fromkeys(_TRANSFORM, (bins, 1, front.n_fft)) | {NAME: (bins, front.mels)}
+    for name, shape in expected.items():
+        stored = tensors.get(name)
+        if stored is not None and (stored.shape != shape or stored.dtype.kind != "f"):
+            have = f"{stored.dtype} {list(stored.shape)}"
+            raise FormatError(f"{name} is {have}, expected float32 {list(shape)}: {_said(front)}")
+
+
 def check(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
-    """Compare the bank of an audio tower with its front end; one that stores none passes.
+    """Compare transform and bank of an audio tower with its front end; one without passes.
 
     Parameters
     ----------
@@ -34,14 +53,10 @@ def check(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
     FormatError
         If they differ.
     """
-    stored = tensors.get(NAME)
-    if stored is None:
+    check_sizes(tensors, front)
+    if NAME not in tensors:
         return
-    ours = mel_filters(front).T
-    if stored.shape != ours.shape or stored.dtype.kind != "f":
-        have = f"{stored.dtype} {list(stored.shape)}"
-        raise FormatError(f"{NAME} is {have}, expected float32 {list(ours.shape)}: {_said(front)}")
-    bank = np.asarray(stored)
+    ours, bank = mel_filters(front).T, np.asarray(tensors[NAME])
     worst = np.abs(bank - ours).max()
     if not worst <= _SAME:
         raise FormatError(
