@@ -230,22 +230,32 @@ done:
 
 typedef struct {
     const float *a, *t;
-    float *da, *dt, *logits, *lse, s, ds;
+    float *da, *dt, s, ds;
     double loss;
     int64_t n, c;
     int threads;
 } contrastive_job;
 
+static rc_status contrastive_run(contrastive_job *j, rc_dnn *dnn, rc_arena *arena)
+{
+    rc_contrastive k;
+    rc_arena counting = {0};
+    if (j->n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
+    rc_contrastive_take(&k, &counting, j->n, j->threads);
+    RC_TRY(rc_arena_reserve(arena, counting.peak));
+    rc_contrastive_take(&k, arena, j->n, j->threads);
+    RC_TRY(rc_contrastive_forward(&j->loss, &k, dnn, j->a, j->t, j->s, j->n, j->c));
+    return rc_contrastive_backward(j->da, j->dt, &j->ds, &k, dnn, j->a, j->t, j->s, j->n, j->c);
+}
+
 static rc_status contrastive_work(void *arg)
 {
     contrastive_job *j = arg;
     rc_dnn *dnn;
+    rc_arena arena = {0};
     RC_TRY(rc_dnn_new(&dnn, j->threads));
-    rc_status status =
-        rc_contrastive_forward(&j->loss, j->logits, j->lse, dnn, j->a, j->t, j->s, j->n, j->c);
-    if (status == RC_OK)
-        status = rc_contrastive_backward(j->da, j->dt, &j->ds, j->logits, j->lse, dnn, j->a, j->t,
-                                         j->s, j->n, j->c);
+    rc_status status = contrastive_run(j, dnn, &arena);
+    rc_arena_free(&arena);
     rc_dnn_free(dnn);
     return status;
 }
@@ -253,7 +263,7 @@ static rc_status contrastive_work(void *arg)
 /* contrastive(a, t, log_scale, threads=1): (loss, da, dt, dscale) */
 static PyObject *contrastive(PyObject *module, PyObject *args)
 {
-    PyArrayObject *a = NULL, *t = NULL, *da = NULL, *dt = NULL, *logits = NULL, *lse = NULL;
+    PyArrayObject *a = NULL, *t = NULL, *da = NULL, *dt = NULL;
     PyObject *result = NULL;
     contrastive_job job = {.threads = 1};
     if (!PyArg_ParseTuple(args, "O&O&f|i:contrastive", rc_py_f32, &a, rc_py_f32, &t, &job.s,
@@ -268,15 +278,11 @@ static PyObject *contrastive(PyObject *module, PyObject *args)
     }
     da = rc_py_new(2, shape, NPY_FLOAT32);
     dt = rc_py_new(2, shape, NPY_FLOAT32);
-    logits = rc_py_new(2, (int64_t[]){job.n, job.n}, NPY_FLOAT32);
-    lse = rc_py_new(2, (int64_t[]){2, job.n}, NPY_FLOAT32);
-    if (da == NULL || dt == NULL || logits == NULL || lse == NULL) goto done;
+    if (da == NULL || dt == NULL) goto done;
     job.a = rc_py_data(a);
     job.t = rc_py_data(t);
     job.da = rc_py_data(da);
     job.dt = rc_py_data(dt);
-    job.logits = rc_py_data(logits);
-    job.lse = rc_py_data(lse);
     if (rc_py_run(module, contrastive_work, &job) == 0)
         result = Py_BuildValue("(dOOf)", job.loss, da, dt, job.ds);
 done:
@@ -284,8 +290,6 @@ done:
     Py_XDECREF(t);
     Py_XDECREF(da);
     Py_XDECREF(dt);
-    Py_XDECREF(logits);
-    Py_XDECREF(lse);
     return result;
 }
 

@@ -17,7 +17,7 @@ struct rc_trainer {
     float *buffer[BUFFERS]; /* values, gradients, first moment, second moment */
     int64_t *offset;
     int64_t size;
-    rc_arena arena; /* heads, logits */
+    rc_arena arena; /* heads, loss */
     rc_guard guard;
 };
 
@@ -114,10 +114,11 @@ int64_t rc_trainer_offset(const rc_trainer *t, int64_t param)
 
 typedef struct {
     rc_head_tape audio, text;
-    float *features, *dfeatures, *da, *dt, *logits, *lse;
+    rc_contrastive loss;
+    float *features, *dfeatures, *da, *dt;
 } step_buffers;
 
-static void take_step(step_buffers *s, rc_arena *arena, const rc_clap *m, int64_t b)
+static void take_step(step_buffers *s, rc_arena *arena, const rc_clap *m, int64_t b, int threads)
 {
     int64_t width = m->audio.width, dim = m->config.dim;
     s->features = rc_take(arena, b * width);
@@ -126,8 +127,7 @@ static void take_step(step_buffers *s, rc_arena *arena, const rc_clap *m, int64_
     rc_head_tape_take(&s->text, arena, &m->text_head, b);
     s->da = rc_take(arena, b * dim);
     s->dt = rc_take(arena, b * dim);
-    s->logits = rc_take(arena, b * b);
-    s->lse = rc_take(arena, 2 * b);
+    rc_contrastive_take(&s->loss, arena, b, threads);
 }
 
 static rc_status backward(rc_trainer *t, step_buffers *s, const float *text, int64_t b)
@@ -135,8 +135,8 @@ static rc_status backward(rc_trainer *t, step_buffers *s, const float *text, int
     rc_clap *m = t->model;
     rc_dnn *dnn = t->context->dnn;
     rc_param *scale = &m->params.item[m->logit_scale];
-    RC_TRY(rc_contrastive_backward(s->da, s->dt, scale->dx, s->logits, s->lse, dnn, s->audio.y,
-                                   s->text.y, scale->x[0], b, m->config.dim));
+    RC_TRY(rc_contrastive_backward(s->da, s->dt, scale->dx, &s->loss, dnn, s->audio.y, s->text.y,
+                                   scale->x[0], b, m->config.dim));
     RC_TRY(rc_head_backward(&m->text_head, &m->params, dnn, NULL, s->dt, &s->text, text, b));
     RC_TRY(rc_head_backward(&m->audio_head, &m->params, dnn, s->dfeatures, s->da, &s->audio,
                             s->features, b));
@@ -150,16 +150,16 @@ static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const 
     rc_dnn *dnn = t->context->dnn;
     rc_arena counting = {0};
     step_buffers s;
-    take_step(&s, &counting, m, b);
+    take_step(&s, &counting, m, b, rc_dnn_threads(dnn));
     RC_TRY(rc_arena_reserve(&t->arena, counting.peak));
-    take_step(&s, &t->arena, m, b);
+    take_step(&s, &t->arena, m, b, rc_dnn_threads(dnn));
     memset(t->buffer[1], 0, (size_t)t->size * sizeof(float));
     rc_draw draw = {.seed = how->seed, .step = how->step};
     RC_TRY(rc_htsat_forward(m->audio.htsat, &m->params, t->context, s.features, mel, NULL, b,
                             frames, t->tape, draw));
     RC_TRY(rc_head_forward(&m->audio_head, &m->params, dnn, &s.audio, s.features, b));
     RC_TRY(rc_head_forward(&m->text_head, &m->params, dnn, &s.text, text, b));
-    RC_TRY(rc_contrastive_forward(loss, s.logits, s.lse, dnn, s.audio.y, s.text.y,
+    RC_TRY(rc_contrastive_forward(loss, &s.loss, dnn, s.audio.y, s.text.y,
                                   m->params.item[m->logit_scale].x[0], b, m->config.dim));
     return backward(t, &s, text, b);
 }

@@ -1,5 +1,10 @@
 """The symmetric contrastive loss and its gradients."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import reference
@@ -7,7 +12,17 @@ from closeness import EPSILON, assert_close, f32
 
 from reclap._libraries import core
 
-SIZES = [(1, 3), (2, 1), (7, 64), (65, 512), (33, 17)]
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = [
+    (1, 3),
+    (2, 1),
+    (7, 64),
+    (65, 512),
+    (33, 17),
+    (256, 24),
+    (257, 9),
+    (600, 40),
+]  # tiles of 256
 LOG_SCALES = [0.0, np.log(1 / 0.07), np.log(100)]
 
 
@@ -45,10 +60,36 @@ def test_contrastive_matches_torch(rng):
         assert_close(got, at.grad, terms=9, magnitude=scale**2 / 9)
 
 
-def test_contrastive_is_the_same_on_two_threads(rng):
-    a, t = unit_rows(rng, 33, 64), unit_rows(rng, 33, 64)
-    for one, two in zip(*(core.contrastive(a, t, 2.0, k) for k in (1, 2)), strict=True):
-        np.testing.assert_array_equal(one, two)
+@pytest.mark.parametrize("n", [33, 700])
+def test_contrastive_is_the_same_on_any_number_of_threads(rng, n):
+    a, t = unit_rows(rng, n, 64), unit_rows(rng, n, 64)
+    one = core.contrastive(a, t, 2.0, 1)
+    for threads in (2, 3):
+        for x, y in zip(one, core.contrastive(a, t, 2.0, threads), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+PROCESS = """
+import os, resource
+import numpy as np
+from reclap._libraries import core
+x = np.eye(8, dtype=np.float32)[np.arange(6000) % 8]
+core.contrastive(x[:20], x[:20], 1.0, 1)
+threads, before = len(os.listdir("/proc/self/task")), resource.getrusage(resource.RUSAGE_SELF)
+core.contrastive(x, x, 1.0, 1)
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(len(os.listdir("/proc/self/task")) - threads, after.ru_maxrss - before.ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_contrastive_starts_no_threads_of_others_and_keeps_no_logits():
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROCESS]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
+    threads, kilobytes = map(int, out.stdout.split())
+    assert threads == 0
+    assert kilobytes < 60_000  # the logits would take 144,000
 
 
 def test_contrastive_of_equal_pairs_is_log_n(rng):
