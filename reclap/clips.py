@@ -7,20 +7,21 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from reclap._libraries import core, sndfile
 from reclap.errors import FormatError
-from reclap.resample import resample
+from reclap.resample import Kind, resample
 
 if TYPE_CHECKING:
     from reclap._core import Reader
 
 __all__ = [
     "CHANNELS",
+    "Channels",
     "Clip",
     "Samples",
     "SoundFile",
@@ -35,7 +36,8 @@ __all__ = [
 Samples: TypeAlias = npt.NDArray[np.float32]
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
-CHANNELS = ("mean", "concatenate", "keep")
+Channels: TypeAlias = Literal["mean", "concatenate", "keep"]
+CHANNELS: tuple[Channels, ...] = get_args(Channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +178,8 @@ def load(
     target_rate: int = 48000,
     *,
     rate: int | None = None,
-    channels: str = "mean",
-    resampler: str = "soxr",
+    channels: Channels = "mean",
+    resampler: Kind = "soxr",
 ) -> Samples:
     """Load a clip from a file or an array at a given rate.
 
@@ -228,7 +230,7 @@ def load(
     return convert(_from_array(array, rate), target_rate, channels, resampler)
 
 
-def convert(clip: Clip, rate: int, channels: str, resampler: str) -> Samples:
+def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind) -> Samples:
     """Mix the channels of a clip and change its rate; see `load`."""
     samples, own_rate = clip.samples, clip.rate
     del clip  # an hour in stereo is more than a gigabyte

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
 
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
-from reclap.settings import from_mapping
+from reclap.settings import Settings, from_mapping
 from reclap.towers import AUDIO, AudioTower, Cnn14Config, HtsatConfig, TextConfig
 
 __all__ = [
@@ -16,14 +18,17 @@ __all__ = [
     "Cnn14Config",
     "HtsatConfig",
     "TextConfig",
+    "audio_from_json",
 ]
 
 # The C core counts kinds in this order.
-HEADS = ("none", "linear", "mlp", "ms")
+Head: TypeAlias = Literal["none", "linear", "mlp", "ms"]
+HEADS: tuple[Head, ...] = get_args(Head)
+Dim: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 
 
 @dataclasses.dataclass(frozen=True)
-class ClapConfig:
+class ClapConfig(Settings):
     """A whole model.
 
     Parameters
@@ -49,23 +54,14 @@ class ClapConfig:
     front: AudioConfig = dataclasses.field(default_factory=AudioConfig)
     audio: AudioTower = dataclasses.field(default_factory=HtsatConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
-    audio_head: str = "mlp"
-    text_head: str = "mlp"
-    dim: int = 512
+    audio_head: Head = "mlp"
+    text_head: Head = "mlp"
+    dim: Dim = 512
     template: str = "This is a sound of {label}."
 
-    def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises
-        ------
-        ValueError
-            Naming the field, its value and what is allowed; the C core checks sizes.
-        """
-        for name in ("audio_head", "text_head"):
-            if getattr(self, name) not in HEADS:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {HEADS}")
-        self.text.check()
+    def __post_init__(self) -> None:
+        """Check; the C core checks which sizes fit together."""
+        super().__post_init__()
         if "{label}" not in self.template:
             raise ValueError(f"template is {self.template!r}, it must contain {{label}}")
         if self.front.mels != self.audio.mels:
@@ -80,7 +76,6 @@ class ClapConfig:
                 f"front.truncation is {self.front.truncation!r}, "
                 f"audio.fusion is {self.audio.fusion}: fusion needs both"
             )
-        self.front.check()
 
     def core_arguments(self, *, with_text: bool) -> dict[str, Any]:
         """Return the arguments of ``_core.Model``; without text the text tower is left out."""
@@ -100,7 +95,7 @@ class ClapConfig:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "model") -> "ClapConfig":
-        """Build a checked configuration from a dictionary; absent fields keep their default.
+        """Build a configuration from a dictionary; absent fields keep their default.
 
         Raises
         ------
@@ -112,35 +107,24 @@ class ClapConfig:
         parts = dict(data)
         build: dict[str, Callable[[Any], Any]] = {
             "front": functools.partial(AudioConfig.from_json, where=f"{where}.front"),
-            "audio": functools.partial(_audio, where=f"{where}.audio"),
+            "audio": functools.partial(audio_from_json, where=f"{where}.audio"),
             "text": functools.partial(from_mapping, TextConfig, where=f"{where}.text"),
         }
         built = {name: make(parts.pop(name)) for name, make in build.items() if name in parts}
-        plain = from_mapping(_Plain, parts, where)
-        config = cls(**dataclasses.asdict(plain), **built)
-        try:
-            config.check()
-        except ValueError as error:
-            raise FormatError(f"{where}: {error}") from error
-        return config
+        return from_mapping(cls, parts | built, where)
 
 
-def _audio(data: Any, where: str) -> AudioTower:
-    """Build the settings of an audio tower; without a kind it is HTS-AT, as in older folders."""
+def audio_from_json(data: Any, where: str) -> AudioTower:
+    """Build the settings of an audio tower; without a kind it is HTS-AT, as in older folders.
+
+    Raises
+    ------
+    FormatError
+        If the kind or a key is unknown, or a value has the wrong type or is out of range.
+    """
     if not isinstance(data, Mapping):
         raise FormatError(f"{where}: expected a table of settings, got {type(data).__name__}")
     kind = data.get("kind", HtsatConfig.kind)
     if kind not in list(AUDIO):  # a list, because the value may be unhashable
         raise FormatError(f"{where}.kind is {kind!r}, expected one of {', '.join(AUDIO)}")
     return from_mapping(AUDIO[kind], {n: x for n, x in data.items() if n != "kind"}, where)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plain:
-    """The fields of `ClapConfig` that are not tables of their own."""
-
-    name: str = ClapConfig.name
-    audio_head: str = ClapConfig.audio_head
-    text_head: str = ClapConfig.text_head
-    dim: int = ClapConfig.dim
-    template: str = ClapConfig.template

@@ -3,22 +3,23 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESAMPLERS", "Resampler", "resample", "resampled_length", "resampler_of"]
+__all__ = ["RESAMPLERS", "Kind", "Resampler", "resample", "resampled_length", "resampler_of"]
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 
-RESAMPLERS = ("soxr", "sinc", "librosa")
+Kind: TypeAlias = Literal["soxr", "sinc", "librosa"]
+RESAMPLERS: tuple[Kind, ...] = get_args(Kind)
 ZEROS, ROLLOFF = 6, 0.99  # of the sinc: zero crossings each side, cut-off as a share of Nyquist's
 MATRIX = 1 << 20  # most coefficients in one matrix for all phases; odd ratios of rates have more
 HELD = 256  # samples that may be cut off at the end; float32 counts 2^33 samples that well
 
 
-def resample(samples: Samples, source_rate: int, rate: int, resampler: str = "soxr") -> Samples:
+def resample(samples: Samples, source_rate: int, rate: int, resampler: Kind = "soxr") -> Samples:
     """Change the sampling rate.
 
     Parameters
@@ -59,7 +60,7 @@ def resample(samples: Samples, source_rate: int, rate: int, resampler: str = "so
     return np.ascontiguousarray(out, np.float32)
 
 
-def resampled_length(length: int, source_rate: int, rate: int, resampler: str = "soxr") -> int:
+def resampled_length(length: int, source_rate: int, rate: int, resampler: Kind = "soxr") -> int:
     """Return how many samples `resample` makes of a clip, if it is one at least.
 
     Parameters
@@ -106,7 +107,7 @@ class Resampler(Protocol):
         """Return what is left once all samples were pushed."""
 
 
-def resampler_of(source_rate: int, rate: int, resampler: str = "soxr") -> Resampler:
+def resampler_of(source_rate: int, rate: int, resampler: Kind = "soxr") -> Resampler:
     """Return what resamples one channel; the arguments are those of `resample`."""
     if source_rate == rate:
         return _Same()

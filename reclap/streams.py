@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from reclap._libraries import core
-from reclap.clips import Clip, Samples, SoundFile, convert, is_file, load
+from reclap.clips import Channels, Clip, Samples, SoundFile, convert, is_file, load
 from reclap.errors import FormatError
-from reclap.resample import resampled_length, resampler_of
+from reclap.resample import Kind, resampled_length, resampler_of
 
 __all__ = ["Stream", "Whole", "cut", "open_stream"]
 
@@ -41,7 +41,7 @@ class Whole:
 
 
 def open_stream(
-    source: Any, target_rate: int, *, rate: int | None, channels: str, resampler: str
+    source: Any, target_rate: int, *, rate: int | None, channels: Channels, resampler: Kind
 ) -> Stream:
     """Open a sound.
 
@@ -75,7 +75,7 @@ def open_stream(
 class _LongFile:
     """A file that is decoded block by block, for its length and then at each use."""
 
-    def __init__(self, file: SoundFile, rate: int, channels: str, resampler: str) -> None:
+    def __init__(self, file: SoundFile, rate: int, channels: Channels, resampler: Kind) -> None:
         reader = file.open()
         self._file, self._rates, self._resampler = file, (reader.rate, rate), resampler
         self._channels = reader.channels

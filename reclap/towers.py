@@ -1,24 +1,56 @@
 """The towers of a model: audio towers and the text tower, their settings and published sizes."""
 
 import dataclasses
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
-__all__ = ["AUDIO", "DTYPES", "KINDS", "AudioTower", "Cnn14Config", "HtsatConfig", "TextConfig"]
+import msgspec
 
-DTYPES = ("float32", "bfloat16", "int8", "float32x3", "float32x6")  # of the towers' products
+from reclap.settings import Fraction, Probability, Settings
+
+__all__ = [
+    "AUDIO",
+    "DTYPES",
+    "KINDS",
+    "AudioTower",
+    "Cnn14Config",
+    "Dtype",
+    "HtsatConfig",
+    "TextConfig",
+]
+
+# Of the towers' products.
+Dtype: TypeAlias = Literal["float32", "bfloat16", "int8", "float32x3", "float32x6"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 # The C core counts kinds in these orders.
-KINDS = {  # of TextConfig's fields
-    "norm": ("layer", "rms"),
-    "place": ("post", "pre"),
-    "position": ("learned", "buckets", "none"),
-    "activation": ("gelu", "gelu_tanh", "relu", "quick_gelu"),
-    "pool": ("mean", "first", "pooler", "last", "mean_padded", "nonzero"),
+Norm: TypeAlias = Literal["layer", "rms"]
+Place: TypeAlias = Literal["post", "pre"]
+Position: TypeAlias = Literal["learned", "buckets", "none"]
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "quick_gelu"]
+Pool: TypeAlias = Literal["mean", "first", "pooler", "last", "mean_padded", "nonzero"]
+KINDS: dict[str, tuple[str, ...]] = {  # of TextConfig's fields
+    "norm": get_args(Norm),
+    "place": get_args(Place),
+    "position": get_args(Position),
+    "activation": get_args(Activation),
+    "pool": get_args(Pool),
 }
+
+# Sizes have the bounds of the C core.
+Mels: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=16384)]
+Rows: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Depth: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=64)]
+Channels: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+STAGES = msgspec.Meta(min_length=1, max_length=8)
+Stripes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=32)]
+StripeWidth: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+Eps: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 @dataclasses.dataclass(frozen=True)
-class HtsatConfig:
+class HtsatConfig(Settings):
     """The audio tower HTS-AT (Chen et al. 2022, arXiv 2202.00874); defaults are LAION's tiny.
 
     Parameters
@@ -52,23 +84,29 @@ class HtsatConfig:
 
     kind: ClassVar[str] = "htsat"
 
-    mels: int = 64
-    spec_size: int = 256
-    patch: int = 4
-    embed: int = 96
+    mels: Mels = 64
+    spec_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    patch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 4
+    embed: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 96
     fusion: bool = False
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    heads: tuple[int, ...] = (4, 8, 16, 32)
-    window: int = 8
-    mlp_ratio: int = 4
-    drop_path: float = 0.1
-    dropout: float = 0.0
-    time_stripes: int = 2
-    time_width: int = 64
-    freq_stripes: int = 2
-    freq_width: int = 8
-    bn_momentum: float = 0.1
-    eps: float = 1e-5
+    depths: Annotated[tuple[Depth, ...], STAGES] = (2, 2, 6, 2)
+    heads: Annotated[tuple[Width, ...], STAGES] = (4, 8, 16, 32)
+    window: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    mlp_ratio: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
+    drop_path: Fraction = 0.1
+    dropout: Fraction = 0.0
+    time_stripes: Stripes = 2
+    time_width: StripeWidth = 64
+    freq_stripes: Stripes = 2
+    freq_width: StripeWidth = 8
+    bn_momentum: Probability = 0.1
+    eps: Eps = 1e-5
+
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if len(self.heads) != len(self.depths):
+            raise ValueError(f"heads has {len(self.heads)} stages, depths has {len(self.depths)}")
 
     @classmethod
     def preset(cls, name: str) -> "HtsatConfig":
@@ -102,7 +140,7 @@ class HtsatConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cnn14Config:
+class Cnn14Config(Settings):
     """The audio tower Cnn14 (Kong et al. 2020, arXiv 1912.10211); the defaults are the paper's.
 
     MS-CLAP 2022 and LAION-CLAP's PANN-14 models have it. Such models embed, but cannot be trained
@@ -122,9 +160,9 @@ class Cnn14Config:
     kind: ClassVar[str] = "cnn14"
     fusion: ClassVar[bool] = False
 
-    mels: int = 64
-    widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
-    eps: float = 1e-5
+    mels: Mels = 64
+    widths: Annotated[tuple[Channels, ...], STAGES] = (64, 128, 256, 512, 1024, 2048)
+    eps: Eps = 1e-5
 
     @property
     def width(self) -> int:
@@ -147,7 +185,7 @@ AUDIO: dict[str, type[AudioTower]] = {x.kind: x for x in (HtsatConfig, Cnn14Conf
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Settings):
     """The text tower: a transformer of which BERT, RoBERTa, T5, GPT-2 and CLIP are settings.
 
     Parameters
@@ -199,34 +237,40 @@ class TextConfig:
         Texts that are a token of their own wherever they stand: ``!``, the padding of MS-CLAP 2023.
     """
 
-    vocab: int = 30522
-    positions: int = 512
-    types: int = 2
-    width: int = 384
-    layers: int = 6
-    heads: int = 12
-    mlp: int = 1536
-    eps: float = 1e-12
-    pool: str = "mean"
-    max_tokens: int = 256
-    norm: str = "layer"
-    place: str = "post"
-    position: str = "learned"
-    position_offset: int = 0
-    buckets: int = 32
-    max_distance: int = 128
-    activation: str = "gelu"
+    vocab: Rows = 30522
+    positions: Tokens = 512
+    types: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 2
+    width: Width = 384
+    layers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 6
+    heads: Width = 12
+    mlp: Annotated[int, msgspec.Meta(ge=1, le=2**20)] = 1536
+    eps: Eps = 1e-12
+    pool: Pool = "mean"
+    max_tokens: Tokens = 256
+    norm: Norm = "layer"
+    place: Place = "post"
+    position: Position = "learned"
+    position_offset: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 0
+    buckets: Annotated[int, msgspec.Meta(ge=0, le=2**16)] = 32
+    max_distance: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 128
+    activation: Activation = "gelu"
     gated: bool = False
     causal: bool = False
     biases: bool = True
     scaled: bool = True
     embed_norm: bool = True
     final_norm: bool = False
-    head_width: int = 0
-    pad_to: int = 77
-    pad_id: int = 0
+    head_width: Annotated[int, msgspec.Meta(ge=0, le=16384)] = 0
+    pad_to: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 77
+    pad_id: Annotated[int, msgspec.Meta(ge=0, lt=2**24)] = 0
     suffix: str = ""
     whole: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if not 2 < self.max_tokens <= self.longest:
+            raise ValueError(f"max_tokens is {self.max_tokens}, expected 3 to {self.longest}")
 
     @classmethod
     def preset(cls, name: str) -> "TextConfig":
@@ -252,20 +296,6 @@ class TextConfig:
         offset = self.position_offset if self.position == "learned" else 0
         most = self.positions - offset
         return min(most, self.pad_to) if self.pool == "mean_padded" else most
-
-    def check(self) -> None:
-        """Refuse unknown kinds and lengths that do not fit; the C core checks sizes.
-
-        Raises
-        ------
-        ValueError
-            Naming the field, its value and what is allowed.
-        """
-        for name, kinds in KINDS.items():
-            if getattr(self, name) not in kinds:
-                raise ValueError(f"text.{name} is {getattr(self, name)!r}, expected one of {kinds}")
-        if not 2 < self.max_tokens <= self.longest:
-            raise ValueError(f"text.max_tokens is {self.max_tokens}, expected 3 to {self.longest}")
 
     def to_core(self) -> dict[str, Any]:
         """Return the fields as the C core takes them."""

@@ -27,7 +27,9 @@ AUDIO = {
     "eps": 1e-5,
 }
 CNN14 = {"kind": 1, "mels": 16, "widths": [4, 6, 10], "eps": 1e-5}
-TEXT = TextConfig(vocab=101, positions=77, width=48, layers=2, heads=2, mlp=96).to_core()
+TEXT = TextConfig(
+    vocab=101, positions=77, max_tokens=77, width=48, layers=2, heads=2, mlp=96
+).to_core()
 LINEAR, MLP, MS = 1, 2, 3
 WEIGHT, BIAS, STATISTIC = range(3)
 

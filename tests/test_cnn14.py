@@ -166,7 +166,10 @@ def test_configuration_tells_the_kinds_apart():
         ({"kind": "resnet"}, r"model\.audio\.kind is 'resnet', expected one of htsat, cnn14"),
         ({"kind": ["cnn14"]}, r"model\.audio\.kind is \['cnn14'\]"),
         ({"kind": "cnn14", "embed": 96}, r"model\.audio: unknown embed; known are mels, widths"),
-        ({"kind": "cnn14", "widths": [1.5]}, r"model\.audio\.widths\[0\]: expected int"),
+        (
+            {"kind": "cnn14", "widths": [1.5]},
+            r"model\.audio\.widths: expected a list of int from 1 to 8192",
+        ),
         ([], r"model\.audio: expected a table of settings, got list"),
     ):
         with pytest.raises(FormatError, match=message):

@@ -38,7 +38,6 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
     folder = path if path.is_dir() else path.parent
     try:
         found = transformers.read(path) if path.is_dir() else _file(path, text_activation)
-        found.config.check()
     except ValueError as error:
         named = str(error).startswith(str(path))  # by who read the file
         raise FormatError(f"{error}" if named else f"{path}: {error}") from error

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from reclap.audio import AudioConfig
+from reclap.audio import AudioConfig, Padding
 from reclap.config import ClapConfig, HtsatConfig
 from reclap.errors import FormatError
 from reclap.settings import from_mapping
@@ -30,7 +30,7 @@ class Extractor:
     frequency_min: float = 0.0
     frequency_max: float = 14000.0
     truncation: str = "fusion"
-    padding: str = "repeatpad"
+    padding: Padding = "repeatpad"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str) -> "Extractor":

@@ -53,7 +53,8 @@ def misfits(config: ClapConfig) -> list[str]:
     front = config.front
     if front.samples % front.rate:
         wrong.append(f"a window is {front.window_seconds} s, expected whole seconds")
-    sayable = Extractor.from_front(front).to_front(fused=config.audio.fusion)
+    said = dataclasses.replace(Extractor.from_front(front), max_length_s=front.window_seconds)
+    sayable = said.to_front(fused=config.audio.fusion)
     sayable = dataclasses.replace(sayable, samples=front.samples, quantize=front.quantize)
     wrong += _differences("front", front, sayable)
     return wrong + _text_misfits(config.text)

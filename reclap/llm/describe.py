@@ -18,13 +18,14 @@ from reclap.checks.labels import phrase
 from reclap.checks.words import key
 from reclap.errors import FormatError
 from reclap.llm import instructions
-from reclap.llm.gather import Gathered, Rejected, Sampling, check_positive, gather
+from reclap.llm.gather import Gathered, Rejected, Sampling, gather
 from reclap.llm.judges import description_judge, prompt_judge
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.settings import Positive, Settings
 from reclap.text import check_texts
 
 __all__ = ["Plan", "describe", "estimate", "read_labels"]
@@ -33,7 +34,7 @@ _REPLY_TOKENS = 40  # of a text and its key, for the estimate
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Settings):
     """What is to be made, and how.
 
     Attributes
@@ -48,14 +49,10 @@ class Plan:
         Labels in work at once; the result does not depend on it.
     """
 
-    descriptions: int = 5
-    prompts: int = 10
+    descriptions: Positive = 5
+    prompts: Positive = 10
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    workers: int = 8
-
-    def __post_init__(self) -> None:
-        """Check."""
-        check_positive(self, "descriptions", "prompts", "workers")
+    workers: Positive = 8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from reclap.checks import Finding
 from reclap.llm import replies
@@ -11,22 +13,16 @@ from reclap.llm.judges import Judge
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
 from reclap.llm.steps import Messages, Step
+from reclap.settings import Positive, Settings
 
-__all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "check_positive", "gather"]
+__all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "gather"]
 
 _TOKENS = (128, 64)  # of a reply: for any, and for each text
 _SHOWN = 300  # characters of a rejected text that a report keeps
 
 
-def check_positive(settings: object, *names: str) -> None:
-    """Check that attributes of these names are at least 1; ValueError otherwise."""
-    for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} is {getattr(settings, name)}, expected at least 1")
-
-
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class Sampling(Settings):
     """How a model is asked.
 
     Attributes
@@ -39,15 +35,9 @@ class Sampling:
         How often each thing is asked at most, the first time included.
     """
 
-    temperature: float = 0.7
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.7
     seed: int = 0
-    attempts: int = 4
-
-    def __post_init__(self) -> None:
-        """Check."""
-        check_positive(self, "attempts")
-        if not 0 <= self.temperature <= 2:
-            raise ValueError(f"temperature is {self.temperature}, expected 0 to 2")
+    attempts: Positive = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from reclap.checks import Sense
 from reclap.checks.form import check_injection
 from reclap.errors import FormatError
 from reclap.llm import instructions
-from reclap.llm.gather import Gathered, Rejected, Sampling, check_positive, gather
+from reclap.llm.gather import Gathered, Rejected, Sampling, gather
 from reclap.llm.judges import rewrite_judge
 from reclap.llm.lines import PartialLines
 from reclap.llm.parallel import ordered, unbroken
@@ -24,6 +24,7 @@ from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
 from reclap.manifest import FLAGS, Caption
+from reclap.settings import Positive, Settings
 
 __all__ = ["RewritePlan", "rewrite", "survey"]
 
@@ -32,7 +33,7 @@ _REPLY_TOKENS = 45  # of a rewrite and its key, for the estimate
 
 
 @dataclasses.dataclass(frozen=True)
-class RewritePlan:
+class RewritePlan(Settings):
     """What is to be made, and how.
 
     Attributes
@@ -45,13 +46,9 @@ class RewritePlan:
         Rows in work at once; the result does not depend on it.
     """
 
-    rewrites: int = 4
+    rewrites: Positive = 4
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    workers: int = 8
-
-    def __post_init__(self) -> None:
-        """Check."""
-        check_positive(self, "rewrites", "workers")
+    workers: Positive = 8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,13 @@ makes a training example cost a millisecond.
 """
 
 import dataclasses
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from reclap.settings import Decibels, Probability, Settings
 
 __all__ = [
     "FLOOR",
@@ -29,7 +33,7 @@ FLOOR = 1e-10  # power of the log-mel's floor, -100 dB
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
+class Augment(Settings):
     """Random changes in training; all are off by default.
 
     Every clip is brought to a common level first, so that ratios below are ratios of loudness, and
@@ -71,38 +75,26 @@ class Augment:
     """
 
     shift: bool = False
-    speeds: tuple[float, ...] = ()
-    tilt_db: float = 0.0
-    eq_db: float = 0.0
-    eq_points: int = 6
-    same: float = 0.0
-    splice: float = 0.5
-    snr_db: float = 6.0
-    sequence: float = 0.5
-    compositions: int = 0
-    noise: float = 0.0
-    noise_db: tuple[float, ...] = (10.0, 40.0)
-    gain_db: float = 0.0
+    speeds: tuple[Annotated[float, msgspec.Meta(ge=0.25, le=4)], ...] = ()
+    tilt_db: Decibels = 0.0
+    eq_db: Decibels = 0.0
+    eq_points: Annotated[int, msgspec.Meta(ge=2, le=4096)] = 6
+    same: Probability = 0.0
+    splice: Probability = 0.5
+    snr_db: Decibels = 6.0
+    sequence: Probability = 0.5
+    compositions: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
+    noise: Probability = 0.0
+    noise_db: Annotated[
+        tuple[Annotated[float, msgspec.Meta(ge=-1000, le=1000)], ...],
+        msgspec.Meta(min_length=2, max_length=2),
+    ] = (10.0, 40.0)
+    gain_db: Decibels = 0.0
 
-    def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises
-        ------
-        ValueError
-            Naming the field, its value and what is allowed.
-        """
-        for name in ("same", "splice", "sequence", "noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a probability")
-        for name in ("tilt_db", "eq_db", "snr_db", "gain_db", "compositions"):
-            if not 0 <= getattr(self, name) < 1000:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1000")
-        if not all(0.25 <= s <= 4 for s in self.speeds):
-            raise ValueError(f"speeds is {list(self.speeds)}, expected 0.25 to 4")
-        if self.eq_points < 2:
-            raise ValueError(f"eq_points is {self.eq_points}, expected at least 2")
-        if len(self.noise_db) != 2 or self.noise_db[0] > self.noise_db[1]:
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if self.noise_db[0] > self.noise_db[1]:
             raise ValueError(f"noise_db is {list(self.noise_db)}, expected [least, greatest]")
 
 

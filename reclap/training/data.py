@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from reclap.audio import AudioConfig
 from reclap.errors import FormatError, ReclapError
 from reclap.manifest import Row
 from reclap.prefetch import prefetch_map
+from reclap.settings import Count, Positive, Probability, Settings
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.draw import ITEM, ORDER, PLAN, POOL, generator
@@ -32,7 +33,7 @@ _BAD_FILE = (OSError, ReclapError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Settings):
     """What a run is trained on, and how batches are made of it.
 
     Parameters
@@ -70,37 +71,23 @@ class Data:
     manifest: str
     root: str = ""
     where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    batch: int = 32
-    mixtures: int = 0
+    batch: Positive = 32
+    mixtures: Count = 0
     group: str = ""
-    per_group: int = 0
-    original: float = 0.4
-    errors: str = "raise"
-    threads: int = 2
-    ahead: int = 4
-    cache_mb: int = 1024
+    per_group: Count = 0
+    original: Probability = 0.4
+    errors: Literal["raise", "skip"] = "raise"
+    threads: Positive = 2
+    ahead: Positive = 4
+    cache_mb: Count = 1024
 
-    def check(self) -> None:
-        """Refuse what cannot work.
-
-        Raises
-        ------
-        ValueError
-            Naming the field, its value and what is allowed.
-        """
-        for name, least in (("batch", 1), ("mixtures", 0), ("per_group", 0), ("threads", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
         if self.mixtures > self.batch:
             raise ValueError(f"mixtures is {self.mixtures}, of a batch of {self.batch}")
         if self.per_group and not self.group:
             raise ValueError("per_group: needs group, the column that says what sounds alike")
-        if self.ahead < 1 or self.cache_mb < 0:
-            raise ValueError("ahead must be at least 1, cache_mb at least 0")
-        if not 0 <= self.original <= 1:
-            raise ValueError(f"original is {self.original}, expected a probability")
-        if self.errors not in ("raise", "skip"):
-            raise ValueError(f'errors is {self.errors!r}, expected "raise" or "skip"')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,5 +20,6 @@ def generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
     *place : int
         Up to three numbers: step, item and the like.
     """
+    key = np.array([seed, purpose], np.uint64)  # a list with a large seed would become floats
     counter = [0, *reversed(place), *[0] * (3 - len(place))]
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -7,18 +7,21 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
 
 from reclap import checkpoint, manifest
-from reclap.config import ClapConfig, HtsatConfig, TextConfig
+from reclap.audio import AudioConfig
+from reclap.config import ClapConfig, Dim, Head, HtsatConfig, TextConfig, audio_from_json
 from reclap.errors import FormatError
-from reclap.settings import from_mapping
+from reclap.settings import Count, Fraction, Positive, Settings, from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 
 __all__ = ["Eval", "ModelPart", "Optim", "Recipe", "Run", "differences", "load", "sha256"]
 
-INITS = ("xavier_uniform", "trunc_normal")
+NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 # Settings that hold a path, and settings that may change between a run and its continuation.
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
@@ -33,7 +36,7 @@ _FREE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelPart:
+class ModelPart(Settings):
     """Section ``[model]``: what is trained.
 
     Parameters
@@ -58,20 +61,21 @@ class ModelPart:
     front: dict[str, Any] = dataclasses.field(default_factory=dict)
     audio: dict[str, Any] = dataclasses.field(default_factory=dict)
     name: str = "clap"
-    audio_head: str = ClapConfig.audio_head
-    text_head: str = ClapConfig.text_head
-    dim: int = ClapConfig.dim
+    audio_head: Head = ClapConfig.audio_head
+    text_head: Head = ClapConfig.text_head
+    dim: Dim = ClapConfig.dim
     template: str = ClapConfig.template
-    init: str = "xavier_uniform"
+    init: Literal["xavier_uniform", "trunc_normal"] = "xavier_uniform"
 
-    def check(self) -> None:
-        """Refuse what cannot work; `config` checks the rest."""
-        if self.init not in INITS:
-            raise ValueError(f"init is {self.init!r}, expected one of {', '.join(INITS)}")
+    def __post_init__(self) -> None:
+        """Check; `config` checks the rest."""
+        super().__post_init__()
+        AudioConfig.from_json(self.front, "front")
         if self.audio.get("kind", HtsatConfig.kind) != HtsatConfig.kind:
             raise ValueError(f"audio.kind: {self.audio['kind']!r} cannot be trained yet")
         if self.audio.get("fusion"):
             raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
+        audio_from_json(self.audio, "audio")
 
     def config(self, text: TextConfig) -> ClapConfig:
         """Return the configuration of the whole model."""
@@ -81,7 +85,7 @@ class ModelPart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optim:
+class Optim(Settings):
     """Section ``[optim]``: AdamW with decoupled weight decay, cosine schedule with warm-up.
 
     Parameters
@@ -102,27 +106,18 @@ class Optim:
         that is saved and evaluated is then the mean. 0: none.
     """
 
-    lr: float = 1e-4
-    warmup: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 0.0
-    ema: float = 0.0
-
-    def check(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 up to 1")
-        for name in ("lr", "eps", "weight_decay", "clip", "warmup"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
+    lr: NotNegative = 1e-4
+    warmup: Count = 0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: NotNegative = 1e-8
+    weight_decay: NotNegative = 0.0
+    clip: NotNegative = 0.0
+    ema: Fraction = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Settings):
     """Section ``[run]``.
 
     Parameters
@@ -130,7 +125,7 @@ class Run:
     steps : int
         Length of the run, and of the schedule.
     seed : int
-        Of every random draw.
+        Of every random draw, below ``2 ** 64``.
     save_every : int
         Steps between checkpoints; the last step is always saved.
     keep : int
@@ -140,27 +135,21 @@ class Run:
         only for the same number.
     """
 
-    steps: int
-    seed: int = 0
-    save_every: int = 1000
-    keep: int = 2
-    threads: int = 0
+    steps: Positive
+    seed: Count = 0
+    save_every: Positive = 1000
+    keep: Positive = 2
+    threads: Count = 0
 
-    def check(self) -> None:
-        """Refuse what cannot work."""
-        for name, least in {
-            "steps": 1,
-            "seed": 0,
-            "save_every": 1,
-            "keep": 1,
-            "threads": 0,
-        }.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least {least}")
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if self.seed >= 2**64:
+            raise ValueError(f"seed is {self.seed}, expected below 2 ** 64")
 
 
 @dataclasses.dataclass(frozen=True)
-class Eval:
+class Eval(Settings):
     """Section ``[eval]``: zero-shot accuracy during training.
 
     Parameters
@@ -177,16 +166,15 @@ class Eval:
         A text or list of texts for each label; the model's template where absent.
     """
 
-    every: int = 0
+    every: Count = 0
     manifest: str = ""
     where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     label: str = "label"
     prompts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def check(self) -> None:
-        """Refuse what cannot work."""
-        if self.every < 0:
-            raise ValueError(f"every is {self.every}, expected at least 0")
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
         for label, texts in self.prompts.items():
             several = [texts] if isinstance(texts, str) else texts
             if not isinstance(several, list) or not several:
@@ -196,7 +184,7 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """A training run; see the parts."""
 
     data: Data
@@ -221,16 +209,12 @@ class Recipe:
         if unknown:
             known = ", ".join(_SECTIONS)
             raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {known}")
-        parts = {
-            name: from_mapping(part, data.get(name, {}), f"{where}: {name}")
-            for name, part in _SECTIONS.items()
-        }
-        for name, part in parts.items():
-            try:
-                part.check()
-            except ValueError as error:
-                raise FormatError(f"{where}: {name}: {error}") from error
-        return cls(**parts)
+        return cls(
+            **{
+                name: from_mapping(part, data.get(name, {}), f"{where}: {name}")
+                for name, part in _SECTIONS.items()
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return nested dictionaries that `from_mapping` takes."""
@@ -318,7 +302,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:  # also bytes that are no UTF-8
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise FormatError(f"{path}: {error}") from error
     _absolute(data, path.parent)
     for text in overrides:
@@ -348,6 +332,8 @@ def _override(text: str) -> tuple[Sequence[str], Any]:
         raise FormatError(f"{text!r}: expected section.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
+    except RecursionError as error:
+        raise FormatError(f"{name}: {error}") from None
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     if keys in _PATHS and isinstance(parsed, str) and parsed:
