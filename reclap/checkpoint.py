@@ -56,7 +56,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     Raises
     ------
     FileNotFoundError
-        If it is neither; the message lists the bundled names.
+        If it is neither; the message lists the bundled names, or says what a URL is.
     """
     bundled = Path(__file__).parent / "models"
     names = sorted(p.parent.name for p in bundled.glob(f"*/{CONFIG}"))
@@ -65,8 +65,14 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if os.fspath(name) and path.exists():  # an empty name would be this folder
         return path
+    if "://" in os.fspath(name):
+        raise FileNotFoundError(
+            f"{os.fspath(name)!r} is a URL: download the file and give its path, "
+            "or say hf:org/name for a repository of the Hugging Face hub"
+        )
     raise FileNotFoundError(
-        f"no model named or at {os.fspath(name)!r}; bundled: {', '.join(names)}"
+        f"no model named or at {os.fspath(name)!r}; bundled: {', '.join(names)}; "
+        "a repository of the Hugging Face hub is hf:org/name"
     )
 
 

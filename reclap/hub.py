@@ -1,10 +1,13 @@
 """Models of the Hugging Face hub, by the ``huggingface_hub`` package (extra ``hub``).
 
-A hub id is ``org/name`` for a folder (of transformers' ClapModel or of ours), and ``org/name:FILE``
-for a file of tensors in it, such as ``org/name:sub/model.pt``. What is downloaded once stays in the
-package's cache. Nothing here touches the network before a hub id is asked for.
+A hub id is ``hf:org/name`` for a folder (of transformers' ClapModel or of ours), and
+``hf:org/name:FILE`` for a file of tensors in it, such as ``hf:org/name:sub/model.pt``. The same
+without ``hf:`` could be a path with a typing error, so it is taken for one where its first part is
+a local folder, and announced otherwise before anything is fetched. What is downloaded once stays in
+the package's cache. Nothing here touches the network before a hub id is asked for.
 """
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -13,7 +16,11 @@ from reclap import checkpoint
 from reclap.errors import ReclapError, one_line
 from reclap.text import TOKENIZERS
 
-__all__ = ["OFFLINE", "is_hub_id", "locate"]
+__all__ = ["OFFLINE", "PREFIX", "is_hub_id", "locate"]
+
+log = logging.getLogger(__name__)
+
+PREFIX = "hf:"
 
 OFFLINE = "RECLAP_OFFLINE"  # environment: anything but empty and 0 forbids network connections
 
@@ -32,15 +39,19 @@ _OLDER_WEIGHTS = "pytorch_model.bin"  # taken where there is no model.safetensor
 
 
 def is_hub_id(name: str | os.PathLike[str]) -> bool:
-    """Tell whether a name can be a hub id.
+    """Tell whether a name is, or without ``hf:`` can be, a hub id.
 
-    One that exists as a path is none, nor is ``folder/model.pt``: most likely a path with a typing
-    error, which is nobody else's business. A file of a repository has a colon before it.
+    Without it a name that exists as a path is none, nor one in a local folder, nor
+    ``folder/model.pt``: most likely a path with a typing error, which is nobody else's business.
     """
-    found = _ID.fullmatch(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return False
+    if name.startswith(PREFIX):
+        return True
+    found = _ID.fullmatch(name)
     if found is None or Path(found[1]).suffix in checkpoint.TENSOR_FILES:
         return False
-    return not Path(name).exists()
+    return not Path(name).exists() and not Path(found[1]).parent.exists()
 
 
 def locate(name: str, revision: str | None = None, *, offline: bool = False) -> Path:
@@ -49,7 +60,7 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
     Parameters
     ----------
     name : str
-        ``org/name`` or ``org/name:FILE``.
+        ``hf:org/name`` or ``hf:org/name:FILE``; without ``hf:`` it is announced by a warning.
     revision : str, optional
         Branch, tag or commit; the newest of the default branch without.
     offline : bool
@@ -67,11 +78,18 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
     ReclapError
         If the hub refuses.
     """
-    found = _ID.fullmatch(name)
+    found = _ID.fullmatch(name.removeprefix(PREFIX))
     if found is None:
-        raise ValueError(f"hub id is {name!r}, expected org/name or org/name:FILE")
+        raise ValueError(f"hub id is {name!r}, expected hf:org/name or hf:org/name:FILE")
     repository, file = found.groups()
     offline = offline or os.environ.get(OFFLINE, "") not in ("", "0")
+    if not offline and not name.startswith(PREFIX):
+        log.warning(
+            "no such path: %s; asking the Hugging Face hub for it (%s%s says so)",
+            name,
+            PREFIX,
+            name,
+        )
     wanted = _FOLDER if file is None else (file, *(str(Path(file).with_name(n)) for n in _TEXTS))
     folder = _snapshot(repository, revision, wanted, offline=offline)
     if file is None and not (folder / checkpoint.MODEL).exists():

@@ -46,9 +46,10 @@ def load(
     source : str or path
         ``"mini"``, the bundled model; a model folder; a folder of transformers' ClapModel; a
         file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) of LAION-CLAP, ReCLAP,
-        CompA-CLAP or MS-CLAP; or, where no such path exists, an id of the Hugging Face hub:
-        ``"org/name"``, or ``"org/name:FILE"`` for a file of tensors in it (extra ``hub``).
-        Nothing in a pickled file is run.
+        CompA-CLAP or MS-CLAP; or an id of the Hugging Face hub: ``"hf:org/name"``, or
+        ``"hf:org/name:FILE"`` for a file of tensors in it (extra ``hub``). Without ``hf:`` an id is
+        announced by a warning, and must not look like a path: see `reclap.hub.is_hub_id`. Nothing
+        in a pickled file is run.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6", "auto"}
         Type of the products inside the towers, see `reclap.weights.Weights`; ``"auto"`` takes
         bfloat16 where the processor has instructions for it. Embeddings of different types have
@@ -104,7 +105,7 @@ def load(
 
         found = clap.read(path, compat, text_activation)
         if isinstance(source, str) and hub.is_hub_id(source):
-            found = _named(found, source)
+            found = _named(found, source.removeprefix(hub.PREFIX))
         return Model.from_foreign(found, path, threads, _tokenizer(tokenizer), dtype)
     if not path.is_dir():
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")

@@ -96,6 +96,52 @@ def test_file_of_a_repository(cache, tmp_path):
         hub.locate("some/files", offline=True)
 
 
+def test_prefix_says_that_an_id_is_one(cache, small_folder, small, tmp_path, monkeypatch, caplog):
+    place(cache, "some/model", small_folder)
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    model = reclap.load("hf:some/model", offline=True)
+    assert model.digest == small.digest
+    assert NEW in model.info()["source"]
+    assert hub.locate("hf:some/model:config.json", offline=True).is_file()
+    assert not caplog.records
+    for name in ("hf:", "hf:model", "hf:a/b/c", "hf:a/../b"):
+        with pytest.raises(ValueError, match="hub id is 'hf:"):
+            reclap.load(name)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_bare_id_is_announced_before_the_hub_is_asked(monkeypatch, caplog, offline):
+    said = []
+
+    def snapshot(*_, **__):
+        said.append(caplog.text)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(FileNotFoundError):
+        reclap.load("some/model", offline=offline)
+    assert ("no such path: some/model; asking the Hugging Face hub" in said[0]) == (not offline)
+    said.clear()
+    caplog.clear()
+    with pytest.raises(FileNotFoundError):
+        reclap.load("hf:some/model", offline=offline)
+    assert said == [""]
+
+
+def test_missing_folder_beside_others_is_no_id(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not hub.is_hub_id("runs/smoke")
+    with pytest.raises(FileNotFoundError, match=r"no model named or at 'runs/smoke'; .*hf:org/name"):
+        reclap.load("runs/smoke")
+
+
+def test_address_is_named_as_one():
+    with pytest.raises(FileNotFoundError, match=r"'https://host/model\.pt' is a URL: download"):
+        reclap.load("https://host/model.pt")
+
+
 def test_path_that_exists_wins(cache, small_folder, tmp_path, monkeypatch):
     shutil.copytree(small_folder, tmp_path / "some" / "model")
     monkeypatch.chdir(tmp_path)
@@ -238,12 +284,13 @@ def test_older_weights_are_taken_where_there_are_no_others(server, tmp_path):
 def test_unknown_repository_is_an_error_of_one_line(server, tmp_path):
     ran = info("some/nothing", server[0], tmp_path / "home")
     assert ran.returncode == 2
-    assert ran.stderr.startswith("reclap: some/nothing")
-    assert ran.stderr.count("\n") == 1
+    announced, error = ran.stderr.splitlines()
+    assert announced.startswith("no such path: some/nothing")
+    assert error.startswith("reclap: some/nothing")
 
 
 def test_no_server_is_an_error_of_one_line(tmp_path):
-    ran = info("some/model", "http://127.0.0.1:9", tmp_path / "home")
+    ran = info("hf:some/model", "http://127.0.0.1:9", tmp_path / "home")
     assert ran.returncode == 2
     assert "'some/model'" in ran.stderr
     assert ran.stderr.count("\n") == 1

@@ -32,7 +32,7 @@ def add_bench(commands: Commands) -> None:
         metavar="MODEL",
         nargs="?",
         default="mini",
-        help="name, folder, file, or id of the hub",
+        help="name, folder, file, or hf:ORG/NAME of the hub",
     )
     options.add_reading(p)
     p.add_argument(

@@ -12,7 +12,7 @@ __all__ = ["add_convert"]
 def add_convert(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("convert", help="write a model as a folder of ours or of transformers")
-    p.add_argument("model", metavar="SRC", help="name, folder, file, or hub id")
+    p.add_argument("model", metavar="SRC", help="name, folder, file, or hf:ORG/NAME of the hub")
     p.add_argument("out", metavar="DST", type=Path, help="folder to write")
     p.add_argument(
         "--format",

@@ -24,7 +24,7 @@ def add_info(commands: Commands) -> None:
         metavar="MODEL",
         nargs="?",
         default="mini",
-        help="name, folder, file, or id of the hub",
+        help="name, folder, file, or hf:ORG/NAME of the hub",
     )
     options.add_loading(p)
     options.add_threads(p)

@@ -39,7 +39,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default="mini",
-        help="bundled name, folder, checkpoint, or id of the hub (default: mini)",
+        help="bundled name, folder, checkpoint, or hf:ORG/NAME of the hub (default: mini)",
     )
     add_loading(parser)
     add_threads(parser)
