@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reclap.loading import load
     from reclap.model import Model
     from reclap.prompts.bank import PromptBank
-    from reclap.results import Classification, Timeline
+    from reclap.results import Classification, Embedding, Timeline
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "BackendError",
     "ClapConfig",
     "Classification",
+    "Embedding",
     "Embeddings",
     "FormatError",
     "Model",
@@ -38,6 +39,7 @@ __all__ = [
 _HOME = {
     "Classification": "reclap.results",
     "ClapConfig": "reclap.config",
+    "Embedding": "reclap.results",
     "Embeddings": "reclap.embeddings",
     "Model": "reclap.model",
     "PromptBank": "reclap.prompts.bank",

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from reclap.audio import AudioConfig
-from reclap.errors import one_line
-from reclap.fusion import Picture
 
 __all__ = [
     "BATCH",
@@ -16,7 +14,6 @@ __all__ = [
     "batch_of",
     "batches",
     "default_threads",
-    "without_faults",
 ]
 
 T = TypeVar("T")
@@ -43,16 +40,3 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(itertools.islice(rest, size)):
         yield batch
-
-
-def without_faults(
-    found: Iterable[tuple[int, Picture | Exception]], faults: dict[int, str] | None
-) -> Iterator[tuple[int, Picture]]:
-    """Yield the pictures; raise the first exception among them, or note each in `faults`."""
-    for i, result in found:
-        if not isinstance(result, Exception):
-            yield i, result
-        elif faults is None:
-            raise result
-        else:
-            faults[i] = one_line(result)

@@ -1,10 +1,12 @@
-"""Sounds and texts to embeddings: a model's towers at work."""
+"""Embeddings of sounds and texts: a model's towers at work."""
 
 import contextlib
 import hashlib
 import threading
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +15,16 @@ import numpy.typing as npt
 
 from reclap import sources
 from reclap._libraries import core
-from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads, without_faults
+from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, ReclapError, SkippedWarning
+from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line, shown_name
 from reclap.fusion import Picture
 from reclap.progress import bar as progress_bar
+from reclap.results import Embedding
 from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 
-__all__ = ["Embedder", "pool"]
+__all__ = ["Embedder", "pool", "require_errors"]
 
 Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -91,10 +94,49 @@ class Embedder:
         one input (`reclap.fusion.fused_features`). Nothing is cropped at random, and no row
         depends on the others.
         """
-        rows, faults = self._embed(sources.as_list(source), rate, errors, progress)
+        items = sources.as_list(source)
+        rows = np.full((len(items), self.config.dim), np.nan, np.float32)
+        faults: dict[int, str] = {}
+        for found in self.iter_embed(items, rate=rate, errors=errors, progress=progress):
+            rows[found.index] = found.row
+            if found.error is not None:
+                faults[found.index] = found.error
         if faults:
             warnings.warn(SkippedWarning(faults), stacklevel=2)
         return rows
+
+    def iter_embed(
+        self,
+        source: Any,
+        *,
+        rate: int | None = None,
+        errors: str = "raise",
+        progress: bool = False,
+    ) -> Generator[Embedding, None, None]:
+        """Embed sounds one after the other, in memory that does not grow with their number.
+
+        Parameters
+        ----------
+        source, rate, errors, progress
+            As in `embed_audio`; but a bad item gives an `Embedding` with its `error` set where
+            `errors` is "skip". An iterator is consumed while results are asked for.
+
+        Yields
+        ------
+        Embedding
+            One for each sound, in order; as `embed_audio` computes it.
+
+        Raises
+        ------
+        OSError, FormatError, ValueError, TypeError, ReclapError
+            As `embed_audio`; results before the bad item come first.
+
+        Notes
+        -----
+        Sounds are decoded ahead, see `reclap.prefetch`; closing the generator ends that.
+        """
+        for group in self._groups(source, rate, errors, progress):
+            yield from group
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
         """Embed texts.
@@ -130,41 +172,48 @@ class Embedder:
             with self._lock:
                 parts.append(self._core.text(self._context, ids, first))
         rows = np.concatenate(parts)
-        self._require_finite(rows, "text", range(len(items)))
+        self._require_finite(rows, [partial(shown_name, repr(text)) for text in items])
         return rows
 
-    def _embed(
-        self, items: list[Any], rate: int | None, errors: str, progress: bool
-    ) -> tuple[Floats, dict[int, str]]:
-        """Return a row for each item, NaN for those that are in the second result with a reason."""
-        if errors not in ("raise", "skip"):
-            raise ValueError(f'errors is {errors!r}, expected "raise" or "skip"')
-        sources.require_rate(items, rate)
-        faults: dict[int, str] = {}
-        embedded: list[list[Floats]] = [[] for _ in items]
-        with contextlib.closing(self._pictures(items, rate, progress)) as found:
-            good = without_faults(found, None if errors == "raise" else faults)
-            for i, row in self._rows(good):
-                embedded[i].append(row)
-        rows = np.full((len(items), self.config.dim), np.nan, np.float32)
-        for i, parts in enumerate(embedded):
-            if parts and i not in faults:  # a file may turn out to be bad further on
-                rows[i] = pool(np.stack(parts))[0]
-        return rows, faults
-
-    def _pictures(
-        self, items: list[Any], rate: int | None, progress: bool
-    ) -> Generator[tuple[int, Picture | Exception], None, None]:
-        """Yield each picture with the place of its sound, or what is wrong with the sound."""
-        found = sources.features(items, rate, self.config.front, self.threads)
-        bar = progress_bar(len(items), "clip", shown=progress)
+    def _groups(
+        self, source: Any, rate: int | None, errors: str, progress: bool
+    ) -> Generator[list[Embedding], None, None]:
+        """Yield embeddings in order, those together that are complete together."""
+        require_errors(errors)
+        items = source if isinstance(source, Iterator) else sources.as_list(source)
+        if not isinstance(items, Iterator):
+            sources.require_rate(items, rate)
+        total = None if isinstance(items, Iterator) else len(items)
+        pending = _Pending(self.config.dim)
+        found = sources.features(pending.watch(items, rate), rate, self.config.front, self.threads)
+        bar = progress_bar(total, "clip", shown=progress)
+        batch: list[tuple[int, Picture]] = []
+        fault: Exception | None = None
         with bar, contextlib.closing(found):
             for i, result in found:
-                bar.update(i - bar.n)
-                yield i, result
+                if not isinstance(result, Exception):
+                    batch.append((i, result))
+                elif errors == "skip":
+                    pending.faults[i] = one_line(result)
+                else:
+                    fault, stop = result, i
+                    break
+                if len(batch) == self._batch:
+                    pending.add(self._rows(batch, pending.name))
+                    batch.clear()
+                complete = pending.take(batch[0][0] if batch else i + (i in pending.faults))
+                if complete:
+                    bar.update(len(complete))
+                    yield complete
+            pending.add(self._rows(batch, pending.name))
+            yield pending.take(stop if fault else pending.count)
+        if fault is not None:
+            raise fault
 
-    def _rows(self, pictures: Iterable[tuple[T, Picture]]) -> Iterator[tuple[T, Floats]]:
-        """Yield the embedding of each picture with what came with it; several go in at once."""
+    def _rows(
+        self, pictures: Iterable[tuple[T, Picture]], name: Callable[[T], object]
+    ) -> Iterator[tuple[T, Floats]]:
+        """Yield the embedding of each log-mel with its key, which `name` spells out in errors."""
         for batch in batches(pictures, self._batch):
             mel = np.stack([picture.mel for _, picture in batch])
             longer = np.array([picture.longer for _, picture in batch])
@@ -173,16 +222,16 @@ class Embedder:
                     self._context, mel, longer=longer if self.config.audio.fusion else None
                 )
             keys = [key for key, _ in batch]
-            self._require_finite(rows, "clip", keys)
+            self._require_finite(rows, [partial(name, key) for key in keys])
             yield from zip(keys, rows, strict=True)
 
-    def _require_finite(self, rows: Floats, what: str, keys: Sequence[object]) -> None:
+    def _require_finite(self, rows: Floats, names: Sequence[Callable[[], object]]) -> None:
         """ReclapError names the first row that is not finite: weights are, but may be too large."""
         if core.all_finite(rows):
             return
-        key = keys[int(np.argmin(np.isfinite(rows).all(axis=1)))]
+        culprit = names[int(np.argmin(np.isfinite(rows).all(axis=1)))]()
         raise ReclapError(
-            f"{self._source}: the embedding of {what} {key} is not finite; the model's weights are "
+            f"{self._source}: the embedding of {culprit} is not finite; the model's weights are "
             f"too large for {self._weights.dtype}"
         )
 
@@ -198,6 +247,51 @@ class Embedder:
         return hashlib.sha256(f"{self.digest} {tokenizer}".encode()).hexdigest()
 
 
+def require_errors(errors: str) -> None:
+    """Refuse another value of the argument `errors` than "raise" and "skip"."""
+    if errors not in ("raise", "skip"):
+        raise ValueError(f'errors is {errors!r}, expected "raise" or "skip"')
+
+
 def pool(rows: Floats) -> Floats:
     """Return the normalised mean of unit rows; a single row as it is."""
     return rows if len(rows) == 1 else core.class_vectors(rows, [0, len(rows)])
+
+
+class _Pending:
+    """Sounds on their way: their names, embeddings of their windows, what is wrong with them."""
+
+    def __init__(self, dim: int) -> None:
+        self._nothing = np.full(dim, np.nan, np.float32)
+        self._names: deque[str] = deque()
+        self._parts: dict[int, list[Floats]] = {}
+        self._next = self.count = 0
+        self.faults: dict[int, str] = {}
+
+    def watch(self, items: Iterable[Any], rate: int | None) -> Iterator[Any]:
+        """Yield the items, and remember their names."""
+        for i, item in enumerate(items):
+            sources.require_rate([item], rate, first=i)
+            self._names.append(sources.name_of(item, i))
+            self.count += 1
+            yield item
+
+    def name(self, i: int) -> str:
+        """Return the name of a sound that was not taken yet."""
+        return shown_name(self._names[i - self._next])
+
+    def add(self, rows: Iterable[tuple[int, Floats]]) -> None:
+        """Take embeddings of windows, each with the index of its sound."""
+        for i, row in rows:
+            self._parts.setdefault(i, []).append(row)
+
+    def take(self, stop: int) -> list[Embedding]:
+        """Return what came of the sounds before index `stop` that were not taken yet."""
+        complete = []
+        for i in range(self._next, stop):
+            parts, error = self._parts.pop(i, []), self.faults.pop(i, None)
+            good = error is None  # a file may turn out to be bad after some windows
+            row = pool(np.stack(parts))[0] if good else self._nothing.copy()
+            complete.append(Embedding(i, self._names.popleft(), row, error))
+        self._next = max(self._next, stop)
+        return complete

@@ -1,24 +1,24 @@
 """Models: name sounds by text, tell about themselves, are saved."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reclap import checkpoint, naming, sources
-from reclap.embedder import Embedder, Floats, pool
+from reclap.embedder import Embedder, Floats, pool, require_errors
 from reclap.errors import ReclapError
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import place_of
 from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
-from reclap.results import Classification, Timeline
+from reclap.results import Classification, Embedding, Timeline
 from reclap.weights import Weights
 
 if TYPE_CHECKING:
@@ -183,27 +183,92 @@ class Model(Embedder):
         >>> sorted(r.top) == ["dog bark", "rain"]
         True
         """
+        classes, k = self._ranked(labels, template, n_prompts, seed, combine, cache, top_k)
+        found = list(self.iter_embed(source, rate=rate, errors=errors, progress=progress))
+        return self._classified(found, classes, k, explain=explain)
+
+    def iter_classify(
+        self,
+        source: Any,
+        labels: Labels,
+        top_k: int = 5,
+        *,
+        rate: int | None = None,
+        template: str | None = None,
+        combine: str = "mean_embedding",
+        n_prompts: int | None = None,
+        seed: int = 0,
+        explain: bool = False,
+        cache: bool = True,
+        errors: str = "raise",
+        progress: bool = False,
+    ) -> Generator[Classification, None, None]:
+        """Name sounds one after the other, in memory that does not grow with their number.
+
+        Parameters
+        ----------
+        source, rate, errors, progress
+            As in `iter_embed`.
+        labels, top_k, template, combine, n_prompts, seed, explain, cache
+            As in `classify`; but not "entropy_batch", by which sounds depend on each other.
+
+        Yields
+        ------
+        Classification
+            One for each sound, in order; as `classify` gives it.
+
+        Raises
+        ------
+        OSError, FormatError, ValueError, TypeError, ReclapError
+            As `classify`; results before the bad item come first. ValueError for "entropy_batch".
+        """
+        if combine == "entropy_batch":
+            raise ValueError('combine is "entropy_batch", which needs all sounds: use classify')
+        classes, k = self._ranked(labels, template, n_prompts, seed, combine, cache, top_k)
+        with contextlib.closing(self._groups(source, rate, errors, progress)) as groups:
+            for group in groups:
+                yield from self._classified(group, classes, k, explain=explain)
+
+    def _ranked(
+        self,
+        labels: Labels,
+        template: str | None,
+        n_prompts: int | None,
+        seed: int,
+        rule: str,
+        cache: bool,
+        top_k: int,
+    ) -> tuple[naming.Classes, int]:
+        """Return the classes, and how many of them a result orders."""
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected at least 1")
-        classes = self._classes(labels, template, n_prompts, seed, combine, cache)
-        names = classes.labels
-        items = sources.as_list(source)
-        rows, faults = self._embed(items, rate, errors, progress)
-        good = [i for i in range(len(items)) if i not in faults]
-        k = min(top_k, len(names))
+        classes = self._classes(labels, template, n_prompts, seed, rule, cache)
+        return classes, min(top_k, len(classes.labels))
+
+    def _classified(
+        self, found: Sequence[Embedding], classes: naming.Classes, k: int, *, explain: bool
+    ) -> list[Classification]:
+        """Return what embedded sounds are named; those without embedding keep their error."""
+        good = [item for item in found if item.error is None]
+        rows = np.array([item.row for item in good], np.float32).reshape(-1, self.config.dim)
         with self._lock:
-            scored = classes.score(self._context, rows[good], self.logit_scale, k, explain=explain)
-        results = [
-            Classification(sources.name_of(item, i), names, error=faults.get(i))
-            for i, item in enumerate(items)
-        ]
-        for n, i in enumerate(good):
-            results[i] = dataclasses.replace(
-                results[i],
-                scores=scored.scores[n],
-                order=scored.order[n],
-                logit_scale=self.logit_scale,
-                attribution=scored.attributions[n],
+            scored = classes.score(self._context, rows, self.logit_scale, k, explain=explain)
+        named = iter(zip(scored.scores, scored.order, scored.attributions, strict=True))
+        results = []
+        for item in found:
+            if item.error is not None:
+                results.append(Classification(item.file, classes.labels, error=item.error))
+                continue
+            scores, order, attribution = next(named)
+            results.append(
+                Classification(
+                    item.file,
+                    classes.labels,
+                    scores,
+                    order,
+                    logit_scale=self.logit_scale,
+                    attribution=attribution,
+                )
             )
         return results
 
@@ -220,14 +285,15 @@ class Model(Embedder):
         n_prompts: int | None = None,
         seed: int = 0,
         cache: bool = True,
+        errors: str = "raise",
         progress: bool = False,
     ) -> Timeline:
         """Score labels along a recording.
 
         Parameters
         ----------
-        source, rate, progress
-            One sound, as in `embed_audio`.
+        source, rate, errors, progress
+            One sound, as in `iter_embed`.
         labels, template, combine, n_prompts, seed, cache
             As in `classify`; the windows are one batch.
         window : float, optional
@@ -238,7 +304,8 @@ class Model(Embedder):
         Returns
         -------
         Timeline
-            Scores (windows, labels) and each window's start and end in seconds.
+            Scores (windows, labels) and each window's start and end in seconds. With
+            ``errors="skip"`` that of a bad sound has no windows, and `error` set.
 
         Raises
         ------
@@ -250,6 +317,7 @@ class Model(Embedder):
         hop = window / 2 if hop is None else hop
         if not (0 < window < math.inf and 0 < hop < math.inf):
             raise ValueError(f"window is {window} s and hop {hop} s, expected both above 0")
+        require_errors(errors)
         items = sources.as_list(source)
         if len(items) != 1:
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
@@ -257,21 +325,27 @@ class Model(Embedder):
         classes = self._classes(labels, template, n_prompts, seed, combine, cache)
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
         found = sources.pieces(items[0], rate, front, size, step)
+        name, faults = sources.name_of(items[0], 0), list[str]()
+        if errors == "skip":
+            found = sources.without_fault(found, faults)
         bar = progress_bar(None, "window", shown=progress)
         spans: list[tuple[int, int]] = []
         parts: list[list[Floats]] = []
         with bar, contextlib.closing(found):
-            for span, row in self._rows(((a, b), picture) for a, b, picture in found):
+            pictures = (((a, b), picture) for a, b, picture in found)
+            for span, row in self._rows(pictures, lambda _: name):
                 if spans[-1:] != [span]:
                     spans.append(span)
                     parts.append([])
                     bar.update()
                 parts[-1].append(row)
+        if faults:
+            none = np.empty((0, 2)), np.empty((0, len(classes.labels)), np.float32)
+            return Timeline(name, classes.labels, *none, self.logit_scale, faults[0])
         rows = np.concatenate([pool(np.stack(part)) for part in parts])
         with self._lock:
             scores = classes.score(self._context, rows, self.logit_scale, 1).scores
         seconds = np.array(spans, np.float64) / front.rate
-        name = sources.name_of(items[0], 0)
         return Timeline(name, classes.labels, seconds, scores, self.logit_scale)
 
     # ---- About -------------------------------------------------------------------------------

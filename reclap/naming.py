@@ -127,15 +127,16 @@ class Classes:
         explain : bool
             Whether to say what each prompt contributed.
         """
-        combined = (context, rows, self.embeddings, self.first, place_of(self.rule), scale, k)
+        by_mean = self.rule == "mean_embedding"  # one product by label instead of one by prompt
+        prompts = (context, rows, self.embeddings, self.first, place_of(self.rule), scale, k)
         attributions: list[Attribution | None] = [None] * len(rows)
         if explain:
-            *_, cosines, weights = core.combine(*combined, True)
+            scores, _, order, cosines, weights = core.combine(*prompts, True)
             attributions = [
                 Attribution(self.prompts, c, w) for c, w in zip(cosines, weights, strict=True)
             ]
-        if self.rule == "mean_embedding":  # one product by label instead of one by prompt
+        elif not by_mean:
+            scores, _, order = core.combine(*prompts)
+        if by_mean:
             scores, _, order = core.scores(context, rows, self.vectors(), k)
-        else:
-            scores, _, order = core.combine(*combined)
         return Scores(scores, order, attributions)

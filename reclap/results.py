@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Attribution", "Classification", "PromptScore", "Timeline"]
+__all__ = ["Attribution", "Classification", "Embedding", "PromptScore", "Timeline"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,6 +23,28 @@ def softmax(logits: Floats) -> Floats:
     """Return the softmax along the last axis."""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return np.asarray(e / e.sum(axis=-1, keepdims=True), np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedding:
+    """Embedding of one sound.
+
+    Attributes
+    ----------
+    index : int
+        Its index among the sounds of the call.
+    file : str
+        Its path, or ``audio[index]``.
+    row : ndarray of float32, shape (dim,)
+        Unit row; NaN where there is none.
+    error : str or None
+        Why there is none.
+    """
+
+    index: int
+    file: str
+    row: Floats
+    error: str | None = None
 
 
 class PromptScore(NamedTuple):
@@ -176,6 +198,8 @@ class Timeline:
         As of `Classification`.
     logit_scale : float
         Factor from cosines to logits.
+    error : str or None
+        Why there are no scores; then `seconds` and `scores` have no windows.
     """
 
     file: str
@@ -183,6 +207,7 @@ class Timeline:
     seconds: npt.NDArray[np.float64]
     scores: Floats
     logit_scale: float = dataclasses.field(repr=False)
+    error: str | None = None
 
     @property
     def best(self) -> list[str]:
@@ -195,7 +220,12 @@ class Timeline:
         return softmax(np.float32(self.logit_scale) * self.scores)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return one object for each window: start, end, and all scores by label."""
+        """Return one object for each window: start, end, and all scores by label.
+
+        A recording that could not be read gives one with ``"error"`` instead.
+        """
+        if self.error is not None:
+            return [{"file": self.file, "error": self.error}]
         return [
             {
                 "file": self.file,

@@ -13,12 +13,12 @@ import numpy as np
 
 from reclap.audio import AudioConfig, open_front
 from reclap.clips import is_file
-from reclap.errors import FormatError
+from reclap.errors import FormatError, one_line
 from reclap.fusion import Picture, pictures
 from reclap.prefetch import prefetch
 from reclap.streams import Stream, Whole, cut
 
-__all__ = ["as_list", "features", "name_of", "pieces", "require_rate"]
+__all__ = ["as_list", "features", "name_of", "pieces", "require_rate", "without_fault"]
 
 AHEAD = 32  # pictures that are ready before the model asks for them
 BAD_SOUND = (OSError, FormatError, ValueError, TypeError, MemoryError)
@@ -42,7 +42,7 @@ def _is_array(item: Any) -> bool:
     return hasattr(item, "__array__")
 
 
-def require_rate(items: Sequence[Any], rate: int | None) -> None:
+def require_rate(items: Sequence[Any], rate: int | None, *, first: int = 0) -> None:
     """Refuse arrays without a rate: the caller's mistake, not a bad sound to be skipped.
 
     Raises
@@ -50,7 +50,7 @@ def require_rate(items: Sequence[Any], rate: int | None) -> None:
     ValueError
         Naming the first such array.
     """
-    for i, item in enumerate(items):
+    for i, item in enumerate(items, first):
         if rate is None and (_is_array(item) or isinstance(item, list | tuple)):
             raise ValueError(f"audio[{i}]: an array does not know its rate, pass rate= in Hz")
 
@@ -74,14 +74,14 @@ def _name(error: Exception, name: str) -> None:
 
 
 def features(
-    items: Sequence[Any], rate: int | None, front: AudioConfig, threads: int
+    items: Iterable[Any], rate: int | None, front: AudioConfig, threads: int
 ) -> Generator[tuple[int, Picture | Exception], None, None]:
     """Yield the log-mel pictures of each sound, or why it has none, in order.
 
     Parameters
     ----------
-    items : sequence
-        As `as_list` returns them.
+    items : iterable
+        As `as_list` returns them, read while pictures are asked for.
     rate : int, optional
         Samples per second (Hz) of arrays.
     front : AudioConfig
@@ -102,14 +102,15 @@ def features(
     decoded samples each, see `reclap.streams`, whatever their length.
     """
 
-    def work(i: int) -> Iterator[Picture | Exception]:
+    def work(i: int, item: Any) -> Iterator[Picture | Exception]:
         try:
-            yield from pictures(_stream(items[i], rate, front), front)
+            yield from pictures(_stream(item, rate, front), front)
         except BAD_SOUND as error:
-            _name(error, name_of(items[i], i))
+            _name(error, name_of(item, i))
             yield error
 
-    return prefetch((functools.partial(work, i) for i in range(len(items))), threads, AHEAD)
+    jobs = (functools.partial(work, i, item) for i, item in enumerate(items))
+    return prefetch(jobs, threads, AHEAD)
 
 
 def pieces(
@@ -153,3 +154,13 @@ def pieces(
     with contextlib.closing(prefetch([work], 1, AHEAD)) as found:
         for _, result in found:
             yield result
+
+
+def without_fault(
+    found: Generator[tuple[int, int, Picture], None, None], faults: list[str]
+) -> Generator[tuple[int, int, Picture], None, None]:
+    """Yield what `pieces` does; where it raises, end and put the reason into `faults`."""
+    try:
+        yield from found
+    except BAD_SOUND as error:
+        faults.append(one_line(error))
