@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # s; tests wait for effects, this ends what would never end
 
 
 def find() -> str | None:

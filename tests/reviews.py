@@ -88,9 +88,26 @@ def embed(texts: list[str]) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+NEVER = 1e6  # s; a pause after which no test writes a file
+
+
 def session_of(path: Path, **options: object) -> Session:
     """Open a review of a file."""
     return Session(open_document(path), **options)
+
+
+def journal(path: Path) -> Path:
+    """Return the journal of a reviewed file."""
+    return path.with_name(f"{path.name}.review")
+
+
+def leave(session: Session) -> None:
+    """Leave a review as a kill does: nothing is written any more, and locks are gone."""
+    with session._changed:
+        session._is_closing = True
+        session._changed.notify_all()
+    session._saver.join()
+    session._journal.close()
 
 
 @contextlib.contextmanager

@@ -418,7 +418,7 @@ def test_replay_answers_without_a_server(session, tmp_path):
 
 
 def test_replay_without_a_recording(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no recorded replies"):
+    with pytest.raises(FileNotFoundError, match="no cache of replies"):
         open_llm(cache=tmp_path / "none.sqlite", replay=True)
 
 
@@ -442,7 +442,7 @@ def test_cache_refuses_other_files(tmp_path):
     with pytest.raises(FormatError, match="text: no cache of replies"):
         Cache(tmp_path / "text")
     other = Cache(tmp_path / "other")
-    other._connection.execute("PRAGMA user_version = 9")
+    other._records._connection.execute("PRAGMA user_version = 9")
     other.close()
     with pytest.raises(FormatError, match=r"other: .* got 0x72636c70 9"):
         Cache(tmp_path / "other")

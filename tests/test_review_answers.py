@@ -102,11 +102,11 @@ def test_asking_again_goes_to_the_language_model(tmp_path):
 
 def test_a_full_disk_is_told_in_one_line(server, monkeypatch):
     def full(line):
-        raise OSError(28, "No space left on device", "bank.json.journal")
+        raise OSError(28, "No space left on device", "bank.json.review")
 
     monkeypatch.setattr(server.review.session._journal, "append", full)
     status, told = decide(server, do="accept", items=[1], revision=0)
-    assert (status, told["error"]) == (507, "bank.json.journal: No space left on device")
+    assert (status, told["error"]) == (507, "bank.json.review: No space left on device")
 
 
 # ---- What is nearest -----------------------------------------------------------------------------

@@ -1,21 +1,25 @@
 """What of a review survives kills, full disks, and others who change its file."""
 
+import contextlib
 import errno
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import reviews
-from reviews import session_of
+from reviews import NEVER, journal, leave, session_of
 
 from reclap.errors import FormatError, ReclapError
 from reclap.prompts.bank import PromptBank
 from reclap.review import session as session_module
 from reclap.review.documents import open_document
+from reclap.review.journal import digest
 
 
 @pytest.fixture
@@ -29,8 +33,12 @@ def statuses(path):
     return [item.prompt.status[0] for item in open_document(path).items]
 
 
-def journal(path):
-    return path.with_name(f"{path.name}.journal")
+def old_journal(path, *lines):
+    """Write the journal of an earlier version."""
+    old = path.with_name(f"{path.name}.journal")
+    first = f'{{"format": "reclap-review-1", "saved": "{digest(path)}", "steps": 0}}'
+    old.write_text("".join(f"{line}\n" for line in (first, *lines)))
+    return old
 
 
 def test_undo_reaches_back_into_earlier_sittings(bank):
@@ -56,8 +64,7 @@ def test_decisions_survive_a_kill_before_the_bank_is_written(bank):
         "from pathlib import Path\n"
         "from reclap.review import session\n"
         "from reclap.review.documents import open_document\n"
-        "session.PAUSE = 100\n"
-        "s = session.Session(open_document(Path(sys.argv[1])))\n"
+        "s = session.Session(open_document(Path(sys.argv[1])), pause=1000)\n"
         "s.decide([0, 4], 'rejected', 0)\n"
         "s.decide([1], 'accepted', 1)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -65,8 +72,6 @@ def test_decisions_survive_a_kill_before_the_bank_is_written(bank):
     run = subprocess.run([sys.executable, "-c", code, str(bank)], check=False)  # noqa: S603
     assert run.returncode == -signal.SIGKILL
     assert statuses(bank) == ["n"] * 8
-    with journal(bank).open("a") as f:
-        f.write('{"do": [[5, {"sta')  # what a kill in the middle of a line leaves
     session = session_of(bank)
     assert session.revision == 2
     assert session.undo(2).changed == [1]
@@ -82,14 +87,10 @@ def test_decisions_survive_a_stop_around_the_writing_of_the_bank(bank, monkeypat
     def stop(*_):
         raise Killed
 
-    monkeypatch.setattr(session_module, "PAUSE", 1000)
-    session = session_of(bank)
+    session = session_of(bank, pause=NEVER)
     session.decide([0], "accepted", 0)
     if moment == "after it":
-        mark = session._mark
-        monkeypatch.setattr(
-            session, "_mark", lambda kind, *rest: mark(kind, *rest) if kind == "saving" else stop()
-        )
+        monkeypatch.setattr(session._journal, "mark_saved", stop)
     else:
         monkeypatch.setattr(Path, "replace", stop)
     with pytest.raises(Killed):
@@ -113,19 +114,17 @@ def test_a_bank_changed_by_others_starts_a_new_journal(bank):
     assert statuses(bank) == ["n"] * 8
 
 
-def test_a_bank_changed_by_others_while_decisions_wait_is_refused(bank, monkeypatch):
-    monkeypatch.setattr(session_module, "PAUSE", 1000)
-    session = session_of(bank)
+def test_a_bank_changed_by_others_while_decisions_wait_is_refused(bank):
+    session = session_of(bank, pause=NEVER)
     session.decide([0], "accepted", 0)
-    session._journal.close()  # as a kill leaves it
+    leave(session)
     reviews.bank().replace(name="other").save(bank)
     with pytest.raises(ReclapError, match="changed by something else"):
         session_of(bank)
 
 
-def test_a_bank_changed_by_others_during_the_review_is_not_overwritten(bank, monkeypatch):
-    monkeypatch.setattr(session_module, "PAUSE", 1000)
-    session = session_of(bank)
+def test_a_bank_changed_by_others_during_the_review_is_not_overwritten(bank):
+    session = session_of(bank, pause=NEVER)
     session.decide([0], "accepted", 0)
     reviews.bank().replace(name="other").save(bank)
     with pytest.raises(ReclapError, match="changed by something else during the review"):
@@ -153,70 +152,203 @@ def test_a_file_changed_while_it_is_opened_is_refused(bank):
         session_module.Session(document)
 
 
+def test_a_second_process_is_refused_until_the_first_is_killed(bank):
+    code = (
+        "import sys\n"
+        "from reclap.review import session\n"
+        "from reclap.review.documents import open_document\n"
+        "s = session.Session(open_document(sys.argv[1]), pause=1000)\n"
+        "s.decide([0], 'accepted', 0)\n"
+        "print('open', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", code, str(bank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(ReclapError, match="another review of this file is open"):
+            session_of(bank)
+        other.kill()
+    session = session_of(bank)
+    assert session.items[0].prompt.status == "accepted"
+    session.close()
+
+
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("content", "message"),
     [
         ("nonsense", "not JSON"),
         ("[]", "expected an object with one of do"),
-        ('{"saving": "x"}', "steps is None"),
         ('{"do": [[99, {}, {"status": "accepted"}]]}', "does not fit"),
         ('{"do": [[0, {}, {"status": 3}]]}', "does not fit"),
         ('{"do": 3}', "does not fit"),
         ('{"undo": true}', "does not fit"),
     ],
 )
-def test_a_damaged_journal_is_named(bank, line, message):
+def test_a_damaged_step_is_named(bank, content, message):
     session_of(bank).close()
-    with journal(bank).open("a") as f:
-        f.write(line + "\n")
+    with contextlib.closing(sqlite3.connect(journal(bank))) as connection, connection:
+        connection.execute("INSERT INTO steps (content) VALUES (?)", (content,))
     with pytest.raises(FormatError, match=message) as caught:
         session_of(bank)
     assert str(journal(bank)) in str(caught.value)
 
 
-def test_another_file_of_the_journals_name_is_left_alone(bank):
-    journal(bank).write_text('{"do": []}\n')
+def test_a_damaged_journal_is_named(bank):
+    session = session_of(bank)
+    session.edit(0, "x " * 900, 0)
+    session.close()
+    data = bytearray(journal(bank).read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    journal(bank).write_bytes(data)
+    with pytest.raises(FormatError, match="journal of a review") as caught:
+        session_of(bank)
+    assert str(journal(bank)) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["another file", '{"do": []}\n'])
+def test_another_file_of_the_journals_name_is_left_alone(bank, content):
+    journal(bank).write_text(content * 100)
+    with pytest.raises(FormatError, match="no journal of a review"):
+        session_of(bank)
+    assert journal(bank).read_text() == content * 100
+
+
+def test_a_full_disk_refuses_the_decision_and_leaves_the_journal_whole(bank):
+    session = session_of(bank)
+    connection = session._journal._records._connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
+    with pytest.raises(OSError, match="No space left") as caught:
+        session.edit(0, "\N{BELL}" * 1900, 0)
+    assert caught.value.filename == str(journal(bank))
+    assert (session.revision, session.items[0].prompt.text) == (0, "A short, gruff burst.")
+    connection.execute(f"PRAGMA max_page_count = {pages + 100}")
+    session.decide([1], "accepted", 0)
+    session.close()
+    assert statuses(bank) == list("nannnnnn")
+    session = session_of(bank)
+    assert session.revision == 1
+    session.close()
+
+
+def test_a_decision_after_the_end_of_a_review_is_refused(bank):
+    session = session_of(bank)
+    session.close()
+    with pytest.raises(ReclapError, match="has ended"):
+        session.decide([0], "accepted", 0)
+
+
+# ---- Journals of earlier versions ----------------------------------------------------------------
+
+
+def test_a_journal_of_lines_is_taken_over(bank):
+    accept = '{"do": [[0, {"status": "new"}, {"status": "accepted"}]]}'
+    reject = '{"do": [[1, {"status": "new"}, {"status": "rejected"}]]}'
+    old = old_journal(bank, accept, '{"undo": true}', reject, '{"do": [[5, {"sta')
+    old.write_text(old.read_text()[:-1])  # what a kill in the middle of a line leaves
+    session = session_of(bank, pause=NEVER)
+    assert (session.revision, session.can_undo, session.can_redo) == (3, True, False)
+    assert not old.exists()
+    leave(session)
+    for revision in (3, 4):  # the third opening finds what the second one left
+        session = session_of(bank, pause=NEVER)
+        assert session.revision == revision
+        session.decide([2 + revision], "accepted", revision)
+        leave(session)
+    session_of(bank).close()
+    assert statuses(bank) == list("nrnnnaan")
+
+
+def test_a_kill_while_a_journal_of_lines_is_taken_over_loses_nothing(bank, monkeypatch):
+    accept = '{"do": [[0, {"status": "new"}, {"status": "accepted"}]]}'
+    old = old_journal(bank, accept)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(PermissionError()))
+        session = session_of(bank, pause=NEVER)
+        session.decide([1], "accepted", 1)
+        leave(session)
+    assert old.exists()
+    session = session_of(bank)
+    assert session.revision == 2
+    assert not old.exists()
+    session.close()
+    old_journal(bank, accept)  # by an earlier version, meanwhile
+    with pytest.raises(ReclapError, match=r"another journal .* delete one"):
+        session_of(bank)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", "not JSON"),
+        ("[]", "expected an object with one of do"),
+        ('{"saving": "x"}', "steps is None"),
+    ],
+)
+def test_a_damaged_journal_of_lines_is_named_and_kept(bank, line, message):
+    old = old_journal(bank, line)
+    before = old.read_bytes()
+    for _ in range(2):
+        with pytest.raises(FormatError, match=message) as caught:
+            session_of(bank)
+        assert f"{old}:2" in str(caught.value)
+    assert old.read_bytes() == before
+
+
+def test_another_file_of_the_old_journals_name_is_left_alone(bank):
+    old = bank.with_name("bank.json.journal")
+    old.write_text('{"do": []}\n')
     with pytest.raises(FormatError, match='format is None, expected "reclap-review-1"'):
         session_of(bank)
-    assert journal(bank).read_text() == '{"do": []}\n'
+    assert old.read_text() == '{"do": []}\n'
 
 
-def test_a_full_disk_refuses_the_decision_and_leaves_the_journal_whole(bank, monkeypatch):
-    session = session_of(bank)
-    before = journal(bank).read_bytes()
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left") as caught:
-            session.decide([0], "accepted", 0)
-    assert caught.value.filename == str(journal(bank))
-    assert journal(bank).read_bytes() == before
-    assert session.items[0].prompt.status == "new"
-    session.decide([0], "accepted", 0)
-    session.close()
-    assert statuses(bank)[0] == "a"
+# ---- Writing the file ----------------------------------------------------------------------------
 
 
-def test_a_bank_that_cannot_be_written_is_a_problem_to_show(bank, monkeypatch):
-    monkeypatch.setattr(session_module, "PAUSE", 0.01)
-    session = session_of(bank)
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "b"), "b: No space left on device"),
+        (KeyError("inner"), "'inner'"),  # a fault of ours
+    ],
+)
+def test_a_bank_that_cannot_be_written_is_a_problem_to_show(bank, monkeypatch, error, problem):
+    session = session_of(bank, pause=0.001)
     write = session.document.write
 
     def fail(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(bank))
+        raise error
 
     monkeypatch.setattr(session.document, "write", fail)
     session.decide([0], "accepted", 0)
-    deadline = time.monotonic() + 20
-    while not session.problem and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert session.problem == f"{bank}: No space left on device"
+    while not session.problem:
+        time.sleep(0.001)
+    assert session.problem == problem
+    assert session.decide([1], "rejected", 1).revision == 2
     monkeypatch.setattr(session.document, "write", write)
     session.close()
-    assert statuses(bank)[0] == "a"
+    assert statuses(bank)[:2] == ["a", "r"]
+
+
+def test_a_review_that_ends_while_its_file_is_written_ends(bank, monkeypatch):
+    session = session_of(bank, pause=0.0)
+    write = session.document.write
+    writing = threading.Event()
+
+    def slow(*given):
+        writing.set()
+        while not session._is_closing:
+            time.sleep(0.001)
+        write(*given)
+
+    monkeypatch.setattr(session.document, "write", slow)
+    session.decide([0], "accepted", 0)
+    writing.wait()
+    session.decide([1], "rejected", 1)
+    session.close()
+    assert statuses(bank)[:2] == ["a", "r"]
 
 
 def test_a_link_stays_a_link(bank, tmp_path):

@@ -1,28 +1,39 @@
-"""Decisions of a review, appended to a file beside the reviewed one before they count.
+"""Decisions of a review, kept beside the reviewed file before they count.
 
-One JSON object a line: a first line with the format and the digest of the reviewed file; then
-``{"do": [[place, {old fields}, {new fields}], ...]}``, ``{"undo": true}``, ``{"redo": true}``, and
-around each writing of the file ``{"saving": digest, "steps": n}`` and the same with ``saved``: the
-file has this digest once the first n decisions are in it. The rest have to be applied once more.
+A SQLite file (`reclap.records`) of two tables: ``steps``, each ``{"do": [[place, {old fields},
+{new fields}], ...]}``, ``{"undo": true}`` or ``{"redo": true}``; and ``marks`` around each writing
+of the reviewed file: it has this digest once the first n steps are in it. The rest have to be
+applied once more.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from reclap.errors import FormatError, ReclapError
 from reclap.files import parse_json
+from reclap.records import Kind, Records
 
 __all__ = ["Journal", "digest"]
 
-FORMAT = "reclap-review-1"
-_KINDS = ("do", "undo", "redo", "saving", "saved")
+OLD_FORMAT = "reclap-review-1"  # of lines of JSON, of the same content
+_STEPS = ("do", "undo", "redo")
+_KIND = Kind(
+    "journal of a review",
+    0x72636C72,  # "rclr"
+    1,
+    (
+        "CREATE TABLE steps (number INTEGER PRIMARY KEY, content TEXT NOT NULL)",
+        "CREATE TABLE marks (number INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
+        " digest TEXT NOT NULL, steps INTEGER NOT NULL)",
+        "CREATE TABLE earlier (digest TEXT NOT NULL)",  # of a journal of lines that was taken over
+    ),
+    durable=True,
+    alone=True,
+)
 
 
 def digest(path: Path) -> str:
@@ -37,16 +48,17 @@ class Journal:
     Parameters
     ----------
     reviewed : Path
-        The file under review; the journal is called as it is, with ``.journal`` behind.
+        The file under review; the journal is called as it is, with ``.review`` behind. A journal of
+        an earlier version, with ``.journal`` behind, is taken over.
     state : str
         Digest of the file as the caller has read it.
 
     Attributes
     ----------
     past : list of dict
-        Lines whose effect is in the reviewed file.
+        Steps whose effect is in the reviewed file.
     pending : list of dict
-        Lines whose effect has yet to come into it.
+        Steps whose effect has yet to come into it.
 
     Raises
     ------
@@ -54,103 +66,144 @@ class Journal:
         If another process reviews the file; if it has changed since the caller read it; if it
         was changed by something else while decisions were pending.
     FormatError
-        If the journal is damaged elsewhere than in its last line, which an interrupted writing
-        leaves incomplete and which is dropped.
+        If the journal is damaged or another file.
     """
 
     def __init__(self, reviewed: Path, state: str) -> None:
-        self.path = reviewed.with_name(f"{reviewed.name}.journal")
-        self._file = self.path.open("a+b", buffering=0)  # nothing is left behind by a full disk
+        self.path = reviewed.with_name(f"{reviewed.name}.review")
         try:
-            self._lock(reviewed)
+            self._records = Records(self.path, _KIND)
+        except ReclapError as error:
+            if "another process" in str(error):
+                raise ReclapError(f"{reviewed}: another review of this file is open") from error
+            raise
+        try:
+            self._take_over(reviewed.with_name(f"{reviewed.name}.journal"))
             self.past, self.pending = self._resume(reviewed, state)
         except BaseException:
-            self._file.close()
+            self._records.close()
             raise
-
-    def _lock(self, reviewed: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ReclapError(f"{reviewed}: another review of this file is open") from None
 
     def _resume(
         self, reviewed: Path, state: str
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         if digest(reviewed) != state:
             raise ReclapError(f"{reviewed}: changed while it was opened; start again")
-        lines = self._read()
-        marks = [line for line in lines if "steps" in line]
-        steps = [line for line in lines if "steps" not in line]
-        done = _find(marks, state)
+        with self._records.reading() as connection:
+            rows = connection.execute("SELECT number, content FROM steps ORDER BY number")
+            steps = [_step(f"{self.path}: step {number}", text) for number, text in rows]
+            # Marks before the last "saved" are gone: an older state means that somebody has put a
+            # former file back.
+            (done,) = connection.execute(
+                "SELECT max(steps) FROM marks WHERE digest = ?", (state,)
+            ).fetchone()
+            (saved,) = connection.execute(
+                "SELECT coalesce(max(steps), 0) FROM marks WHERE kind = 'saved'"
+            ).fetchone()
         if done is not None:
             return steps[:done], steps[done:]
-        if len(steps) > max((mark["steps"] for mark in marks if "saved" in mark), default=0):
+        if len(steps) > saved:
             raise ReclapError(
                 f"{reviewed}: changed by something else, while decisions in {self.path} were not "
                 "in it yet; put the former file back, or delete the journal to give them up"
             )
-        self._file.truncate(0)
-        self.append({"format": FORMAT, "saved": state, "steps": 0})
+        with self._records.writing() as connection:
+            connection.execute("DELETE FROM steps")
+            _save(connection, state, 0)
         return [], []
 
-    def _read(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        data = self._file.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            self._file.truncate(whole)
-        lines = [
-            _checked(f"{self.path}:{n}", parse_json(f"{self.path}:{n}", text))
-            for n, text in enumerate(data[:whole].splitlines(), 1)
-        ]
-        if lines and lines[0].get("format") != FORMAT:
-            raise FormatError(
-                f'{self.path}:1: format is {lines[0].get("format")!r}, expected "{FORMAT}"'
-            )
-        return lines
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Put a line on disk.
+    def append(self, step: dict[str, Any]) -> None:
+        """Put a step on disk.
 
         Raises
         ------
         OSError
             If that fails; the journal is as it was.
         """
-        end = self._file.seek(0, os.SEEK_END)
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(end)
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        with self._records.writing() as connection:
+            _insert(connection, step)
+
+    def mark_saving(self, state: str, steps: int) -> None:
+        """Keep that the file will have this digest, with so many steps in it."""
+        with self._records.writing() as connection:
+            _mark(connection, "saving", state, steps)
+
+    def mark_saved(self, state: str, steps: int) -> None:
+        """Keep that the file has this digest."""
+        with self._records.writing() as connection:
+            _save(connection, state, steps)
 
     def close(self) -> None:
         """Close the file, which lets other processes open it."""
-        self._file.close()
+        self._records.close()
+
+    def _take_over(self, old: Path) -> None:
+        """Read the journal of an earlier version, and remove it once its content is here."""
+        if not old.is_file():
+            return
+        with self._records.reading() as connection:
+            taken = connection.execute("SELECT digest FROM earlier").fetchone()
+            (marks,) = connection.execute("SELECT count(*) FROM marks").fetchone()
+        state = digest(old)
+        if taken is None and not marks:
+            lines = _old_lines(old)
+            with self._records.writing() as connection:
+                for line in lines:
+                    _take_line(connection, line)
+                connection.execute("INSERT INTO earlier VALUES (?)", (state,))
+        elif taken != (state,):
+            raise ReclapError(f"{old}: another journal of this file beside {self.path}; delete one")
+        with contextlib.suppress(OSError):
+            old.unlink()
 
 
-def _checked(where: str, line: Any) -> dict[str, Any]:
-    if not isinstance(line, dict) or not any(kind in line for kind in _KINDS):
-        raise FormatError(f"{where}: expected an object with one of {', '.join(_KINDS)}")
+def _insert(connection: sqlite3.Connection, step: dict[str, Any]) -> None:
+    text = json.dumps(step, ensure_ascii=False)
+    connection.execute("INSERT INTO steps (content) VALUES (?)", (text,))
+
+
+def _mark(connection: sqlite3.Connection, kind: str, state: str, steps: int) -> None:
+    values = (kind, state, steps)
+    connection.execute("INSERT INTO marks (kind, digest, steps) VALUES (?, ?, ?)", values)
+
+
+def _save(connection: sqlite3.Connection, state: str, steps: int) -> None:
+    connection.execute("DELETE FROM marks")
+    _mark(connection, "saved", state, steps)
+
+
+def _step(where: str, text: str) -> dict[str, Any]:
+    step = parse_json(where, text)
+    if not isinstance(step, dict) or not any(kind in step for kind in _STEPS):
+        raise FormatError(f"{where}: expected an object with one of {', '.join(_STEPS)}")
+    return step
+
+
+def _old_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a journal of lines, without a last one that an interrupted writing left incomplete."""
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    lines = [_old_line(f"{path}:{n}", text) for n, text in enumerate(whole, 1)]
+    if lines and lines[0].get("format") != OLD_FORMAT:
+        got = lines[0].get("format")
+        raise FormatError(f'{path}:1: format is {got!r}, expected "{OLD_FORMAT}"')
+    return lines
+
+
+def _old_line(where: str, text: bytes) -> dict[str, Any]:
+    line = parse_json(where, text)
+    kinds = (*_STEPS, "saving", "saved")
+    if not isinstance(line, dict) or not any(kind in line for kind in kinds):
+        raise FormatError(f"{where}: expected an object with one of {', '.join(kinds)}")
     if ("saved" in line or "saving" in line) and type(line.get("steps")) is not int:
         raise FormatError(f"{where}: steps is {line.get('steps')!r}, expected a number")
     return line
 
 
-def _find(marks: Sequence[dict[str, Any]], state: str) -> int | None:
-    """Return how many decisions a file of this digest holds.
-
-    Only the last ``saved`` counts, and each ``saving`` behind it, whose ``saved`` got lost: an
-    older state means that somebody has put a former file back.
-    """
-    for mark in reversed(marks):
-        if state in (mark.get("saving"), mark.get("saved")):
-            return int(mark["steps"])
-        if "saved" in mark:
-            return None
-    return None
+def _take_line(connection: sqlite3.Connection, line: dict[str, Any]) -> None:
+    if "saved" in line:
+        _save(connection, str(line["saved"]), line["steps"])
+    elif "saving" in line:
+        _mark(connection, "saving", str(line["saving"]), line["steps"])
+    else:
+        _insert(connection, line)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +17,14 @@ from reclap.review.journal import Journal, digest
 
 __all__ = ["Ask", "Check", "Decision", "Session", "StaleError"]
 
+log = logging.getLogger(__name__)
+
 Ask: TypeAlias = Callable[[Item, str, Sequence[str]], Prompt]
 Check: TypeAlias = Callable[[Item, str, Sequence[str]], tuple[str, ...]]
 Change: TypeAlias = tuple[int, dict[str, Any], dict[str, Any]]  # place, old fields, new fields
 
 LONGEST = 2000  # characters of a text
-PAUSE = 1.0  # seconds from a decision to the writing of the file
+PAUSE = 1.0  # s
 
 
 class Decision(NamedTuple):
@@ -52,6 +55,8 @@ class Session:
     check : callable, optional
         Takes an item, a new text for it and the texts that stand beside it; returns the flags of
         the new text.
+    pause : float
+        Seconds from a decision to the writing of the file.
 
     Attributes
     ----------
@@ -68,12 +73,17 @@ class Session:
     """
 
     def __init__(
-        self, document: Document, *, ask: Ask | None = None, check: Check | None = None
+        self,
+        document: Document,
+        *,
+        ask: Ask | None = None,
+        check: Check | None = None,
+        pause: float = PAUSE,
     ) -> None:
         self.document = document
         self.items = list(document.items)
         self.revision, self.problem = 0, ""
-        self._ask, self._check = ask, check
+        self._ask, self._check, self._pause = ask, check, pause
         self._state = document.digest  # of the file as we have read or written it
         self._past: list[list[Change]] = []
         self._future: list[list[Change]] = []
@@ -84,10 +94,9 @@ class Session:
         except BaseException:
             self._journal.close()
             raise
-        self._unsaved = threading.Event()
-        self._closing = threading.Event()
-        if self._journal.pending:
-            self._unsaved.set()
+        self._changed = threading.Condition(self._lock)  # of the two that follow
+        self._is_unsaved = bool(self._journal.pending)
+        self._is_closing = False
         self._saver = threading.Thread(target=self._save_later, name="reclap-review", daemon=True)
         self._saver.start()
 
@@ -235,13 +244,14 @@ class Session:
 
     def _note(self, step: dict[str, Any] | None) -> Decision:
         """Put a step on disk, then follow it."""
-        if self._closing.is_set():
+        if self._is_closing:
             raise ReclapError("this review has ended")
         if step is None:
             return Decision([], self.revision)
         self._journal.append(step)
         places = self._follow(step)
-        self._unsaved.set()
+        self._is_unsaved = True
+        self._changed.notify_all()
         return Decision(places, self.revision)
 
     def _follow(self, step: dict[str, Any], *, is_in_file: bool = False) -> list[int]:
@@ -277,30 +287,36 @@ class Session:
     # ---- Saving ------------------------------------------------------------------------------
 
     def _save_later(self) -> None:
-        while self._unsaved.wait() and not self._closing.wait(PAUSE):
+        while self._is_due():
             try:
                 self._save()
                 self.problem = ""
-            except (OSError, ReclapError) as error:
+            except Exception as error:  # whatever it is, the thread goes on trying
+                if one_line(error) != self.problem:
+                    log.exception("the reviewed file could not be written")
                 self.problem = one_line(error)
-                self._unsaved.set()
+                with self._lock:
+                    self._is_unsaved = True
+
+    def _is_due(self) -> bool:
+        """Wait for a decision, and a moment more; false at the end of the review."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_unsaved or self._is_closing)
+            self._changed.wait_for(lambda: self._is_closing, self._pause)
+            return not self._is_closing
 
     def _save(self) -> None:
         with self._lock:
             prompts, steps = [item.prompt for item in self.items], self.revision
-            self._unsaved.clear()
+            self._is_unsaved = False
         if digest(self.document.path) != self._state:
             raise ReclapError(f"{self.document.path}: changed by something else during the review")
         with staged(self.document.path) as [new]:
             self.document.write(new, prompts)
             state = digest(new)
-            self._mark("saving", state, steps)
+            self._journal.mark_saving(state, steps)
         self._state = state
-        self._mark("saved", state, steps)
-
-    def _mark(self, kind: str, state: str, steps: int) -> None:
-        with self._lock:
-            self._journal.append({kind: state, "steps": steps})
+        self._journal.mark_saved(state, steps)
 
     def close(self) -> None:
         """Write what is not yet in the file, and let other processes review it.
@@ -311,13 +327,12 @@ class Session:
             If the file cannot be written, or something else has changed it; the decisions are in
             the journal.
         """
-        with self._lock:
-            self._closing.set()
-        is_unsaved = self._unsaved.is_set()
-        self._unsaved.set()
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
         self._saver.join()
         try:
-            if is_unsaved or self.problem:
+            if self._is_unsaved:
                 self._save()
         finally:
             self._journal.close()

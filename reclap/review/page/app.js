@@ -74,7 +74,7 @@ async function send(request) {
   const places = Object.keys(changed).map(Number);
   if ((request.do === "undo" || request.do === "redo") && places.length) show(places);
   draw();
-  if (data.problem) say(`The file could not be written: ${data.problem}. Decisions are in its journal.`);
+  if (data.problem) say(`The file could not be written: ${data.problem}. Decisions are kept beside it.`);
 }
 
 async function refresh() {
