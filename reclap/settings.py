@@ -55,7 +55,8 @@ def from_mapping(cls: type[T], data: Any, where: str) -> T:
     cls : type
         A dataclass, see `Settings`. Tables inside it are passed as instances of their class.
     data : mapping
-        Field names to values; fields with a default may be absent.
+        Field names to values; fields with a default may be absent. A field whose name would be
+        a word of Python's is called as its metadata say under ``key``.
     where : str
         How messages call this mapping.
 
@@ -66,15 +67,17 @@ def from_mapping(cls: type[T], data: Any, where: str) -> T:
     """
     if not isinstance(data, Mapping):
         raise FormatError(f"{where}: expected a table of settings, got {type(data).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.metadata.get("key", f.name): f for f in dataclasses.fields(cls)}
     unknown = sorted(str(name) for name in data if name not in fields)
     if unknown:
         raise FormatError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(fields)}")
     required = [n for n, f in fields.items() if _is_required(f) and n not in data]
     if required:
         raise FormatError(f"{where}: {', '.join(required)} missing")
+    keys = {field.name: key for key, field in fields.items()}
+    data = {fields[key].name: value for key, value in data.items()}
     try:
-        values = _checked(cls, data, where)
+        values = _checked(cls, data, where, keys)
     except ValueError as error:
         raise FormatError(str(error)) from None
     try:
@@ -94,10 +97,16 @@ def _hints(cls: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _checked(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _checked(
+    cls: Any, values: Mapping[str, Any], where: str, keys: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the values as the fields' types have them, in the order of the fields."""
-    hints = _hints(cls)
-    return {n: _convert(values[n], hints[n], f"{where}.{n}") for n in hints if n in values}
+    hints, called = _hints(cls), keys or {}
+    return {
+        n: _convert(values[n], hints[n], f"{where}.{called.get(n, n)}")
+        for n in hints
+        if n in values
+    }
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

@@ -244,3 +244,22 @@ def test_any_model_gives_its_audio_tower(rng, tmp_path, small_folder):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(b[name]))
     with pytest.raises(FormatError, match="mels is 16, the tower in training has 64"):
         initial.audio_tower(small_folder, wanted)
+
+
+def test_training_goes_on_with_another_projects_checkpoint(rng, tmp_path):
+    """Which becomes a model folder of the run, made once."""
+    torch.save(laion_state(clap_model(rng)), tmp_path / "model.pt")
+    write_tokenizer(tmp_path / "tokenizer.json")
+    source = reclap.load(tmp_path / "model.pt")
+    sections = training.settings(training.write_set(tmp_path / "set"), "mini")
+    sections["model"] = {"from": str(tmp_path / "model.pt")}
+    sections["run"] = {"steps": 1, "save_first": True}
+    plan = recipe.Recipe.from_mapping(sections)
+    loop.train(plan, tmp_path / "out")
+    begun = reclap.load(tmp_path / "out" / "step-0000000000")
+    np.testing.assert_array_equal(begun.embed_text(["w1 w2"]), source.embed_text(["w1 w2"]))
+    assert begun.digest == source.digest
+    [made] = (tmp_path / "out").glob("text-*")
+    before = (made / "config.json").stat().st_mtime_ns
+    assert loop.train(plan, tmp_path / "out", resume=True).step == 1
+    assert (made / "config.json").stat().st_mtime_ns == before

@@ -1,8 +1,12 @@
 """Recipes: what a file may say, and what is refused by name."""
 
+import dataclasses
+import tracemalloc
+
 import pytest
 import training
 
+from reclap import checkpoint
 from reclap.errors import FormatError
 from reclap.training import recipe
 from reclap.training.recipe import Recipe
@@ -52,6 +56,7 @@ def test_model_folder_beside_the_recipe_is_found(toml, tmp_path):
         ("data.where.fold=[1,2]", lambda r: r.data.where == {"fold": [1, 2]}),
         ("augment.shift=false", lambda r: r.augment.shift is False),
         ("model.name=bare word", lambda r: r.model.name == "bare word"),
+        ("model.from=mini", lambda r: r.model.source == "mini"),
         ("model.init=trunc_normal", lambda r: r.model.init == "trunc_normal"),
     ],
 )
@@ -63,6 +68,8 @@ def test_override_replaces_a_setting(toml, setting, found):
     ("setting", "message"),
     [
         ("optim.rate=1", r"optim: unknown rate; known are lr, warmup"),
+        ("model.source=mini", r"model: unknown source; known are from, text"),
+        ("model.from=3", r"model\.from: expected str, got 3"),
         ("optimizer.lr=1", r"unknown optimizer; known are model, data"),
         ("optim.lr=fast", r"optim\.lr: expected float of at least 0, got 'fast'"),
         ("run.steps=1.5", r"run\.steps: expected int of at least 1, got 1\.5"),
@@ -128,3 +135,62 @@ def test_differences_name_keys_with_both_values():
     old = {"optim": {"lr": 1.0, "eps": 1.0}, "run": {"seed": 0}}
     new = {"optim": {"lr": 2.0, "eps": 1.0}, "run": {"seed": 0, "more": 1}}
     assert recipe.differences(old, new) == ["optim.lr: 1.0, now 2.0", "run.more: None, now 1"]
+
+
+def test_digest_of_files_tells_where_one_ends(tmp_path):
+    """And reads them piece by piece."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"12" + bytes(3 << 20))
+    b.write_bytes(b"3")
+    first = recipe.sha256(a, b)
+    a.write_bytes(b"12" + bytes((3 << 20) - 1))
+    b.write_bytes(b"\0" + b"3")
+    assert recipe.sha256(a, b) != first
+    tracemalloc.start()
+    recipe.sha256(a, b)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+# ---- A whole model to go on with -------------------------------------------------------------
+
+
+@pytest.fixture
+def source(small_folder):
+    return checkpoint.read_config(small_folder)
+
+
+def part(**given):
+    return Recipe.from_mapping(
+        {"data": {"manifest": "m.csv"}, "run": {"steps": 1}, "model": {"from": "small"} | given}
+    ).model
+
+
+def test_model_to_go_on_with_gives_all_that_is_not_set(source):
+    model = part(front={"window_hop": 0.5}, audio={"drop_path": 0.0}, name="mine").completed(source)
+    config = model.config(source.text)
+    assert config.front == dataclasses.replace(source.front, window_hop=0.5)
+    assert config.audio == dataclasses.replace(source.audio, drop_path=0.0)
+    assert (config.dim, config.template, config.name) == (source.dim, source.template, "mine")
+    assert model.text == "small"
+
+
+def test_without_it_defaults_are_as_before():
+    plain = Recipe.from_mapping({"data": {"manifest": "m.csv"}, "run": {"steps": 1}}).model
+    model = plain.completed()
+    assert (model.text, model.name, model.dim, model.audio_head) == ("mini", "clap", 512, "mlp")
+    assert model.template == "This is a sound of {label}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rate", 8000), ("hop", 80), ("fmax", 7000.0), ("mel_scale", "htk"), ("bank_rate", 8000)],
+)
+def test_front_end_that_a_tower_was_not_trained_with_is_refused(source, name, value):
+    with pytest.raises(FormatError, match=rf"front\.{name} is .*{value}.*, small was trained with"):
+        part(front={name: value}).completed(source)
+
+
+def test_whole_model_and_another_audio_tower_exclude_each_other():
+    with pytest.raises(FormatError, match="audio_from: from gives the audio tower"):
+        part(audio_from="b.ckpt")

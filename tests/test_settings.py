@@ -56,8 +56,9 @@ def test_every_field_refuses_another_type_in_python_and_from_files(config, name)
     value = object()
     with pytest.raises(ValueError, match=rf"^{type(config).__name__}\.{name}: expected .*, got <"):
         dataclasses.replace(config, **{name: value})
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)} | {name: value}
-    with pytest.raises(FormatError, match=rf"^here\.{name}: expected .*, got <"):
+    keys = {f.name: f.metadata.get("key", f.name) for f in dataclasses.fields(config)}
+    values = {keys[n]: getattr(config, n) for n in keys} | {keys[name]: value}
+    with pytest.raises(FormatError, match=rf"^here\.{keys[name]}: expected .*, got <"):
         from_mapping(type(config), values, "here")
 
 

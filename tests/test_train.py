@@ -1,6 +1,7 @@
 """Training: it learns, and whatever ends a run, the run can go on as if nothing had."""
 
 import errno
+import hashlib
 import json
 import math
 import re
@@ -181,6 +182,19 @@ def test_running_mean_follows_its_formula(plan, tmp_path):
         np.testing.assert_allclose(means[step], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_checkpoint_before_the_first_step(plan, tmp_path):
+    loop.train(plan(run={"save_first": True, "keep": 9}, eval={"every": 12}), tmp_path)
+    assert [int(p.name[5:]) for p in sorted(tmp_path.glob("step-*"))] == [0, 4, 8, 12]
+    state = checkpoint.read_tensors(tmp_path / "step-0000000000" / "state.safetensors")
+    assert all((x == 0).all() for name, x in state.items() if name.startswith(("m.", "v.")))
+    lines = read_log(tmp_path)
+    assert (lines[0]["step"], lines[0]["eval"]["clips"]) == (0, 10)
+    for folder in sorted(tmp_path.glob("step-*"))[1:]:
+        shutil.rmtree(folder)
+    loop.train(plan(run={"save_first": True, "keep": 9}, eval={"every": 12}), tmp_path, resume=True)
+    assert [line["step"] for line in read_log(tmp_path)] == [0, *range(1, 13), 12]
+
+
 def test_captions_beyond_the_known_ones_are_embedded_when_they_come(plan, tmp_path, monkeypatch):
     mixed = {"batch": 6, "mixtures": 2, "per_group": 1}
     asked = []
@@ -308,12 +322,17 @@ def test_unfinished_run_is_not_extended(plan, tmp_path, monkeypatch):
         loop.train(plan(run={"steps": 18}), tmp_path, resume=True)
 
 
-def test_state_of_an_earlier_version_is_continued(plan, whole, tmp_path):
+def test_state_of_an_earlier_version_is_continued(plan, whole, tmp_path, sounds):
+    """Its digests were those of contents one after the other, and its schedule began at 0."""
     out = shutil.copytree(whole, tmp_path / "out", symlinks=True)
     shutil.rmtree(out / "step-0000000012")
     for folder in out.glob("step-*"):
         state = json.loads((folder / "state.json").read_text())
-        del state["start"]
+        del state["start"], state["version"]
+        tower = b"".join((folder / n).read_bytes() for n in (checkpoint.TEXT, checkpoint.TOKENIZER))
+        state["recipe"]["model"]["text"] = hashlib.sha256(tower).hexdigest()
+        manifest_digest = hashlib.sha256(sounds.read_bytes()).hexdigest()
+        state["recipe"]["data"]["manifest"] = manifest_digest
         (folder / "state.json").write_text(json.dumps(state))
     loop.train(plan(), out, resume=True)
     assert read_run(out) == read_run(whole)
@@ -408,7 +427,7 @@ def test_unreadable_sound_names_its_line_and_leaves_the_steps_before(
 
 def _rows_of(plan, step):
     rows = manifest.read(plan.data.manifest)
-    front = plan.model.config(ClapConfig().text).front
+    front = plan.model.completed().config(ClapConfig().text).front
     batches = Batches(rows, plan.data, plan.augment, front, plan.run.seed)
     return [row for item in batches.plan(step) for row in item]
 

@@ -16,6 +16,7 @@ from reclap import checkpoint, files
 from reclap.errors import FormatError, ReclapError
 from reclap.training.initial import TEXT
 from reclap.training.learner import STATE
+from reclap.training.recipe import VERSION
 
 __all__ = ["CAPTIONS", "LAST", "LOG", "STATE_INFO", "Checkpoint", "RunFolder"]
 
@@ -46,6 +47,8 @@ class Checkpoint:
     start : int
         Step at which the schedule of the learning rate began: 0, or where a finished run was
         extended.
+    version : int
+        Of `recipe`.
     """
 
     folder: Path
@@ -53,6 +56,7 @@ class Checkpoint:
     threads: int
     recipe: Mapping[str, Any]
     start: int = 0
+    version: int = VERSION
 
 
 class RunFolder:
@@ -235,12 +239,12 @@ def _read(folder: Path) -> Checkpoint:
     state = files.read_json(path)
     try:
         step, threads, was = int(state["step"]), int(state["threads"]), dict(state["recipe"])
-        start = int(state.get("start", 0))
+        start, version = int(state.get("start", 0)), int(state.get("version", 1))
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: not the state of a run: {error!r}") from error
     if _STEP.fullmatch(folder.name) and folder.name != _name(step):
         raise FormatError(f"{path}: the state of step {step}")
-    return Checkpoint(folder, step, threads, was, start)
+    return Checkpoint(folder, step, threads, was, start, version)
 
 
 def _named(found: Checkpoint) -> Checkpoint:
@@ -285,5 +289,6 @@ def _name(step: int) -> str:
 
 def write_state(made: Checkpoint) -> None:
     """Write what a `Checkpoint` says beside its tensors."""
-    state = {name: getattr(made, name) for name in ("step", "threads", "start", "recipe")}
+    names = ("step", "threads", "start", "version", "recipe")
+    state = {name: getattr(made, name) for name in names}
     files.write_text(made.folder / STATE_INFO, json.dumps(state, indent=1) + "\n")

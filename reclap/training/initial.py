@@ -1,4 +1,4 @@
-"""What training begins with, where that is another model: its audio tower, its text tower."""
+"""What training begins with, where that is another model: all of it, or one of its towers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,11 @@ from reclap import checkpoint
 from reclap.config import AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import clap, htsat, text_folder
-from reclap.loading import locate
+from reclap.loading import load, locate
 from reclap.tensors import Stored
 from reclap.training.recipe import sha256
 
-__all__ = ["TEXT", "audio_tower", "text_tower"]
+__all__ = ["TEXT", "audio_tower", "text_tower", "whole_model"]
 
 TEXT = (
     "text-"  # in the folder of a run: the tower of a plain text model, with a digest of its files
@@ -39,6 +39,26 @@ def text_tower(source: str, out: Path) -> Path:
     made = out / f"{TEXT}{sha256(*text_folder.sources(path))[:12]}"
     if not (made / checkpoint.CONFIG).is_file():
         text_folder.convert(path, made)
+    return made
+
+
+def whole_model(source: str, out: Path) -> Path:
+    """Return the model folder that a run goes on with, making it of another project's checkpoint.
+
+    Parameters
+    ----------
+    source : str
+        Anything that `reclap.load` takes, with its tokenizer.
+    out : Path
+        Folder of the run, which then holds another project's checkpoint as a model folder.
+    """
+    path = locate(source)
+    if path.is_dir() and not checkpoint.is_foreign(path):
+        return path
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    made = out / f"{TEXT}{sha256(*files)[:12]}"
+    if not (made / checkpoint.CONFIG).is_file():
+        load(source).save(made)
     return made
 
 

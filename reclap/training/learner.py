@@ -172,20 +172,22 @@ class Learner:
             for name, x in zip(self.names, arrays, strict=True)
         }
 
-    def begin(self, tower: Mapping[str, Stored], path: Path) -> None:
-        """Take the audio tower of another model as first values.
+    def begin(self, have: Mapping[str, Stored], path: Path, parts: Sequence[str]) -> None:
+        """Take parts of another model as first values.
 
         Parameters
         ----------
-        tower : mapping of str to ndarray
-            Every tensor of the tower, by our names.
+        have : mapping of str to ndarray
+            Every tensor of these parts, by our names.
         path : Path
             Where they come from, for messages.
+        parts : sequence of str
+            What their names begin with.
         """
-        for have in filter(None, (self._values, self._mean)):
-            named = dict(zip(self.names, have, strict=True))
-            inside = {n: x for n, x in named.items() if n.startswith("audio_branch.")}
-            _copy_all(inside, tower, path)
+        for values in filter(None, (self._values, self._mean)):
+            named = dict(zip(self.names, values, strict=True))
+            inside = {n: x for n, x in named.items() if n.startswith(tuple(parts))}
+            _copy_all(inside, {n: x for n, x in have.items() if n.startswith(tuple(parts))}, path)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from reclap import checkpoint, files, manifest
 from reclap.batches import default_threads
+from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.loading import locate
 from reclap.progress import bar as progress_bar
@@ -119,25 +120,51 @@ def train(
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
     _refuse_false_negatives(recipe, len(rows))
     with RunFolder.opened(out, resume=resume) as folder:
-        text = initial.text_tower(recipe.model.text, out)
+        source = initial.whole_model(recipe.model.source, out) if recipe.model.source else None
+        known = checkpoint.read_config(source) if source else None
+        recipe = dataclasses.replace(recipe, model=recipe.model.completed(known))
+        text = _text_tower(recipe, source, out)
         audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
-        identity = recipe.identity(text, audio)
         threads = recipe.run.threads or default_threads()
-        newest = folder.newest
-        start = _schedule_start(newest, identity, threads) if newest else 0
+        identity = recipe.identity(text, audio, source)
+        newest, start = folder.newest, 0
+        if newest:
+            same = recipe.identity(text, audio, source, version=newest.version)
+            start = _schedule_start(newest, same, threads)
         encoder = TextEncoder(text, threads)
         config = recipe.model.config(encoder.config.text)
         batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
         learner = Learner(config, recipe, threads, start)
         if newest:
             learner.load(newest.folder)
+        elif source and known:
+            _begin(learner, known, source, own_text=text == source)
         elif audio:
-            learner.begin(initial.audio_tower(audio, config.audio), audio)
+            tower = initial.audio_tower(audio, config.audio)
+            learner.begin(tower, audio, ["audio_branch."])
         exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
-        tower = identity["model"]["text"]
-        captions = Captions(encoder, tower, batches.texts(), out / CAPTIONS, progress=progress)
+        digest = identity["model"]["text"]
+        captions = Captions(encoder, digest, batches.texts(), out / CAPTIONS, progress=progress)
         run = _Loop(recipe, folder, text, identity, learner, exam, captions)
         return run.go(batches, newest.step if newest else 0, progress=progress)
+
+
+def _text_tower(recipe: Recipe, source: Path | None, out: Path) -> Path:
+    """Return the model folder that gives the text tower, that of the whole model if it is one."""
+    text = recipe.model.text
+    if source and text == recipe.model.source:
+        return source
+    return initial.text_tower(text or "", out)
+
+
+def _begin(learner: Learner, known: ClapConfig, source: Path, *, own_text: bool) -> None:
+    """Go on with a whole model; a head of other sizes than there begins at random."""
+    config, parts = learner.config, ["audio_branch.", "logit_scale"]
+    if (config.audio_head, config.dim) == (known.audio_head, known.dim):
+        parts.append("audio_projection.")
+    if own_text and (config.text_head, config.dim) == (known.text_head, known.dim):
+        parts.append("text_projection.")
+    learner.begin(checkpoint.read_tensors(source / checkpoint.MODEL), source, parts)
 
 
 def _refuse_false_negatives(recipe: Recipe, rows: int) -> None:
@@ -189,6 +216,10 @@ class _Loop:
             Loader(batches, first, steps) as loader,
             progress_bar(steps, "step", shown=progress, initial=first, leave=True) as bar,
         ):
+            if self._recipe.run.save_first and not self._folder.newest:
+                if self._exam:
+                    self._write(lines, {"step": 0, "eval": self._examine(self._exam)})
+                self._save(0)
             started = time.monotonic()
             for batch in self._each(loader):
                 line = self._step(batch, batches.epoch(batch.step))

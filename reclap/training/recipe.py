@@ -19,20 +19,35 @@ from reclap.settings import Count, Fraction, Positive, Settings, from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 
-__all__ = ["Eval", "ModelPart", "Optim", "Recipe", "Run", "differences", "load", "sha256"]
+__all__ = [
+    "VERSION",
+    "Eval",
+    "ModelPart",
+    "Optim",
+    "Recipe",
+    "Run",
+    "differences",
+    "load",
+    "sha256",
+]
 
+VERSION = 2  # of `Recipe.identity`
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 # Settings that hold a path, and settings that may change between a run and its continuation.
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
-_MODELS = {
+_MODELS = {  # of [model]: names, or paths that hold this
+    "from": "",
     "text": checkpoint.CONFIG,
     "audio_from": "",
-}  # of [model]: names, or paths that hold this
+}
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
-    "run": ("threads", "save_every", "keep"),
+    "run": ("threads", "save_every", "save_first", "keep"),
 }
+_INHERITED = ("name", "audio_head", "text_head", "dim", "template")
+# What an audio tower has been trained to hear; a model that begins with it must hear the same.
+_HEARD = ("rate", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm", "bank_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,46 +56,79 @@ class ModelPart(Settings):
 
     Parameters
     ----------
-    text : str
+    source : str
+        Key ``from``: a model that training goes on with, anything that `reclap.load` takes. It
+        gives the front end, both towers, heads and temperature, and the values of all settings
+        below that are not set. Empty: none, and they have the defaults of `ClapConfig`.
+    text : str, optional
         What gives the text tower, frozen: a bundled model, a model folder, a folder of a plain
-        BERT, RoBERTa, T5, GPT-2 or CLIP, or a hub id of one of these.
+        BERT, RoBERTa, T5, GPT-2 or CLIP, or a hub id of one of these. "mini" by default.
     audio_from : str
         File or folder whose audio tower training begins with: HTS-AT's ``.ckpt``, or any model
         that `reclap.load` takes. Random values if empty.
     front, audio : dict
         Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]`` (`HtsatConfig`).
-    name, audio_head, text_head, dim, template
+    name, audio_head, text_head, dim, template : optional
         As in `ClapConfig`.
     init : {"xavier_uniform", "trunc_normal"}
         First values of linear layers: uniform by their widths, which small towers learn much
         faster from, or normal with deviation 0.02 as LAION-CLAP.
     """
 
-    text: str = "mini"
+    source: str = dataclasses.field(default="", metadata={"key": "from"})
+    text: str | None = None
     audio_from: str = ""
     front: dict[str, Any] = dataclasses.field(default_factory=dict)
     audio: dict[str, Any] = dataclasses.field(default_factory=dict)
-    name: str = "clap"
-    audio_head: Head = ClapConfig.audio_head
-    text_head: Head = ClapConfig.text_head
-    dim: Dim = ClapConfig.dim
-    template: str = ClapConfig.template
+    name: str | None = None
+    audio_head: Head | None = None
+    text_head: Head | None = None
+    dim: Dim | None = None
+    template: str | None = None
     init: Literal["xavier_uniform", "trunc_normal"] = "xavier_uniform"
 
     def __post_init__(self) -> None:
         """Check; `config` checks the rest."""
         super().__post_init__()
-        AudioConfig.from_json(self.front, "front")
         if self.audio.get("kind", HtsatConfig.kind) != HtsatConfig.kind:
             raise ValueError(f"audio.kind: {self.audio['kind']!r} cannot be trained yet")
         if self.audio.get("fusion"):
             raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
-        audio_from_json(self.audio, "audio")
+        if not self.source:  # otherwise they are only a part
+            AudioConfig.from_json(self.front, "front")
+            audio_from_json(self.audio, "audio")
+        if self.source and self.audio_from:
+            raise ValueError("audio_from: from gives the audio tower; set one of them")
+
+    def completed(self, source: ClapConfig | None = None) -> "ModelPart":
+        """Return it with everything set: as `source`, the model of ``from``, or by default.
+
+        Raises
+        ------
+        FormatError
+            If the front end would not be what the tower of `source` was trained to hear.
+        """
+        known: ClapConfig | type[ClapConfig] = ClapConfig
+        front, audio = self.front, self.audio
+        if source is not None:
+            known = source
+            front = source.front.to_json() | self.front
+            audio = dataclasses.asdict(source.audio) | self.audio
+            wrong = [
+                f"front.{name} is {front[name]!r}, {self.source} was trained with {value!r}"
+                for name in _HEARD
+                if front[name] != (value := getattr(source.front, name))
+            ]
+            if wrong:
+                raise FormatError(f"model: {'; '.join(wrong)}")
+        given = {name: getattr(known, name) for name in _INHERITED if getattr(self, name) is None}
+        text = self.text or self.source or "mini"
+        return dataclasses.replace(self, text=text, front=front, audio=audio, **given)
 
     def config(self, text: TextConfig) -> ClapConfig:
-        """Return the configuration of the whole model."""
+        """Return the configuration of the whole model; of one that is `completed`."""
         parts = dataclasses.asdict(self)
-        del parts["init"], parts["audio_from"]
+        del parts["init"], parts["source"], parts["audio_from"]
         return ClapConfig.from_json(parts | {"text": dataclasses.asdict(text)}, "model")
 
 
@@ -128,6 +176,8 @@ class Run(Settings):
         Of every random draw, below ``2 ** 64``.
     save_every : int
         Steps between checkpoints; the last step is always saved.
+    save_first : bool
+        Save a checkpoint, and evaluate, before the first step.
     keep : int
         Checkpoints that stay; older ones are removed.
     threads : int
@@ -138,6 +188,7 @@ class Run(Settings):
     steps: Positive
     seed: Count = 0
     save_every: Positive = 1000
+    save_first: bool = False
     keep: Positive = 2
     threads: Count = 0
 
@@ -218,28 +269,41 @@ class Recipe(Settings):
 
     def to_json(self) -> dict[str, Any]:
         """Return nested dictionaries that `from_mapping` takes."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        data["model"]["from"] = data["model"].pop("source")
+        return data
 
-    def identity(self, text: Path, audio: Path | None = None) -> dict[str, Any]:
+    def identity(
+        self,
+        text: Path,
+        audio: Path | None = None,
+        source: Path | None = None,
+        *,
+        version: int = VERSION,
+    ) -> dict[str, Any]:
         """Return what a continuation must share with the run: settings, and digests of files.
 
         Parameters
         ----------
         text : Path
             The folder of the text tower.
-        audio : Path, optional
-            What the audio tower begins with.
+        audio, source : Path, optional
+            What the audio tower, or the whole model, begins with.
+        version : int
+            1 has the digests of runs that were begun with the first versions.
         """
+        digest = joined_sha256 if version < 2 else sha256
         data = self.to_json()
         del data["eval"]
-        del data["model"]["audio_from"]
-        if audio is not None:
-            data["model"]["audio_from"] = sha256(*_files(audio))
+        for key, path in (("audio_from", audio), ("from", source)):
+            del data["model"][key]
+            if path is not None:
+                data["model"][key] = digest(*_files(path))
         for section, keys in _FREE.items():
             for key in keys:
                 del data[section][key]
-        data["data"]["manifest"] = sha256(*manifest.files(self.data.manifest))
-        data["model"]["text"] = sha256(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
+        data["data"]["manifest"] = digest(*manifest.files(self.data.manifest))
+        data["model"]["text"] = digest(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
         return plain
 
@@ -255,10 +319,21 @@ _SECTIONS: dict[str, type[Any]] = {
 
 
 def sha256(*paths: Path) -> str:
-    """Return the digest of the content of files, one after the other."""
+    """Return the digest of the digests of files, which are read piece by piece."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(path.read_bytes())
+        with path.open("rb") as f:
+            total.update(hashlib.file_digest(f, "sha256").digest())
+    return total.hexdigest()
+
+
+def joined_sha256(*paths: Path) -> str:
+    """Return the digest of the content of files, one after the other: `sha256` of version 1."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as f:
+            while block := f.read(1 << 20):
+                total.update(block)
     return total.hexdigest()
 
 

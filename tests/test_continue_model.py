@@ -1,0 +1,114 @@
+"""Training that goes on with a whole model."""
+
+import numpy as np
+import pytest
+import training
+from training import read_log
+
+import reclap
+from reclap import checkpoint
+from reclap.errors import FormatError
+from reclap.training import loop
+from reclap.training.recipe import Recipe
+
+SHORT = {"steps": 2, "save_every": 2, "save_first": True, "keep": 9, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    return training.write_set(tmp_path_factory.mktemp("sounds"))
+
+
+def recipe_of(manifest, source, run=SHORT, **model):
+    return Recipe.from_mapping(
+        {
+            "model": {"from": str(source)} | model,
+            "data": {"manifest": str(manifest), "batch": 5, "group": "group"},
+            "run": run,
+            "eval": {"every": 2, "label": "group"},
+        }
+    )
+
+
+def first(out):
+    return out / "step-0000000000"
+
+
+def test_first_checkpoint_is_the_model_itself(sounds, small_folder, tmp_path):
+    loop.train(recipe_of(sounds, small_folder), tmp_path)
+    source = reclap.load(small_folder, threads=1)
+    begun = reclap.load(first(tmp_path), threads=1)
+    assert begun.digest == source.digest
+    assert begun.config.template == source.config.template
+    assert np.array_equal(begun.embed_text(["a horn"]), source.embed_text(["a horn"]))
+    files = sorted(sounds.parent.glob("*.wav"))
+    labels = list(training.GROUPS)
+    right = [
+        r.label == p.name[:-5] for r, p in zip(source.classify(files, labels), files, strict=True)
+    ]
+    assert read_log(tmp_path)[0]["eval"]["accuracy"] == pytest.approx(np.mean(right))
+    assert reclap.load(tmp_path / "last", threads=1).digest != source.digest
+
+
+def test_mean_of_the_weights_begins_with_the_model_too(sounds, small_folder, tmp_path):
+    plan = recipe_of(sounds, small_folder)
+    sections = plan.to_json()
+    sections["optim"]["ema"] = 0.9
+    loop.train(Recipe.from_mapping(sections), tmp_path)
+    assert reclap.load(first(tmp_path), threads=1).digest == reclap.load(small_folder).digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "random"),
+    [
+        ({}, set()),
+        ({"audio_head": "linear"}, {"audio_projection."}),
+        ({"dim": 12}, {"audio_projection.", "text_projection."}),
+        ({"text": "other"}, {"text_projection."}),
+    ],
+)
+def test_heads_of_other_sizes_begin_at_random(sounds, small_folder, tmp_path, changes, random):
+    if "text" in changes:
+        changes = {"text": str(copied(small_folder, tmp_path / "other"))}
+    loop.train(recipe_of(sounds, small_folder, **changes), tmp_path / "out")
+    have = checkpoint.read_tensors(first(tmp_path / "out") / checkpoint.MODEL)
+    was = checkpoint.read_tensors(small_folder / checkpoint.MODEL)
+    for name, x in have.items():
+        same = name in was and np.array_equal(x, was[name])
+        trivial = x.ndim < 2 and name.endswith("bias") and not np.any(x)
+        assert same or trivial or any(name.startswith(part) for part in random), name
+        if name.endswith("weight") and any(name.startswith(part) for part in random):
+            assert not same
+
+
+def copied(source, folder):
+    reclap.load(source, threads=1).save(folder)
+    return folder
+
+
+def test_run_with_a_model_continues_and_is_tied_to_it(sounds, small_folder, tmp_path):
+    other = copied(small_folder, tmp_path / "other")
+    plan = recipe_of(sounds, other)
+    loop.train(plan, tmp_path / "out")
+    assert loop.train(plan, tmp_path / "out", resume=True).loss is None
+    with (other / "config.json").open("a") as f:
+        f.write("\n")
+    with pytest.raises(FormatError, match=r"model\.from: .*, now"):
+        loop.train(plan, tmp_path / "out", resume=True)
+
+
+def test_other_sizes_of_the_tower_are_refused(sounds, small_folder, tmp_path):
+    plan = recipe_of(sounds, small_folder, audio={"depths": [1, 2]})
+    with pytest.raises(FormatError, match=r"missing: audio_branch\.layers\.1\.blocks\.1"):
+        loop.train(plan, tmp_path / "a")
+    plan = recipe_of(sounds, small_folder, audio={"embd": 3})
+    with pytest.raises(FormatError, match=r"model.*unknown embd"):
+        loop.train(plan, tmp_path / "b")
+
+
+def test_front_end_of_another_model_is_refused_before_the_first_step(
+    sounds, small_folder, tmp_path
+):
+    plan = recipe_of(sounds, small_folder, front={"rate": 8000})
+    with pytest.raises(FormatError, match=r"front\.rate is 8000, .* was trained with 16000"):
+        loop.train(plan, tmp_path)
