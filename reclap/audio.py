@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap._libraries import core
-from reclap.clips import Clip, Samples, Source, load, read, refuse_non_finite
-from reclap.errors import FormatError
+from reclap.arrays import refuse_non_finite
+from reclap.clips import Clip, Samples, Source, load, read
+from reclap.errors import BadSound, FormatError
 from reclap.resample import Kind as ResamplerKind
 from reclap.settings import Settings, from_mapping
 from reclap.streams import Stream, Whole, cut, open_stream
@@ -162,6 +163,7 @@ def open_front(
     front: AudioConfig,
     *,
     rate: int | None = None,
+    channels_first: bool = False,
     speed: float = 1.0,
 ) -> Stream:
     """Open a sound as a front end takes it: its rate, its channels, its resampler.
@@ -177,6 +179,8 @@ def open_front(
         The front end.
     rate : int, optional
         Rate in Hz of an array.
+    channels_first : bool
+        An array of two axes is (channels, T).
     speed : float
         The sound plays faster and higher by this factor.
 
@@ -192,7 +196,12 @@ def open_front(
     """
     target = max(1, round(front.rate / speed))
     return open_stream(
-        source, target, rate=rate, channels=front.channels, resampler=front.resampler
+        source,
+        target,
+        rate=rate,
+        channels=front.channels,
+        resampler=front.resampler,
+        channels_first=channels_first,
     )
 
 
@@ -261,16 +270,23 @@ def each_window(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
     length, size = stream.length, config.samples
     blocks = prepared(stream, config)
     if length <= size:
-        yield pad(np.concatenate(list(blocks)), config)
+        clip = np.concatenate(list(blocks))
+        _refuse_shorter(len(clip), length)
+        yield pad(clip, config)
         return
     count = -(-(length - size) // max(1, round(size * config.window_hop))) + 1
     starts = (round(i * (length - size) / (count - 1)) for i in range(count))
     done = 0
     for window in cut(blocks, ((start, start + size) for start in starts)):
-        done += len(window) == size
-        if done:
-            yield window
-    if done < count:
+        if len(window) < size:
+            break
+        done += 1
+        yield window
+    _refuse_shorter(done, count)
+
+
+def _refuse_shorter(found: int, counted: int) -> None:
+    if found < counted:
         raise FormatError("the file became shorter while it was read")
 
 
@@ -284,9 +300,9 @@ def mono(samples: npt.ArrayLike) -> Samples:
     """
     clip = np.ascontiguousarray(samples, np.float32)
     if np.ndim(samples) != 1:  # ascontiguousarray makes one axis of a scalar
-        raise ValueError(f"samples: expected shape (T,), got {np.shape(samples)}")
+        raise BadSound(f"samples: expected shape (T,), got {np.shape(samples)}")
     if len(clip) == 0:
-        raise ValueError("samples: expected at least one, got none")
+        raise BadSound("samples: expected at least one, got none")
     refuse_non_finite(clip, "samples")
     return clip
 

@@ -2,42 +2,67 @@
 
 import contextlib
 import dataclasses
+import logging
 import operator
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, cast, get_args
+from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from reclap import headers
 from reclap._libraries import core, sndfile
-from reclap.errors import FormatError
+from reclap.arrays import amplitudes, refuse_non_finite
+from reclap.errors import BadSoundType, FormatError
+from reclap.levels import Levels
+from reclap.media import MediaReader
 from reclap.resample import Kind, resample
-
-if TYPE_CHECKING:
-    from reclap._core import Reader
 
 __all__ = [
     "CHANNELS",
     "Channels",
     "Clip",
+    "Decoder",
     "Samples",
     "SoundFile",
     "Source",
+    "check_rate",
     "convert",
     "is_file",
     "load",
     "read",
-    "refuse_non_finite",
 ]
 
 Samples: TypeAlias = npt.NDArray[np.float32]
-Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+Content: TypeAlias = bytes | bytearray | memoryview
+Source: TypeAlias = str | os.PathLike[str] | Content | IO[bytes]
 
 Channels: TypeAlias = Literal["mean", "concatenate", "keep"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)
+CHUNK = 1 << 20  # bytes read at a time from what is no regular file
+HEAD = 1 << 24  # bytes after which it must have begun as a sound does; covers pictures in tags
+LARGEST = 1 << 31  # bytes that it may hold
+
+_log = logging.getLogger(__name__)
+
+
+class Decoder(Protocol):
+    """Decodes a file from its beginning: the core's ``Reader``, or `MediaReader`."""
+
+    @property
+    def rate(self) -> int:
+        """Samples per second (Hz)."""
+
+    @property
+    def channels(self) -> int:
+        """Channels."""
+
+    def read(self, frames: int = -1, /) -> Samples:
+        """Decode the next frames, or all that are left, as (frames, channels)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +80,7 @@ class SoundFile:
     ----------
     source : path, bytes-like or binary file object
         A regular file stays on disk and is read piece by piece; of a pipe or a file object the
-        whole content is taken at once.
+        whole content is taken at once, `LARGEST` bytes at most. The path ``"-"`` is standard input.
 
     Attributes
     ----------
@@ -66,36 +91,86 @@ class SoundFile:
     ------
     OSError
         If it cannot be opened.
+    FormatError
+        If its content is endless, or no sound.
     TypeError
         If it is none of these.
     """
 
     def __init__(self, source: Source) -> None:
         self._path: Path | None = None
-        if isinstance(source, (str, os.PathLike)):
+        self._data: Content = b""
+        if isinstance(source, str) and source == "-":
+            self.name, self._data = "standard input", _all_of(sys.stdin.buffer, "standard input")
+        elif isinstance(source, (str, os.PathLike)):
             self.name = os.fspath(source)
             with Path(source).open("rb") as file:
                 if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     self._path = Path(source)
                 else:
-                    self._data: bytes | bytearray | memoryview = file.read()
+                    self._data = _all_of(file, self.name)
         else:
             self.name, self._data = _content(source)
+        with self._bytes() as (read_at, size):
+            self._head = read_at(0, 64)
+            self._missing = headers.missing(read_at, size)
+            if found := headers.unsized_wav(read_at, size):
+                self._give_size(*found, size)
 
-    def open(self) -> "Reader":
+    @contextlib.contextmanager
+    def _bytes(self) -> Iterator[tuple[headers.ReadAt, int]]:
+        """Give access to any of the bytes, and their number."""
+        if self._path is None:
+            view = memoryview(self._data).cast("B")
+            yield (lambda at, count: bytes(view[at : at + count])), len(view)
+            return
+        with self._path.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            yield (
+                lambda at, count: os.pread(descriptor, count, at),
+                os.fstat(descriptor).st_size,
+            )
+
+    def _give_size(self, at: int, there: int, size: int) -> None:
+        """Take a streamed WAV file into memory, and let its header tell what is there."""
+        if size > LARGEST:
+            raise FormatError(
+                f"{self.name}: a WAV file that claims 0 bytes of samples and holds more than "
+                f"{LARGEST >> 20} MB; write its header anew"
+            )
+        data = bytearray(self._data if self._path is None else self._path.read_bytes())
+        data[at : at + 4] = min(there, 0xFFFFFFFF).to_bytes(4, "little")
+        data[4:8] = min(len(data) - 8, 0xFFFFFFFF).to_bytes(4, "little")
+        self._path, self._data = None, data
+
+    def open(self) -> Decoder:
         """Return what decodes the file from its beginning; FormatError if it is no sound file."""
         with self._named():
+            kind = headers.kind_of(self._head)
+            if kind in headers.MEDIA:
+                return MediaReader(self._path or self._data, kind)
+            if kind is not None:
+                raise FormatError(f"{kind}, no sound file")
             if self._path is None:
                 return sndfile().open(self._data)
             with self._path.open("rb") as file:
                 return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
 
-    def read(self, reader: "Reader", frames: int = -1, at: int = 0) -> Samples:
+    def report(self, frames: int) -> None:
+        """Log a warning if the file was cut off, given how many frames could be decoded."""
+        lost = self._missing
+        if (promised := headers.flac_frames(self._head)) > frames:
+            share = (promised - frames) / promised
+            lost = f"{promised - frames:,} of {promised:,} frames ({share:.0%})"
+        if lost is not None:
+            _log.warning("%s: the file was cut off, it lacks %s", self.name, lost)
+
+    def read(self, reader: Decoder, frames: int = -1, at: int = 0) -> Samples:
         """Decode the next frames, or all that are left, as (frames, channels).
 
         Parameters
         ----------
-        reader : Reader
+        reader : Decoder
             As `open` returns it.
         frames : int
             How many; at the end of the file there are fewer, and then none.
@@ -146,31 +221,59 @@ def read(source: Source) -> Clip:
     """
     file = SoundFile(source)
     reader = file.open()
-    return Clip(file.read(reader), reader.rate)
+    clip = Clip(file.read(reader), reader.rate)
+    file.report(len(clip.samples))
+    return clip
 
 
-def _content(
-    source: bytes | bytearray | memoryview | IO[bytes],
-) -> tuple[str, bytes | bytearray | memoryview]:
+def _content(source: bytes | bytearray | memoryview | IO[bytes]) -> tuple[str, Content]:
     """Return a name for messages, and the bytes."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>", source
     if callable(getattr(source, "read", None)):
         name = str(getattr(source, "name", "<file object>"))
-        data = source.read()
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"{name}: expected a file opened in binary mode, read() gave a str")
-        return name, data
-    raise TypeError(
-        f"audio source: expected a path, bytes or a file object, got {type(source).__name__}"
+        return name, _all_of(source, name)
+    raise BadSoundType(
+        "audio source: expected a path, bytes, a file object or an array, got "
+        f"{'None' if source is None else type(source).__name__}"
     )
 
 
-def refuse_non_finite(samples: Samples, name: str, at: int = 0) -> None:
-    """Raise ValueError that names the first frame with NaN or infinity, counted from `at`."""
-    if not core.all_finite(samples):
-        bad = at + int(np.argmin(np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
-        raise ValueError(f"{name}: NaN or infinite samples, the first at frame {bad}")
+def _all_of(file: IO[bytes], name: str) -> Content:
+    """Read what is no regular file to its end, which may never come.
+
+    Raises
+    ------
+    FormatError
+        If it begins as no sound does, or holds more than `LARGEST` bytes.
+    TypeError
+        If it was opened as text.
+    """
+    parts: list[bytes] = []
+    have, looked = 0, False
+    while chunk := file.read(CHUNK):
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise BadSoundType(f"{name}: expected a file opened in binary mode, read() gave a str")
+        parts.append(bytes(chunk))
+        have += len(chunk)
+        if have >= HEAD and not looked:
+            looked = True
+            _refuse_no_sound(b"".join(parts), name)
+        if have > LARGEST:
+            raise FormatError(
+                f"{name}: more than {LARGEST >> 20} MB in what is no regular file, and maybe "
+                "endless; write it to a file first"
+            )
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _refuse_no_sound(head: bytes, name: str) -> None:
+    if headers.kind_of(head) in headers.MEDIA:
+        return
+    try:
+        sndfile().open(head)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}; nor did it end after {len(head)} bytes") from None
 
 
 def load(
@@ -180,6 +283,7 @@ def load(
     rate: int | None = None,
     channels: Channels = "mean",
     resampler: Kind = "soxr",
+    channels_first: bool = False,
 ) -> Samples:
     """Load a clip from a file or an array at a given rate.
 
@@ -196,6 +300,8 @@ def load(
         Average them, put one after the other in time (as MS-CLAP does), or keep them.
     resampler : {"soxr", "sinc", "librosa"}
         See `reclap.resample.resample`.
+    channels_first : bool
+        An array of two axes is (channels, T), as torchaudio and transformers make them.
 
     Returns
     -------
@@ -214,6 +320,11 @@ def load(
         If the source is empty, has the wrong number of axes or channels first, or holds NaN or
         infinity, or if a rate is missing or not positive.
 
+    Notes
+    -----
+    Logged as a warning: a file that was cut off, with what is missing; channels that cancel in
+    their mean; amplitudes beyond 8.
+
     Examples
     --------
     >>> load(np.zeros((44100, 2), np.int16), rate=44100).shape
@@ -221,23 +332,35 @@ def load(
     """
     if channels not in CHANNELS:
         raise ValueError(f"channels is {channels!r}, expected one of {', '.join(CHANNELS)}")
-    target_rate = _check_rate("target_rate", target_rate)
+    target_rate = check_rate("target_rate", target_rate)
     if is_file(source):
         if rate is not None:
             raise ValueError("rate: a file says its rate itself; pass it with arrays only")
-        return convert(read(source), target_rate, channels, resampler)
-    array = cast("npt.ArrayLike", source)
-    return convert(_from_array(array, rate), target_rate, channels, resampler)
+        file = SoundFile(source)
+        reader = file.open()
+        clip = Clip(file.read(reader), reader.rate)
+        file.report(len(clip.samples))
+        return convert(clip, target_rate, channels, resampler, file.name)
+    if rate is None:
+        raise ValueError("audio array: its rate in Hz is needed")
+    samples = amplitudes(source, channels_first=channels_first)
+    clip = Clip(samples, check_rate("audio array's rate", rate))
+    return convert(clip, target_rate, channels, resampler, "audio array")
 
 
-def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind) -> Samples:
-    """Mix the channels of a clip and change its rate; see `load`."""
-    samples, own_rate = clip.samples, clip.rate
+def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: str) -> Samples:
+    """Mix the channels of a clip and change its rate; see `load`; `name` is for warnings."""
+    samples, own_rate, levels = clip.samples, clip.rate, Levels()
     del clip  # an hour in stereo is more than a gigabyte
+    mixed = None
     if channels != "keep" and samples.shape[1] == 1:
-        samples = samples[:, 0]
+        mixed = samples[:, 0]
     elif channels == "mean":
-        samples = core.downmix(samples)
+        mixed = core.downmix(samples)
+    levels.add(samples, mixed if channels == "mean" else None)
+    levels.report(name)
+    if mixed is not None:
+        samples = mixed
     out = resample(samples, own_rate, rate, resampler)
     return out.T.reshape(-1) if channels == "concatenate" else out
 
@@ -248,7 +371,8 @@ def is_file(source: object) -> TypeGuard[Source]:
     return isinstance(source, named) or hasattr(source, "read")
 
 
-def _check_rate(name: str, rate: Any) -> int:
+def check_rate(name: str, rate: Any) -> int:
+    """Return a rate in Hz as an int; TypeError or ValueError if it is none."""
     whole = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
     try:
         whole = operator.index(whole)
@@ -257,36 +381,3 @@ def _check_rate(name: str, rate: Any) -> int:
     if whole < 1:
         raise ValueError(f"{name}: expected a positive number of Hz, got {whole}")
     return whole
-
-
-def _from_array(source: npt.ArrayLike, rate: int | None) -> Clip:
-    array = np.asarray(source)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"audio array: expected shape (T,) or (T, channels), got {array.shape}")
-    if array.size == 0:
-        raise ValueError(f"audio array: no samples, shape is {array.shape}")
-    if array.ndim == 2 and array.shape[1] > max(64, array.shape[0]):
-        raise ValueError(
-            f"audio array: shape {array.shape} means {array.shape[1]} channels; "
-            "channels come last, pass its transpose"
-        )
-    if rate is None:
-        raise ValueError("audio array: its rate in Hz is needed")
-    samples = _as_float(array)
-    refuse_non_finite(samples, "audio array")
-    return Clip(samples.reshape(len(samples), -1), _check_rate("audio array's rate", rate))
-
-
-def _as_float(array: npt.NDArray[Any]) -> Samples:
-    """Convert to contiguous float32, integers from their full range to [-1, 1)."""
-    kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
-    if kind == "f":
-        with np.errstate(over="ignore"):  # becomes infinite and is refused as such
-            return np.ascontiguousarray(array, np.float32)
-    if kind == "i" and bits <= 32:
-        return np.ascontiguousarray(array * np.float32(2.0 ** (1 - bits)), np.float32)
-    if kind == "u" and bits == 8:
-        return np.ascontiguousarray(array * np.float32(2.0**-7) - np.float32(1), np.float32)
-    raise TypeError(
-        f"audio array: expected floating point, int8, int16, int32 or uint8, got {array.dtype}"
-    )

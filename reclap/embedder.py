@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import threading
 import warnings
 from collections import deque
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from reclap import sources
 from reclap._libraries import core
 from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads
+from reclap.clips import is_file
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line, shown_name
 from reclap.fusion import Picture
@@ -59,6 +61,8 @@ class Embedder:
         source: Any,
         *,
         rate: int | None = None,
+        channels_first: bool = False,
+        window_hop: float | None = None,
         errors: str = "raise",
         progress: bool = False,
     ) -> Floats:
@@ -67,9 +71,17 @@ class Embedder:
         Parameters
         ----------
         source : path, bytes, file object, array of shape (T,) or (T, channels), or a list of them
-            Files of any format that libsndfile reads; arrays need `rate`. Channels are averaged.
+            Files of any format that libsndfile reads, with the extra ``media`` also M4A, AAC, WebM
+            and WMA; the path ``"-"`` is standard input. Arrays need `rate`, unless they come as
+            ``(samples, rate)`` or ``{"array": samples, "sampling_rate": rate}``. Tensors of PyTorch
+            are taken as arrays. Channels are averaged.
         rate : int, optional
             Samples per second (Hz) of arrays.
+        channels_first : bool
+            Arrays of two axes are (channels, T).
+        window_hop : float, optional
+            Step between the windows of a long clip as a fraction of the window, in place of the
+            model's own (``config.front.window_hop``, which the digest covers).
         errors : {"raise", "skip"}
             What a bad item does: raise, or give a row of NaN and a `SkippedWarning`.
         progress : bool
@@ -97,7 +109,8 @@ class Embedder:
         items = sources.as_list(source)
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
         faults: dict[int, str] = {}
-        for found in self.iter_embed(items, rate=rate, errors=errors, progress=progress):
+        reading = sources.Reading(rate, channels_first, window_hop)
+        for found in itertools.chain.from_iterable(self._groups(items, reading, errors, progress)):
             rows[found.index] = found.row
             if found.error is not None:
                 faults[found.index] = found.error
@@ -110,6 +123,8 @@ class Embedder:
         source: Any,
         *,
         rate: int | None = None,
+        channels_first: bool = False,
+        window_hop: float | None = None,
         errors: str = "raise",
         progress: bool = False,
     ) -> Generator[Embedding, None, None]:
@@ -117,7 +132,7 @@ class Embedder:
 
         Parameters
         ----------
-        source, rate, errors, progress
+        source, rate, channels_first, window_hop, errors, progress
             As in `embed_audio`; but a bad item gives an `Embedding` with its `error` set where
             `errors` is "skip". An iterator is consumed while results are asked for.
 
@@ -135,7 +150,8 @@ class Embedder:
         -----
         Sounds are decoded ahead, see `reclap.prefetch`; closing the generator ends that.
         """
-        for group in self._groups(source, rate, errors, progress):
+        reading = sources.Reading(rate, channels_first, window_hop)
+        for group in self._groups(source, reading, errors, progress):
             yield from group
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
@@ -176,16 +192,19 @@ class Embedder:
         return rows
 
     def _groups(
-        self, source: Any, rate: int | None, errors: str, progress: bool
+        self, source: Any, reading: sources.Reading, errors: str, progress: bool
     ) -> Generator[list[Embedding], None, None]:
         """Yield embeddings in order, those together that are complete together."""
         require_errors(errors)
-        items = source if isinstance(source, Iterator) else sources.as_list(source)
+        is_stream = isinstance(source, Iterator) and not is_file(source)
+        items = source if is_stream else sources.as_list(source)
         if not isinstance(items, Iterator):
-            sources.require_rate(items, rate)
+            sources.require_rate(items, reading.rate)
         total = None if isinstance(items, Iterator) else len(items)
         pending = _Pending(self.config.dim)
-        found = sources.features(pending.watch(items, rate), rate, self.config.front, self.threads)
+        watched = pending.watch(items, reading.rate)
+        front = reading.front(self.config.front)
+        found = sources.features(watched, reading, front, self.threads)
         bar = progress_bar(total, "clip", shown=progress)
         batch: list[tuple[int, Picture]] = []
         fault: Exception | None = None

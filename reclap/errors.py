@@ -33,6 +33,17 @@ class FormatError(ReclapError, ValueError):
         super().__init__(_CONTROL.sub(_escaped, _cut(message, _LONGEST_MESSAGE)))
 
 
+class BadSound(ReclapError, ValueError):
+    """A sound cannot be used as it is: what ``errors="skip"`` skips, besides what files lack.
+
+    Not public: callers see the ValueError, or the TypeError, that it is.
+    """
+
+
+class BadSoundType(BadSound, TypeError):
+    """A sound is of a type that cannot be used."""
+
+
 class BackendError(ReclapError, RuntimeError):
     """A library underneath (oneDNN, libsndfile) is missing or refused to work."""
 

@@ -109,6 +109,8 @@ def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
     size, total, level = config.frames, stream.length // config.hop + 1, config.level_db
     if total <= size:
         clip = np.concatenate(list(audio.prepared(stream, config)))
+        if len(clip) < stream.length:
+            raise FormatError("the file became shorter while it was read")
         mel = audio.log_mel(audio.pad(clip, config), config)
         return np.stack([mel if level is None else audio.set_level(mel, level)] * VIEWS), False
     shrink = Antialiased if config.fusion_resize == "antialias" else Bilinear

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import os
 from collections.abc import Generator, Sequence
@@ -144,6 +145,8 @@ class Model(Embedder):
         top_k: int = 5,
         *,
         rate: int | None = None,
+        channels_first: bool = False,
+        window_hop: float | None = None,
         template: str | None = None,
         combine: str = "mean_embedding",
         n_prompts: int | None = None,
@@ -157,7 +160,7 @@ class Model(Embedder):
 
         Parameters
         ----------
-        source, rate, errors, progress
+        source, rate, channels_first, window_hop, errors, progress
             As in `embed_audio`.
         labels, template, n_prompts, seed, cache
             As in `class_vectors`.
@@ -184,8 +187,9 @@ class Model(Embedder):
         True
         """
         classes, k = self._ranked(labels, template, n_prompts, seed, combine, cache, top_k)
-        found = list(self.iter_embed(source, rate=rate, errors=errors, progress=progress))
-        return self._classified(found, classes, k, explain=explain)
+        reading = sources.Reading(rate, channels_first, window_hop)
+        found = itertools.chain.from_iterable(self._groups(source, reading, errors, progress))
+        return self._classified(list(found), classes, k, explain=explain)
 
     def iter_classify(
         self,
@@ -194,6 +198,8 @@ class Model(Embedder):
         top_k: int = 5,
         *,
         rate: int | None = None,
+        channels_first: bool = False,
+        window_hop: float | None = None,
         template: str | None = None,
         combine: str = "mean_embedding",
         n_prompts: int | None = None,
@@ -207,7 +213,7 @@ class Model(Embedder):
 
         Parameters
         ----------
-        source, rate, errors, progress
+        source, rate, channels_first, window_hop, errors, progress
             As in `iter_embed`.
         labels, top_k, template, combine, n_prompts, seed, explain, cache
             As in `classify`; but not "entropy_batch", by which sounds depend on each other.
@@ -225,7 +231,8 @@ class Model(Embedder):
         if combine == "entropy_batch":
             raise ValueError('combine is "entropy_batch", which needs all sounds: use classify')
         classes, k = self._ranked(labels, template, n_prompts, seed, combine, cache, top_k)
-        with contextlib.closing(self._groups(source, rate, errors, progress)) as groups:
+        reading = sources.Reading(rate, channels_first, window_hop)
+        with contextlib.closing(self._groups(source, reading, errors, progress)) as groups:
             for group in groups:
                 yield from self._classified(group, classes, k, explain=explain)
 
@@ -280,6 +287,7 @@ class Model(Embedder):
         hop: float | None = None,
         *,
         rate: int | None = None,
+        channels_first: bool = False,
         template: str | None = None,
         combine: str = "mean_embedding",
         n_prompts: int | None = None,
@@ -292,7 +300,7 @@ class Model(Embedder):
 
         Parameters
         ----------
-        source, rate, errors, progress
+        source, rate, channels_first, errors, progress
             One sound, as in `iter_embed`.
         labels, template, combine, n_prompts, seed, cache
             As in `classify`; the windows are one batch.
@@ -324,7 +332,8 @@ class Model(Embedder):
         sources.require_rate(items, rate)
         classes = self._classes(labels, template, n_prompts, seed, combine, cache)
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
-        found = sources.pieces(items[0], rate, front, size, step)
+        reading = sources.Reading(rate, channels_first)
+        found = sources.pieces(items[0], reading, front, size, step)
         name, faults = sources.name_of(items[0], 0), list[str]()
         if errors == "skip":
             found = sources.without_fault(found, faults)

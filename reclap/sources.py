@@ -6,32 +6,46 @@ import functools
 import itertools
 import numbers
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reclap.audio import AudioConfig, open_front
-from reclap.clips import is_file
-from reclap.errors import FormatError, one_line
+from reclap.clips import check_rate, is_file
+from reclap.errors import BadSound, FormatError, one_line
 from reclap.fusion import Picture, pictures
 from reclap.prefetch import prefetch
 from reclap.streams import Stream, Whole, cut
 
-__all__ = ["as_list", "features", "name_of", "pieces", "require_rate", "without_fault"]
+__all__ = [
+    "Reading",
+    "as_list",
+    "features",
+    "name_of",
+    "pieces",
+    "require_rate",
+    "without_fault",
+]
 
 AHEAD = 32  # pictures that are ready before the model asks for them
-BAD_SOUND = (OSError, FormatError, ValueError, TypeError, MemoryError)
+BAD_SOUND = (OSError, FormatError, BadSound)  # anything else is a fault of ours, or the caller's
 
 
 def as_list(source: Any) -> list[Any]:
     """Return the sounds of an argument: those of a list or iterable, or the one that it is.
 
-    An array and a list of numbers are one sound each; an array of objects or strings holds several.
+    An array, a list of numbers, a pair ``(samples, rate)`` and a mapping with keys ``"array"`` and
+    ``"sampling_rate"`` (an item of the library datasets) are one sound each; an array of objects or
+    strings holds several.
     """
     if is_file(source) or not isinstance(source, Iterable):
         return [source]
-    if _is_array(source) and np.asarray(source).dtype.kind not in "OU":
+    if isinstance(source, Mapping) or _is_pair(source):
+        return [source]
+    if hasattr(source, "detach") or (  # torch's, which NumPy may not take
+        _is_array(source) and np.asarray(source).dtype.kind not in "OU"
+    ):
         return [source]
     items = list(source)
     is_clip = bool(items) and all(isinstance(x, numbers.Real) for x in items)
@@ -42,26 +56,89 @@ def _is_array(item: Any) -> bool:
     return hasattr(item, "__array__")
 
 
-def require_rate(items: Sequence[Any], rate: int | None, *, first: int = 0) -> None:
-    """Refuse arrays without a rate: the caller's mistake, not a bad sound to be skipped.
+def _is_pair(item: Any) -> bool:
+    """Tell ``(samples, rate)`` from a list of sounds, and from a clip of two samples."""
+    if not isinstance(item, tuple) or len(item) != 2:
+        return False
+    samples, rate = item
+    of_many = _is_array(samples) or isinstance(samples, list)
+    return of_many and np.ndim(rate) == 0 and isinstance(rate, numbers.Real | np.generic)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the sounds of a call are read.
+
+    Attributes
+    ----------
+    rate : int, optional
+        Samples per second (Hz) of arrays that do not bring their own.
+    channels_first : bool
+        Arrays of two axes are (channels, T).
+    window_hop : float, optional
+        In place of the front end's, see `reclap.audio.AudioConfig`.
+    """
+
+    rate: int | None = None
+    channels_first: bool = False
+    window_hop: float | None = None
+
+    def front(self, front: AudioConfig) -> AudioConfig:
+        """Return a front end with the hop of this call; ValueError if it is out of range."""
+        if self.window_hop is None:
+            return front
+        return dataclasses.replace(front, window_hop=self.window_hop)
+
+    def open(self, item: Any, front: AudioConfig) -> Stream:
+        """Open a sound as a front end takes it; see `reclap.audio.open_front`."""
+        source, own = _parts(item)
+        if is_file(source):
+            return open_front(source, front)
+        rate = self.rate if own is None else own
+        return open_front(source, front, rate=rate, channels_first=self.channels_first)
+
+
+def _parts(item: Any) -> tuple[Any, Any]:
+    """Return the samples, or the file, of an item and the rate that it brings, or None.
 
     Raises
     ------
-    ValueError
+    BadSound
+        If a mapping has other keys than those of an item of datasets.
+    """
+    if _is_pair(item):
+        return item[0], item[1]
+    if isinstance(item, Mapping):
+        if "array" in item and "sampling_rate" in item:
+            return item["array"], item["sampling_rate"]
+        if item.get("bytes") is not None:
+            return item["bytes"], None
+        if item.get("path") is not None:
+            return item["path"], None
+        raise BadSound(f"a mapping: expected array and sampling_rate, got {sorted(map(str, item))}")
+    return item, None
+
+
+def require_rate(items: Sequence[Any], rate: int | None, *, first: int = 0) -> None:
+    """Refuse arrays without a rate, and impossible rates: the caller's mistakes, no bad sounds.
+
+    Raises
+    ------
+    TypeError, ValueError
         Naming the first such array.
     """
+    if rate is not None:
+        check_rate("rate", rate)
     for i, item in enumerate(items, first):
-        if rate is None and (_is_array(item) or isinstance(item, list | tuple)):
+        needed = _is_array(item) or (isinstance(item, list | tuple) and not _is_pair(item))
+        if rate is None and needed:
             raise ValueError(f"audio[{i}]: an array does not know its rate, pass rate= in Hz")
-
-
-def _stream(item: Any, rate: int | None, front: AudioConfig) -> Stream:
-    """Open a sound of a call, whose `rate` is that of its arrays."""
-    return open_front(item, front, rate=None if is_file(item) else rate)
 
 
 def name_of(item: Any, i: int) -> str:
     """Return how messages and results call the i-th sound: its path, or its place."""
+    if isinstance(item, Mapping) and isinstance(path := item.get("path"), str | os.PathLike):
+        return os.fspath(path)
     return os.fspath(item) if isinstance(item, str | os.PathLike) else f"audio[{i}]"
 
 
@@ -69,12 +146,12 @@ def _name(error: Exception, name: str) -> None:
     """Put the sound's name into the error's message, where it is not yet."""
     if isinstance(error, OSError):
         error.filename = error.filename or name
-    elif not str(error).startswith(name):
+    elif not str(error).startswith(f"{name}: "):
         error.args = (f"{name}: {error}",)
 
 
 def features(
-    items: Iterable[Any], rate: int | None, front: AudioConfig, threads: int
+    items: Iterable[Any], reading: Reading, front: AudioConfig, threads: int
 ) -> Generator[tuple[int, Picture | Exception], None, None]:
     """Yield the log-mel pictures of each sound, or why it has none, in order.
 
@@ -82,8 +159,8 @@ def features(
     ----------
     items : iterable
         As `as_list` returns them, read while pictures are asked for.
-    rate : int, optional
-        Samples per second (Hz) of arrays.
+    reading : Reading
+        How they are read.
     front : AudioConfig
         The model's front end.
     threads : int
@@ -104,7 +181,7 @@ def features(
 
     def work(i: int, item: Any) -> Iterator[Picture | Exception]:
         try:
-            yield from pictures(_stream(item, rate, front), front)
+            yield from pictures(reading.open(item, front), front)
         except BAD_SOUND as error:
             _name(error, name_of(item, i))
             yield error
@@ -114,13 +191,13 @@ def features(
 
 
 def pieces(
-    item: Any, rate: int | None, front: AudioConfig, size: int, step: int
+    item: Any, reading: Reading, front: AudioConfig, size: int, step: int
 ) -> Generator[tuple[int, int, Picture], None, None]:
     """Yield the log-mel pictures of the pieces of one sound, as they begin every `step` samples.
 
     Parameters
     ----------
-    item, rate, front
+    item, reading, front
         The sound, as in `features`; its channels are averaged.
     size, step : int
         Length of a piece, and from one to the next, in samples at ``front.rate``. The first piece
@@ -135,13 +212,13 @@ def pieces(
 
     Raises
     ------
-    OSError, FormatError, ValueError, TypeError, MemoryError
+    OSError, FormatError, ValueError, TypeError
         As `features` yields them.
     """
 
     def work() -> Iterator[tuple[int, int, Picture]]:
         try:
-            stream = _stream(item, rate, dataclasses.replace(front, channels="mean"))
+            stream = reading.open(item, dataclasses.replace(front, channels="mean"))
             ranges = ((start, start + size) for start in itertools.count(0, step))
             found = cut(stream.blocks(), ranges)
             for start, piece in zip(itertools.count(0, step), found, strict=False):

@@ -9,6 +9,7 @@ import numpy as np
 from reclap._libraries import core
 from reclap.clips import Channels, Clip, Samples, SoundFile, convert, is_file, load
 from reclap.errors import FormatError
+from reclap.levels import Levels
 from reclap.resample import Kind, resampled_length, resampler_of
 
 __all__ = ["Stream", "Whole", "cut", "open_stream"]
@@ -41,13 +42,19 @@ class Whole:
 
 
 def open_stream(
-    source: Any, target_rate: int, *, rate: int | None, channels: Channels, resampler: Kind
+    source: Any,
+    target_rate: int,
+    *,
+    rate: int | None,
+    channels: Channels,
+    resampler: Kind,
+    channels_first: bool = False,
 ) -> Stream:
     """Open a sound.
 
     Parameters
     ----------
-    source, target_rate, rate, channels, resampler
+    source, target_rate, rate, channels, resampler, channels_first
         As `reclap.clips.load`, whose samples the stream has; channels are not kept.
 
     Returns
@@ -61,14 +68,24 @@ def open_stream(
         As `reclap.clips.load`; of a long file, what is wrong further on is raised by its blocks.
     """
     if not is_file(source) or rate is not None:
-        samples = load(source, target_rate, rate=rate, channels=channels, resampler=resampler)
+        samples = load(
+            source,
+            target_rate,
+            rate=rate,
+            channels=channels,
+            resampler=resampler,
+            channels_first=channels_first,
+        )
         return Whole(samples)
     file = SoundFile(source)
     reader = file.open()
     most = max(1, WHOLE // reader.channels)
     samples = file.read(reader, most)
     if len(samples) < most or len(file.read(reader, 1, most)) == 0:
-        return Whole(convert(Clip(samples, reader.rate), target_rate, channels, resampler))
+        file.report(len(samples))
+        clip = Clip(samples, reader.rate)
+        del samples
+        return Whole(convert(clip, target_rate, channels, resampler, file.name))
     return _LongFile(file, target_rate, channels, resampler)
 
 
@@ -84,20 +101,24 @@ class _LongFile:
     @functools.cached_property
     def length(self) -> int:
         frames = sum(map(len, self._decoded()))
+        self._file.report(frames)
         length = resampled_length(frames, *self._rates, self._resampler)
         return length * self._channels if self._one_by_one else length
 
     def blocks(self) -> Iterator[Samples]:
         if not self._one_by_one:
-            yield from self._resampled(core.downmix)
+            yield from self._resampled(core.downmix, mean=True)
             return
         for channel in range(self._channels):
-            yield from self._resampled(functools.partial(_channel, channel))
+            yield from self._resampled(functools.partial(_channel, channel), mean=False)
 
-    def _resampled(self, mix: Callable[[Samples], Samples]) -> Iterator[Samples]:
-        resampler = resampler_of(*self._rates, self._resampler)
+    def _resampled(self, mix: Callable[[Samples], Samples], *, mean: bool) -> Iterator[Samples]:
+        resampler, levels = resampler_of(*self._rates, self._resampler), Levels()
         for block in self._decoded():
-            yield resampler.push(mix(block))
+            mixed = mix(block)
+            levels.add(block, mixed if mean else None)
+            yield resampler.push(mixed)
+        levels.report(self._file.name)
         yield resampler.finish()
 
     def _decoded(self) -> Iterator[Samples]:

@@ -133,7 +133,9 @@ def test_missing_folder_beside_others_is_no_id(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     assert not hub.is_hub_id("runs/smoke")
-    with pytest.raises(FileNotFoundError, match=r"no model named or at 'runs/smoke'; .*hf:org/name"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no model named or at 'runs/smoke'; .*hf:org/name"
+    ):
         reclap.load("runs/smoke")
 
 

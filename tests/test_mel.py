@@ -184,3 +184,13 @@ def test_real_clips_match_transformers(real_clips):
     for path in real_clips:
         x = audio.load(path)[:480_000]
         assert np.abs(audio.window_features(x)[0] - features(x)).max() < 1e-3, path.name
+
+
+def test_what_lies_at_the_floor_stays_there_at_any_level(rng):
+    picture = rng.uniform(-60, -20, (50, 8)).astype(np.float32)
+    silent = rng.random((50, 8)) < 0.3
+    picture[silent] = -100
+    for level in (-40.0, -20.0, 30.0):
+        got = audio.set_level(picture, level)
+        assert (got[silent] == -100).all()
+        assert np.ptp(got[~silent] - picture[~silent]) < 1e-3

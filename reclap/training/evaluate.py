@@ -83,7 +83,7 @@ class ZeroShot:
     def _decoded(self) -> Iterator[tuple[int, Floats]]:
         """Yield the log-mel of each window as inference computes it, with the index of its row."""
         paths = [row.path for row in self._rows]
-        found = sources.features(paths, None, self._front, self._threads)
+        found = sources.features(paths, sources.Reading(), self._front, self._threads)
         with contextlib.closing(found):
             for i, result in found:
                 if isinstance(result, Exception):
