@@ -131,10 +131,19 @@ def flags() -> tuple[list[str], list[str]]:
         compile_args += ["-O1", "-g", "--coverage"]
         link_args.append("--coverage")
     if switch("RECLAP_SANITIZE"):
-        kind = "-fsanitize=" + ("thread" if thread_sanitizer else "address,undefined")
-        compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", kind]
-        link_args.append(kind)
+        kinds = "thread" if thread_sanitizer else "address,undefined,float-cast-overflow"
+        compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={kinds}"]
+        # Python's own flags, which come first, rule assertions out and define overflow away.
+        compile_args += ["-UNDEBUG", "-fno-wrapv"]
+        link_args.append(f"-fsanitize={kinds}")
     return compile_args, link_args
+
+
+def compiler_version(command: str) -> str:
+    try:
+        return subprocess.run([command, "--version"], capture_output=True, text=True).stdout
+    except OSError:
+        return ""  # compiling will say so
 
 
 class BuildExt(build_ext):
@@ -144,10 +153,6 @@ class BuildExt(build_ext):
         super().finalize_options()
         self.stays = bool(self.inplace)  # run() clears inplace while it builds
         self.force = True  # compile_in_parallel decides what is out of date, flags included
-        # Objects of different switches must not meet in one folder.
-        made_by = [numpy.__version__, *self.extensions[0].extra_compile_args]
-        digest = zlib.crc32(" ".join(made_by).encode())
-        self.build_temp = str(Path(self.build_temp) / f"{digest:08x}")
 
     def build_extensions(self) -> None:
         dnnl = find_dnnl()  # not earlier: a source distribution needs no library
@@ -158,8 +163,17 @@ class BuildExt(build_ext):
         stays = self.stays or self.editable_mode
         if stays and Path(dnnl.lib).is_relative_to(Path(sys.prefix).resolve()):
             ext.runtime_library_dirs.append(dnnl.lib)  # a checkout lies beside no environment
+        self.build_temp = str(Path(self.build_temp) / self.made_by(dnnl))
         self.compile_in_parallel()
         super().build_extensions()
+
+    def made_by(self, dnnl: Dnnl) -> str:
+        """Return a name for the folder of objects: those made otherwise must not meet there."""
+        (ext,) = self.extensions
+        command = [*self.compiler.compiler_so, *ext.extra_compile_args, *ext.include_dirs]
+        version = [p.read_text() for d in dnnl.include for p in Path(d).glob("**/dnnl_version.h")]
+        texts = [numpy.__version__, compiler_version(command[0]), *command, *version]
+        return f"{zlib.crc32(' '.join(texts).encode()):08x}"
 
     def compile_in_parallel(self) -> None:
         compile_all = self.compiler.compile

@@ -149,7 +149,7 @@ void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_
 {
     float scale = p < 1 ? 1 / (1 - p) : 0;
     for (int64_t i = 0; i < n; i++)
-        y[i] = rc_uniform(at, (uint64_t)(first + i)) >= p ? x[i] * scale : 0;
+        y[i] = rc_uniform(at, (uint64_t)first + (uint64_t)i) >= p ? x[i] * scale : 0;
 }
 
 RC_CLONES

@@ -50,11 +50,19 @@ void rc_free(void *p)
     free(p);
 }
 
+/* What does not fit counts as HUGE, so that a dry run ends in a request that is refused. */
+static const int64_t HUGE = INT64_MAX / 4;
+
+static int64_t bytes_of(int64_t count)
+{
+    if (count < 0 || count > HUGE / (int64_t)sizeof(float) - ALIGN) return HUGE;
+    return (count * (int64_t)sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
+}
+
 float *rc_take(rc_arena *arena, int64_t count)
 {
-    int64_t bytes = (count * (int64_t)sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
     char *p = arena->base == NULL ? NULL : arena->base + arena->used;
-    arena->used += bytes;
+    arena->used = rc_min(HUGE, arena->used + bytes_of(count));
     arena->peak = rc_max(arena->peak, arena->used);
     assert(arena->base == NULL || arena->used <= arena->size);
     return (float *)p;

@@ -66,7 +66,8 @@ typedef struct {
     int64_t peak; /* most bytes ever taken */
 } rc_arena;
 
-/* `count` floats, 64-byte aligned, not zeroed. NULL while counting. The caller has sized the arena
+/* `count` floats, 64-byte aligned, not zeroed. NULL while counting, which ends at 2^61 bytes: more
+ * than anybody has. The caller has sized the arena
  * by a dry run, so running out is a defect of ours and checked by assert. */
 float *rc_take(rc_arena *arena, int64_t count);
 

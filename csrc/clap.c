@@ -256,6 +256,13 @@ static rc_status audio_forward(const rc_clap *m, rc_context *c, float *y, const 
     return rc_htsat_forward(t->htsat, &m->params, c, y, mel, longer, b, frames, NULL, (rc_draw){0});
 }
 
+rc_status rc_check_batch(const char *name, int64_t n)
+{
+    if (n <= RC_BATCH_MAX) return RC_OK;
+    return rc_fail(RC_EINVAL, "%s: expected at most %d in one call, got %lld", name, RC_BATCH_MAX,
+                   (long long)n);
+}
+
 rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel,
                         const bool *longer, int64_t b, int64_t frames, bool features)
 {
@@ -266,6 +273,7 @@ rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *
     if (frames < t->least || frames > t->most)
         return rc_fail(RC_EINVAL, "mel: %lld frames, this audio tower takes %lld to %lld",
                        (long long)frames, (long long)t->least, (long long)t->most);
+    RC_TRY(rc_check_batch("clips", b));
     if ((t->views > 1) != (longer != NULL))
         return rc_fail(RC_EINVAL,
                        t->views > 1 ? "longer: this audio tower has fusion and needs a flag a clip"
@@ -281,6 +289,7 @@ rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t 
     rc_head_tape k;
     float *x;
     if (m->text == NULL) return rc_fail(RC_EINVAL, "this model has no text tower");
+    RC_TRY(rc_check_batch("texts", n));
     RC_TRY(take_head(c, &k, &x, &m->text_head, n));
     RC_TRY(rc_text_forward(m->text, &m->params, c, features ? y : x, id, first, n));
     return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->text_head, &k, x, n);

@@ -311,6 +311,10 @@ void rc_context_free(rc_context *c);
 rc_status rc_context_enter(rc_context *c);
 void rc_context_leave(rc_context *c);
 
+/* Clips or texts of one call: with the bounds of configurations, so few that no size overflows. */
+enum { RC_BATCH_MAX = 1 << 16 };
+rc_status rc_check_batch(const char *name, int64_t n);
+
 /* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before
  * the head, (b, width), not normalised. With fusion mel is (b, RC_VIEWS, frames, mels) and longer
  * (b) says which clips are fused; the others are their first picture. */

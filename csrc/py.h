@@ -52,7 +52,12 @@ int rc_py_raise(PyObject *self, rc_status status);
  * complex, text and objects are refused. rc_py_f32_or_none maps None to NULL. */
 int rc_py_f32(PyObject *object, void *out);
 int rc_py_f32_or_none(PyObject *object, void *out);
+
+/* The same of integers, which must fit. */
 int rc_py_i32(PyObject *object, void *out);
+
+/* "O&" converter of one integer to uint64_t, which must fit. */
+int rc_py_u64(PyObject *object, void *out);
 
 /* "O&" converter: None to NULL, else a contiguous array of booleans, never made from numbers. */
 int rc_py_bool_or_none(PyObject *object, void *out);

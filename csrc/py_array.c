@@ -33,9 +33,48 @@ int rc_py_f32_or_none(PyObject *object, void *out)
     return 1;
 }
 
+/* Whether all integers of `array` are those of 32 bits. */
+static int fits_i32(PyArrayObject *array)
+{
+    int type = PyArray_DESCR(array)->kind == 'u' ? NPY_UINT64 : NPY_INT64;
+    PyArrayObject *wide =
+        (PyArrayObject *)PyArray_FROMANY((PyObject *)array, type, 0, 0, NPY_ARRAY_IN_ARRAY);
+    if (wide == NULL) return 0;
+    const int64_t *at = PyArray_DATA(wide);
+    bool good = true;
+    for (npy_intp i = 0; good && i < PyArray_SIZE(wide); i++)
+        good = at[i] >= (type == NPY_INT64 ? INT32_MIN : 0) && at[i] <= INT32_MAX;
+    Py_DECREF(wide);
+    if (!good)
+        PyErr_SetString(PyExc_ValueError, "expected integers of 32 bits, got one that is larger");
+    return good;
+}
+
 int rc_py_i32(PyObject *object, void *out)
 {
-    return convert(object, NPY_INT32, out);
+    PyArrayObject *any = (PyArrayObject *)PyArray_FROM_O(object);
+    if (any == NULL) return 0;
+    bool empty = PyArray_SIZE(any) == 0; /* a list without items has no type of its own */
+    bool good = empty || strchr("biu", PyArray_DESCR(any)->kind) != NULL;
+    if (!good)
+        PyErr_Format(PyExc_TypeError, "expected an array of integers, got dtype %S",
+                     (PyObject *)PyArray_DESCR(any));
+    else if (!empty && !PyArray_CanCastSafely(PyArray_TYPE(any), NPY_INT32))
+        good = fits_i32(any);
+    good = good && convert((PyObject *)any, NPY_INT32, out);
+    Py_DECREF(any);
+    return good;
+}
+
+int rc_py_u64(PyObject *object, void *out)
+{
+    PyObject *index = PyNumber_Index(object);
+    if (index == NULL) return 0;
+    unsigned long long value = PyLong_AsUnsignedLongLong(index);
+    Py_DECREF(index);
+    if (PyErr_Occurred()) return 0;
+    *(uint64_t *)out = value;
+    return 1;
 }
 
 int rc_py_bool_or_none(PyObject *object, void *out)
@@ -44,9 +83,17 @@ int rc_py_bool_or_none(PyObject *object, void *out)
     if (object == Py_None) return 1;
     PyObject *any = PyArray_FROM_O(object); /* so that numbers of a list do not become booleans */
     if (any == NULL) return 0;
-    *(PyObject **)out = PyArray_FROMANY(any, NPY_BOOL, 0, 0, NPY_ARRAY_IN_ARRAY);
+    PyArrayObject *array =
+        (PyArrayObject *)PyArray_FROMANY(any, NPY_BOOL, 0, 0, NPY_ARRAY_IN_ARRAY);
     Py_DECREF(any);
-    return *(PyObject **)out != NULL;
+    if (array == NULL) return 0;
+    *(PyObject **)out =
+        PyArray_NewCopy(array, NPY_CORDER); /* a view may hold other bytes than 0, 1 */
+    Py_DECREF(array);
+    if (*(PyObject **)out == NULL) return 0;
+    unsigned char *byte = PyArray_DATA(*(PyArrayObject **)out);
+    for (npy_intp i = 0; i < PyArray_SIZE(*(PyArrayObject **)out); i++) byte[i] = byte[i] != 0;
+    return 1;
 }
 
 int rc_py_f32_inout(PyObject *object, void *out)

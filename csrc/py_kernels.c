@@ -288,14 +288,15 @@ static PyObject *dropout(PyObject *Py_UNUSED(m), PyObject *args)
 {
     PyArrayObject *x = NULL, *y;
     double p;
-    unsigned long long seed, step, site;
+    rc_draw at;
     long long first;
-    if (!PyArg_ParseTuple(args, "O&dKKKL:dropout", rc_py_f32, &x, &p, &seed, &step, &site, &first))
+    if (!PyArg_ParseTuple(args, "O&dO&O&O&L:dropout", rc_py_f32, &x, &p, rc_py_u64, &at.seed,
+                          rc_py_u64, &at.step, rc_py_u64, &at.site, &first)) {
+        Py_XDECREF(x);
         return NULL;
+    }
     y = (PyArrayObject *)PyArray_NewLikeArray(x, NPY_CORDER, NULL, 0);
-    if (y != NULL)
-        rc_dropout(rc_py_data(y), rc_py_data(x), PyArray_SIZE(x), (float)p,
-                   (rc_draw){seed, step, site}, first);
+    if (y != NULL) rc_dropout(rc_py_data(y), rc_py_data(x), PyArray_SIZE(x), (float)p, at, first);
     Py_DECREF(x);
     return (PyObject *)y;
 }
@@ -305,14 +306,14 @@ static PyObject *draws(PyObject *Py_UNUSED(m), PyObject *args)
 {
     const char *kind;
     long long n;
-    unsigned long long seed, step, site;
-    if (!PyArg_ParseTuple(args, "sLKKK:draws", &kind, &n, &seed, &step, &site)) return NULL;
+    rc_draw at;
+    if (!PyArg_ParseTuple(args, "sLO&O&O&:draws", &kind, &n, rc_py_u64, &at.seed, rc_py_u64,
+                          &at.step, rc_py_u64, &at.site))
+        return NULL;
     PyArrayObject *y = NEW(1, n);
-    for (int64_t i = 0; y != NULL && i < n; i++) {
-        rc_draw at = {seed, step, site};
+    for (int64_t i = 0; y != NULL && i < n; i++)
         rc_py_data(y)[i] =
             kind[0] == 'n' ? rc_normal(at, (uint64_t)i) : rc_uniform(at, (uint64_t)i);
-    }
     return (PyObject *)y;
 }
 

@@ -5,6 +5,8 @@
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
+enum { MOST_TOKENS = 1 << 14 };
+
 /* attention(qkv (t, 3 h d), heads, keys, scale, bias or None, mask or None[, dout]) */
 static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
 {
@@ -18,7 +20,7 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
         goto done;
     if (rc_py_rank(qkv, 2, "qkv") < 0) goto done;
     int64_t t = rc_py_size(qkv, 0), wide = rc_py_size(qkv, 1);
-    if (h < 1 || wide % (3 * h) != 0 || keys < 1 || keys > t) {
+    if (h < 1 || h > wide || wide % (3 * h) != 0 || keys < 1 || keys > t || t > MOST_TOKENS) {
         PyErr_SetString(PyExc_ValueError,
                         "attention: heads do not divide qkv, or keys out of range");
         goto done;
@@ -86,7 +88,7 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
     RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
     bool shared = job->rows == 0 && rc_linear_shares(&p, pair, job->n);
-    if (job->rows == 0) job->rows = rc_max(job->n, 1);
+    if (job->rows == 0 || job->rows > job->n) job->rows = rc_max(job->n, 1);
     if (job->dy == NULL)
         RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, shared ? RC_SHARED : job->rows,
                              false));

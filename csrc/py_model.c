@@ -3,6 +3,7 @@
 
 /* ---- Configuration from a dictionary --------------------------------------------------------- */
 
+/* A new reference, because converting an item may run code that takes it out of the dictionary. */
 static PyObject *item_of(PyObject *dict, const char *key)
 {
     if (!PyDict_Check(dict)) {
@@ -15,7 +16,21 @@ static PyObject *item_of(PyObject *dict, const char *key)
     Py_XDECREF(name);
     if (item == NULL && !PyErr_Occurred())
         PyErr_Format(PyExc_ValueError, "configuration: \"%s\" is missing", key);
-    return item;
+    return Py_XNewRef(item);
+}
+
+/* Say which setting an exception of the right kind is about. */
+static int name_culprit(const char *key)
+{
+    if (!PyErr_ExceptionMatches(PyExc_OverflowError) && !PyErr_ExceptionMatches(PyExc_TypeError))
+        return -1;
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_Format(type, "configuration: \"%s\": %S", key, value);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return -1;
 }
 
 static int get_int(PyObject *dict, const char *key, int64_t *out)
@@ -23,15 +38,20 @@ static int get_int(PyObject *dict, const char *key, int64_t *out)
     PyObject *item = item_of(dict, key);
     if (item == NULL) return -1;
     *out = PyLong_AsLongLong(item);
-    return *out == -1 && PyErr_Occurred() ? -1 : 0;
+    Py_DECREF(item);
+    return *out == -1 && PyErr_Occurred() ? name_culprit(key) : 0;
 }
 
 static int get_bool(PyObject *dict, const char *key, bool *out)
 {
     PyObject *item = item_of(dict, key);
-    int truth = item == NULL ? -1 : PyObject_IsTrue(item);
-    *out = truth == 1;
-    return truth < 0 ? -1 : 0;
+    if (item == NULL) return -1;
+    bool good = PyBool_Check(item);
+    if (!good)
+        PyErr_Format(PyExc_TypeError, "configuration: \"%s\": expected a bool, got %R", key, item);
+    *out = item == Py_True;
+    Py_DECREF(item);
+    return good ? 0 : -1;
 }
 
 static int get_double(PyObject *dict, const char *key, double *out)
@@ -39,21 +59,25 @@ static int get_double(PyObject *dict, const char *key, double *out)
     PyObject *item = item_of(dict, key);
     if (item == NULL) return -1;
     *out = PyFloat_AsDouble(item);
-    return *out == -1 && PyErr_Occurred() ? -1 : 0;
+    Py_DECREF(item);
+    return *out == -1 && PyErr_Occurred() ? name_culprit(key) : 0;
 }
 
 static int get_list(PyObject *dict, const char *key, int64_t *out, int64_t *count)
 {
-    PyObject *item = item_of(dict, key), *copy; /* what __index__ does to the list is its affair */
-    if (item == NULL || (copy = PySequence_Tuple(item)) == NULL) return -1;
-    *count = PyTuple_GET_SIZE(copy);
+    PyObject *item = item_of(dict, key);
+    if (item == NULL) return -1;
+    PyObject *tuple = PySequence_Tuple(item); /* ours alone, whatever converting its items runs */
+    Py_DECREF(item);
+    if (tuple == NULL) return name_culprit(key);
+    *count = PyTuple_GET_SIZE(tuple);
     if (*count > RC_STAGES_MAX)
         PyErr_Format(PyExc_ValueError, "configuration: \"%s\" has more than %d entries", key,
                      RC_STAGES_MAX);
     for (Py_ssize_t i = 0; i < *count && !PyErr_Occurred(); i++)
-        out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(copy, i));
-    Py_DECREF(copy);
-    return PyErr_Occurred() ? -1 : 0;
+        out[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i));
+    Py_DECREF(tuple);
+    return PyErr_Occurred() ? name_culprit(key) : 0;
 }
 
 static int get_htsat(PyObject *d, rc_htsat_config *c)

@@ -16,7 +16,7 @@ static PyArrayObject *zeros(int rank, const int64_t *sizes)
 /* ---- Tables and moves -------------------------------------------------------------------------
  */
 
-enum { MOST_SIDE = 4096, MOST_VALUES = 1 << 28 };
+enum { MOST_SIDE = 4096, MOST_WINDOW = 64, MOST_ROWS = 1 << 24, MOST_VALUES = 1 << 28 };
 
 /* A side must be whole pieces. */
 static int whole(const char *name, long long side, long long piece)
@@ -122,8 +122,9 @@ static PyObject *stretch(PyObject *args, bool forward)
     if (!PyArg_ParseTuple(args, "O&L:stretch", rc_py_f32, &x, &rows)) return NULL;
     if (rc_py_rank(x, 2, "x") == 0) {
         int64_t n = rc_py_size(x, 0), c = rc_py_size(x, 1);
-        if (n < 1 || rows < 1)
-            PyErr_SetString(PyExc_ValueError, "stretch: needs at least one frame on both sides");
+        if (n < 1 || n > MOST_ROWS || rows < 1 || rows > MOST_ROWS)
+            PyErr_Format(PyExc_ValueError, "stretch: expected 1 to %d frames on both sides",
+                         MOST_ROWS);
         else if ((y = NEW(2, rows, c)) != NULL && forward)
             rc_stretch_forward(rc_py_data(y), rc_py_data(x), n, rows, c);
         else if (y != NULL)
@@ -147,10 +148,11 @@ static PyObject *relpos(PyObject *args, bool forward)
     PyArrayObject *x = NULL, *y = NULL;
     long long w;
     if (!PyArg_ParseTuple(args, "O&L:relpos", rc_py_f32, &x, &w)) return NULL;
-    int64_t places = (2 * w - 1) * (2 * w - 1), t = w * w;
+    bool good = w >= 1 && w <= MOST_WINDOW;
+    int64_t places = good ? (2 * w - 1) * (2 * w - 1) : 0, t = good ? w * w : 0;
     int64_t table[2] = {places, -1}, bias[3] = {-1, t, t};
-    if (w < 1)
-        PyErr_Format(PyExc_ValueError, "window: expected at least 1, got %lld", w);
+    if (!good)
+        PyErr_Format(PyExc_ValueError, "window: expected 1 to %d, got %lld", MOST_WINDOW, w);
     else if (rc_py_shape(x, "argument 1", forward ? 2 : 3, forward ? table : bias) == 0) {
         int64_t h = rc_py_size(x, forward ? 1 : 0);
         y = forward ? NEW(3, h, t, t) : zeros(2, (int64_t[]){places, h});
@@ -233,7 +235,10 @@ static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
     PyObject *dx = NULL;
     long long t;
     if (!PyArg_ParseTuple(args, "O&L:meanpool_backward", rc_py_f32, &dy, &t)) return NULL;
-    if (rc_py_shape(dy, "argument 1", 2, (int64_t[]){1, -1}) == 0) dx = meanpool(dy, t, false);
+    if (t < 0 || t > MOST_ROWS)
+        PyErr_Format(PyExc_ValueError, "t: expected 0 to %d, got %lld", MOST_ROWS, t);
+    else if (rc_py_shape(dy, "argument 1", 2, (int64_t[]){1, -1}) == 0)
+        dx = meanpool(dy, t, false);
     Py_DECREF(dy);
     return dx;
 }

@@ -80,21 +80,19 @@ static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_wor
     rc_py_trainer *self = (rc_py_trainer *)object;
     step_job job = {.trainer = self->trainer};
     rc_step *h = &job.how;
-    unsigned long long seed, step;
     PyArrayObject *mel = NULL, *text = NULL;
     PyObject *result = NULL;
     *h = (rc_step){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&KK|dddddd:step", names, rc_py_f32, &mel,
-                                     rc_py_f32, &text, &seed, &step, &h->lr, &h->beta1, &h->beta2,
-                                     &h->eps, &h->weight_decay, &h->clip))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|dddddd:step", names, rc_py_f32, &mel,
+                                     rc_py_f32, &text, rc_py_u64, &h->seed, rc_py_u64, &h->step,
+                                     &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
+                                     &h->clip))
         goto done;
     const rc_clap *m = self->model->model;
     int64_t mel_shape[3] = {-1, -1, m->audio.mels};
     if (rc_py_shape(mel, "mel", 3, mel_shape) < 0) goto done;
     int64_t text_shape[2] = {job.b = rc_py_size(mel, 0), m->config.text_width};
     if (rc_py_shape(text, "text", 2, text_shape) < 0) goto done;
-    h->seed = seed;
-    h->step = step;
     job.frames = rc_py_size(mel, 1);
     job.mel = rc_py_data(mel);
     job.text = rc_py_data(text);

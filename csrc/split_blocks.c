@@ -26,7 +26,7 @@ static const uint16_t *tile_b(const rc_split_block *s, int64_t tile, int part)
 
 /* ---- Plain C --------------------------------------------------------------------------------- */
 
-typedef uint32_t pairs __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t pairs __attribute__((vector_size(64)));
 
 RC_INLINE float half_of(uint32_t bits)
 {
@@ -42,7 +42,8 @@ RC_INLINE void add_tiles(float *sums, const uint16_t *a, const uint16_t *b)
         for (int v = 0; v < 2; v++) {
             rc_vec sum = *(const rc_vec *)(sums + i * BLOCK + v * RC_LANES);
             for (int k = 0; k < TILE_ROWS; k++) {
-                pairs word = *(const pairs *)(b + v * TILE_SIZE + k * TILE_TERMS);
+                pairs word;
+                memcpy(&word, b + v * TILE_SIZE + k * TILE_TERMS, sizeof word);
                 pairs low = word << 16, high = word & 0xffff0000u;
                 sum += half_of((uint32_t)a[i * TILE_TERMS + 2 * k + 1] << 16) * (rc_vec)high;
                 sum += half_of((uint32_t)a[i * TILE_TERMS + 2 * k] << 16) * (rc_vec)low;

@@ -199,6 +199,7 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
         return rc_fail(RC_EINVAL,
                        "mel: expected at least 1 clip of 1 to %lld frames, got %lld of %lld",
                        (long long)most, (long long)b, (long long)frames);
+    RC_TRY(rc_check_batch("clips", b));
     RC_TRY(gradients(t, &result->loss, mel, text, b, frames, how));
     result->logit_scale = t->model->params.item[t->model->logit_scale].x[0];
     RC_TRY(gradient_norm(t, &result->grad_norm));

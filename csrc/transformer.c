@@ -38,6 +38,7 @@ static rc_status check_sizes(const rc_text_config *c)
     if (c->head_width == 0 && c->width % c->heads != 0)
         return rc_fail(RC_EINVAL, "text.heads: %lld does not divide the width %lld",
                        (long long)c->heads, (long long)c->width);
+    RC_TRY(rc_check_range("text: heads x head_width", rc_text_inner(c), 1, 1 << 16));
     return rc_check_eps("text", c->eps);
 }
 

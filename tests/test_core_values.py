@@ -95,3 +95,151 @@ def test_a_small_configuration_takes_little_memory():
 def test_tokens_a_side_are_bounded():
     with pytest.raises(ValueError, match=r"audio.patch: 2 makes 1024 tokens a side"):
         shape_of(AUDIO | {"spec_size": 2048, "patch": 2, "mels": 64})
+
+
+# ---- Arguments -----------------------------------------------------------------------------------
+
+IDS = [
+    ([2**32 + 5], ValueError, "32 bits"),
+    ([-(2**31) - 1], ValueError, "32 bits"),
+    (np.array([2**63], np.uint64), ValueError, "32 bits"),
+    (np.array([2**31], np.uint32), ValueError, "32 bits"),
+    ([5.9], TypeError, "integers, got dtype float64"),
+    (np.ones(1, np.float16), TypeError, "integers, got dtype float16"),
+    (["5"], TypeError, "integers"),
+]
+
+
+@pytest.mark.parametrize(("ids", "kind", "text"), IDS)
+def test_integers_are_never_cut_or_rounded(rng, ids, kind, text):
+    model, _ = new_model(rng, None, TEXT, 48)
+    context = core.Context(1)
+    with pytest.raises(kind, match=text):
+        model.text(context, ids, [0, 1])
+    with pytest.raises(kind, match=text):
+        model.text(context, [1], np.concatenate([np.asarray(ids)[:0], ids, ids]))
+    with pytest.raises(kind, match=text):
+        core.ranks(context, np.eye(2), np.eye(2), np.reshape(ids, (1, 1)).repeat(2, 0))
+    with pytest.raises(kind, match=text):
+        core.gather_rows(np.eye(3), ids)
+    with pytest.raises(kind, match=text):
+        core.class_vectors(np.eye(3), ids)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4"])
+def test_integers_of_every_type_that_fit_are_taken(rng, dtype):
+    model, _ = new_model(rng, None, TEXT, 48)
+    context = core.Context(1)
+    want = model.text(context, [7, 8, 9], [0, 3])
+    got = model.text(context, np.array([7, 8, 9], dtype), np.array([0, 3], dtype))
+    assert np.array_equal(got, want)
+    assert model.text(context, [], [0]).shape == (0, 20)
+
+
+def test_draws_take_no_number_that_does_not_fit(rng):
+    for seed in (-1, 2**64):
+        with pytest.raises(OverflowError):
+            core.draws("uniform", 3, seed, 0, 0)
+        with pytest.raises(OverflowError):
+            core.dropout(np.ones(3), 0.5, 0, seed, 0, 0)
+    last = core.dropout(np.ones(3), 0.0, 0, 0, 0, 2**63 - 2)
+    assert np.array_equal(last, np.ones(3))
+    trainer = core.Trainer(new_model(rng)[0], 1)
+    with pytest.raises(OverflowError):
+        trainer.step(decibels(rng, 2), np.ones((2, 24)), 0, -1)
+
+
+def test_flags_with_other_bytes_than_0_and_1(rng):
+    model, _ = new_model(rng, AUDIO | {"fusion": True})
+    mel = np.stack([decibels(rng, 3)] * 4, axis=1)
+    context = core.Context(1)
+    odd = np.array([2, 0, 255], np.uint8).view(bool)
+    want = model.audio(context, mel, longer=np.array([True, False, True]))
+    assert np.array_equal(model.audio(context, mel, longer=odd), want)
+
+
+HUGE = [
+    ("relpos_forward", (np.ones((1, 1)), 2**62)),
+    ("relpos_forward", (np.ones((1, 1)), 65)),
+    ("relpos_backward", (np.ones((1, 1, 1)), -(2**62))),
+    ("stretch_forward", (np.ones((1, 0)), 2**60)),
+    ("stretch_backward", (np.ones((1, 0)), 2**60)),
+    ("meanpool_backward", (np.ones((1, 0)), 2**60)),
+    ("window_mask", (4096, 64, 0)),
+    ("attention", (np.ones((2, 6)), 2**62, 1, 1.0, None, None)),
+    ("attention", (np.ones((2, 0)), 1, 1, 1.0, None, None)),
+    ("t5_bias_forward", (np.ones((4, 1)), 2**40, 8)),
+]
+
+
+@pytest.mark.parametrize(("name", "args"), HUGE)
+def test_sizes_that_overflow_are_refused(name, args):
+    with pytest.raises(ValueError, match=r"expected|range|fit"):
+        getattr(core, name)(*args)
+
+
+def test_more_rows_than_there_are_make_one_chunk(rng):
+    x, w = rng.standard_normal((5, 3)), rng.standard_normal((4, 3))
+    want = core.linear_forward(x, w, None, rows=5)
+    assert np.array_equal(core.linear_forward(x, w, None, rows=2**63 - 1), want)
+    dy = rng.standard_normal((5, 4))
+    for got, wanted in zip(
+        core.linear_backward(dy, x, w, rows=2**63 - 1),
+        core.linear_backward(dy, x, w, rows=5),
+        strict=True,
+    ):
+        assert np.array_equal(got, wanted)
+
+
+class Vicious:
+    """An integer whose conversion empties what holds it."""
+
+    def __init__(self, holder, value):
+        self.holder, self.value = holder, value
+
+    def __index__(self):
+        self.holder.clear()
+        return self.value
+
+
+def test_items_that_change_their_list_or_dictionary():
+    config = dict(AUDIO)
+    config["depths"] = [2, 2, 2]
+    config["depths"][0] = Vicious(config["depths"], 2)
+    shape_of(config)
+    assert config["depths"] == []
+    config = dict(AUDIO)
+    config["mels"] = Vicious(config, 16)
+    with pytest.raises(ValueError, match='"spec_size" is missing'):
+        shape_of(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kind"),
+    [
+        ("mels", 16.0, TypeError),
+        ("mels", "16", TypeError),
+        ("mels", None, TypeError),
+        ("mels", 2**63, OverflowError),
+        ("eps", "small", TypeError),
+        ("depths", 3, TypeError),
+        ("depths", [2, 2.5, 2], TypeError),
+        ("depths", {}, ValueError),
+        ("fusion", 2, TypeError),
+        ("fusion", np.ones(2), TypeError),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(field, value, kind):
+    with pytest.raises(kind, match=field):
+        shape_of(AUDIO | {field: value})
+    with pytest.raises(ValueError, match='configuration: "kind" is missing'):
+        shape_of([1, 2])
+
+
+def test_calls_take_a_bounded_number_of_clips_and_texts(rng):
+    model, _ = new_model(rng, CNN14, TEXT, 48)
+    context = core.Context(1)
+    with pytest.raises(ValueError, match="clips: expected at most 65536 in one call, got 65537"):
+        model.audio(context, np.zeros((65537, 4, 16), np.float32))
+    with pytest.raises(ValueError, match="texts: expected at most 65536 in one call, got 65537"):
+        model.text(context, np.ones(65537, np.int32), np.arange(65538))
