@@ -258,9 +258,31 @@ static void clamp_scale(rc_trainer *t)
     *s = fminf(fmaxf(*s, 0), 4.6051702f);
 }
 
+static rc_status check_step(const rc_step *how)
+{
+    const struct {
+        const char *name;
+        double value, least, most;
+    } numbers[] = {
+        {"lr", how->lr, 0, 1e3},
+        {"beta1", how->beta1, 0, 0.9999999},
+        {"beta2", how->beta2, 0, 0.9999999},
+        {"eps", how->eps, 1e-30, 1},
+        {"weight_decay", how->weight_decay, 0, 1e3},
+        {"clip", how->clip, 0, INFINITY},
+        {"step", (double)how->step, 0, 1e15},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!(numbers[i].value >= numbers[i].least && numbers[i].value <= numbers[i].most))
+            return rc_fail(RC_EINVAL, "%s: expected %g to %g, got %g", numbers[i].name,
+                           numbers[i].least, numbers[i].most, numbers[i].value);
+    return RC_OK;
+}
+
 static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, const float *text,
                       int64_t b, int64_t frames, const rc_step *how)
 {
+    RC_TRY(check_step(how));
     RC_TRY(checked_gradients(t, result, mel, text, b, frames, how));
     if (!isfinite(result->grad_norm) || !isfinite(result->loss))
         return rc_fail(RC_EINVAL,

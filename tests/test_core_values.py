@@ -243,3 +243,27 @@ def test_calls_take_a_bounded_number_of_clips_and_texts(rng):
         model.audio(context, np.zeros((65537, 4, 16), np.float32))
     with pytest.raises(ValueError, match="texts: expected at most 65536 in one call, got 65537"):
         model.text(context, np.ones(65537, np.int32), np.arange(65538))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("lr", NAN, "lr: expected 0 to 1000, got -?nan"),
+        ("lr", -1e-3, "lr: expected 0 to 1000, got -0.001"),
+        ("beta1", 1.0, "beta1: expected 0 to"),
+        ("beta2", 0.99999999999, "beta2: expected 0 to"),
+        ("eps", 0.0, "eps: expected 1e-30 to 1, got 0"),
+        ("weight_decay", float("inf"), "weight_decay: expected 0 to 1000, got inf"),
+        ("clip", NAN, "clip: expected 0 to inf"),
+        ("step", 2**63, "step: expected 0 to"),
+    ],
+)
+def test_options_of_a_step_are_named(rng, option, value, text):
+    trainer = core.Trainer(new_model(rng)[0], 1)
+    mel, features = decibels(rng, 2), rng.standard_normal((2, 24))
+    before = [x.copy() for x in trainer.buffers(0)]
+    with pytest.raises(ValueError, match=text):
+        trainer.step(mel, features, **({"seed": 1, "step": 0} | {option: value}))
+    for x, y in zip(before, trainer.buffers(0), strict=True):
+        assert np.array_equal(x, y)
+    assert np.isfinite(list(trainer.step(mel, features, 1, 0).values())).all()
