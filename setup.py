@@ -2,10 +2,10 @@
 
 Switches, read from the environment (1 turns one on):
 
-RECLAP_SANITIZE   address and undefined-behaviour sanitizers ("thread": thread sanitizer, no OpenMP)
+RECLAP_SANITIZE   address and undefined-behaviour sanitizers ("thread": thread sanitizer, RECLAP_OPENMP=0)
 RECLAP_DEBUG      -O1 -g, frame pointers
 RECLAP_COVERAGE   gcov counters
-RECLAP_OPENMP=0   one thread, no OpenMP
+RECLAP_OPENMP=0   OpenMP's runtime, which oneDNN brings, is left alone
 RECLAP_WERROR     together with CI: warnings are errors
 RECLAP_TARGET     x86-64, x86-64-v3 or x86-64-v4: hot loops for this processor instead of all three
 DNNLROOT          (or DNNL_ROOT) folder with include/ and lib/ of oneDNN 3.x
@@ -116,11 +116,11 @@ def flags() -> tuple[list[str], list[str]]:
     ]
     compile_args += ["-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Wvla"]
     compile_args += ["-Wstrict-prototypes", "-Wmissing-prototypes"]
-    link_args: list[str] = []
+    compile_args.append("-pthread")
+    link_args = ["-pthread"]
     thread_sanitizer = os.environ.get("RECLAP_SANITIZE") == "thread"
-    if switch("RECLAP_OPENMP", "1") and not thread_sanitizer:  # which cannot follow libgomp
-        compile_args.append("-fopenmp")
-        link_args.append("-fopenmp")
+    if not switch("RECLAP_OPENMP", "1") or thread_sanitizer:  # which cannot follow libgomp
+        compile_args.append("-DRC_NO_OPENMP")
     if switch("CI") and switch("RECLAP_WERROR"):
         compile_args.append("-Werror")
     if target := os.environ.get("RECLAP_TARGET"):

@@ -129,7 +129,8 @@ int rc_library_threads(int threads);
 
 /* In front of the definition of a hot function: compile it three times and let the loader choose by
  * CPU. Helpers that should follow the choice must be inlined into it. Needs the ifunc mechanism of
- * glibc, which the sanitizers' early start-up does not survive. RC_TARGET, a string, builds one of
+ * glibc, which the sanitizers' early start-up does not survive, and GCC's resolvers: those of Clang
+ * refer to symbols that are not there when a module is loaded. RC_TARGET, a string, builds one of
  * the three alone, to be compared with the others. */
 #if defined(__has_feature)
 #define RC_HAS_FEATURE(x) __has_feature(x)
@@ -145,7 +146,7 @@ int rc_library_threads(int threads);
 #if defined(RC_TARGET)
 #define RC_CLONES __attribute__((target(RC_TARGET)))
 #elif defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !RC_SANITIZED &&          \
-    ((defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && __GNUC__ >= 12))
+    !defined(__clang__) && __GNUC__ >= 12
 #define RC_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define RC_CLONES

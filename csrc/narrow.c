@@ -70,7 +70,12 @@ void rc_dequantize(float *y, int64_t ld, const int32_t *sums, const float *scale
     for (int64_t i = 0; i < n; i++) {
         const int32_t *s = sums + i * c;
         float *row = y + i * ld, by = scale[i];
-#pragma GCC ivdep /* row may be s, but never lies half over it */
+/* row may be s, but never lies half over it */
+#ifdef __clang__
+#pragma clang loop vectorize(assume_safety)
+#else
+#pragma GCC ivdep
+#endif
         for (int64_t j = 0; j < c; j++) {
             float value = (float)s[j] * by * column[j] + (add ? row[j] : 0);
             memcpy(&row[j], &value, sizeof value); /* the memory may hold integers so far */

@@ -12,9 +12,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#ifdef _OPENMP
-#include <omp.h>
+/* OpenMP's runtime is the one that oneDNN brings, be it GNU's or LLVM's, or there is none: linking
+ * our compiler's would put a second one beside it. */
+#ifndef RC_NO_OPENMP
+extern int omp_get_max_threads(void) __attribute__((weak));
+extern void omp_set_num_threads(int threads) __attribute__((weak));
 #endif
+
 #ifdef __SSE2__
 #include <xmmintrin.h>
 #endif
@@ -75,13 +79,14 @@ static void pause_briefly(void) {}
 
 int rc_library_threads(int threads)
 {
-#ifdef _OPENMP
-    int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
-    return before;
-#else
-    return threads;
+#ifndef RC_NO_OPENMP
+    if (omp_get_max_threads != NULL && omp_set_num_threads != NULL) {
+        int before = omp_get_max_threads();
+        omp_set_num_threads(threads);
+        return before;
+    }
 #endif
+    return threads;
 }
 
 /* ---- Working --------------------------------------------------------------------------------- */

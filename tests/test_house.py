@@ -42,7 +42,6 @@ FOREIGN = {
     "oneapi/dnnl/dnnl.h": {"dnn_inside.h"},
     "Python.h": {"py.h"},
     "numpy/arrayobject.h": {"py.h"},
-    "omp.h": {"dnn.c", "parallel.c"},  # to keep oneDNN on the one thread it is called from
     "xmmintrin.h": {"parallel.c"},
     "cpuid.h": {"split_blocks.c"},
     "immintrin.h": {"split_blocks.c"},

@@ -107,8 +107,8 @@ def test_values_that_are_not_finite_are_refused(rng, context, value):
         (lambda: core.scores(context, items, bad, 1), "classes"),
         (lambda: core.combine(context, items, bad, [0, 5], 0, 1.0, 1), "prompts"),
         (lambda: core.combine(context, bad, items, [0, 4], 0, 1.0, 1), "x"),
-        (lambda: core.ranks(context, bad, items, np.zeros((5, 1))), "queries"),
-        (lambda: core.ranks(context, items, bad, np.zeros((4, 1))), "items"),
+        (lambda: core.ranks(context, bad, items, np.zeros((5, 1), int)), "queries"),
+        (lambda: core.ranks(context, items, bad, np.zeros((4, 1), int)), "items"),
     ]:
         with pytest.raises(ValueError, match=f"{name}: row 3 has a value that is not finite"):
             call()
