@@ -2,7 +2,7 @@
 
 Switches, read from the environment (1 turns one on):
 
-RECLAP_SANITIZE   address and undefined-behaviour sanitizers ("thread": thread sanitizer, RECLAP_OPENMP=0)
+RECLAP_SANITIZE   address and undefined-behaviour sanitizers ("thread": that of threads)
 RECLAP_DEBUG      -O1 -g, frame pointers
 RECLAP_COVERAGE   gcov counters
 RECLAP_OPENMP=0   OpenMP's runtime, which oneDNN brings, is left alone

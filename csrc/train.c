@@ -264,7 +264,7 @@ static rc_status check_step(const rc_step *how)
         const char *name;
         double value, least, most;
     } numbers[] = {
-        {"lr", how->lr, 0, 1e3},
+        {"lr", how->lr, 0, 1e30},
         {"beta1", how->beta1, 0, 0.9999999},
         {"beta2", how->beta2, 0, 0.9999999},
         {"eps", how->eps, 1e-30, 1},

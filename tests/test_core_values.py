@@ -232,7 +232,7 @@ def test_items_that_change_their_list_or_dictionary():
 def test_values_of_a_wrong_type_are_named(field, value, kind):
     with pytest.raises(kind, match=field):
         shape_of(AUDIO | {field: value})
-    with pytest.raises(ValueError, match='configuration: "kind" is missing'):
+    with pytest.raises(TypeError, match="configuration: expected a dict, got list"):
         shape_of([1, 2])
 
 
@@ -248,8 +248,8 @@ def test_calls_take_a_bounded_number_of_clips_and_texts(rng):
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("lr", NAN, "lr: expected 0 to 1000, got -?nan"),
-        ("lr", -1e-3, "lr: expected 0 to 1000, got -0.001"),
+        ("lr", NAN, r"lr: expected 0 to 1e\+30, got -?nan"),
+        ("lr", -1e-3, r"lr: expected 0 to 1e\+30, got -0.001"),
         ("beta1", 1.0, "beta1: expected 0 to"),
         ("beta2", 0.99999999999, "beta2: expected 0 to"),
         ("eps", 0.0, "eps: expected 1e-30 to 1, got 0"),
