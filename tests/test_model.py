@@ -104,7 +104,9 @@ def test_long_sounds_are_not_decoded_far_ahead(small):
             started.append(self.i)
             return clip
 
-    found = sources.features([Counted(i) for i in range(40)], RATE, front, threads=2)
+    found = sources.features(
+        [Counted(i) for i in range(40)], sources.Reading(RATE), front, threads=2
+    )
     for _ in range(20 * 40):  # forty windows each
         place, _ = next(found)
     found.close()

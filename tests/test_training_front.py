@@ -64,7 +64,7 @@ def sounds(tmp_path_factory):
 
 def inference(row, front):
     """Return what the model embeds, shape (windows, frames, mels)."""
-    found = [result for _, result in sources.features([row.path], None, front, 1)]
+    found = [result for _, result in sources.features([row.path], sources.Reading(), front, 1)]
     assert not [x for x in found if isinstance(x, Exception)]
     return np.stack([picture.mel for picture in found])
 
