@@ -63,6 +63,10 @@ class SkippedWarning(UserWarning):
         super().__init__(f"skipped {len(faults)}: {shown}{more}")
         self.faults = faults
 
+    def __reduce__(self) -> tuple[type, tuple[dict[int, str]]]:
+        """Pickle by the faults."""
+        return type(self), (self.faults,)
+
 
 def one_line(error: Exception) -> str:
     """Return an exception's message on one line, without the number of a system error."""

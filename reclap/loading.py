@@ -1,20 +1,22 @@
 """Load a model by what names it: bundled, a path, or an id of the Hugging Face hub."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from reclap import checkpoint, hub
 from reclap.errors import FormatError
 from reclap.model import Model
 from reclap.text import TOKENIZERS, find_tokenizer
+from reclap.towers import Dtype
 from reclap.weights import choose_dtype
 
 if TYPE_CHECKING:
     from reclap.families.clap import Found
 
-__all__ = ["load", "locate"]
+__all__ = ["Opening", "load", "locate", "reopen"]
 
 
 def locate(
@@ -31,11 +33,11 @@ def locate(
 def load(
     source: str | os.PathLike[str] = "mini",
     *,
-    dtype: str = "float32",
+    dtype: Dtype | Literal["auto"] = "float32",
     threads: int | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
-    compat: str | None = None,
-    text_activation: str | None = None,
+    compat: Literal["upstream"] | None = None,
+    text_activation: Literal["gelu", "quick_gelu"] | None = None,
     revision: str | None = None,
     offline: bool = False,
 ) -> Model:
@@ -90,12 +92,19 @@ def load(
     ValueError
         If an option is out of range, or does not go with this model.
 
+    Notes
+    -----
+    A model can be pickled and copied, as pools of processes, joblib, Ray and torch's ``DataLoader``
+    do. The pickle holds these arguments and the digests; unpickling loads the model again, where
+    the source must be found under the same name, and refuses one that has changed.
+
     Examples
     --------
     >>> import reclap
     >>> reclap.load("mini").embed_text(["rain on a tin roof", "a dog barks"]).shape
     (2, 384)
     """
+    given = dict(locals())  # every option, also those of later versions
     dtype = choose_dtype(dtype)
     if compat not in (None, "upstream"):
         raise ValueError(f"compat is {compat!r}, expected upstream or None")
@@ -106,11 +115,66 @@ def load(
         found = clap.read(path, compat, text_activation)
         if isinstance(source, str) and hub.is_hub_id(source):
             found = _named(found, source.removeprefix(hub.PREFIX))
-        return Model.from_foreign(found, path, threads, _tokenizer(tokenizer), dtype)
-    if not path.is_dir():
+        of_text = _tokenizer(tokenizer)
+        model = Model._from_foreign(path, found, dtype=dtype, threads=threads, tokenizer=of_text)
+    elif path.is_dir():
+        _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
+        model = Model._from_folder(path, dtype=dtype, threads=threads)
+    else:
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
-    _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
-    return Model.from_folder(path, threads, dtype)
+    model._opening = Opening(given | {"dtype": dtype}, path)
+    return model
+
+
+class Opening:
+    """How a model was loaded, to load it again: in another process, or as a copy.
+
+    Parameters
+    ----------
+    options : dict
+        The arguments of `load`.
+    path : Path
+        What it found.
+    """
+
+    def __init__(self, options: dict[str, Any], path: Path) -> None:
+        source, tokenizer = options["source"], options["tokenizer"]
+        if hub.is_hub_id(source):
+            options = options | {"source": hub.PREFIX + source.removeprefix(hub.PREFIX)}
+        elif path == Path(source):  # no bundled name
+            options = options | {"source": str(path.absolute())}
+        if tokenizer is not None:
+            options = options | {"tokenizer": str(Path(tokenizer).absolute())}
+        self.options = options
+
+    def load(self) -> Model:
+        """Load the model again; a hub id from the local cache, if that holds it."""
+        source = self.options["source"]
+        if hub.is_hub_id(source) and not self.options["offline"]:
+            with contextlib.suppress(FileNotFoundError):
+                return load(**self.options | {"offline": True})
+        return load(**self.options)
+
+
+def reopen(opening: Opening, digest: str, text_digest: str) -> Model:
+    """Load a pickled model again.
+
+    Raises
+    ------
+    OSError, FormatError, ValueError
+        As `load`; FormatError also if the source is not what it was.
+    """
+    model = opening.load()
+    for what, now, before in (
+        ("model", model.digest, digest),
+        ("tokenizer", model.text_digest, text_digest),
+    ):
+        if now != before:
+            raise FormatError(
+                f"{model.info()['source']}: the {what} has changed since this model was pickled "
+                f"or copied: digest {before[:16]} then, {now[:16]} now"
+            )
+    return model
 
 
 def _named(found: "Found", name: str) -> "Found":

@@ -20,10 +20,12 @@ from reclap.prompts.combine import place_of
 from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Embedding, Timeline
+from reclap.towers import Dtype
 from reclap.weights import Weights
 
 if TYPE_CHECKING:
     from reclap.families.parts import Found
+    from reclap.loading import Opening
 
 __all__ = ["Model"]
 
@@ -43,10 +45,18 @@ class Model(Embedder):
         Factor from cosines to logits.
     """
 
+    _opening: "Opening | None" = None  # how `reclap.load` made it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how the model was loaded, and its digests; unpickling loads it again."""
+        if self._opening is None:
+            raise TypeError(f"{self._source}: only models that reclap.load returned can be pickled")
+        from reclap.loading import reopen
+
+        return reopen, (self._opening, self.digest, self.text_digest)
+
     @classmethod
-    def from_folder(
-        cls, folder: Path, threads: int | None = None, dtype: str = "float32"
-    ) -> "Model":
+    def _from_folder(cls, folder: Path, *, dtype: Dtype, threads: int | None) -> "Model":
         """Load a model folder; see `reclap.load`."""
         config = checkpoint.read_config(folder)
         read = functools.partial(checkpoint.read_parameters, folder)
@@ -54,13 +64,14 @@ class Model(Embedder):
         return cls(config, weights, folder / checkpoint.TOKENIZER, folder, threads)
 
     @classmethod
-    def from_foreign(
+    def _from_foreign(
         cls,
-        found: "Found",
         source: Path,
+        found: "Found",
+        *,
+        dtype: Dtype = "float32",
         threads: int | None = None,
         tokenizer: Path | None = None,
-        dtype: str = "float32",
     ) -> "Model":
         """Make a model of another project's checkpoint, see `reclap.load`."""
         read = functools.partial(checkpoint.match, found.tensors, where=str(source))
@@ -84,7 +95,7 @@ class Model(Embedder):
         n_prompts: int | None = None,
         seed: int = 0,
         cache: bool = True,
-    ) -> tuple[list[str], Floats]:
+    ) -> tuple[tuple[str, ...], Floats]:
         """Embed labels as classes.
 
         Parameters
@@ -104,7 +115,7 @@ class Model(Embedder):
 
         Returns
         -------
-        labels : list of str
+        labels : tuple of str
         vectors : ndarray of float32, shape (labels, dim)
             The normalised mean of each label's normalised prompts.
 
@@ -114,7 +125,7 @@ class Model(Embedder):
             If there is no label, one is empty or occurs twice, or one has too few prompts.
         """
         classes = self._classes(labels, template, n_prompts, seed, "mean_embedding", cache)
-        return list(classes.labels), classes.vectors()
+        return classes.labels, classes.vectors()
 
     @functools.cached_property
     def _prompts(self) -> PromptEmbeddings:
@@ -410,19 +421,15 @@ class Model(Embedder):
         if format not in ("reclap", "hf"):
             raise ValueError(f"format is {format!r}, expected reclap or hf")
         values = self._weights.require_exact()
+        tokenizer = self._tokenizer.to_json() if self._tokenizer else None
         if format == "hf":
-            tokenizer = self._tokenizer.path if self._tokenizer else None
             from reclap.families import export  # here, because it takes a while
 
             export.write(Path(folder), self.config, values, tokenizer)
-        elif self._family != "reclap":
-            if self._tokenizer is None:
-                raise ReclapError(
-                    f"{self._source}: a model folder holds a tokenizer, and there is none beside "
-                    "it; load it with tokenizer= (--tokenizer), that of its text model"
-                )
-            content = self._tokenizer.to_json()
-            checkpoint.save_all(Path(folder), self.config, values, content)
+        elif tokenizer is None:
+            raise ReclapError(
+                f"{self._source}: a model folder holds a tokenizer, and there is none beside "
+                "it; load it with tokenizer= (--tokenizer), that of its text model"
+            )
         else:
-            own = {n: a for n, a in values.items() if not n.startswith("text_branch.")}
-            checkpoint.save(Path(folder), self.config, own, self._source)
+            checkpoint.save_all(Path(folder), self.config, values, tokenizer)

@@ -5,7 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,14 @@ from reclap._libraries import core, describe
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError
 from reclap.tensors import Array, Lazy
-from reclap.towers import DTYPES
+from reclap.towers import DTYPES, Dtype
 
 __all__ = ["Weights", "choose_dtype"]
 
 Shapes = list[tuple[str, tuple[int, ...]]]
 
 
-def choose_dtype(dtype: str) -> str:
+def choose_dtype(dtype: Dtype | Literal["auto"]) -> Dtype:
     """Return the type that a model computes with.
 
     Parameters
@@ -94,7 +94,7 @@ class Weights:
         config: ClapConfig,
         where: Path,
         read: Callable[[Shapes], Iterable[Array]],
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         **changes: Any,
     ) -> None:
         try:

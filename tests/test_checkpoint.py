@@ -47,6 +47,18 @@ def test_model_saves_onto_its_own_folder(folder, tones):
     assert reclap.load(folder).digest == model.digest
 
 
+@pytest.mark.parametrize("change", ["gone", "another"])
+def test_saved_model_is_what_was_loaded_not_what_the_folder_holds_now(folder, tmp_path, change):
+    model = reclap.load(folder)
+    for name in (checkpoint.TEXT, checkpoint.TOKENIZER, checkpoint.MODEL, checkpoint.CONFIG):
+        (folder / name).unlink()
+        if change == "another":
+            (folder / name).write_bytes(b"something else")
+    model.save(tmp_path / "saved")
+    saved = reclap.load(tmp_path / "saved")
+    assert (saved.digest, saved.text_digest) == (model.digest, model.text_digest)
+
+
 def test_model_saves_over_another(small, tmp_path):
     other = folders.write_folder(tmp_path / "model", seed=5)
     assert reclap.load(other).digest != small.digest

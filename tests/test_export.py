@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import folders
 import numpy as np
@@ -112,6 +113,7 @@ def test_processor_of_transformers_loads(rng, tmp_path):
     (tmp_path / "a" / "tokenizer.json").unlink()
     write_pairs(tmp_path / "a", ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     ours = reclap.load(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")  # what is written is what was loaded
     ours.save(tmp_path / "b", format="hf")
     processor = transformers.AutoProcessor.from_pretrained(tmp_path / "b")
     assert type(processor).__name__ == "ClapProcessor"

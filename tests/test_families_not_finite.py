@@ -51,7 +51,7 @@ def test_tensor_with_a_value_that_is_not_finite_is_named(rng, tmp_path, family):
         bad.flat[-1] = -1 if variance else (np.nan, np.inf, -np.inf)[i % 3]
         spoilt = dataclasses.replace(found, tensors=dict(found.tensors) | {name: bad})
         with pytest.raises(FormatError) as caught:
-            Model.from_foreign(spoilt, path)
+            Model._from_foreign(path, spoilt)
         assert str(path) in str(caught.value)
         assert name.removeprefix("audio_branch.") in str(caught.value)
 

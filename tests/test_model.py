@@ -178,7 +178,7 @@ def test_several_prompts_stand_for_a_label_by_their_mean(small):
     prompts = {"rain": ["soft rain", "hard rain on a roof"], "dog": ["a dog"]}
     names, vectors = small.class_vectors(prompts)
     mean = small.embed_text(prompts["rain"]).mean(axis=0)
-    assert names == ["rain", "dog"]
+    assert names == ("rain", "dog")
     np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 

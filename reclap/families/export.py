@@ -78,7 +78,7 @@ def _differences(part: str, have: Any, expected: Any) -> list[str]:
 
 
 def write(
-    folder: Path, config: ClapConfig, tensors: Mapping[str, Stored], tokenizer: Path | None
+    folder: Path, config: ClapConfig, tensors: Mapping[str, Stored], tokenizer: bytes | None
 ) -> None:
     """Write a folder that ``ClapModel.from_pretrained`` and ``AutoProcessor`` take.
 
@@ -90,8 +90,8 @@ def write(
         Of the model.
     tensors : mapping of str to ndarray
         By our names.
-    tokenizer : Path, optional
-        See `reclap.vocabulary.load`; without it the folder has no tokenizer.
+    tokenizer : bytes, optional
+        Content of a tokenizer.json; without it the folder has no tokenizer.
 
     Raises
     ------
@@ -134,13 +134,13 @@ def _extractor(config: ClapConfig) -> dict[str, Any]:
     return kinds | said | {"max_length_s": config.front.samples // config.front.rate}
 
 
-def _tokenizer_files(config: ClapConfig, path: Path | None) -> dict[str, bytes]:
+def _tokenizer_files(config: ClapConfig, content: bytes | None) -> dict[str, bytes]:
     """Return the tokenizer, and what its class is and which tokens are special."""
-    if path is None:
+    if content is None:
         return {}
-    from reclap import vocabulary  # here, because the library takes 50 ms
+    import tokenizers  # here, because the library takes 50 ms
 
-    tokenizer = vocabulary.load(path)
+    tokenizer = tokenizers.Tokenizer.from_str(content.decode())
     special = {f"{k}_token": t for k, t in _SPECIAL.items() if tokenizer.token_to_id(t) is not None}
     padding = tokenizer.id_to_token(config.text.position_offset - 1)
     pairs = type(tokenizer.model).__name__ == "BPE"
@@ -151,7 +151,7 @@ def _tokenizer_files(config: ClapConfig, path: Path | None) -> dict[str, bytes]:
         **({} if padding is None else {"pad_token": padding}),
     }
     return {
-        checkpoint.TOKENIZER: vocabulary.to_json(path),
+        checkpoint.TOKENIZER: content,
         "tokenizer_config.json": _as_json(settings),
     }
 

@@ -158,6 +158,10 @@ class RequestError(ReclapError):
         self.again = again
         self.wait = wait
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by all that it was made of."""
+        return type(self), (self.kind, str(self)), vars(self)
+
 
 class StoppedError(ReclapError):
     """No further request can be answered: key refused, budget spent, reply not recorded."""

@@ -1,0 +1,174 @@
+"""Models and results go where people send them: other processes, copies, loaders of batches."""
+
+import concurrent.futures
+import copy
+import inspect
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reclap
+from reclap import checkpoint
+from reclap.llm.request import RequestError
+from reclap.loading import load
+from reclap.model import Model
+from reclap.prompts.bank import PromptBank
+
+TEXTS = ["rain on a tin roof", "a dog barks"]
+
+
+def copied(value):
+    return pickle.loads(pickle.dumps(value))  # noqa: S301
+
+
+@pytest.fixture
+def folder(small_folder, tmp_path):
+    return Path(shutil.copytree(small_folder, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("again", [copied, copy.deepcopy, copy.copy])
+def test_copied_model_embeds_the_same_and_shares_nothing(small_folder, again, tones):
+    model = reclap.load(small_folder, threads=2)
+    other = again(model)
+    assert type(other) is Model
+    assert (other.digest, other.text_digest, other.threads) == (
+        model.digest,
+        model.text_digest,
+        2,
+    )
+    np.testing.assert_array_equal(other.embed_text(TEXTS), model.embed_text(TEXTS))
+    np.testing.assert_array_equal(other.embed_audio(tones), model.embed_audio(tones))
+    for name in ("_lock", "_context", "_core", "_weights", "_tokenizer", "_prompts", "_ignored"):
+        assert getattr(other, name) is not getattr(model, name), name
+
+
+def test_every_option_of_load_is_pickled(small_folder):
+    opening = reclap.load(small_folder)._opening
+    assert set(opening.options) == set(inspect.signature(load).parameters)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32x3"])
+def test_type_of_a_model_survives_pickling(small_folder, dtype):
+    model = copied(reclap.load(small_folder, dtype=dtype, threads=1))
+    assert model.info()["dtype"] == dtype
+    assert model.threads == 1
+
+
+def test_bundled_model_travels_by_its_name(monkeypatch, tmp_path):
+    data = pickle.dumps(reclap.load("mini"))
+    assert str(Path(reclap.__file__).parent).encode() not in data
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(data).info()["name"] == reclap.load("mini").info()["name"]  # noqa: S301
+
+
+def test_relative_path_is_found_from_another_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    data = pickle.dumps(reclap.load("model"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(data).embed_text(TEXTS).shape[0] == 2  # noqa: S301
+
+
+def test_pickle_holds_no_weights(small_folder):
+    assert len(pickle.dumps(reclap.load(small_folder))) < 2000
+
+
+def test_changed_weights_are_named_on_unpickling(folder):
+    model = reclap.load(folder)
+    data = pickle.dumps(model)
+    tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)
+    tensors = {name: np.array(x) for name, x in tensors.items()}
+    name = next(n for n, x in tensors.items() if x.dtype == np.float32 and x.ndim == 2)
+    tensors[name] = tensors[name] + 1
+    checkpoint.write_tensors(folder / checkpoint.MODEL, tensors)
+    with pytest.raises(reclap.FormatError, match=r"the model has changed since .* pickled"):
+        pickle.loads(data)  # noqa: S301
+    with pytest.raises(reclap.FormatError, match=r"the model has changed since .* copied"):
+        copy.deepcopy(model)
+
+
+def test_changed_tokenizer_is_named_on_unpickling(folder):
+    data = pickle.dumps(reclap.load(folder))
+    path = folder / checkpoint.TOKENIZER
+    text = path.read_text()
+    path.write_text(text.replace("[MASK]", "[MUSK]"))
+    assert path.read_text() != text
+    with pytest.raises(reclap.FormatError, match="the tokenizer has changed since"):
+        pickle.loads(data)  # noqa: S301
+
+
+def test_lost_source_is_named_on_unpickling(folder):
+    data = pickle.dumps(reclap.load(folder))
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match=r"no model named or at .*model'"):
+        pickle.loads(data)  # noqa: S301
+
+
+def test_model_of_parts_is_refused_clearly(small):
+    parts = Model(small.config, small._weights, None, Path("parts"))
+    with pytest.raises(TypeError, match=r"parts: only models that reclap\.load returned"):
+        pickle.dumps(parts)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_pools_of_processes_take_a_model(small_folder, method):
+    model = reclap.load(small_folder, threads=1)
+    want = model.embed_text(TEXTS)
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        got = pool.submit(model.embed_text, TEXTS).result(timeout=120)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_joblib_takes_a_model(small_folder):
+    joblib = pytest.importorskip("joblib", reason="joblib is missing: pip install joblib")
+    model = reclap.load(small_folder, threads=1)
+    [got] = joblib.Parallel(n_jobs=2)([joblib.delayed(model.embed_text)(TEXTS)])
+    np.testing.assert_array_equal(got, model.embed_text(TEXTS))
+
+
+class Captions:
+    """A data set of torch that holds a model."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __len__(self):
+        return len(TEXTS)
+
+    def __getitem__(self, i):
+        return self.model.embed_text([TEXTS[i]])[0]
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_loader_of_torch_takes_a_model(small_folder, method):
+    data = pytest.importorskip("torch.utils.data", reason="torch is missing: pip install torch")
+    model = reclap.load(small_folder, threads=1)
+    found = data.DataLoader(
+        Captions(model), batch_size=1, num_workers=1, multiprocessing_context=method
+    )
+    np.testing.assert_array_equal(np.concatenate(list(found)), model.embed_text(TEXTS))
+
+
+def test_results_survive_pickling(small, tones):
+    [found] = small.classify(tones[:1], TEXTS, explain=True)
+    assert copied(found).top == found.top
+    np.testing.assert_array_equal(copied(found).scores, found.scores)
+    timeline = small.timeline(tones[0], TEXTS)
+    np.testing.assert_array_equal(copied(timeline).scores, timeline.scores)
+    bank = PromptBank.from_prompts({"dog": ["a gruff bark", "a yelp"]})
+    assert copied(bank) == bank
+
+
+def test_exceptions_survive_pickling():
+    """One that does not breaks the whole pool of processes."""
+    for error in (
+        reclap.FormatError("bad"),
+        reclap.SkippedWarning({1: "bad"}),
+        RequestError("http", "refused", again=True, wait=2.0),
+    ):
+        other = copied(error)
+        assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))
