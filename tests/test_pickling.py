@@ -14,7 +14,7 @@ import pytest
 import reclap
 from reclap import checkpoint
 from reclap.llm.request import RequestError
-from reclap.loading import load
+from reclap.loading import Opening, load
 from reclap.model import Model
 from reclap.prompts.bank import PromptBank
 
@@ -172,3 +172,8 @@ def test_exceptions_survive_pickling():
     ):
         other = copied(error)
         assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))
+
+
+def test_hub_id_is_loaded_by_its_id_again():
+    opening = Opening({"source": "org/name", "tokenizer": None, "offline": False}, Path("cache"))
+    assert opening.options["source"] == "hf:org/name"
