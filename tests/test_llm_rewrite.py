@@ -1,7 +1,9 @@
 """From a manifest to one with rewrites, with a server that behaves."""
 
+import contextlib
 import csv
 import json
+import sqlite3
 import threading
 import time
 
@@ -14,6 +16,7 @@ from reclap.llm import StoppedError
 from reclap.llm.cache import Cache
 from reclap.llm.gather import Sampling
 from reclap.llm.rewrite import RewritePlan, rewrite, survey
+from reclap.llm.rows import Rows
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Session
 
@@ -169,10 +172,16 @@ def stopped(ask, path, requests, **options):
         ask(path, plan=RewritePlan(2, workers=2), budget=Budget(requests), **options)
 
 
+def kept(path):
+    """Return the finished rows of a run that has ended."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT line FROM rows ORDER BY number")
+        return [json.loads(line) for (line,) in found]
+
+
 def test_stopped_run_goes_on_where_it_was(ask, thirty, tmp_path):
     stopped(ask, thirty, 12)
-    partial = tmp_path / "out.jsonl.partial"
-    begun = lines(partial)
+    begun = kept(tmp_path / "out.jsonl.partial")
     assert 8 <= len(begun) <= 12
     report, rows, requests = ask(thirty)
     assert rows[: len(begun)] == begun
@@ -182,19 +191,45 @@ def test_stopped_run_goes_on_where_it_was(ask, thirty, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("out.*")) == ["out.jsonl"]
 
 
-@pytest.mark.parametrize("cut", [1, 20])
-def test_line_that_was_cut_off_is_written_again(ask, thirty, tmp_path, cut):
-    stopped(ask, thirty, 12)
-    partial = tmp_path / "out.jsonl.partial"
-    partial.write_bytes(partial.read_bytes()[:-cut])
-    _, rows, _ = ask(thirty)
-    assert [r["caption"] for r in rows] == captions(30)
+def test_report_of_a_run_that_was_stopped_is_that_of_one_that_was_not(ask, thirty, tmp_path):
+    def answer(handler, body):
+        bad = "bell" in body["messages"][-1]["content"]
+        handler.say('["Here are the captions:", "ja"]') if bad else answer_well(handler, body)
+
+    plan = RewritePlan(2, Sampling(attempts=2), workers=1)
+    whole, _, _ = ask(thirty, answer, out=tmp_path / "whole.jsonl", plan=plan)
+    for path in tmp_path.glob("c.sqlite*"):
+        path.unlink()
+    with pytest.raises(StoppedError):
+        ask(thirty, answer, plan=plan, budget=Budget(20))
+    again, _, _ = ask(thirty, answer, plan=plan)
+    assert again.listed == whole.listed
+    assert again.listed
+    counts = ("items", "incomplete", "wanted", "accepted", "rejected", "flagged")
+    assert all(getattr(again, name) == getattr(whole, name) for name in counts)
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def test_file_without_any_whole_line(ask, thirty, tmp_path):
-    stopped(ask, thirty, 12)
-    (tmp_path / "out.jsonl.partial").write_bytes(b"x" * 200_000)
-    assert len(ask(thirty)[1]) == 30
+def test_kill_while_the_file_is_written_keeps_the_rows(ask, thirty, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr("pathlib.Path.replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ask(thirty)
+    assert sorted(p.name for p in tmp_path.glob("out.*")) == ["out.jsonl.partial"]
+    _, rows, requests = ask(thirty)
+    assert ([r["caption"] for r in rows], len(requests)) == (captions(30), 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 200_000])
+def test_file_that_is_no_list_of_rows(ask, thirty, tmp_path, content):
+    (tmp_path / "out.jsonl.partial").write_bytes(content)
+    if content:  # such as the lines that earlier versions wrote
+        with pytest.raises(FormatError, match=r"out.jsonl.partial: .*; --force starts anew"):
+            ask(thirty)
+    assert len(ask(thirty, force=bool(content))[1]) == 30
 
 
 def test_other_settings_or_rows_are_refused(ask, thirty, tmp_path):
@@ -213,19 +248,12 @@ def test_other_settings_or_rows_are_refused(ask, thirty, tmp_path):
         ask(thirty)
 
 
-def test_partial_file_of_unknown_origin_is_refused(ask, thirty, tmp_path):
-    (tmp_path / "out.jsonl.partial").write_text("{}\n")
-    with pytest.raises(FormatError, match=r"no out.jsonl.partial.json beside it"):
-        ask(thirty)
-
-
 def test_two_processes_do_not_write_one_file(ask, thirty, tmp_path):
-    import fcntl
-
-    with (tmp_path / "out.jsonl.partial").open("w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    other = Rows(tmp_path / "out.jsonl", {})
+    for force in (False, True):
         with pytest.raises(ReclapError, match="another process"):
-            ask(thirty)
+            ask(thirty, force=force)
+    other._records.close()
 
 
 def test_rows_before_a_dead_server_are_asked_again(ask, thirty):
@@ -244,10 +272,10 @@ def test_replies_on_their_way_are_kept_when_the_run_ends(ask, thirty, monkeypatc
         raise OSError("disk full")
 
     with monkeypatch.context() as m:
-        m.setattr("reclap.llm.lines.PartialLines.append", full)
+        m.setattr("reclap.llm.rows.Rows.append", full)
         with pytest.raises(OSError, match="disk full"):
             ask(thirty, lambda *a: (time.sleep(0.1), answer_well(*a)))
-    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+    assert not [t for t in threading.enumerate() if "prefetch" in t.name]
     report, _, requests = ask(thirty)
     assert report.usage["cached"] >= 8
     assert len(requests) + report.usage["cached"] == 30

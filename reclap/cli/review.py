@@ -56,7 +56,7 @@ def _run_review(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         ask = None
         if args.ask:
-            from reclap.llm.again import asker
+            from reclap.review.regenerate import asker
 
             model = stack.enter_context(llm.open_session(args))
             ask = asker(model, llm.sampling_of(args), labels, sense)

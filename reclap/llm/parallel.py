@@ -20,21 +20,10 @@ Result = TypeVar("Result")
 def ordered(
     work: Callable[[Item], Result], items: Iterable[Item], llm: Session, workers: int
 ) -> Generator[Result, None, None]:
-    """Yield the results of `work` in the order of the items.
+    """Yield the results of `work`, which asks `llm`, in the order of the items.
 
     When the generator is closed early, or an item raises, no further request starts; those on
-    their way are awaited, so that their replies are kept.
-
-    Parameters
-    ----------
-    work : callable
-        Called in one of several threads.
-    items : iterable
-        Read in the calling thread, a little ahead.
-    llm : Session
-        What `work` asks.
-    workers : int
-        Threads.
+    their way are awaited, so that their replies are kept. See `reclap.prefetch.prefetch_map`.
     """
     return prefetch_map(work, items, workers, _AHEAD * workers, interrupt=llm.stop)
 

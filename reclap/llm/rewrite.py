@@ -5,6 +5,8 @@ ReCLAP, arXiv 2409.09213, section 3.1: a rewrite keeps the scene and describes h
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +20,9 @@ from reclap.errors import FormatError
 from reclap.llm import instructions
 from reclap.llm.gather import Gathered, Rejected, Sampling, gather
 from reclap.llm.judges import rewrite_judge
-from reclap.llm.lines import PartialLines
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
+from reclap.llm.rows import Finished, Rows
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
 from reclap.manifest import FLAGS, Caption
@@ -60,14 +62,11 @@ class _Row:
     captions: tuple[Caption, ...]
     listed: bool  # captions stand in a list
 
-
-@dataclasses.dataclass(frozen=True)
-class _Made:
-    """What is written for a row, and reported."""
-
-    row: dict[str, Any]
-    item: Item
-    flagged: int
+    def digest(self) -> str:
+        """Return the SHA-256 of what it holds, wherever it stands."""
+        captions = [[c.text, list(c.rewrites)] for c in self.captions]
+        text = json.dumps([self.rest, captions, self.listed], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def survey(path: str | os.PathLike[str], plan: RewritePlan, *, small: bool) -> Estimate:
@@ -105,9 +104,9 @@ def rewrite(
 ) -> Report:
     """Add rewrites to the captions of a manifest.
 
-    Rows are read, asked for and written a few at a time. A run that was stopped or killed is
-    continued by calling this again; each row is written once. The result grows as
-    ``OUT.partial`` and gets its name when it is complete.
+    Rows are read, asked for and kept a few at a time. A run that was stopped or killed is
+    continued by calling this again; each row is made once. Finished rows are kept in
+    ``OUT.partial``; `out` is written when all are there.
 
     Parameters
     ----------
@@ -151,8 +150,8 @@ def rewrite(
     made = _made(path, llm, plan)
     report = Report(made)
     rows = _rows(path, out.parent)
-    with PartialLines(out, made, force=force) as lines:
-        _skip(lines, rows, plan, report)
+    with Rows(out, made, force=force) as kept:
+        _skip(kept, rows, report)
         made_rows = ordered(
             lambda row: _rewrite_row(llm, plan, row, sense), rows, llm, plan.workers
         )
@@ -160,10 +159,10 @@ def rewrite(
         shown = bars.bar(total, "row", shown=progress, initial=report.items)
         with shown as bar, contextlib.closing(results):
             for result in results:
-                lines.append(result.row)
+                kept.append(result)
                 report.add(result.item, result.flagged)
                 bar.update()
-        lines.finish()
+        kept.finish()
     report.close(llm)
     return report
 
@@ -202,28 +201,16 @@ def _moved(sound: str, old: Path, new: Path) -> str:
     return os.path.relpath(old.resolve() / sound, new.resolve())
 
 
-def _skip(lines: PartialLines, rows: Iterator[_Row], plan: RewritePlan, report: Report) -> None:
-    """Pass over the rows that are written, after a look at whether they are these."""
-    for number, done in lines.written():
+def _skip(kept: Rows, rows: Iterator[_Row], report: Report) -> None:
+    """Pass over the rows that are done, after a look at whether they are made of these."""
+    for number, done in enumerate(kept.finished(), 1):
         row = next(rows, None)
-        plain = None if row is None else _output(row, [c.rewrites for c in row.captions], {})
-        if row is None or not isinstance(done, dict) or _outline(done) != _outline(plain or {}):
+        if row is None or row.digest() != done.source:
             raise FormatError(
                 f"row {number} of the rewrites that were begun is not that of the manifest"
                 f"{'' if row is None else f' ({row.at})'}; --force starts anew"
             )
-        groups = done["captions"] if row.listed else [done]
-        kept = [len(group.get("rewrites", ())) for group in groups]
-        wanted = sum(max(plan.rewrites, len(c.rewrites)) for c in row.captions)
-        report.add(Item(row.at, wanted, sum(kept)), len(done.get(FLAGS, ())))
-
-
-def _outline(row: Mapping[str, Any]) -> Any:
-    """Return a row without rewrites and flags."""
-    kept = {k: v for k, v in row.items() if k not in ("rewrites", FLAGS)}
-    if isinstance(kept.get("captions"), list):
-        kept["captions"] = [c["caption"] for c in kept["captions"]]
-    return kept
+        report.add(dataclasses.replace(done.item, name=row.at), done.flagged)
 
 
 def _output(
@@ -239,7 +226,7 @@ def _output(
     return {**row.rest, **({"captions": pairs} if row.listed else pairs[0]), **flagged}
 
 
-def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None) -> _Made:
+def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None) -> Finished:
     parts = [_rewrite_caption(llm, plan, caption, sense) for caption in row.captions]
     flags = {a.text: a.flags for part in parts for a in part.accepted if a.flags}
     rewrites = [
@@ -255,7 +242,7 @@ def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None
         rejected=tuple(rejected for part in parts for rejected in part.rejected),
         failure=next((part.failure for part in parts if part.failure), ""),
     )
-    return _Made(_output(row, rewrites, flags), item, len(flags))
+    return Finished(row.digest(), _output(row, rewrites, flags), item, len(flags))
 
 
 def _rewrite_caption(

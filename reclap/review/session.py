@@ -51,7 +51,7 @@ class Session:
         What is reviewed.
     ask : callable, optional
         Takes an item, its description or nothing, and the texts that must not come again;
-        returns another prompt in its place: a language model, as `reclap.llm.again.asker`.
+        returns another prompt in its place: a language model, as `reclap.review.regenerate.asker`.
     check : callable, optional
         Takes an item, a new text for it and the texts that stand beside it; returns the flags of
         the new text.

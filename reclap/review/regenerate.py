@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from reclap.checks import Sense
+from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
 from reclap.errors import ReclapError
 from reclap.llm import instructions
@@ -45,6 +46,8 @@ def asker(
     asked = itertools.count()
 
     def ask(item: Item, about: str, taken: Sequence[str]) -> Prompt:
+        if doubts := check_injection("\n".join((item.label, item.definition, about))):
+            raise ReclapError(f"not asked: {doubts[0]}")
         before = given.setdefault((item.kind, item.label), [])
         steps, judge = _task(llm, item, about, labels, sense)
         # Other seeds each time: the cache would repeat what the reviewer did not want.
