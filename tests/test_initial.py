@@ -11,6 +11,7 @@ from test_families import clap_model, laion_state, write_tokenizer
 
 import reclap
 from reclap import checkpoint
+from reclap.audio import AudioConfig
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import text_folder
@@ -161,7 +162,7 @@ def tower(rng, tmp_path):
 def test_htsat_gives_the_audio_tower(tower):
     state, path = tower
     wanted = HtsatConfig(embed=16, depths=(2, 2), heads=(1, 2), spec_size=128)
-    tensors = initial.audio_tower(path, wanted)
+    tensors = initial.audio_tower(path, wanted, AudioConfig())
     for name, x in tensors.items():
         theirs = state[f"sed_model.{name.removeprefix('audio_branch.')}"]
         np.testing.assert_array_equal(np.asarray(x), theirs.numpy())
@@ -171,7 +172,7 @@ def test_htsat_gives_the_audio_tower(tower):
 def test_other_sizes_are_shown_beside_those_in_training(tower):
     message = r"embed is 16, the tower in training has 96; depths is \(2, 2\), .* \(2, 2, 6, 2\)"
     with pytest.raises(FormatError, match=message):
-        initial.audio_tower(tower[1], HtsatConfig())
+        initial.audio_tower(tower[1], HtsatConfig(), AudioConfig())
 
 
 def test_htsat_alone_is_no_model(tower):
@@ -232,18 +233,20 @@ def test_toml_names_them_relative_to_the_recipe(tower, tmp_path):
     assert plan.model.audio_from == str(tower[1])
 
 
-def test_any_model_gives_its_audio_tower(rng, tmp_path, small_folder):
+def test_any_model_gives_its_audio_tower(rng, tmp_path, small_folder, caplog):
     torch.save(laion_state(clap_model(rng)), tmp_path / "model.pt")
     wanted = HtsatConfig(embed=16, depths=(2, 2), heads=(1, 2))
-    a = initial.audio_tower(tmp_path / "model.pt", wanted)
+    a = initial.audio_tower(tmp_path / "model.pt", wanted, AudioConfig())
+    assert not caplog.records
     write_tokenizer(tmp_path / "tokenizer.json")
     reclap.load(tmp_path / "model.pt").save(tmp_path / "own")
-    b = initial.audio_tower(tmp_path / "own", wanted)
+    b = initial.audio_tower(tmp_path / "own", wanted, AudioConfig(rate=32000, hop=320))
+    assert "trained with another front end: ['rate was 48000, now 32000', 'hop was" in caplog.text
     assert set(a) == set(b)
     for name, x in a.items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(b[name]))
     with pytest.raises(FormatError, match="mels is 16, the tower in training has 64"):
-        initial.audio_tower(small_folder, wanted)
+        initial.audio_tower(small_folder, wanted, AudioConfig())
 
 
 def test_training_goes_on_with_another_projects_checkpoint(rng, tmp_path):

@@ -5,8 +5,8 @@
 Training draws one of the label's captions for a clip at every use, see `reclap.manifest`.
 """
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -14,7 +14,14 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Run the script."""
-    with Path(sys.argv[1]).open(encoding="utf-8", newline="") as f:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path, help="esc10.csv: columns path, fold, label")
+    listed = parser.parse_args().clips
+    if not listed.is_file():
+        parser.error(
+            f"{listed}: no such file; it lists the clips of ESC-10, which are not in a clone"
+        )
+    with listed.open(encoding="utf-8", newline="") as f:
         clips = sorted(csv.DictReader(f), key=lambda clip: clip["path"])
     with (HERE / "manifest.csv").open("w", encoding="utf-8", newline="") as f:
         table = csv.writer(f, lineterminator="\n")

@@ -6,6 +6,7 @@
 Large matrices become int8 with one scale a row; everything else stays float32 or float16.
 """
 
+import argparse
 import hashlib
 import json
 import sys
@@ -65,8 +66,16 @@ def compact(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Run the script."""
-    source, target = map(Path, sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("target", type=Path, help="model folder to write")
+    arguments = parser.parse_args()
+    source, target = arguments.source, arguments.target
     weights = source / "model.safetensors"
+    if not weights.is_file():
+        parser.error(
+            f"{weights}: no such file; see the head of this script for where it comes from"
+        )
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != SHA256:
         sys.exit(f"{weights}: SHA-256 is {found}, expected {SHA256}")

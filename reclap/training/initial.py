@@ -1,17 +1,21 @@
 """What training begins with, where that is another model: all of it, or one of its towers."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from reclap import checkpoint
+from reclap.audio import AudioConfig
 from reclap.config import AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import clap, htsat, text_folder
 from reclap.loading import load, locate
 from reclap.tensors import Stored
-from reclap.training.recipe import sha256
+from reclap.training.recipe import front_differences, sha256
 
 __all__ = ["TEXT", "audio_tower", "text_tower", "whole_model"]
+
+log = logging.getLogger(__name__)
 
 TEXT = (
     "text-"  # in the folder of a run: the tower of a plain text model, with a digest of its files
@@ -62,7 +66,7 @@ def whole_model(source: str, out: Path) -> Path:
     return made
 
 
-def audio_tower(path: Path, wanted: AudioTower) -> dict[str, Stored]:
+def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str, Stored]:
     """Return the tensors of an audio tower, by our names, to begin training with.
 
     Parameters
@@ -71,6 +75,8 @@ def audio_tower(path: Path, wanted: AudioTower) -> dict[str, Stored]:
         HTS-AT's ``.ckpt``, or any model that `reclap.load` takes: its audio tower.
     wanted : AudioTower
         The tower in training.
+    front : AudioConfig
+        Its front end.
 
     Raises
     ------
@@ -79,11 +85,11 @@ def audio_tower(path: Path, wanted: AudioTower) -> dict[str, Stored]:
 
     Notes
     -----
-    HTS-AT was trained on sounds at 32 kHz with a hop of 320 samples, LAION-CLAP goes on at 48 kHz
-    with 480: 1001 frames of 10 s, 64 bands from 50 to 14 000 Hz either way. The front end is not
-    checked.
+    A front end that differs from that of a model is allowed, with a warning: HTS-AT was trained on
+    sounds at 32 kHz with a hop of 320 samples, and LAION-CLAP went on at 48 kHz with 480: 1001
+    frames of 10 s, 64 bands from 50 to 14 000 Hz either way.
     """
-    config, tensors = _tower_of(path)
+    config, tensors, heard = _tower_of(path)
     if config.kind != wanted.kind or not isinstance(config, HtsatConfig):
         raise FormatError(
             f"{path}: the audio tower is {config.kind}, the tower in training is {wanted.kind}"
@@ -95,16 +101,21 @@ def audio_tower(path: Path, wanted: AudioTower) -> dict[str, Stored]:
     ]
     if wrong:
         raise FormatError(f"{path}: {'; '.join(wrong)}")
+    other = front_differences(heard, front) if heard else []
+    if other:
+        log.warning("%s: its audio tower was trained with another front end: %s", path, other)
     return {name: x for name, x in tensors.items() if name.startswith("audio_branch.")}
 
 
-def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored]]:
+def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored], AudioConfig | None]:
+    """Return an audio tower, its tensors, and the front end that it was trained with if known."""
     if path.is_dir() and not checkpoint.is_foreign(path):
-        return checkpoint.read_config(path).audio, checkpoint.read_tensors(path / checkpoint.MODEL)
+        config = checkpoint.read_config(path)
+        return config.audio, checkpoint.read_tensors(path / checkpoint.MODEL), config.front
     if path.is_file():
         tensors, _ = clap.contents_of(path)
         if htsat.is_htsat(tensors):
             tower = htsat.read(tensors)
-            return tower.config, tower.tensors
+            return tower.config, tower.tensors, None
     found = clap.read(path)
-    return found.config.audio, found.tensors
+    return found.config.audio, found.tensors, found.config.front

@@ -140,7 +140,7 @@ def train(
         elif source and known:
             _begin(learner, known, source, own_text=text == source)
         elif audio:
-            tower = initial.audio_tower(audio, config.audio)
+            tower = initial.audio_tower(audio, config.audio, config.front)
             learner.begin(tower, audio, ["audio_branch."])
         exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
         digest = identity["model"]["text"]

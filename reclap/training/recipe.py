@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "Run",
     "differences",
+    "front_differences",
     "load",
     "sha256",
 ]
@@ -114,13 +115,12 @@ class ModelPart(Settings):
             known = source
             front = source.front.to_json() | self.front
             audio = dataclasses.asdict(source.audio) | self.audio
-            wrong = [
-                f"front.{name} is {front[name]!r}, {self.source} was trained with {value!r}"
-                for name in _HEARD
-                if front[name] != (value := getattr(source.front, name))
-            ]
+            wanted = AudioConfig.from_json(front, "model.front")
+            wrong = front_differences(source.front, wanted)
             if wrong:
-                raise FormatError(f"model: {'; '.join(wrong)}")
+                raise FormatError(
+                    f"model: {self.source} was trained with another front end: {', '.join(wrong)}"
+                )
         given = {name: getattr(known, name) for name in _INHERITED if getattr(self, name) is None}
         text = self.text or self.source or "mini"
         return dataclasses.replace(self, text=text, front=front, audio=audio, **given)
@@ -316,6 +316,12 @@ _SECTIONS: dict[str, type[Any]] = {
     "run": Run,
     "eval": Eval,
 }
+
+
+def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
+    """Return where a front end differs from the one that an audio tower was trained with."""
+    pairs = ((name, getattr(heard, name), getattr(wanted, name)) for name in _HEARD)
+    return [f"{name} was {was!r}, now {now!r}" for name, was, now in pairs if was != now]
 
 
 def sha256(*paths: Path) -> str:
