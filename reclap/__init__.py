@@ -8,7 +8,13 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from reclap.errors import BackendError, FormatError, ReclapError, SkippedWarning
+from reclap.errors import (
+    BackendError,
+    FormatError,
+    MissingDependencyError,
+    ReclapError,
+    SkippedWarning,
+)
 
 if TYPE_CHECKING:
     from reclap.config import ClapConfig
@@ -27,6 +33,7 @@ __all__ = [
     "Embedding",
     "Embeddings",
     "FormatError",
+    "MissingDependencyError",
     "Model",
     "PromptBank",
     "ReclapError",

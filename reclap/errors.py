@@ -1,13 +1,17 @@
 """The exceptions that reclap raises besides Python's own."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 
 __all__ = [
     "BackendError",
     "FormatError",
+    "MissingDependencyError",
     "ReclapError",
     "SkippedWarning",
+    "needs",
     "one_line",
     "shown_name",
     "shown_names",
@@ -46,6 +50,32 @@ class BadSoundType(BadSound, TypeError):
 
 class BackendError(ReclapError, RuntimeError):
     """A library underneath (oneDNN, libsndfile) is missing or refused to work."""
+
+
+class MissingDependencyError(BackendError, ImportError):
+    """An optional package is not installed; the message names the command that installs it."""
+
+
+@contextlib.contextmanager
+def needs(package: str, purpose: str, extra: str | None = None) -> Iterator[None]:
+    """Turn the ImportError of a package into a MissingDependencyError.
+
+    Parameters
+    ----------
+    package : str
+        As pip calls it; also in a checkout, where the project's own extras have another name.
+    purpose : str
+        What cannot be done without it.
+    extra : str, optional
+        Of this project, which brings it, too.
+    """
+    try:
+        yield
+    except ImportError as error:
+        brought = f"extra {extra}; " if extra else ""
+        raise MissingDependencyError(
+            f"{purpose} needs {package}: pip install {package} ({brought}{one_line(error)})"
+        ) from error
 
 
 class SkippedWarning(UserWarning):

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from reclap import checkpoint
-from reclap.errors import ReclapError, one_line
+from reclap.errors import ReclapError, needs, one_line
 from reclap.text import TOKENIZERS
 
 __all__ = ["OFFLINE", "PREFIX", "is_hub_id", "locate"]
@@ -74,7 +74,9 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
     Raises
     ------
     FileNotFoundError
-        If the hub, or offline the cache, does not hold it, or ``huggingface_hub`` is not installed.
+        If the hub, or offline the cache, does not hold it.
+    MissingDependencyError
+        If ``huggingface_hub`` is not installed.
     ReclapError
         If the hub refuses.
     """
@@ -104,13 +106,8 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
 def _snapshot(
     repository: str, revision: str | None, patterns: tuple[str, ...], *, offline: bool
 ) -> Path:
-    try:
+    with needs("huggingface_hub", f"no model named or at {repository!r}; the hub", "hub"):
         import huggingface_hub
-    except ImportError as error:
-        raise FileNotFoundError(
-            f"no model named or at {repository!r}; to look for it on the Hugging Face hub, "
-            "install the extra: pip install 'reclap[hub]'"
-        ) from error
     try:
         folder = huggingface_hub.snapshot_download(
             repository,

@@ -84,7 +84,9 @@ def load(
     Raises
     ------
     FileNotFoundError
-        If there is no such model; for a hub id, also where the extra is not installed.
+        If there is no such model.
+    MissingDependencyError
+        For a hub id where the extra is not installed.
     FormatError
         If a file of it is damaged; every missing, unexpected and misshapen tensor is named.
     ReclapError

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.errors import BackendError, FormatError, one_line
+from reclap.errors import FormatError, needs, one_line
 
 __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
@@ -161,7 +161,7 @@ def items(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     ------
     FormatError
         Naming file and line: another kind of file, or one that cannot be read as its kind.
-    BackendError
+    MissingDependencyError
         If Parquet's library is missing.
     """
     path = Path(path)
@@ -179,13 +179,9 @@ def items(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
+    with needs("pyarrow", f"{path}: Parquet", "parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise BackendError(
-            f"{path}: Parquet needs pyarrow: pip install 'reclap[parquet]' ({error})"
-        ) from error
     row = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -1,5 +1,6 @@
 """Pictures; they need matplotlib, the extra ``plot``."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import files
-from reclap.errors import ReclapError
+from reclap.errors import needs
 
-try:
+with needs("matplotlib", "drawing a timeline", "plot"):
     from matplotlib.figure import Figure
-except ImportError as error:
-    raise ReclapError("pictures need matplotlib: pip install 'reclap[plot]'") from error
 
 if TYPE_CHECKING:
     from reclap.results import Timeline
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["save_timeline"]
 
 
-def save_timeline(timeline: "Timeline", path: Path) -> None:
+def save_timeline(timeline: "Timeline", path: str | os.PathLike[str]) -> None:
     """Draw a row for each label along time, coloured by its probability.
 
     Parameters
     ----------
     timeline : Timeline
         What `Model.timeline` returns.
-    path : Path
+    path : path
         Replaced; its suffix chooses the format.
 
     Raises
@@ -49,6 +48,7 @@ def save_timeline(timeline: "Timeline", path: Path) -> None:
     axes.set_xlabel("seconds")
     axes.set_title(Path(timeline.file).name, loc="left")
     figure.colorbar(mesh, label="probability", pad=0.01)
+    path = Path(path)
     with files.atomic(path) as f:
         figure.savefig(f, format=path.suffix[1:].lower() or "png", dpi=150)
 

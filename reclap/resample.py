@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from reclap.errors import needs
+
 __all__ = ["RESAMPLERS", "Kind", "Resampler", "resample", "resampled_length", "resampler_of"]
 
 Samples: TypeAlias = npt.NDArray[np.float32]
@@ -50,7 +52,8 @@ def resample(samples: Samples, source_rate: int, rate: int, resampler: Kind = "s
         return np.ascontiguousarray(samples)
     if resampler == "sinc":
         return _sinc(samples, source_rate, rate)
-    import soxr  # here, because importing reclap should stay cheap
+    with needs("soxr", "another sampling rate"):
+        import soxr  # here, because importing reclap should stay cheap
 
     out: Samples = soxr.resample(samples, source_rate, rate, quality="HQ")
     if resampler == "librosa":
@@ -130,7 +133,8 @@ class _Same:
 
 class _Soxr:
     def __init__(self, source_rate: int, rate: int) -> None:
-        import soxr
+        with needs("soxr", "another sampling rate"):
+            import soxr
 
         self._stream: Any = soxr.ResampleStream(source_rate, rate, 1, "float32", "HQ")
 

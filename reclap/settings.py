@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every field; ValueError names the class, the field, what is allowed and the value.
 
-        Lists become tuples, and integers floats, where the type says so.
+        Lists become tuples and integers floats, where the type says so; paths become strings.
         """
         values = _checked(type(self), vars(self), type(self).__name__)
         for name, value in values.items():
@@ -112,6 +113,8 @@ def _checked(
 def _convert(value: Any, kind: Any, where: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
     try:
         if _is_table(kind):
             if isinstance(value, kind):

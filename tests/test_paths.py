@@ -1,0 +1,88 @@
+"""Paths: str and os.PathLike alike, wherever one goes."""
+
+import importlib
+import inspect
+import os
+import pathlib
+import types
+import typing
+
+import numpy as np
+import pytest
+
+import reclap
+from reclap.results import Timeline
+from reclap.text_encoder import TextEncoder
+from reclap.training.data import Data
+
+# Modules whose public names people call; a class stands for its constructor and public methods.
+MODULES = (
+    "reclap",
+    "reclap.audio",
+    "reclap.checks",
+    "reclap.llm",
+    "reclap.llm.cache",
+    "reclap.llm.embedded",
+    "reclap.manifest",
+    "reclap.pickles",
+    "reclap.plots",
+    "reclap.text_encoder",
+    "reclap.training.loop",
+    "reclap.training.recipe",
+)
+_INNER = {  # given what was found before, or made by reclap itself
+    "joined_sha256",
+    "sha256",
+    "Recipe.identity",
+    "Model.__init__",
+    "Result.__init__",
+    "Row.__init__",
+    "SharedCaptions.__init__",
+    "Embeddings.load",
+    "Embeddings.save",
+}
+
+
+def callables():
+    for module in map(importlib.import_module, MODULES):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if isinstance(value, types.FunctionType):
+                yield name, value
+            elif inspect.isclass(value) and value.__module__.startswith("reclap"):
+                for method, found in inspect.getmembers(value, callable):
+                    function = getattr(found, "__func__", found)
+                    public = not method.startswith("_") or method == "__init__"
+                    if public and isinstance(function, types.FunctionType):
+                        yield f"{name}.{method}", function
+
+
+@pytest.mark.parametrize(("name", "function"), list(dict(callables()).items()))
+def test_parameters_that_take_paths_take_strings_too(name, function):
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # a name that only type checkers import
+        hints = {}
+    for parameter, kind in hints.items():
+        kinds = [kind, *typing.get_args(kind)]
+        paths = [k for k in kinds if k is pathlib.Path or typing.get_origin(k) is os.PathLike]
+        if paths and parameter != "return" and name not in _INNER:
+            assert str in kinds, parameter
+            assert os.PathLike[str] in kinds, parameter
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_paths_of_either_kind_work(kind, small_folder, tmp_path, small):
+    assert TextEncoder(kind(small_folder)).features(["rain"]).shape[0] == 1
+    small.save(kind(tmp_path / "model"))
+    assert reclap.load(kind(tmp_path / "model")).digest == small.digest
+    assert Data(kind("m.jsonl"), root=kind("sounds")).root == "sounds"
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_timelines_are_drawn_to_paths_of_either_kind(kind, tmp_path):
+    plots = pytest.importorskip("reclap.plots", reason="pip install matplotlib")
+    scores = np.zeros((2, 1), np.float32)
+    seconds = np.array([[0.0, 1.0], [1.0, 2.0]])
+    plots.save_timeline(Timeline("a.wav", ("dog",), seconds, scores, 1.0), kind(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
