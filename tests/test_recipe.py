@@ -9,6 +9,7 @@ import training
 from reclap import checkpoint
 from reclap.errors import FormatError
 from reclap.training import recipe
+from reclap.training.identity import differences, sha256
 from reclap.training.recipe import Recipe
 
 
@@ -134,7 +135,7 @@ def test_absent_recipe_is_a_missing_file(tmp_path):
 def test_differences_name_keys_with_both_values():
     old = {"optim": {"lr": 1.0, "eps": 1.0}, "run": {"seed": 0}}
     new = {"optim": {"lr": 2.0, "eps": 1.0}, "run": {"seed": 0, "more": 1}}
-    assert recipe.differences(old, new) == ["optim.lr: 1.0, now 2.0", "run.more: None, now 1"]
+    assert differences(old, new) == ["optim.lr: 1.0, now 2.0", "run.more: None, now 1"]
 
 
 def test_digest_of_files_tells_where_one_ends(tmp_path):
@@ -142,12 +143,12 @@ def test_digest_of_files_tells_where_one_ends(tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(b"12" + bytes(3 << 20))
     b.write_bytes(b"3")
-    first = recipe.sha256(a, b)
+    first = sha256(a, b)
     a.write_bytes(b"12" + bytes((3 << 20) - 1))
     b.write_bytes(b"\0" + b"3")
-    assert recipe.sha256(a, b) != first
+    assert sha256(a, b) != first
     tracemalloc.start()
-    recipe.sha256(a, b)
+    sha256(a, b)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from reclap import checkpoint, files
 from reclap.errors import FormatError, ReclapError
+from reclap.training.identity import VERSION
 from reclap.training.initial import TEXT
 from reclap.training.learner import STATE
-from reclap.training.recipe import VERSION
 
 __all__ = ["CAPTIONS", "LAST", "LOG", "STATE_INFO", "Checkpoint", "RunFolder"]
 

@@ -11,7 +11,8 @@ from reclap.errors import FormatError
 from reclap.families import clap, htsat, text_folder
 from reclap.loading import load, locate
 from reclap.tensors import Stored
-from reclap.training.recipe import front_differences, sha256
+from reclap.training.identity import sha256
+from reclap.training.recipe import front_differences
 
 __all__ = ["TEXT", "audio_tower", "text_tower", "whole_model"]
 

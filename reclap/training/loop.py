@@ -29,7 +29,6 @@ from reclap.loading import locate
 from reclap.progress import bar as progress_bar
 from reclap.text_encoder import TextEncoder
 from reclap.training import initial
-from reclap.training import recipe as recipes
 from reclap.training.captions import Captions
 from reclap.training.data import Batch, Batches, Loader
 from reclap.training.evaluate import ZeroShot
@@ -42,6 +41,7 @@ from reclap.training.folder import (
     refuse_begun,
     write_state,
 )
+from reclap.training.identity import differences
 from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe
 
@@ -319,7 +319,7 @@ def _schedule_start(newest: Checkpoint, identity: Mapping[str, Any], threads: in
 
     A finished run may be extended: with more steps, and whatever the optimizer should then do.
     """
-    changed = recipes.differences(newest.recipe, identity)
+    changed = differences(newest.recipe, identity)
     more = identity["run"]["steps"] > newest.step == newest.recipe["run"]["steps"]
     extended = more and all(c.startswith(("run.steps:", "optim.")) for c in changed)
     if changed and not extended:

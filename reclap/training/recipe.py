@@ -1,7 +1,6 @@
 """Training recipes: TOML files of what to train, on what, and how."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import tomllib
@@ -18,21 +17,18 @@ from reclap.errors import FormatError
 from reclap.settings import Count, Fraction, Positive, Settings, from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
+from reclap.training.identity import VERSION, joined_sha256, model_files, sha256
 
 __all__ = [
-    "VERSION",
     "Eval",
     "ModelPart",
     "Optim",
     "Recipe",
     "Run",
-    "differences",
     "front_differences",
     "load",
-    "sha256",
 ]
 
-VERSION = 2  # of `Recipe.identity`
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 # Settings that hold a path, and settings that may change between a run and its continuation.
@@ -298,7 +294,7 @@ class Recipe(Settings):
         for key, path in (("audio_from", audio), ("from", source)):
             del data["model"][key]
             if path is not None:
-                data["model"][key] = digest(*_files(path))
+                data["model"][key] = digest(*model_files(path))
         for section, keys in _FREE.items():
             for key in keys:
                 del data[section][key]
@@ -322,44 +318,6 @@ def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
     """Return where a front end differs from the one that an audio tower was trained with."""
     pairs = ((name, getattr(heard, name), getattr(wanted, name)) for name in _HEARD)
     return [f"{name} was {was!r}, now {now!r}" for name, was, now in pairs if was != now]
-
-
-def sha256(*paths: Path) -> str:
-    """Return the digest of the digests of files, which are read piece by piece."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as f:
-            total.update(hashlib.file_digest(f, "sha256").digest())
-    return total.hexdigest()
-
-
-def joined_sha256(*paths: Path) -> str:
-    """Return the digest of the content of files, one after the other: `sha256` of version 1."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as f:
-            while block := f.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    """Return what says which model a path is."""
-    if path.is_file():
-        return [path]
-    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors", ".bin"))
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
-    """Return where two identities differ, as ``section.key: old, now new``."""
-    found = []
-    for key in dict.fromkeys([*old, *new]):
-        a, b, name = old.get(key), new.get(key), f"{at}{key}"
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{name}.")
-        elif a != b:
-            found.append(f"{name}: {a!r}, now {b!r}")
-    return found
 
 
 def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:

@@ -1,0 +1,48 @@
+"""Identity of a run: digests of its files, and where two identities differ."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["VERSION", "differences", "joined_sha256", "model_files", "sha256"]
+
+VERSION = 2  # of `reclap.training.recipe.Recipe.identity`
+
+
+def sha256(*paths: Path) -> str:
+    """Return the digest of the digests of files, which are read piece by piece."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as f:
+            total.update(hashlib.file_digest(f, "sha256").digest())
+    return total.hexdigest()
+
+
+def joined_sha256(*paths: Path) -> str:
+    """Return the digest of the content of files, one after the other: `sha256` of version 1."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as f:
+            while block := f.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return what says which model a path is."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors", ".bin"))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
+    """Return where two identities differ, as ``section.key: old, now new``."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b, name = old.get(key), new.get(key), f"{at}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{name}.")
+        elif a != b:
+            found.append(f"{name}: {a!r}, now {b!r}")
+    return found
