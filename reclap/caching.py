@@ -1,9 +1,14 @@
-"""Where files lie that can be made again."""
+"""The cache folder: what can be made again, how much it is, and how it stays bounded."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
-__all__ = ["cache_folder"]
+__all__ = ["PARTS", "cache_folder", "clear", "prune", "size_of", "sizes"]
+
+# What the cache folder holds, with the names of the files.
+PARTS = {"prompts": "prompts", "replies": "llm.sqlite*"}
 
 
 def cache_folder() -> Path:
@@ -18,3 +23,47 @@ def cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reclap"
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    total = 0
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        with contextlib.suppress(OSError):  # another process may just have removed it
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each part of the cache folder."""
+    return {name: sum(map(size_of, folder.glob(pattern))) for name, pattern in PARTS.items()}
+
+
+def clear(folder: Path, part: str) -> None:
+    """Remove a part of the cache folder; whatever else lies there stays."""
+    for path in list(folder.glob(PARTS[part])):
+        _remove(path)
+
+
+def prune(folder: Path, most: int) -> None:
+    """Remove the entries of a folder that were used least recently, until `most` bytes remain.
+
+    An entry counts as used when it was last modified, or touched.
+    """
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime, size_of(path), path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            break
+        _remove(path)
+        total -= size
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,23 +1,44 @@
 """Files of embeddings, which know what made them, and comparisons that heed it."""
 
 import dataclasses
+import os
+import struct
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from reclap import store
 from reclap._libraries import core
 from reclap.batches import default_threads
-from reclap.errors import FormatError, ReclapError
+from reclap.errors import FormatError, ReclapError, shown_name
 from reclap.files import atomic
 
-__all__ = ["Embeddings", "Nearest", "nearest"]
+__all__ = ["Embeddings", "Nearest", "nearest", "require_short", "require_suffix"]
 
 Floats = npt.NDArray[np.float32]
 
 KINDS = ("audio", "text")
+
+_MOST_PADDED = 1 << 28  # bytes of items in an archive, from where on their padding matters
+_DAMAGE = (  # what NumPy's and Python's readers raise on damaged archives
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    MemoryError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,12 +65,30 @@ class Embeddings:
     model: str
     digest: str
 
-    def save(self, path: Path) -> None:
-        """Write an ``.npz`` file, atomically.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an ``.npz`` file or a ``.store``, in place of what is there.
 
-        Its arrays are embeddings (n, dim), items, kind, model and digest.
+        Parameters
+        ----------
+        path : path
+            ``*.npz``, a NumPy archive with the arrays embeddings (n, dim), items, kind, model and
+            digest; or ``*.store``, see ``docs/store.md``.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        ValueError
+            For another name, or if an archive would pad the items to a multiple of what they take.
         """
-        with atomic(path) as f:
+        require_suffix(Path(path))
+        if Path(path).suffix == store.SUFFIX:
+            header = store.Header(self.digest, self.rows.shape[1], self.kind, self.model)
+            with store.Writer(path, header, force=True) as writer:
+                writer.append(self.rows, self.items)
+            return
+        require_short(self.items)
+        with atomic(Path(path)) as f:
             np.savez(
                 f,
                 embeddings=self.rows,
@@ -60,8 +99,8 @@ class Embeddings:
             )
 
     @classmethod
-    def load(cls, path: Path) -> "Embeddings":
-        """Read a file that `save` wrote.
+    def load(cls, path: str | os.PathLike[str]) -> "Embeddings":
+        """Read what `save` or ``reclap embed`` wrote; a folder of stores as one.
 
         Raises
         ------
@@ -70,19 +109,55 @@ class Embeddings:
         FormatError
             If it is another file, or damaged.
         """
-        try:
-            with path.open("rb") as f, np.load(f, allow_pickle=False) as found:
+        return _from_store(path) if Path(path).is_dir() else _from_archive(Path(path))
+
+
+def require_suffix(path: Path) -> None:
+    """Refuse a name that says nothing about the format, or something else."""
+    if path.suffix not in (".npz", store.SUFFIX):
+        raise ValueError(f"{path}: expected a name that ends with .npz or {store.SUFFIX}")
+
+
+def require_short(items: Sequence[str]) -> None:
+    """Refuse items that an archive, where all are as long as the longest, would blow up."""
+    padded = 4 * len(items) * max(map(len, items), default=0)
+    if padded > _MOST_PADDED and padded > 4 * sum(map(len, items)):
+        raise ValueError(
+            f"items of very different lengths would take {padded / 1e9:.1f} GB in an .npz; write "
+            f"a {store.SUFFIX}"
+        )
+
+
+def _from_store(path: str | os.PathLike[str]) -> Embeddings:
+    found = store.Store(path)
+    if found.header.kind not in KINDS:
+        raise FormatError(
+            f"{path}: a store of {shown_name(found.header.kind)}, not of sounds or texts"
+        )
+    rows = np.asarray(found.rows, np.float32)
+    return Embeddings(rows, found.items, found.header.kind, found.header.model, found.header.digest)
+
+
+def _from_archive(path: Path) -> Embeddings:
+    try:
+        with path.open("rb") as f:
+            if f.read(2) != b"PK":  # np.load would take it for something to run
+                raise FormatError(f"{path}: no file of embeddings: neither an .npz nor a store")
+            f.seek(0)
+            with np.load(f, allow_pickle=False) as found:
                 rows, items = found["embeddings"], found["items"]
                 kind, model, digest = (str(found[name]) for name in ("kind", "model", "digest"))
-        except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise FormatError(f"{path}: no file of embeddings: {error}") from error
-        fits = rows.ndim == 2 and rows.dtype == np.float32 and items.shape == rows.shape[:1]
-        if not fits or items.dtype.kind != "U" or kind not in KINDS:
-            raise FormatError(
-                f"{path}: no file of embeddings: {kind} with {rows.dtype} {rows.shape} "
-                f"for items {items.dtype} {items.shape}"
-            )
-        return cls(rows, tuple(map(str, items)), kind, model, digest)
+    except FormatError:
+        raise
+    except _DAMAGE as error:
+        raise FormatError(f"{path}: no file of embeddings: {error}") from error
+    fits = rows.ndim == 2 and rows.dtype == np.float32 and items.shape == rows.shape[:1]
+    if not fits or items.dtype.kind != "U" or kind not in KINDS:
+        raise FormatError(
+            f"{path}: no file of embeddings: {shown_name(kind)} with {rows.dtype} {rows.shape} "
+            f"for items {items.dtype} {items.shape}"
+        )
+    return Embeddings(rows, tuple(map(str, items)), kind, model, digest)
 
 
 class Nearest(NamedTuple):
@@ -123,8 +198,9 @@ def nearest(
     """
     if queries.digest != among.digest:
         raise ReclapError(
-            f"embeddings of different models cannot be compared: {queries.model} with digest "
-            f"{queries.digest[:16]}…, {among.model} with digest {among.digest[:16]}…"
+            f"embeddings of different models cannot be compared: {shown_name(queries.model)} with "
+            f"digest {shown_name(queries.digest)}, {shown_name(among.model)} with digest "
+            f"{shown_name(among.digest)}"
         )
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}, expected at least 1")

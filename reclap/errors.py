@@ -13,6 +13,7 @@ __all__ = [
     "SkippedWarning",
     "needs",
     "one_line",
+    "printable",
     "shown_name",
     "shown_names",
 ]
@@ -104,6 +105,11 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return text with control characters, but for line feeds and tabs, spelled out."""
+    return _CONTROL.sub(_escaped, text)
 
 
 def shown_name(name: str) -> str:

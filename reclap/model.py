@@ -139,6 +139,7 @@ class Model(Embedder):
         seed: int,
         rule: str,
         cache: bool,
+        progress: bool = False,
     ) -> naming.Classes:
         place_of(rule)
         template = self.config.template if template is None else template
@@ -147,7 +148,9 @@ class Model(Embedder):
         if not cache:
             return naming.Classes(prompts, self.embed_text(texts), rule)
         bank = labels if isinstance(labels, PromptBank) else None
-        return naming.Classes(prompts, self._prompts.rows(self, texts, bank), rule)
+        return naming.Classes(
+            prompts, self._prompts.rows(self, texts, bank, progress=progress), rule
+        )
 
     def classify(
         self,
@@ -197,10 +200,11 @@ class Model(Embedder):
         >>> sorted(r.top) == ["dog bark", "rain"]
         True
         """
-        classes, k = self._ranked(labels, template, n_prompts, seed, combine, cache, top_k)
+        _require_top_k(top_k)
+        classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
         reading = sources.Reading(rate, channels_first, window_hop)
         found = itertools.chain.from_iterable(self._groups(source, reading, errors, progress))
-        return self._classified(list(found), classes, k, explain=explain)
+        return self._classified(list(found), classes, top_k, explain=explain)
 
     def iter_classify(
         self,
@@ -239,34 +243,20 @@ class Model(Embedder):
         OSError, FormatError, ValueError, TypeError, ReclapError
             As `classify`; results before the bad item come first. ValueError for "entropy_batch".
         """
+        _require_top_k(top_k)
         if combine == "entropy_batch":
             raise ValueError('combine is "entropy_batch", which needs all sounds: use classify')
-        classes, k = self._ranked(labels, template, n_prompts, seed, combine, cache, top_k)
+        classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
         reading = sources.Reading(rate, channels_first, window_hop)
         with contextlib.closing(self._groups(source, reading, errors, progress)) as groups:
             for group in groups:
-                yield from self._classified(group, classes, k, explain=explain)
-
-    def _ranked(
-        self,
-        labels: Labels,
-        template: str | None,
-        n_prompts: int | None,
-        seed: int,
-        rule: str,
-        cache: bool,
-        top_k: int,
-    ) -> tuple[naming.Classes, int]:
-        """Return the classes, and how many of them a result orders."""
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}, expected at least 1")
-        classes = self._classes(labels, template, n_prompts, seed, rule, cache)
-        return classes, min(top_k, len(classes.labels))
+                yield from self._classified(group, classes, top_k, explain=explain)
 
     def _classified(
-        self, found: Sequence[Embedding], classes: naming.Classes, k: int, *, explain: bool
+        self, found: Sequence[Embedding], classes: naming.Classes, top_k: int, *, explain: bool
     ) -> list[Classification]:
         """Return what embedded sounds are named; those without embedding keep their error."""
+        k = min(top_k, len(classes.labels))
         good = [item for item in found if item.error is None]
         rows = np.array([item.row for item in good], np.float32).reshape(-1, self.config.dim)
         with self._lock:
@@ -341,7 +331,7 @@ class Model(Embedder):
         if len(items) != 1:
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
         sources.require_rate(items, rate)
-        classes = self._classes(labels, template, n_prompts, seed, combine, cache)
+        classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
         reading = sources.Reading(rate, channels_first)
         found = sources.pieces(items[0], reading, front, size, step)
@@ -433,3 +423,9 @@ class Model(Embedder):
             )
         else:
             checkpoint.save_all(Path(folder), self.config, values, tokenizer)
+
+
+def _require_top_k(top_k: int) -> None:
+    """Refuse less than one label."""
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}, expected at least 1")

@@ -1,5 +1,6 @@
 """Progress bars on standard error."""
 
+import sys
 from typing import Any
 
 __all__ = ["bar"]
@@ -30,7 +31,8 @@ def bar(total: int | None, unit: str, *, shown: bool, initial: int = 0, leave: b
     class Bar(tqdm):  # type: ignore[misc]
         monitor_interval = 0
 
-    return Bar(total=total, initial=initial, unit=unit, leave=leave)
+    stream = getattr(sys.stderr, "unfiltered", sys.stderr)  # a bar steers the terminal
+    return Bar(total=total, initial=initial, unit=unit, leave=leave, file=stream)
 
 
 class _Hidden:

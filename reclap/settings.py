@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
-import numpy as np
 
 from reclap.errors import FormatError
 
@@ -111,7 +110,7 @@ def _checked(
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy" and value.shape == ():  # not imported for this
         value = value.item()
     elif isinstance(value, os.PathLike):
         value = os.fspath(value)

@@ -329,6 +329,9 @@ def test_compare_finds_the_nearest_of_one_model_only(run, small, tones, tmp_path
     assert out.splitlines()[0].split() == ["query", "item", "cosine"]
     assert main(["embed", "--text", "rain", "-o", str(other)]) == 0  # by the bundled model
     _fails(run("compare", other, sounds, model=False), "different models cannot be compared")
+    _fails(
+        run("compare", texts, Path(__file__), model=False), "test_cli.py: no file of embeddings: n"
+    )
 
 
 def test_embed_takes_texts(run, small, tmp_path):
@@ -361,15 +364,98 @@ def test_embed_replaces_nothing_without_force(run, tones, tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_embed_failing_leaves_no_file(run, tones, tmp_path):
-    _fails(run("embed", tones[0], "none.wav", "-o", tmp_path / "out.npz"), "none.wav")
+def test_embed_failing_at_once_leaves_no_file(run, tones, tmp_path):
+    _fails(run("embed", "none.wav", tones[0], "-o", tmp_path / "out.npz"), "none.wav")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.store"])
+def test_embed_continues_where_it_was_stopped(run, small, tones, tmp_path, monkeypatch, name):
+    out = tmp_path / name
+    _fails(run("embed", *tones[:3], "none.wav", *tones[3:], "-o", out), "none.wav")
+    asked = []
+    plain = reclap.Model.iter_embed
+
+    def watch(self, files, **options):
+        asked.extend(files)
+        return plain(self, files, **options)
+
+    monkeypatch.setattr(reclap.Model, "iter_embed", watch)
+    status, _, err = run("embed", *tones, "-o", out)
+    assert (status, err) == (0, "reclap: 3 of 7 were there already\n")
+    assert asked == [str(path) for path in tones[3:]]
+    found = reclap.Embeddings.load(out)
+    np.testing.assert_array_equal(found.rows, small.embed_audio(tones))
+    assert found.items == tuple(str(path) for path in tones)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_embed_adds_to_a_store(run, small, tones, tmp_path):
+    out = tmp_path / "a.store"
+    assert run("embed", *tones[:2], "-o", out)[0] == 0
+    assert run("embed", *tones[1:4], "-o", out)[0] == 0
+    found = reclap.Embeddings.load(str(out))
+    assert found.items == tuple(str(path) for path in tones[:4])
+    np.testing.assert_array_equal(found.rows, small.embed_audio(tones[:4]))
+    _fails(run("embed", "--text", "rain", "-o", out), "a.store: holds audio", "cannot append text")
+    assert run("embed", tones[0], "-o", out, "--force")[0] == 0
+    assert reclap.Embeddings.load(out).items == (str(tones[0]),)
+
+
+def test_embed_keeps_what_another_model_began(run, tones, tmp_path):
+    out = tmp_path / "out.npz"
+    _fails(run("embed", tones[0], "none.wav", "-o", out), "none.wav")
+    args = ("embed", tones[0], "-o", out, "--model", "mini")
+    _fails(run(*args, model=False), "out.npz.partial: holds", "cannot append")
+    assert run(*args, "--force", model=False)[0] == 0
+    assert reclap.Embeddings.load(out).model == "mini"
+
+
+def test_embed_keeps_the_order_and_doubles_of_the_request(run, small, tones, tmp_path):
+    out = tmp_path / "out.npz"
+    _fails(run("embed", tones[2], tones[0], "none.wav", "-o", out), "none.wav")
+    files = [tones[0], tones[1], tones[0], tones[2]]
+    assert run("embed", *files, "-o", out)[0] == 0
+    found = reclap.Embeddings.load(out)
+    assert found.items == tuple(str(path) for path in files)
+    np.testing.assert_array_equal(found.rows, small.embed_audio(files))
+
+
+KILLED = """
+import os, signal, sys
+from reclap.cli import main
+from reclap.store import Writer
+plain, left = Writer.append, [3]
+def append(*args):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*args)
+Writer.append = append
+main(sys.argv[1:])
+"""
+
+
+def test_embed_continues_after_a_kill(run, small, small_folder, tones, tmp_path):
+    out = tmp_path / "out.npz"
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    args = ["embed", *map(str, tones), "-o", str(out), "--model", str(small_folder)]
+    command = [sys.executable, "-c", KILLED, *args]
+    assert subprocess.run(command, env=environment, check=False).returncode == -9  # noqa: S603
+    status, _, err = run("embed", *tones, "-o", out)
+    assert (status, err) == (0, "reclap: 2 of 7 were there already\n")
+    np.testing.assert_array_equal(reclap.Embeddings.load(out).rows, small.embed_audio(tones))
 
 
 @pytest.mark.parametrize(
     ("args", "text"),
     [
         (["-o", "{tmp}/x.npz"], "either sound files or texts"),
+        (["--text", "a dog", "{tmp}/src.wav", "-o", "{tmp}/x.npz"], "src.wav is a sound file"),
+        (["--text", "b", "-o", "{tmp}/x.npy"], "x.npy: expected a name that ends with .npz"),
+        (["--text", "b", "-o", "-"], "-o -: embeddings do not go to standard output"),
+        (["--text-file", "{tmp}/latin.txt", "-o", "{tmp}/x.npz"], "latin.txt: line 2 is not UTF-8"),
+        (["--text", *"ab" * 20000, "x" * 5000, "-o", "{tmp}/x.npz"], "would take 0.8 GB"),
         (["a.wav", "-o", "{tmp}/x.npz", "--text", "b"], "either sound files or texts"),
         (["a.wav", "-o", "{tmp}"], "Is a directory"),
         (["a.wav", "-o", "{tmp}/none/x.npz"], "none: No such file"),
@@ -378,6 +464,8 @@ def test_embed_failing_leaves_no_file(run, tones, tmp_path):
     ],
 )
 def test_embed_refuses_impossible_requests(run, tmp_path, args, text):
+    (tmp_path / "src.wav").write_bytes(b"sound")
+    (tmp_path / "latin.txt").write_bytes(b"rain\ncaf\xe9\n")
     _fails(run("embed", *(a.replace("{tmp}", str(tmp_path)) for a in args)), text)
 
 
@@ -474,11 +562,197 @@ def test_train_without_a_recipe(run, tmp_path):
     _fails(run("train", tmp_path / "no.toml", "--out", tmp_path, model=False), "no.toml")
 
 
+# ---- Labels --------------------------------------------------------------------------------------
+
+
+def labels_used(run, tone, *args):
+    status, out, err = run("classify", tone, *args, "--json", "--top-k", 99)
+    assert (status, err) == (0, "")
+    return {entry["label"] for entry in json.loads(out)["labels"]}
+
+
+def test_labels_with_commas_are_quoted(run, tones):
+    found = labels_used(run, tones[0], "--labels", '"dog, barking", rain ,5" gun')
+    assert found == {"dog, barking", "rain", '5" gun'}
+    _fails(run("classify", tones[0], "--labels", '"dog, rain'), "--labels", "unexpected end")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "want"),
+    [
+        (
+            "a.csv",
+            'index,mid,display_name\n0,/m/1,Speech\n1,/m/2,"Dog, bark"\n',
+            "Speech;Dog, bark",
+        ),
+        ("a.csv", "file,category\na.wav,dog\nb.wav,rain\nc.wav,dog\n", "dog;rain"),
+        ("a.csv", "0,dog\n1,rain\n", "dog;rain"),
+        ("a.csv", "dog\nrain\n", "dog;rain"),
+        ("a.TSV", "id\tLabel\n7\tdog, loud\n", "dog, loud"),
+        ("a.txt", "0,dog\n a\u2028b \r\n", "0,dog;a\u2028b"),
+    ],
+)
+def test_files_of_labels(run, tones, tmp_path, name, text, want):
+    (tmp_path / name).write_text(text, "utf-8", newline="")
+    assert labels_used(run, tones[0], "--labels-file", tmp_path / name) == set(want.split(";"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.csv", b"x,y\n1,2\n", "no column of labels among x; y"),
+        ("a.csv", b"x,label\n1\n", "row 1 has 1 columns"),
+        ("a.csv", b'label\n"a', "unexpected end of data"),
+        ("a.csv", b"label\n", "no label"),
+        ("a.txt", b"rain\ncaf\xe9\n", "a.txt: line 2 is not UTF-8"),
+    ],
+)
+def test_files_of_labels_that_are_none(run, tones, tmp_path, name, content, text):
+    (tmp_path / name).write_bytes(content)
+    _fails(run("classify", tones[0], "--labels-file", tmp_path / name), text)
+
+
+# ---- Output --------------------------------------------------------------------------------------
+
+ESC = "\x1b]0;owned\x07\x1b[2J\u202e"
+
+
+def test_nothing_that_a_file_holds_steers_the_terminal(run, tones, tmp_path):
+    odd = tmp_path / f"a{ESC}.wav"
+    odd.write_bytes(tones[0].read_bytes())
+    for options in ([], ["--json"]):
+        status, out, err = run("classify", odd, "--labels", f"rain{ESC},dog", *options)
+        assert status == 0
+        assert not set(ESC[0] + ESC[-1] + "\x07") & set(out + err)
+        assert "owned" in out
+    status, out, err = run("embed", odd, f"none{ESC}", "--errors", "skip", "-o", tmp_path / "o.npz")
+    assert status == 1
+    assert "\\x1b]0;owned" in err
+    _fails(run("classify", f"none{ESC}", "--labels", "a"), "\\x1b]0;owned")
+    texts = tmp_path / "t.npz"
+    run("embed", "--text", f"rain{ESC}\nfalls", "-o", texts)
+    status, out, _ = run("compare", texts, texts, model=False)
+    assert status == 0
+    assert "\x1b" not in out
+    assert out.count("\n") == 2
+
+
+def test_cells_are_bounded(run, tones):
+    _, out, _ = run("classify", tones[0], "--labels", "x" * 30_000)
+    assert max(map(len, out.splitlines())) < 1000
+
+
+def test_arguments_are_filtered_too(capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", f"--{ESC}"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def program(*args, **options):
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    command = [sys.executable, "-m", "reclap", *map(str, args)]
+    return subprocess.run(  # noqa: S603
+        command, env=environment, check=False, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_a_full_device_is_named():
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        done = program("cache", stdout=full)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "reclap: standard output: No space left on device\n",
+    )
+
+
+def test_closed_output_is_named(small_folder, tones, tmp_path):
+    closed = {"preexec_fn": lambda: os.close(1)}
+    done = program("cache", **closed)
+    assert (done.returncode, done.stderr) == (2, "reclap: standard output: Bad file descriptor\n")
+    args = ("embed", tones[0], "-o", tmp_path / "o.npz", "--model", small_folder)
+    done = program(*args, **closed)  # which prints nothing
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("culprit"), "reclap: KeyError: 'culprit' (--traceback shows where)"),
+        (RuntimeError("a\nb"), "reclap: RuntimeError: a b (--traceback shows where)"),
+        (RecursionError("deep"), "reclap: RecursionError: deep (--traceback shows where)"),
+        (MemoryError("7 GiB"), "reclap: out of memory: 7 GiB"),
+        (ValueError("bad"), "reclap: bad"),
+    ],
+)
+def test_every_error_is_one_line_without_traceback(run, tones, monkeypatch, error, text):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(reclap.Model, "iter_classify", fail)
+    assert run("classify", tones[0], "--labels", "a") == (2, "", f"{text}\n")
+    status, _, err = run("classify", tones[0], "--labels", "a", "--traceback")
+    assert status == 2
+    assert err.startswith("Traceback")
+    assert "in fail" in err
+    monkeypatch.setenv("RECLAP_DEBUG", "1")
+    assert "in fail" in run("classify", tones[0], "--labels", "a")[2]
+
+
+def test_classify_prints_each_result_when_it_is_there(run, tones, monkeypatch):
+    """The second sound is asked for after the first one's line was flushed."""
+    seen = []
+
+    class Watched(io.StringIO):
+        def flush(self):
+            seen.append(self.getvalue().count("\n"))
+
+    def one_by_one(self, files, labels, **options):
+        for n, file in enumerate(files):
+            assert not n or seen[-1] == n
+            yield reclap.Classification(file, tuple(labels), error="none")
+
+    monkeypatch.setattr(reclap.Model, "iter_classify", one_by_one)
+    monkeypatch.setattr(sys, "stdout", Watched())
+    assert run("classify", *tones, "--labels", "a", "--json")[0] == 1
+    assert seen[:7] == list(range(1, 8))
+
+
+def test_a_rule_over_all_sounds_is_classified_at_once(run, small, tones):
+    options = ("--labels", "a,b", "--combine", "entropy_batch", "--json")
+    status, out, _ = run("classify", *tones, *options)
+    want = small.classify(tones, ["a", "b"], combine="entropy_batch")
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == [r.to_json() for r in want]
+
+
+def test_cache_is_shown_and_cleared_by_part(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path))
+    (tmp_path / "prompts" / "a.store").mkdir(parents=True)
+    (tmp_path / "prompts" / "a.store" / "rows.bin").write_bytes(bytes(3_000_000))
+    (tmp_path / "llm.sqlite").write_bytes(bytes(1_500_000))
+    (tmp_path / "mine.txt").write_text("precious")
+    status, out, _ = run("cache", model=False)
+    assert status == 0
+    rows = [line.split("  ") for line in out.splitlines()[1:]]
+    assert [" ".join(filter(None, row)).split() for row in rows] == [
+        ["part", "size"],
+        ["prompts", "3.0", "MB"],
+        ["replies", "1.5", "MB"],
+        ["in", "all", "4.5", "MB"],
+    ]
+    assert run("cache", "--clear", "prompts", model=False)[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["llm.sqlite", "mine.txt"]
+    assert run("cache", "--clear", "replies", model=False)[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
 # ---- Around them ---------------------------------------------------------------------------------
 
 
 def test_interrupt_ends_with_130(run, tones, monkeypatch):
-    monkeypatch.setattr(reclap.Model, "classify", _interrupt)
+    monkeypatch.setattr(reclap.Model, "iter_classify", _interrupt)
     assert run("classify", tones[0], "--labels", "a")[0] == 130
 
 
@@ -505,13 +779,13 @@ def test_closed_pipe_is_silent(small_folder, tones):
 
 def test_progress_is_shown_to_terminals_only(run, tones, monkeypatch):
     shown = []
-    original = reclap.Model.embed_audio
+    original = reclap.Model.iter_embed
 
     def watch(self, *args, progress=False, **options):
         shown.append(progress)
         return original(self, *args, **options)
 
-    monkeypatch.setattr(reclap.Model, "embed_audio", watch)
+    monkeypatch.setattr(reclap.Model, "iter_embed", watch)
 
     class Terminal(io.StringIO):
         def isatty(self):

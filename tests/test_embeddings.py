@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from closeness import f32
 import reclap
 from reclap import Embeddings, nearest
 from reclap.errors import FormatError, ReclapError
+from reclap.store import Header, Writer
 
 
 def unit(rows):
@@ -30,6 +32,70 @@ def test_a_file_brings_back_what_was_saved(sounds, tmp_path):
     assert dataclasses.replace(found, rows=None) != sounds  # rows make equality ambiguous
     for field in ("items", "kind", "model", "digest"):
         assert getattr(found, field) == getattr(sounds, field)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.store"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_may_be_texts(sounds, tmp_path, name, kind):
+    sounds.save(kind(tmp_path / name))
+    sounds.save(kind(tmp_path / name))  # in its place
+    found = Embeddings.load(kind(tmp_path / name))
+    np.testing.assert_array_equal(found.rows, sounds.rows)
+    assert (found.items, found.kind, found.model, found.digest) == (
+        sounds.items,
+        "audio",
+        "small",
+        sounds.digest,
+    )
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a", "a.npz.gz"])
+def test_other_names_are_refused(sounds, tmp_path, name):
+    with pytest.raises(ValueError, match=r"ends with \.npz or \.store"):
+        sounds.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_stores_is_read_as_one(sounds, tmp_path):
+    half = [
+        dataclasses.replace(sounds, rows=sounds.rows[part], items=sounds.items[part])
+        for part in (slice(3), slice(3, None))
+    ]
+    for i, part in enumerate(half):
+        part.save(tmp_path / f"{i}.store")
+    found = Embeddings.load(tmp_path)
+    np.testing.assert_array_equal(found.rows, sounds.rows)
+    assert found.items == sounds.items
+
+
+def test_stores_of_something_else_are_refused(tmp_path):
+    with Writer(tmp_path / "a.store", Header("d", 3, "captions")):
+        pass
+    with pytest.raises(FormatError, match=r"a\.store: a store of captions"):
+        Embeddings.load(tmp_path / "a.store")
+
+
+def test_half_precision_is_widened(tmp_path):
+    with Writer(tmp_path / "a.store", Header("d", 3, "text", type="float16")) as w:
+        w.append(np.eye(3), ["a", "b", "c"])
+    found = Embeddings.load(tmp_path / "a.store")
+    assert found.rows.dtype == np.float32
+    assert nearest(found, found, 1).order[:, 0].tolist() == [0, 1, 2]
+
+
+def test_long_items_do_not_blow_up_an_archive(sounds, tmp_path):
+    items = ("x" * 2_000_000, *"a" * 99)
+    many = dataclasses.replace(sounds, rows=np.zeros((100, 20), np.float32), items=items)
+    with pytest.raises(ValueError, match=r"0\.8 GB in an \.npz; write a \.store"):
+        many.save(tmp_path / "a.npz")
+    many.save(tmp_path / "a.store")
+    assert Embeddings.load(tmp_path / "a.store").items == items
+
+
+def test_digests_are_compared_in_full(sounds):
+    other = dataclasses.replace(sounds, digest="a" * 63 + "b")
+    with pytest.raises(ReclapError, match=f"{'a' * 63}b"):
+        nearest(sounds, other)
 
 
 def test_nearest_are_those_of_the_full_product(sounds, rng):
@@ -73,6 +139,11 @@ def faulty(sounds, tmp_path, fault):
     elif fault == "cut":
         np.savez(path, **good)
         path.write_bytes(path.read_bytes()[:-200])
+    elif fault == "deflate":
+        np.savez_compressed(path, **good)
+        data = bytearray(path.read_bytes())
+        data[60:90] = bytes(30)
+        path.write_bytes(data)
     elif fault == "missing":
         np.savez(path, **{k: v for k, v in good.items() if k != "digest"})
     elif fault == "objects":
@@ -88,7 +159,7 @@ def faulty(sounds, tmp_path, fault):
 
 
 @pytest.mark.parametrize(
-    "fault", ["text", "cut", "missing", "objects", "count", "kind", "single array"]
+    "fault", ["text", "cut", "deflate", "missing", "objects", "count", "kind", "single array"]
 )
 def test_other_files_are_refused_by_name(sounds, tmp_path, fault):
     with pytest.raises(FormatError, match=r"x\.npz: no file of embeddings"):

@@ -15,6 +15,7 @@ import reclap
 from reclap.prompts import embeddings
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.prompts.combine import RULES
+from reclap.store import Store
 
 PROMPTS = {
     "dog": ["a gruff bark", "a dog yelps", "growling", "bark bark"],
@@ -162,7 +163,7 @@ def test_a_bank_is_embedded_once(fresh, small_folder, cache, monkeypatch, tones)
         fresh.classify(tones[0], BANK, n_prompts=1, seed=seed)
     assert calls == [8]
     [file] = cache.iterdir()
-    assert file.name == f"{fresh.text_digest}-{BANK.digest}.safetensors"
+    assert file.name == f"{fresh.text_digest}.store"
     again = reclap.load(small_folder)
     more = counted(again, monkeypatch)
     [from_file] = again.classify(tones[0], BANK)
@@ -182,12 +183,20 @@ def test_nothing_is_kept_without_a_cache(fresh, cache, monkeypatch, tones):
     assert not cache.exists()
 
 
-def test_another_bank_or_model_is_another_file(fresh, fused_folder, cache):
-    fresh.class_vectors(BANK)
+def test_each_model_has_a_store_with_every_prompt_once(fresh, fused_folder, cache):
     fresh.class_vectors(BANK.select(["dog"]))
+    fresh.class_vectors(BANK)
     fresh.class_vectors(BANK.replace(name="renamed"))
-    reclap.load(fused_folder).class_vectors(BANK)
-    assert len(list(cache.iterdir())) == 3
+    other = reclap.load(fused_folder)
+    other.class_vectors(BANK)
+    assert {p.name for p in cache.iterdir()} == {
+        f"{model.text_digest}.store" for model in (fresh, other)
+    }
+    texts = [text for group in BANK.prompts().values() for text in group]
+    for folder in cache.iterdir():
+        store = Store(folder)
+        store.verify()
+        assert sorted(store.items) == sorted(texts)
 
 
 def test_the_tokenizer_counts(small_folder, fresh, tmp_path):
@@ -228,20 +237,55 @@ def test_lists_of_labels_are_embedded_once(fresh, small_folder, cache, monkeypat
     np.testing.assert_array_equal(again.class_vectors(many, cache=False)[1], want)
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "other"])
-def test_a_damaged_file_is_made_anew(fresh, small_folder, cache, caplog, damage):
+@pytest.mark.parametrize("damage", ["rows", "header", "dim"])
+def test_a_damaged_store_is_made_anew(fresh, small_folder, cache, caplog, damage):
     _, want = fresh.class_vectors(BANK)
-    [file] = cache.iterdir()
-    whole = file.read_bytes()
-    if damage == "other":
-        reclap.checkpoint.write_tensors(file, {"embeddings": np.zeros((2, 4), np.float32)})
+    [folder] = cache.iterdir()
+    whole = {p.name: p.read_bytes() for p in folder.iterdir()}
+    if damage == "rows":
+        content = whole["rows.bin"]
+        (folder / "rows.bin").write_bytes(bytes(4) + content[4:])
     else:
-        file.write_bytes(whole[:100] if damage == "cut" else b"text")
+        text = (folder / "header.json").read_text()
+        changed = "{" if damage == "header" else text.replace('"dim": 20', '"dim": 10')
+        (folder / "header.json").write_text(changed)
     with caplog.at_level(logging.WARNING):
         _, got = reclap.load(small_folder).class_vectors(BANK)
     np.testing.assert_array_equal(got, want)
     assert "made anew" in caplog.text
-    assert file.read_bytes() == whole
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == whole
+
+
+def test_prompts_that_were_embedded_before_a_kill_are_not_embedded_again(
+    fresh, small_folder, cache, monkeypatch
+):
+    many = [f"label {i}" for i in range(2 * embeddings.STORED)]
+    _, want = fresh.class_vectors(many, cache=False)
+    embed, calls = fresh.embed_text, []
+
+    def killed(texts):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(texts))
+        return embed(texts)
+
+    monkeypatch.setattr(fresh, "embed_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.class_vectors(many)
+    again = reclap.load(small_folder)
+    more = counted(again, monkeypatch)
+    np.testing.assert_array_equal(again.class_vectors(many)[1], want)
+    assert more == [embeddings.STORED]
+
+
+def test_the_cache_of_prompts_does_not_grow_for_ever(fresh, fused_folder, cache, monkeypatch):
+    other = reclap.load(fused_folder)
+    other.class_vectors(BANK)
+    os.utime(cache / f"{other.text_digest}.store", (1, 1))  # long ago
+    one = reclap.caching.size_of(cache / f"{other.text_digest}.store")
+    monkeypatch.setattr(embeddings, "MOST", one + one // 2)
+    fresh.class_vectors(BANK)
+    assert [p.name for p in cache.iterdir()] == [f"{fresh.text_digest}.store"]
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(fresh, tmp_path, monkeypatch, caplog):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,14 @@ def test_what_was_appended_is_read(store):
     found.verify()
     with pytest.raises(IndexError):
         found.metadata(4)
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[1] / "docs" / "store.md"
+    [block] = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "docs/store.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out == "(4, 4) b.wav {'seconds': 5} 0000\n"
 
 
 def test_files_are_as_documented(store):

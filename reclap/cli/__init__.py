@@ -5,10 +5,12 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 
 import reclap
 from reclap.cli import (
     bench,
+    cache,
     check,
     compare,
     convert,
@@ -20,12 +22,14 @@ from reclap.cli import (
     rewrite,
     train,
 )
+from reclap.cli.output import filtered
 from reclap.errors import ReclapError, one_line
 
 __all__ = ["main"]
 
 BROKEN_PIPE = 128 + 13  # as a shell reports death by SIGPIPE
 INTERRUPTED = 128 + 2
+FAILED = 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,9 +46,15 @@ def main(argv: list[str] | None = None) -> int:
         0; 1 if some of several files were skipped; 2 if the request cannot be met, after one line
         on standard error; 130 after Ctrl-C.
     """
+    _occupy_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for what the terminal cannot show
-    args = _parser().parse_args(argv)
+    with filtered():
+        args = _parser().parse_args(argv)
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -53,10 +63,35 @@ def main(argv: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ReclapError, OSError, ValueError) as error:
-        print(f"reclap: {one_line(error)}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        if args.traceback or os.environ.get("RECLAP_DEBUG") == "1":
+            traceback.print_exc()
+        else:
+            print(f"reclap: {_message(error)}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            return FAILED
+        _close_output()
+        return FAILED
     return status
+
+
+def _message(error: Exception) -> str:
+    """Return one line: what is wrong with the request, or that the fault is ours."""
+    if isinstance(error, ReclapError | OSError | ValueError):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory: {one_line(error)}"
+    return f"{type(error).__name__}: {one_line(error)} (--traceback shows where)"
+
+
+def _occupy_standard_streams() -> None:
+    """Open closed standard streams, or the next file would be taken for one of them."""
+    while True:
+        handle = os.open(os.devnull, os.O_RDWR)
+        if handle > 2:
+            os.close(handle)
+            return
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     review.add_review(commands)
     describe.add_describe(commands)
     rewrite.add_rewrite(commands)
+    cache.add_cache(commands)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--traceback",
+            action="store_true",
+            help="show where an error comes from (also: RECLAP_DEBUG=1)",
+        )
     return parser
 
 

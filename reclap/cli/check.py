@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reclap.cli import options
+from reclap.cli import labels, options
 from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
@@ -50,7 +50,7 @@ def _run_check(args: argparse.Namespace) -> int:
     if is_manifest:
         report = _check_manifest(args.file, sense)
     else:
-        bank, report = check_bank(options.read_prompts(args.file), sense)
+        bank, report = check_bank(labels.read_prompts(args.file), sense)
         if args.out is not None:
             bank.save(args.out)
     print(json.dumps(report.to_json()) if args.json else report)

@@ -1,20 +1,25 @@
 """``reclap embed``: write embeddings of sounds or texts."""
 
 import argparse
+import contextlib
+import shutil
 import sys
-import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reclap.cli import options
 from reclap.cli.options import Commands
-from reclap.errors import ReclapError, SkippedWarning
+from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
-    from reclap.embedder import Floats
     from reclap.model import Model
+    from reclap.store import Header, Writer
 
 __all__ = ["add_embed"]
+
+_TEXTS = 256  # texts after which their embeddings are kept
 
 
 def add_embed(commands: Commands) -> None:
@@ -29,52 +34,153 @@ def add_embed(commands: Commands) -> None:
         "--out",
         type=Path,
         required=True,
-        metavar="NPZ",
-        help="arrays embeddings (n, dim), items, kind, model, digest",
+        metavar="OUT",
+        help="FILE.npz with arrays embeddings (n, dim), items, kind, model, digest; or "
+        "FOLDER.store, to which later calls add; the same command continues after a kill",
     )
-    p.add_argument("--force", action="store_true", help="replace an existing file")
+    p.add_argument("--force", action="store_true", help="replace what is there")
     p.set_defaults(run=_run_embed)
 
 
 def _run_embed(args: argparse.Namespace) -> int:
-    options.check_out(args.out, args.force)
+    from reclap.embeddings import require_short
+    from reclap.store import SUFFIX
+
+    _check_out(args)
     texts = _texts_of(args)
     if bool(texts) == bool(args.files):
         raise ReclapError("embed: give either sound files or texts")
-    files = options.files_of(args)
+    items = texts or options.files_of(args)
+    if args.out.suffix != SUFFIX:
+        require_short(items)
     model = options.load_model(args)
-    if texts:
-        _write(args.out, model, "text", texts, model.embed_text(texts))
-        return 0
-    rows, faults = _embed_files(model, files, args.errors)
-    for fault in faults.values():
-        print(f"reclap: skipped: {fault}", file=sys.stderr)
-    good = [i for i in range(len(files)) if i not in faults]
-    _write(args.out, model, "audio", [files[i] for i in good], rows[good])
+    with _writer(args, model, "text" if texts else "audio") as writer, _tidy(args.out, writer):
+        todo = _missing(items, writer.items)
+        if len(todo) < len(items):
+            there = len(items) - len(todo)
+            print(f"reclap: {there} of {len(items)} were there already", file=sys.stderr)
+        if texts:
+            _embed_texts(model, todo, writer)
+            faults = 0
+        else:
+            faults = _embed_files(model, todo, writer, args.errors)
+    if args.out.suffix != SUFFIX:
+        _write_archive(args.out, items)
     return int(bool(faults))
 
 
+def _check_out(args: argparse.Namespace) -> None:
+    from reclap.embeddings import require_suffix
+    from reclap.store import is_store
+
+    if str(args.out) == "-":
+        raise ReclapError("-o -: embeddings do not go to standard output; name an .npz or a .store")
+    if not args.out.is_dir():
+        require_suffix(args.out)
+    options.check_out(args.out, args.force or is_store(args.out), folder=is_store(args.out))
+
+
 def _texts_of(args: argparse.Namespace) -> list[str]:
+    texts = list(args.text)
+    for text in texts:
+        if Path(text).suffix.lower() in options.SUFFIXES and Path(text).is_file():
+            raise ReclapError(f"--text: {text} is a sound file; give either sound files or texts")
     if args.text_file is None:
-        return list(args.text)
-    lines = args.text_file.read_text("utf-8-sig").splitlines()
-    texts = [*args.text, *filter(str.strip, lines)]
+        return texts
+    texts += filter(str.strip, options.read_lines(args.text_file))
     if not texts:
         raise ReclapError(f"{args.text_file}: no text")
     return texts
 
 
-def _embed_files(model: "Model", files: list[str], errors: str) -> "tuple[Floats, dict[int, str]]":
-    faults: dict[int, str] = {}
-    with warnings.catch_warnings(record=True, action="always", category=SkippedWarning) as caught:
-        rows = model.embed_audio(files, errors=errors, progress=options.is_watched(len(files)))
-    for warning in caught or []:
-        if isinstance(warning.message, SkippedWarning):
-            faults |= warning.message.faults
-    return rows, faults
+def _partial(out: Path) -> Path:
+    """Return the store that holds what an archive will."""
+    return out.with_name(out.name + ".partial")
 
 
-def _write(path: Path, model: "Model", kind: str, items: list[str], rows: "Floats") -> None:
+def _writer(args: argparse.Namespace, model: "Model", kind: str) -> "Writer":
+    """Open the store that is asked for, or that of an archive on its way."""
+    from reclap.store import SUFFIX, Header, Writer
+
+    header = Header(model.digest, model.config.dim, kind, model.config.name)
+    if args.out.suffix == SUFFIX:
+        return Writer(args.out, header, force=args.force)
+    partial = _partial(args.out)
+    return Writer(partial, header, force=args.force and _is_other(partial, header))
+
+
+def _is_other(partial: Path, header: "Header") -> bool:
+    """Tell whether a store was begun by another model; one of this model is continued."""
+    from reclap.store import Store, is_store
+
+    return is_store(partial) and Store(partial).header != header
+
+
+@contextlib.contextmanager
+def _tidy(out: Path, writer: "Writer") -> Iterator[None]:
+    """Leave nothing behind when nothing was embedded."""
+    try:
+        yield
+    except BaseException:
+        if not len(writer) and writer.path == _partial(out):
+            shutil.rmtree(writer.path)
+        raise
+
+
+def _missing(items: Sequence[str], there: Iterable[str]) -> list[str]:
+    """Return what is not there, as often as it is missing."""
+    count = Counter(there)
+    missing = []
+    for item in items:
+        if count[item]:
+            count[item] -= 1
+        else:
+            missing.append(item)
+    return missing
+
+
+def _embed_texts(model: "Model", texts: list[str], writer: "Writer") -> None:
+    from reclap.progress import bar
+    from reclap.text import check_texts
+
+    if texts:
+        check_texts(texts)
+    with bar(len(texts), "text", shown=options.is_watched(len(texts))) as shown:
+        for start in range(0, len(texts), _TEXTS):
+            part = texts[start : start + _TEXTS]
+            writer.append(model.embed_text(part), part)
+            shown.update(len(part))
+
+
+def _embed_files(model: "Model", files: list[str], writer: "Writer", errors: str) -> int:
+    """Embed files, and return how many were skipped."""
+    faults = 0
+    watched = options.is_watched(len(files))
+    for found in model.iter_embed(files, errors=errors, progress=watched):
+        if found.error is None:
+            writer.append(found.row[None], [found.file])
+        else:
+            print(f"reclap: skipped: {found.error}", file=sys.stderr)
+            faults += 1
+    return faults
+
+
+def _write_archive(out: Path, items: Sequence[str]) -> None:
+    """Turn the store of an archive into it: the rows of the items that could be embedded."""
     from reclap.embeddings import Embeddings
 
-    Embeddings(rows, tuple(items), kind, model.config.name, model.digest).save(path)
+    found = Embeddings.load(_partial(out))
+    order = list(_places(items, found.items))
+    kept = tuple(found.items[i] for i in order)
+    Embeddings(found.rows[order], kept, found.kind, found.model, found.digest).save(out)
+    shutil.rmtree(_partial(out))
+
+
+def _places(items: Iterable[str], there: Sequence[str]) -> Iterator[int]:
+    """Yield the row of each item that has one."""
+    rows: dict[str, list[int]] = {}
+    for i, item in reversed(list(enumerate(there))):
+        rows.setdefault(item, []).append(i)
+    for item in items:
+        if rows.get(item):
+            yield rows[item].pop()

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reclap.cli import options
+from reclap.cli import labels, options
 from reclap.cli.options import Commands
 from reclap.cli.tables import print_table
 
@@ -19,7 +20,7 @@ def add_classify(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("classify", help="name each of some sounds")
     options.add_files(p)
-    options.add_labels(p)
+    labels.add_labels(p)
     options.add_model(p)
     p.add_argument("--top-k", type=options.positive, default=5, help="labels shown (default: 5)")
     p.add_argument("--explain", action="store_true", help="show which prompt decided")
@@ -28,24 +29,29 @@ def add_classify(commands: Commands) -> None:
 
 
 def _run_classify(args: argparse.Namespace) -> int:
-    files, labels = options.files_of(args), options.labels_of(args)
+    files, given = options.files_of(args), labels.labels_of(args)
     model = options.load_model(args)
-    results = model.classify(
+    # One rule weighs prompts over all sounds; by the others each result is shown when it is there.
+    name: Any = model.classify if args.combine == "entropy_batch" else model.iter_classify
+    results: Iterable[Classification] = name(
         files,
         top_k=args.top_k,
-        **options.naming_of(args, labels, model),
+        **labels.naming_of(args, given, model),
         explain=args.explain,
         errors=args.errors,
         progress=options.is_watched(len(files)),
     )
-    if args.json:
-        for result in results:
-            print(json.dumps(result.to_json()))
-    else:
-        rows = [row for result in results for row in _rows(result, args.explain)]
+    faults, rows = 0, []
+    for result in results:
+        faults += result.error is not None
+        if args.json:
+            print(json.dumps(result.to_json()), flush=True)
+        else:
+            rows += _rows(result, args.explain)
+    if not args.json:
         head = ("file", "label", "probability", _score(args))
         print_table((*head, "prompt") if args.explain else head, rows)
-    return int(any(result.error is not None for result in results))
+    return int(bool(faults))
 
 
 def _score(args: argparse.Namespace) -> str:
@@ -78,7 +84,7 @@ def add_timeline(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("timeline", help="name a sound along time")
     p.add_argument("file", metavar="FILE", help="sound file")
-    options.add_labels(p)
+    labels.add_labels(p)
     options.add_model(p)
     p.add_argument("--window", type=float, metavar="S", help="seconds (default: the model's)")
     p.add_argument("--hop", type=float, metavar="S", help="seconds (default: half a window)")
@@ -90,13 +96,13 @@ def add_timeline(commands: Commands) -> None:
 def _run_timeline(args: argparse.Namespace) -> int:
     if args.plot is not None:
         from reclap import plots  # first of all: it may ask for a library
-    labels = options.labels_of(args)
+    given = labels.labels_of(args)
     model = options.load_model(args)
     timeline = model.timeline(
         args.file,
         window=args.window,
         hop=args.hop,
-        **options.naming_of(args, labels, model),
+        **labels.naming_of(args, given, model),
         progress=options.is_watched(),
     )
     if args.json:

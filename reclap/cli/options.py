@@ -4,18 +4,14 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from reclap.errors import FormatError, ReclapError
-from reclap.prompts.combine import RULES
 from reclap.towers import DTYPES
 
 if TYPE_CHECKING:
     from reclap.model import Model
-    from reclap.prompts.bank import PromptBank
-    from reclap.prompts.strategies import Labels
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -97,41 +93,6 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
     )
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
-    """Add the ways to give labels, of which one is needed, and what becomes of them."""
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--labels", metavar="A,B,C", action="append", help="may be repeated")
-    group.add_argument("--labels-file", metavar="TXT", type=Path, help="one label a line")
-    group.add_argument(
-        "--prompts",
-        metavar="BANK",
-        help='prompt bank, a file or the name of one; or {"label": ["a prompt", ...], ...}',
-    )
-    parser.add_argument("--template", help='how a label becomes a prompt: "a sound of {label}"')
-    parser.add_argument(
-        "--strategy",
-        metavar="NAME",
-        help="how labels become prompts: template, label, label+description, attributes, sources "
-        "or bank",
-    )
-    parser.add_argument(
-        "--n-prompts", type=positive, metavar="N", help="prompts drawn of each label (default: all)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    parser.add_argument(
-        "--combine",
-        choices=RULES,
-        default=RULES[0],
-        help="how a label's prompts make one score (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-cache",
-        dest="cache",
-        action="store_false",
-        help="embed prompts anew, and keep nothing",
-    )
-
-
 def positive(text: str) -> int:
     """Parse a number above 0 for argparse."""
     value = int(text)
@@ -185,9 +146,9 @@ def _expand(given: str, recursive: bool) -> list[str]:
     return found
 
 
-def check_out(path: Path, force: bool) -> None:
-    """Refuse before the work what would fail after it."""
-    if path.is_dir():
+def check_out(path: Path, force: bool, *, folder: bool = False) -> None:
+    """Refuse before the work what would fail after it; `folder` says that one may be there."""
+    if path.is_dir() and not folder:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not force:
         raise FileExistsError(errno.EEXIST, "exists; --force replaces it", str(path))
@@ -195,65 +156,23 @@ def check_out(path: Path, force: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
 
 
-def labels_of(args: argparse.Namespace) -> "Labels":
-    """Return the labels of the command line, or a bank of prompts for them.
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file.
 
     Raises
     ------
-    ReclapError
-        If there is none, one is empty, or one occurs twice.
+    OSError
+        If it cannot be read.
     FormatError
-        If the prompts are neither a bank nor a JSON object of lists of texts.
+        If it is not UTF-8; names the line.
     """
-    if args.prompts is not None:
-        return read_prompts(args.prompts)
-    if args.labels_file is not None:
-        lines = args.labels_file.read_text("utf-8-sig").splitlines()
-        return _checked(str(args.labels_file), filter(str.strip, lines))
-    return _checked("--labels", (part for given in args.labels for part in given.split(",")))
-
-
-def naming_of(args: argparse.Namespace, labels: "Labels", model: "Model") -> dict[str, Any]:
-    """Return labels and what becomes of them, as arguments of `Model.classify`."""
-    from reclap.prompts.strategies import make
-
-    template = args.template or model.config.template
-    return {
-        "labels": make(args.strategy, labels, template) if args.strategy else labels,
-        "template": template,
-        "n_prompts": args.n_prompts,
-        "seed": args.seed,
-        "combine": args.combine,
-        "cache": args.cache,
-    }
-
-
-def _checked(where: str, given: Iterable[str]) -> list[str]:
-    labels = [label.strip() for label in given]
-    if not labels:
-        raise ReclapError(f"{where}: no label")
-    if "" in labels:
-        raise ReclapError(f"{where}: label {labels.index('') + 1} is empty")
-    twice = [label for i, label in enumerate(labels) if label in labels[:i]]
-    if twice:
-        raise ReclapError(f"{where}: {twice[0]!r} more than once")
-    return labels
-
-
-def read_prompts(name: str) -> "PromptBank":
-    """Read a bank, or a file of plain prompts as one."""
-    from reclap.files import parse_json
-    from reclap.prompts.bank import PromptBank
-
-    path = Path(name)
-    if not path.is_file():
-        return PromptBank.load(name)
-    data = parse_json(name, path.read_bytes(), unique=True)
-    if isinstance(data, dict) and isinstance(data.get("format"), str):
-        return PromptBank.from_json(data, name)
-    if not isinstance(data, dict) or not all(isinstance(p, list) for p in data.values()):
-        raise FormatError(f'{name}: expected a bank or {{"label": ["a prompt", ...], ...}}')
+    data = path.read_bytes()
     try:
-        return PromptBank.from_prompts(data, path.stem)
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"{name}: {error}") from error
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise FormatError(
+            f"{path}: line {line} is not UTF-8; convert it, as with iconv -f latin1 -t utf-8"
+        ) from error
+    lines = text.replace("\r\n", "\n").split("\n")  # not splitlines, which also splits at U+2028
+    return lines[:-1] if lines[-1] == "" else lines

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from reclap.errors import shown_name
+
 __all__ = ["print_table"]
 
 
@@ -11,6 +13,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Columns of numbers are flush right. A row whose last cells are empty, as one with an error,
     runs into their space instead of widening its column.
     """
+    rows = [[_cell(cell) for cell in row] for row in rows]
     columns = list(zip(head, *rows, strict=True))
     right = [bool(rows) and all(map(_is_number, column[1:])) for column in columns]
     width = [len(cell) for cell in head]
@@ -21,6 +24,11 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (head, *rows):
         cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, width, right, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def _cell(text: str) -> str:
+    """Return a cell on one line: names from files may hold anything, and be of any length."""
+    return shown_name(" ".join(text.splitlines()).replace("\t", " "))
 
 
 def _is_number(text: str) -> bool:

@@ -1,8 +1,10 @@
-"""Embeddings of prompts, kept by the digests of model and of bank or list."""
+"""Embeddings of prompts, kept by the digest of what embeds them."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,10 +12,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint
-from reclap.caching import cache_folder
-from reclap.errors import FormatError
+from reclap.batches import batches
+from reclap.caching import cache_folder, prune
+from reclap.errors import FormatError, ReclapError
+from reclap.progress import bar
 from reclap.prompts.bank import PromptBank
+from reclap.store import SUFFIX, Header, Store, Writer
 
 __all__ = ["Encoder", "PromptEmbeddings"]
 
@@ -22,7 +26,8 @@ log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 
 KEPT = 8  # banks and lists of one model in memory
-STORED = 256  # prompts of a list that goes into the cache folder
+STORED = 256  # prompts of a list that goes into the cache folder, and of a block that is kept
+MOST = 10**9  # bytes of all embeddings of prompts in the cache folder
 
 
 class Encoder(Protocol):
@@ -40,29 +45,36 @@ class PromptEmbeddings:
     """Embeddings of prompts: the last banks and lists in memory, what is large in the cache folder.
 
     Every bank goes into the folder, and lists of `STORED` prompts or more: below it embedding takes
-    less than the digest of a model. A file is written under a temporary name and renamed, so
-    processes may share the folder: at worst two of them make the same file. One that cannot be
-    read is made anew, one that cannot be written is done without; both are logged.
+    less than the digest of a model. A store (``docs/store.md``) of each model holds its prompts,
+    appended block by block. Processes may share the folder: while one writes, others keep nothing.
+    A store that cannot be read is made anew, one that cannot be written is done without; both are
+    logged. Beyond `MOST` bytes the stores that were used least recently are removed.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, Floats]] = {}
 
-    def rows(self, model: Encoder, texts: Sequence[str], bank: PromptBank | None = None) -> Floats:
+    def rows(
+        self,
+        model: Encoder,
+        texts: Sequence[str],
+        bank: PromptBank | None = None,
+        *,
+        progress: bool = False,
+    ) -> Floats:
         """Return the embeddings (texts, dim) of a list, or of some prompts in use of a bank."""
         if bank is None:
-            name, key, whole = "", _digest(texts), list(texts)
+            key, whole = _digest(texts), list(texts)
         else:
+            key = bank.digest
             whole = [text for group in bank.prompts().values() for text in group]
-            name, key = bank.name, bank.digest
         by_text = self._kept.get(key)
         if by_text is None:
             unique = list(dict.fromkeys(whole))  # equal texts have equal embeddings
             if bank is None and len(unique) < STORED:
-                rows = model.embed_text(unique)
+                by_text = dict(zip(unique, model.embed_text(unique), strict=True))
             else:
-                rows = _stored(model, name, key, unique)
-            by_text = dict(zip(unique, rows, strict=True))
+                by_text = _stored(model, unique, progress=progress)
             kept = [*self._kept.items(), (key, by_text)][-KEPT:]
             self._kept = dict(kept)  # a new one, because other threads may look at the old
         return np.stack([by_text[text] for text in texts])
@@ -72,33 +84,71 @@ def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _stored(model: Encoder, name: str, key: str, texts: list[str]) -> Floats:
-    """Return embeddings from the cache folder, or make and store them."""
+def _stored(model: Encoder, texts: list[str], *, progress: bool) -> dict[str, Floats]:
+    """Return embeddings by text, from the cache folder where they are there."""
+    path = None
     try:
-        path = cache_folder() / "prompts" / f"{model.text_digest}-{key}.safetensors"
+        path = cache_folder() / "prompts" / f"{model.text_digest}{SUFFIX}"
     except RuntimeError as error:
         log.warning("embeddings of prompts are not kept: %s", error)
-        return model.embed_text(texts)
-    rows = _read(path, len(texts))
-    if rows is None:
-        rows = model.embed_text(texts)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_tensors(path, {"embeddings": rows}, {"bank": name})
-        except OSError as error:
-            log.warning("embeddings of prompts are not kept: %s", error)
-    return rows
+    found, damaged = _read(path, texts) if path else ({}, False)
+    missing = [text for text in texts if text not in found]
+    shown = bar(len(missing), "prompt", shown=progress and bool(missing))
+    with shown, contextlib.closing(_Keeper(model, path, damaged=damaged)) as keeper:
+        for part in batches(missing, STORED):
+            rows = model.embed_text(part)
+            keeper.keep(rows, part)
+            found |= zip(part, rows, strict=True)
+            shown.update(len(part))
+    return found
 
 
-def _read(path: Path, count: int) -> Floats | None:
+def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
+    """Return the rows of the texts that are there, and whether the store is damaged."""
     try:
-        stored = checkpoint.read_tensors(path).get("embeddings")
+        store = Store(path)
+        store.verify()
+        if store.header.dtype != np.float32:
+            raise FormatError(f"{path}: {store.header.describe()}")
+        wanted = set(texts)
+        rows = {
+            text: np.array(store.rows[i]) for i, text in enumerate(store.items) if text in wanted
+        }
+        os.utime(path)  # used, see `reclap.caching.prune`
     except FileNotFoundError:
-        return None
+        return {}, False
     except (OSError, FormatError) as error:
         log.warning("made anew: %s", error)
-        return None
-    if stored is None or stored.dtype != np.float32 or stored.shape[:1] != (count,):
-        log.warning("made anew: %s does not hold %d embeddings", path, count)
-        return None
-    return np.array(stored, np.float32)
+        return {}, True
+    return rows, False
+
+
+class _Keeper:
+    """Writer of the store of a model, as long as it can be written."""
+
+    def __init__(self, model: Encoder, path: Path | None, *, damaged: bool) -> None:
+        self._model, self._path, self._damaged = model, path, damaged
+        self._writer: Writer | None = None
+
+    def keep(self, rows: Floats, texts: list[str]) -> None:
+        """Append rows."""
+        if self._path is None:
+            return
+        try:
+            if self._writer is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                header = Header(self._model.text_digest, rows.shape[1], "text")
+                self._writer = Writer(self._path, header, force=self._damaged)
+            self._writer.append(rows, texts)
+        except (OSError, ReclapError) as error:
+            log.warning("embeddings of prompts are not kept: %s", error)
+            self._path = None
+
+    def close(self) -> None:
+        """Put everything on disk, and see that the folder does not grow for ever."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+                prune(self._writer.path.parent, MOST)
+            except OSError as error:
+                log.warning("embeddings of prompts are not kept: %s", error)

@@ -73,7 +73,7 @@ class Writer:
             lock = stack.enter_context(_open(self.path / LOCK))
             _lock(lock, self.path)  # before anything is read or changed
             if force:  # new files, because readers may have mapped the old ones
-                for name in (MARK, INDEX, ROWS, TEXT):
+                for name in (HEADER, MARK, INDEX, ROWS, TEXT):
                     (self.path / name).unlink(missing_ok=True)
             self._index, self._rows, self._text = (
                 stack.enter_context(_open(self.path / name)) for name in (INDEX, ROWS, TEXT)

@@ -1,0 +1,170 @@
+"""Labels on the command line: options, files, strategies."""
+
+import argparse
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reclap.cli.options import positive, read_lines
+from reclap.errors import FormatError, ReclapError, shown_name, shown_names
+from reclap.prompts.combine import RULES
+
+if TYPE_CHECKING:
+    from reclap.model import Model
+    from reclap.prompts.bank import PromptBank
+    from reclap.prompts.strategies import Labels
+
+__all__ = ["add_labels", "labels_of", "naming_of", "read_prompts"]
+
+# Columns of published lists of classes that hold the label, the first that is there.
+_COLUMNS = ("label", "labels", "display_name", "category", "class", "name")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add the ways to give labels, of which one is needed, and what becomes of them."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "--labels",
+        metavar="A,B,C",
+        action="append",
+        help="may be repeated; one with a comma in double quotes: '\"dog, barking\",rain'",
+    )
+    group.add_argument(
+        "--labels-file",
+        metavar="TXT",
+        type=Path,
+        help="one label a line; or .csv or .tsv with a column label",
+    )
+    group.add_argument(
+        "--prompts",
+        metavar="BANK",
+        help='prompt bank, a file or the name of one; or {"label": ["a prompt", ...], ...}',
+    )
+    parser.add_argument("--template", help='how a label becomes a prompt: "a sound of {label}"')
+    parser.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help="how labels become prompts: template, label, label+description, attributes, sources "
+        "or bank",
+    )
+    parser.add_argument(
+        "--n-prompts", type=positive, metavar="N", help="prompts drawn of each label (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    parser.add_argument(
+        "--combine",
+        choices=RULES,
+        default=RULES[0],
+        help="how a label's prompts make one score (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="embed prompts anew, and keep nothing",
+    )
+
+
+def labels_of(args: argparse.Namespace) -> "Labels":
+    """Return the labels of the command line, or a bank of prompts for them.
+
+    Raises
+    ------
+    ReclapError
+        If there is none, one is empty, or one occurs twice.
+    FormatError
+        If the prompts are neither a bank nor a JSON object of lists of texts.
+    """
+    if args.prompts is not None:
+        return read_prompts(args.prompts)
+    if args.labels_file is not None:
+        where = str(args.labels_file)
+        separator = _SEPARATORS.get(args.labels_file.suffix.lower())
+        lines = read_lines(args.labels_file)
+        found = lines if separator is None else _column(where, lines, separator)
+        return _checked(where, filter(str.strip, found))
+    return _checked("--labels", (label for given in args.labels for label in _split(given)))
+
+
+def _split(given: str) -> list[str]:
+    try:
+        [row] = csv.reader([given], skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise ReclapError(f"--labels: {given!r}: {error}") from error
+    return row
+
+
+def _column(where: str, lines: Sequence[str], separator: str) -> list[str]:
+    """Return the labels of a table: its column of labels, or the only one, each once."""
+    try:
+        table = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
+        rows = [row for row in table if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise FormatError(f"{where}: {error}") from error
+    if not rows:
+        return []
+    names = [name.strip().lower() for name in rows[0]]
+    known = [names.index(name) for name in _COLUMNS if name in names]
+    if known:
+        place, rows = known[0], rows[1:]
+    elif len(names) == 1 or (len(names) == 2 and re.fullmatch(r"\d+", names[0])):
+        place = len(names) - 1
+    else:
+        raise FormatError(
+            f"{where}: no column of labels among {shown_names(rows[0])}; expected one named "
+            f"{', '.join(_COLUMNS)}"
+        )
+    short = [i for i, row in enumerate(rows) if len(row) <= place]
+    if short:
+        raise FormatError(f"{where}: row {short[0] + 1} has {len(rows[short[0]])} columns")
+    return list(dict.fromkeys(row[place] for row in rows))
+
+
+def naming_of(args: argparse.Namespace, labels: "Labels", model: "Model") -> dict[str, Any]:
+    """Return labels and what becomes of them, as arguments of `Model.classify`."""
+    from reclap.prompts.strategies import make
+
+    template = args.template or model.config.template
+    return {
+        "labels": make(args.strategy, labels, template) if args.strategy else labels,
+        "template": template,
+        "n_prompts": args.n_prompts,
+        "seed": args.seed,
+        "combine": args.combine,
+        "cache": args.cache,
+    }
+
+
+def _checked(where: str, given: Iterable[str]) -> list[str]:
+    labels = [label.strip() for label in given]
+    if not labels:
+        raise ReclapError(f"{where}: no label")
+    if "" in labels:
+        raise ReclapError(f"{where}: label {labels.index('') + 1} is empty")
+    twice = [label for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise ReclapError(f"{where}: {shown_name(twice[0])!r} more than once")
+    return labels
+
+
+def read_prompts(name: str) -> "PromptBank":
+    """Read a bank, or a file of plain prompts as one."""
+    from reclap.files import parse_json
+    from reclap.prompts.bank import PromptBank
+
+    path = Path(name)
+    if not path.is_file():
+        return PromptBank.load(name)
+    data = parse_json(name, path.read_bytes(), unique=True)
+    if isinstance(data, dict) and isinstance(data.get("format"), str):
+        return PromptBank.from_json(data, name)
+    if not isinstance(data, dict) or not all(isinstance(p, list) for p in data.values()):
+        raise FormatError(f'{name}: expected a bank or {{"label": ["a prompt", ...], ...}}')
+    try:
+        return PromptBank.from_prompts(data, path.stem)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{name}: {error}") from error

@@ -1,0 +1,60 @@
+"""Standard output and error, on which nothing that a file holds can steer a terminal."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from reclap.errors import printable
+
+__all__ = ["filtered"]
+
+
+class _Filtered:
+    """A text stream that spells control characters out, and names itself in errors.
+
+    Attributes
+    ----------
+    unfiltered : file object
+        The stream underneath, for progress bars.
+    """
+
+    def __init__(self, stream: TextIO | None, name: str) -> None:
+        self.unfiltered, self._name = stream, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unfiltered, name)
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        with self._named():
+            if self.unfiltered is None:
+                raise OSError(9, os.strerror(9))
+            self.unfiltered.write(printable(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        with self._named():
+            if self.unfiltered is not None:
+                self.unfiltered.flush()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._name) from error
+
+
+@contextlib.contextmanager
+def filtered() -> Iterator[None]:
+    """Let everything printed in the block go through the filter."""
+    before = sys.stdout, sys.stderr
+    sys.stdout = _Filtered(sys.stdout, "standard output")
+    sys.stderr = _Filtered(sys.stderr, "standard error")
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
