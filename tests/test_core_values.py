@@ -267,3 +267,17 @@ def test_options_of_a_step_are_named(rng, option, value, text):
     for x, y in zip(before, trainer.buffers(0), strict=True):
         assert np.array_equal(x, y)
     assert np.isfinite(list(trainer.step(mel, features, 1, 0).values())).all()
+
+
+def test_a_call_that_needs_more_memory_than_there_is_says_so_and_the_next_one_works(rng):
+    # Attention of a million positions with as many, in 16,384 heads: 2^56 bytes of biases alone.
+    wide = {"width": 16, "heads": 1 << 14, "head_width": 1, "mlp": 4, "layers": 1, "vocab": 3}
+    padded = {"pool": 4, "position": 1, "positions": 1 << 20, "pad_to": 1 << 20, "types": 0}
+    text = TEXT | wide | padded | {"buckets": 32, "max_distance": 128}
+    model, _ = new_model(rng, None, text, 16)
+    small, _ = new_model(rng, None, TEXT, 48)
+    context = core.Context(1)
+    want = small.text(context, [1, 2, 3], [0, 3])
+    with pytest.raises(MemoryError, match=r"out of memory: .* bytes"):
+        model.text(context, [1, 2], [0, 2])
+    assert np.array_equal(small.text(context, [1, 2, 3], [0, 3]), want)
