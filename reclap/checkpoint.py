@@ -32,6 +32,7 @@ __all__ = [
     "read_config",
     "read_parameters",
     "read_tensors",
+    "require_own",
     "resolve",
     "save",
     "save_all",
@@ -82,6 +83,22 @@ def is_foreign(path: Path) -> bool:
         return path.suffix in TENSOR_FILES
     config = path / CONFIG
     return config.is_file() and "model_type" in files.read_json(config)
+
+
+def require_own(folder: Path, format: str) -> None:
+    """Raise FileExistsError for a folder whose config.json is not that of a model of a format."""
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    try:
+        said = files.read_json(path)
+    except FormatError:
+        said = {}
+    key, value = ("model_type", "clap") if format == "hf" else ("format", FORMAT)
+    if said.get(key) != value:
+        raise FileExistsError(
+            f"{path}: is of something else, which is not replaced unless asked for (overwrite)"
+        )
 
 
 # ---- Reading ---------------------------------------------------------------------------------

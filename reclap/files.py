@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from reclap.errors import FormatError
 
-__all__ = ["atomic", "made", "parse_json", "read_json", "staged", "sync", "write_text"]
+__all__ = ["atomic", "disguise", "made", "parse_json", "read_json", "staged", "sync", "write_text"]
 
 
 def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
@@ -32,7 +32,17 @@ def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: not JSON: {error}") from error
+        raise FormatError(f"{where}: not JSON: {disguise(text) or error}") from error
+
+
+def disguise(content: bytes | str) -> str | None:
+    """Return what the content of a file is where a download left something else, or None."""
+    head = content[:64].encode() if isinstance(content, str) else content[:64]
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs in its place; git lfs pull fetches the file"
+    if head.lstrip()[:1] == b"<":
+        return "a web page in its place; the download went wrong"
+    return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,12 +30,19 @@ _TEXTS = (*TOKENIZERS, "merges.txt", "tokenizer_config.json")
 _FOLDER = (
     checkpoint.CONFIG,
     checkpoint.MODEL,
+    f"{checkpoint.MODEL}.index.json",
+    "model-*-of-*.safetensors",
     checkpoint.TEXT,
     "preprocessor_config.json",
     "processor_config.json",
     *_TEXTS,
 )
-_OLDER_WEIGHTS = "pytorch_model.bin"  # taken where there is no model.safetensors
+_OTHER_WEIGHTS = (  # taken where there is no model.safetensors
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model-*-of-*.bin",
+    "model.fp16.safetensors",
+)
 
 
 def is_hub_id(name: str | os.PathLike[str]) -> bool:
@@ -94,8 +101,9 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
         )
     wanted = _FOLDER if file is None else (file, *(str(Path(file).with_name(n)) for n in _TEXTS))
     folder = _snapshot(repository, revision, wanted, offline=offline)
-    if file is None and not (folder / checkpoint.MODEL).exists():
-        folder = _snapshot(repository, revision, (_OLDER_WEIGHTS,), offline=offline)
+    newer = (checkpoint.MODEL, f"{checkpoint.MODEL}.index.json")
+    if file is None and not any((folder / name).exists() for name in newer):
+        folder = _snapshot(repository, revision, _OTHER_WEIGHTS, offline=offline)
     path = folder if file is None else folder / file
     if not path.exists() or (file is None and not (path / checkpoint.CONFIG).exists()):
         place = "the local cache of the hub (offline)" if offline else "the hub"

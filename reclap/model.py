@@ -386,18 +386,24 @@ class Model(Embedder):
             "config": self.config.to_json(),
         }
 
-    def save(self, folder: str | os.PathLike[str], format: str = "reclap") -> None:
+    def save(
+        self, folder: str | os.PathLike[str], format: str = "reclap", *, overwrite: bool = False
+    ) -> None:
         """Write the model as a folder that `load` takes.
 
         Parameters
         ----------
         folder : path
-            Made if absent; files of the same names are replaced.
+            Made if absent; in one that holds a model of the same format its files are replaced.
         format : {"reclap", "hf"}
             Ours, or transformers' ClapModel, whose `from_pretrained` gives the same embeddings.
+        overwrite : bool
+            Replace a config.json that says something else, too.
 
         Raises
         ------
+        FileExistsError
+            If the folder holds a config.json of something else.
         OSError
             If it cannot be written; what was there before remains.
         FormatError
@@ -411,6 +417,8 @@ class Model(Embedder):
         if format not in ("reclap", "hf"):
             raise ValueError(f"format is {format!r}, expected reclap or hf")
         values = self._weights.require_exact()
+        if not overwrite:
+            checkpoint.require_own(Path(folder), format)
         tokenizer = self._tokenizer.to_json() if self._tokenizer else None
         if format == "hf":
             from reclap.families import export  # here, because it takes a while

@@ -57,9 +57,14 @@ def read_tensors(path: Path) -> dict[str, Stored]:
     """
     size = path.stat().st_size
     with path.open("rb") as f:
-        length = int.from_bytes(f.read(8), "little")
+        head = f.read(64)
+        length = int.from_bytes(head[:8], "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise FormatError(f"{path}: no safetensors file: {size} bytes, header of {length}")
+            what = files.disguise(head) or f"{size} bytes, header of {length}"
+            if head.startswith(b"PK\x03\x04"):
+                what = "a zip file, as torch.save writes; call it .pt"
+            raise FormatError(f"{path}: no safetensors file: {what}")
+        f.seek(8)
         header = _parse_header(path, f.read(length))
     data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.empty(0, "u1")
     found = {n: _tensor(f"{path}: {shown_name(n)}", x, data) for n, x in header.items()}

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import tokenizers
 
+from reclap import files
 from reclap.errors import FormatError
 
 __all__ = ["LARGEST_FILE", "check_file", "check_size", "longest_text"]
@@ -98,7 +99,7 @@ def check_file(path: Path, content: bytes) -> None:
         model = msgspec.json.decode(sections.model, type=_Model | None)
         added = msgspec.json.decode(sections.added_tokens, type=list[_Added] | None)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _fault(path, str(error)) from error
+        raise _fault(path, files.disguise(content) or str(error)) from error
     longest = (model.max_input_chars_per_word if model else None) or 0
     if longest > _LONGEST_WORD:
         raise _fault(

@@ -281,6 +281,27 @@ def test_file_shorter_than_its_first_number(tmp_path, size):
         checkpoint.read_tensors(tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of git-lfs in its place"),
+        (b"  <html><body>404</body></html>", "a web page in its place"),
+        (b"PK\x03\x04" + bytes(100), "a zip file, as torch.save writes; call it .pt"),
+    ],
+)
+def test_file_that_is_something_else_is_named(folder, content, message):
+    (folder / checkpoint.MODEL).write_bytes(content)
+    with pytest.raises(reclap.FormatError, match=f"no safetensors file: {message}"):
+        reclap.load(folder)
+    if not content.startswith(b"PK"):
+        for name in (checkpoint.TOKENIZER, checkpoint.CONFIG):
+            (folder / name).write_bytes(content)
+            with pytest.raises(reclap.FormatError, match=rf"{name}: .*{message}"):
+                reclap.load(folder) if name == checkpoint.CONFIG else Tokenizer(
+                    folder / name, TextConfig(max_tokens=32)
+                )
+
+
 @pytest.mark.parametrize("length", [3, 2**31, 2**63, 2**64 - 1])
 def test_header_that_is_longer_than_the_file(tmp_path, length):
     _write_raw(tmp_path / "x", b"{}", length=length)

@@ -386,7 +386,10 @@ def test_missing_file_is_not_found(tmp_path):
     ("data", "message"),
     [
         (b"", "empty file"),
-        (b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html>'"),
+        (b"\n<!DOCTYPE html><html>", "got a web page in its place"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "got a pointer of git-lfs"),
+        (b"\x40\0\0\0\0\0\0\0{}", "looks like a safetensors file; call it .safetensors"),
+        (b"RIFF", "begins with b'RIFF'"),
         (pickle.dumps({"a": 1}), "another pickle"),
         (pickle.dumps(0x1950A86A20F9469CFC6C) + pickle.dumps(7), "expected version 1001, got 7"),
         (b"PK\x03\x04" + bytes(100), "is the file complete"),

@@ -30,6 +30,6 @@ def _run_convert(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.force:
         raise FileExistsError(f"{args.out}: is there already; --force replaces it")
     model = options.load_model(args)
-    model.save(args.out, args.format)
+    model.save(args.out, args.format, overwrite=args.force)
     print(f"{args.out}: {model.info()['family']}, digest {model.digest}")
     return 0

@@ -1,7 +1,8 @@
 """Checkpoints of other projects: what they are, and their tensors by our names.
 
-Three layouts are known: the state dicts of LAION-CLAP (also of ReCLAP and CompA-CLAP) and of
-MS-CLAP in a file that torch.save or safetensors wrote, and a folder of transformers' ClapModel.
+Three layouts are known: the state dicts of LAION-CLAP (also of ReCLAP and CompA-CLAP), of MS-CLAP
+and of transformers' ClapModel, in a file that torch.save or safetensors wrote, and a folder of
+ClapModel. What wraps a model (``module.``, ``_orig_mod.``, ``clap_model.``) is taken off its names.
 Kinds and sizes of the towers are read off the tensors; where a configuration file says otherwise,
 both are shown.
 """
@@ -10,9 +11,9 @@ import dataclasses
 from pathlib import Path
 
 from reclap import checkpoint, pickles
-from reclap.errors import FormatError
-from reclap.families import htsat, laion, microsoft, transformers
-from reclap.families.parts import Found, Tensors
+from reclap.errors import FormatError, shown_names
+from reclap.families import laion, microsoft, transformers
+from reclap.families.parts import Found, Tensors, below
 from reclap.text import find_tokenizer
 
 __all__ = ["Found", "contents_of", "read"]
@@ -56,23 +57,56 @@ def contents_of(path: Path) -> tuple[Tensors, list[str]]:
 
 def _file(path: Path, text_activation: str | None) -> Found:
     tensors, others = contents_of(path)
-    found = _of_tensors(path, tensors, text_activation)
-    beside = dict.fromkeys(others, "beside the weights")
-    return dataclasses.replace(found, ignored=found.ignored | beside)
+    inside, outside = _unwrapped(path, tensors)
+    found = _of_tensors(path, inside, text_activation)
+    ignored = dict.fromkeys(outside, "outside the model") | dict.fromkeys(
+        others, "beside the weights"
+    )
+    return dataclasses.replace(found, ignored=found.ignored | ignored)
+
+
+def _unwrapped(path: Path, tensors: Tensors) -> tuple[Tensors, list[str]]:
+    """Return the tensors without the prefix of what is around the model, and other names."""
+    prefixes = {
+        name[:at]
+        for name in tensors
+        for at in [name.find(sign) for sign in _SIGNS if sign in name][:1]
+        if at == 0 or name[at - 1] == "."
+    }
+    if len(prefixes) > 1:
+        raise FormatError(
+            f"{path}: expected one model, got several: {shown_names(sorted(prefixes), 5)}"
+        )
+    prefix = prefixes.pop() if prefixes else ""
+    return below(tensors, prefix), [name for name in tensors if not name.startswith(prefix)]
 
 
 def _of_tensors(path: Path, tensors: Tensors, text_activation: str | None) -> Found:
-    if any(name.startswith("audio_branch.") for name in tensors):
+    if any(name.startswith(_LAION) for name in tensors):
         return laion.read(path, tensors, text_activation)
     if text_activation is not None:
         raise ValueError("text_activation: only for files of LAION-CLAP")
     if any(name.startswith(microsoft.AUDIO) for name in tensors):
         return microsoft.read(path, tensors)
-    if htsat.is_htsat(tensors):
-        raise FormatError(
-            f"{path}: an audio tower of HTS-AT alone; training can begin with it, as audio_from "
-            "of a recipe"
-        )
+    if transformers.is_clap_model(tensors):
+        return transformers.read_file(path, tensors)
+    for sign, what in _KNOWN.items():
+        if any(name.startswith(sign) for name in tensors):
+            raise FormatError(f"{path}: {what}")
     raise FormatError(
-        f"{path}: a layout of neither LAION-CLAP (audio_branch.*) nor MS-CLAP ({microsoft.AUDIO}*)"
+        f"{path}: a layout of neither LAION-CLAP ({_LAION}*) nor MS-CLAP ({microsoft.AUDIO}*) "
+        "nor transformers' ClapModel (audio_model.*)"
     )
+
+
+_LAION = "audio_branch."
+_SIGNS = (_LAION, microsoft.AUDIO, "audio_model.audio_encoder.")
+_KNOWN = {  # what is refused by name
+    "sed_model.layers.": "an audio tower of HTS-AT alone; training can begin with it, as "
+    "audio_from of a recipe",
+    "clap_project.": "MS-CLAP's captioning model (clapcap), which has no text tower; "
+    "CLAP_weights_2023.pth has one beside the same audio tower",
+    "text_model.": "the text side alone of transformers' ClapModel",
+    "audio.encoder.": "a CLAP of open_clip, whose layout is not read; its source in the layout of "
+    "LAION-CLAP or transformers is",
+}

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from reclap.errors import FormatError
 from reclap.families import audio, cnn14, mel_bank
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
 from reclap.families.text_config import kind_of
@@ -42,6 +43,10 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     tower, left = cnn14.from_panns(branch) if is_cnn else audio.from_laion(branch)
     text = below(tensors, "text_branch.")
     rest = without(tensors, ("audio_branch.", "text_branch."))
+    if not text:
+        raise FormatError(
+            "LAION-CLAP without a text tower, as its linear probes are, not supported"
+        )
     if any(name.startswith("resblocks.") for name in text):
         text |= {name: rest.pop(name) for name in list(rest) if name.startswith(_CLIP_OUTSIDE)}
     found = assemble(

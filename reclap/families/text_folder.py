@@ -14,8 +14,8 @@ from reclap.config import ClapConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families.microsoft import BERT, GPT2
 from reclap.families.parts import Tensors, below
+from reclap.families.shards import weight_files, weights
 from reclap.families.text_config import kind_of, left_of, tower_of
-from reclap.families.transformers import weights
 from reclap.tensors import Stored
 from reclap.text import find_tokenizer
 
@@ -130,9 +130,9 @@ def is_text_folder(folder: Path) -> bool:
 def sources(folder: Path) -> list[Path]:
     """Return the files of a folder that make its tower and tokenizer, for digests."""
     tokenizer = find_tokenizer(folder)
-    names = (checkpoint.CONFIG, "model.safetensors", "pytorch_model.bin", "merges.txt")
-    paths = [folder / name for name in names]
-    return [p for p in paths if p.is_file()] + ([tokenizer] if tokenizer else [])
+    merges = folder / "merges.txt"
+    paths = [folder / checkpoint.CONFIG, *weight_files(folder)]
+    return paths + ([merges] if merges.is_file() else []) + ([tokenizer] if tokenizer else [])
 
 
 def read(folder: Path) -> TextTower:

@@ -2,28 +2,35 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint, files, pickles
+from reclap import checkpoint, files
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
 from reclap.families import audio
 from reclap.families.clap_model import EPS, Extractor, contradictions
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
+from reclap.families.shards import weights
 from reclap.families.text_config import FEWEST_TOKENS
-from reclap.tensors import Stored
 
-__all__ = ["EXTRACTOR", "read", "weights"]
+__all__ = ["EXTRACTOR", "is_clap_model", "read", "read_file"]
 
 EXTRACTOR = "preprocessor_config.json"
 _TOKENIZER = "tokenizer_config.json"
 _PROCESSOR = "processor_config.json"  # newer folders keep the extractor's settings in it
 
 
+_PARTS = {  # model types of one side alone
+    "clap_audio_model": "ClapAudioModel or ClapAudioModelWithProjection",
+    "clap_text_model": "ClapTextModel or ClapTextModelWithProjection",
+}
+_AUDIO = "audio_model.audio_encoder."
+
+
 def read(folder: Path) -> Found:
-    """Read a folder with config.json and model.safetensors or pytorch_model.bin.
+    """Read a folder with config.json and weights in one file or several.
 
     The front end is that of ``preprocessor_config.json``; LAION-CLAP's where there is none.
 
@@ -33,16 +40,43 @@ def read(folder: Path) -> Found:
         If config.json and the tensors contradict each other, showing both, or a tensor is missing
         or unknown.
     """
-    path = folder / checkpoint.CONFIG
-    config = files.read_json(path)
-    if config.get("model_type") != "clap":
+    config = files.read_json(folder / checkpoint.CONFIG)
+    kind = config.get("model_type")
+    if isinstance(kind, str) and kind in _PARTS:
         raise FormatError(
-            f"{folder}: a {config.get('model_type')!r} model of transformers, expected 'clap'; "
+            f"{folder}: one side alone of a ClapModel ({_PARTS[kind]}), expected a whole ClapModel"
+        )
+    if kind != "clap":
+        raise FormatError(
+            f"{folder}: a {kind!r} model of transformers, expected 'clap'; "
             "training can take the tower of a plain text model, as text of a recipe"
         )
-    tensors = weights(folder)
+    return _found(folder, config, weights(folder))
+
+
+def is_clap_model(tensors: Tensors) -> bool:
+    """Tell whether a state dict is that of a ClapModel."""
+    return any(name.startswith(_AUDIO) for name in tensors)
+
+
+def read_file(path: Path, tensors: Tensors) -> Found:
+    """Read the state dict of a ClapModel, with config.json and front end if they lie beside it.
+
+    Without config.json what no tensor tells is as in published models: heads 64 wide, 1e-12 in the
+    norms of the text tower, a padding token 1.
+    """
+    config = path.with_name(checkpoint.CONFIG)
+    said = files.read_json(config) if config.is_file() else {}
+    known = said if said.get("model_type") == "clap" else {}
+    return _found(path.parent, known, tensors, name=path.name)
+
+
+def _found(
+    folder: Path, config: Mapping[str, Any], tensors: Tensors, name: str | None = None
+) -> Found:
+    path = folder / checkpoint.CONFIG
     audio_part, text_part = (_table(path, config, f"{x}_config") for x in ("audio", "text"))
-    tower, left = audio.from_transformers(below(tensors, "audio_model.audio_encoder."))
+    tower, left = audio.from_transformers(below(tensors, _AUDIO))
     htsat = audio.config_of(tower, _number(path, audio_part, "spec_size", 256))
     eps = _number(path, audio_part, "layer_norm_eps", EPS)
     if eps != EPS:
@@ -50,7 +84,7 @@ def read(folder: Path) -> Found:
     found = assemble(
         Parts(
             family="transformers ClapModel",
-            where=str(folder),
+            where=name or str(folder),
             audio=htsat,
             tower=tower,
             left=left,
@@ -64,7 +98,7 @@ def read(folder: Path) -> Found:
             text_kind="roberta-base",
             text_known={
                 "eps": _number(path, text_part, "layer_norm_eps", 1e-12),
-                "heads": _number(path, text_part, "num_attention_heads", 12),
+                **_heads(path, text_part),
                 "position_offset": _number(path, text_part, "pad_token_id", 1) + 1,
                 "max_tokens": _most_tokens(folder),
             },
@@ -78,24 +112,9 @@ def read(folder: Path) -> Found:
     return dataclasses.replace(found, config=dataclasses.replace(found.config, front=front))
 
 
-def weights(folder: Path) -> dict[str, Stored]:
-    """Return the tensors of a folder of transformers, by their names in it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it holds neither ``model.safetensors`` nor ``pytorch_model.bin``.
-    """
-    for name, reader in _READERS.items():
-        if (folder / name).is_file():
-            return dict(reader(folder / name))
-    raise FileNotFoundError(f"{folder}: expected one of {', '.join(_READERS)}")
-
-
-_READERS: dict[str, Callable[[Path], Tensors]] = {
-    "model.safetensors": checkpoint.read_tensors,
-    "pytorch_model.bin": pickles.state_dict,
-}
+def _heads(path: Path, text_part: Mapping[str, Any]) -> dict[str, int]:
+    """Return what config.json says of heads; without one they are 64 wide."""
+    return {"heads": _number(path, text_part, "num_attention_heads", 12)} if text_part else {}
 
 
 def _table(path: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -125,11 +144,11 @@ def _front(folder: Path, *, fused: bool) -> AudioConfig | None:
     for name in (EXTRACTOR, _PROCESSOR):
         path = folder / name
         data = files.read_json(path) if path.is_file() else {}
-        said = data.get("feature_extractor", {}) if name == _PROCESSOR else data
-        if isinstance(said, dict) and said:
+        said = _table(path, data, "feature_extractor") if name == _PROCESSOR else data
+        if said:
             try:
                 return Extractor.from_json(said, str(path)).to_front(fused=fused)
-            except FormatError as error:
+            except (ValueError, OverflowError) as error:
                 named = str(error).startswith(str(path))
                 raise FormatError(f"{error}" if named else f"{path}: {error}") from error
     return None

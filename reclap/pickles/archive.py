@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reclap import files
 from reclap.errors import FormatError
 from reclap.pickles.machine import Budget, Machine, Opaque, shown
 from reclap.pickles.opcodes import run
@@ -44,10 +45,10 @@ def load(path: Path) -> Any:
         return _Zip(data, budget).load()
     if data[:1] == b"\x80":
         return _Sequence(data, budget).load()
-    raise FormatError(
-        f"{path}: expected a torch checkpoint, a zip file or a pickle,"
-        f" got a file that begins with {data[:16]!r}"
-    )
+    what = files.disguise(data[:64]) or f"a file that begins with {data[:16]!r}"
+    if data[8:9] == b"{":
+        what = "what looks like a safetensors file; call it .safetensors"
+    raise FormatError(f"{path}: expected a torch checkpoint, a zip file or a pickle, got {what}")
 
 
 class _Storages:

@@ -147,6 +147,15 @@ class Machine:
         part: bytes = self._data[self.at - n : self.at]
         return part
 
+    def opcode(self) -> int:
+        """Return the next byte, and pay for what it may push."""
+        if self.at >= self.end:
+            self.fault("expected 1 more bytes, 0 are left")
+        self.budget.take(_STEP + 1)
+        self.at += 1
+        code: int = self._data[self.at - 1]
+        return code
+
     def number(self, width: int, *, signed: bool = False) -> int:
         """Return the next little-endian integer."""
         return int.from_bytes(self.take(width), "little", signed=signed)

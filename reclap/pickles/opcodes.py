@@ -11,7 +11,7 @@ from reclap.pickles.machine import Machine, shown
 __all__ = ["run"]
 
 _STOP = ord(".")
-_MOST_STEPS = 5_000_000  # ReCLAP with optimizer state needs some 100,000
+_MOST_STEPS = 2_000_000  # ReCLAP with optimizer state needs some 100,000
 _OBJECT = 130  # bytes that a thing takes, rounded up
 
 
@@ -24,7 +24,7 @@ def run(m: Machine) -> Any:
         Where the pickle is damaged, cut short, or asks for more than its budget.
     """
     for _ in range(_MOST_STEPS):
-        code = m.take(1)[0]
+        code = m.opcode()
         if code == _STOP:
             return m.pop()
         step = _OPCODES.get(code)
