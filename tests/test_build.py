@@ -1,0 +1,72 @@
+"""What setup.py keeps apart: objects of another compiler, other flags, another oneDNN."""
+
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+setuptools = pytest.importorskip("setuptools")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Return what setup.py defines, without building anything."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    return runpy.run_path("setup.py")
+
+
+def folder_of(script, headers, command=("gcc", "-O3")):
+    build = script["BuildExt"](setuptools.Distribution({"ext_modules": [script["extension"]()]}))
+    build.extensions = build.distribution.ext_modules
+    build.compiler = types.SimpleNamespace(compiler_so=list(command))
+    return build.made_by(script["Dnnl"]([str(headers)], "lib", []))
+
+
+def test_objects_made_otherwise_lie_in_another_folder(script, tmp_path, monkeypatch):
+    (tmp_path / "oneapi").mkdir()
+    version = tmp_path / "oneapi" / "dnnl_version.h"
+    version.write_text("#define DNNL_VERSION_MINOR 1\n")
+    first = folder_of(script, tmp_path)
+    assert folder_of(script, tmp_path) == first
+    names = {first, folder_of(script, tmp_path, ("cc", "-O3"))}
+    names.add(folder_of(script, tmp_path, ("gcc", "-O3", "-march=armv8-a")))
+    version.write_text("#define DNNL_VERSION_MINOR 2\n")
+    names.add(folder_of(script, tmp_path))
+    monkeypatch.setenv("RECLAP_DEBUG", "1")
+    names.add(folder_of(script, tmp_path))
+    assert len(names) == 5
+
+
+def test_sanitizers_see_assertions_overflow_and_casts(script, monkeypatch):
+    monkeypatch.setenv("RECLAP_SANITIZE", "1")
+    compile_args, link_args = script["flags"]()
+    assert {"-UNDEBUG", "-fno-wrapv"} <= set(compile_args)
+    kinds = "-fsanitize=address,undefined,float-cast-overflow"
+    assert kinds in compile_args
+    assert kinds in link_args
+
+
+def test_no_second_openmp_is_linked(script, monkeypatch):
+    for switch in ("0", "1"):
+        monkeypatch.setenv("RECLAP_OPENMP", switch)
+        compile_args, link_args = script["flags"]()
+        assert not [x for x in compile_args + link_args if "openmp" in x or "gomp" in x]
+        assert ("-DRC_NO_OPENMP" in compile_args) == (switch == "0")
+
+
+def test_at_most_one_openmp_runtime_is_loaded():
+    script = (
+        "from reclap._libraries import core\n"
+        "import numpy as np\n"
+        "core.linear_forward(np.ones((64, 64)), np.ones((64, 64)), None)\n"
+        "paths = {line.split()[-1] for line in open('/proc/self/maps')}\n"
+        "print(*(p for p in paths if 'omp' in p.rpartition('/')[2] and '.so' in p))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603
+    assert len(done.stdout.split()) <= 1, done.stdout
