@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from reclap.batches import default_threads
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.loading import locate
+from reclap.manifest import Row
 from reclap.progress import bar as progress_bar
 from reclap.text_encoder import TextEncoder
 from reclap.training import initial
@@ -120,33 +121,41 @@ def train(
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
     _refuse_false_negatives(recipe, len(rows))
     with RunFolder.opened(out, resume=resume) as folder:
-        source = initial.whole_model(recipe.model.source, out) if recipe.model.source else None
-        known = checkpoint.read_config(source) if source else None
-        recipe = dataclasses.replace(recipe, model=recipe.model.completed(known))
-        text = _text_tower(recipe, source, out)
-        audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
-        threads = recipe.run.threads or default_threads()
-        identity = recipe.identity(text, audio, source)
-        newest, start = folder.newest, 0
-        if newest:
-            same = recipe.identity(text, audio, source, version=newest.version)
-            start = _schedule_start(newest, same, threads)
-        encoder = TextEncoder(text, threads)
-        config = recipe.model.config(encoder.config.text)
-        batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
-        learner = Learner(config, recipe, threads, start)
-        if newest:
-            learner.load(newest.folder)
-        elif source and known:
-            _begin(learner, known, source, own_text=text == source)
-        elif audio:
-            tower = initial.audio_tower(audio, config.audio, config.front)
-            learner.begin(tower, audio, ["audio_branch."])
-        exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
-        digest = identity["model"]["text"]
-        captions = Captions(encoder, digest, batches.texts(), out / CAPTIONS, progress=progress)
-        run = _Loop(recipe, folder, text, identity, learner, exam, captions)
-        return run.go(batches, newest.step if newest else 0, progress=progress)
+        return _train_into(folder, recipe, rows, progress=progress)
+
+
+def _train_into(
+    folder: RunFolder, recipe: Recipe, rows: Sequence[Row], *, progress: bool
+) -> Result:
+    """Make what a run needs, or read it back, and go through its steps."""
+    out = folder.path
+    source = initial.whole_model(recipe.model.source, out) if recipe.model.source else None
+    known = checkpoint.read_config(source) if source else None
+    recipe = dataclasses.replace(recipe, model=recipe.model.completed(known))
+    text = _text_tower(recipe, source, out)
+    audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
+    threads = recipe.run.threads or default_threads()
+    identity = recipe.identity(text, audio, source)
+    newest, start = folder.newest, 0
+    if newest:
+        same = recipe.identity(text, audio, source, version=newest.version)
+        start = _schedule_start(newest, same, threads)
+    encoder = TextEncoder(text, threads)
+    config = recipe.model.config(encoder.config.text)
+    batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
+    learner = Learner(config, recipe, threads, start)
+    if newest:
+        learner.load(newest.folder)
+    elif source and known:
+        _begin(learner, known, source, own_text=text == source)
+    elif audio:
+        tower = initial.audio_tower(audio, config.audio, config.front)
+        learner.begin(tower, audio, ["audio_branch."])
+    exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
+    digest = identity["model"]["text"]
+    captions = Captions(encoder, digest, batches.texts(), out / CAPTIONS, progress=progress)
+    run = _Loop(recipe, folder, text, identity, learner, exam, captions)
+    return run.go(batches, newest.step if newest else 0, progress=progress)
 
 
 def _text_tower(recipe: Recipe, source: Path | None, out: Path) -> Path:
