@@ -46,7 +46,7 @@ Channels: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 STAGES = msgspec.Meta(min_length=1, max_length=8)
 Stripes: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=32)]
 StripeWidth: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**20)]
-Eps: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Eps: TypeAlias = Annotated[float, msgspec.Meta(ge=1e-30, le=1)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ right shape; a crash ends the process, which fuzz/mutate_values.py watches.
 
 import copy
 import dataclasses
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from reclap._libraries import core
+from reclap.audio import mel_filters
+from reclap.config import ClapConfig
 from reclap.errors import ReclapError
-from reclap.towers import TextConfig
+from reclap.towers import Cnn14Config, HtsatConfig, TextConfig
 
 Case = dict[str, Any]
 
@@ -51,13 +54,26 @@ MOST_VALUES = 1 << 18  # of all parameters, for a case to be run
 MOST_WORK = 1 << 24  # multiplications, about
 
 
+@functools.cache
 def seeds() -> list[Case]:
     """Return the valid cases that mutations begin with."""
     fused, kinds = HTSAT | {"fusion": True}, [HTSAT, HTSAT, CNN14]
     cases = [{"audio": x, "model": MODEL, "call": CALL} for x in [*kinds, fused]]
     cases += [{"text": x, "model": MODEL, "call": CALL} for x in TEXTS]
     cases += [{"audio": HTSAT, "model": MODEL, "call": CALL, "step": STEP}] * 2
-    return [*cases, {"mel": MEL}, {"score": SCORE, "call": CALL}]
+    return [*cases, {"mel": MEL}, {"score": SCORE, "call": CALL}, *_files()]
+
+
+def _files() -> list[Case]:
+    """Return the tables of config.json of each kind of tower, whose own fields stand in "top"."""
+    towers = (HtsatConfig(), HtsatConfig.preset("base"), Cnn14Config())
+    texts = [TextConfig.preset(x) for x in PRESETS[:3]]
+    cases = []
+    for tower, text in zip(towers, texts, strict=True):
+        data = ClapConfig(audio=tower, text=text).to_json()
+        tables = {name: data.pop(name) for name in ("front", "audio", "text")}
+        cases.append(tables | {"top": data})
+    return cases
 
 
 def mutate(rng: random.Random, seed: Case) -> Case:
@@ -108,6 +124,8 @@ def run(case: Case, number: int) -> str:
     rng = np.random.default_rng(number)
     if "mel" in case:
         return _run_mel(case["mel"], rng)
+    if "top" in case:
+        return _run_file(case)
     call = case["call"]
     try:
         context = core.Context(call["threads"]) if "threads" in call else core.Context(1)
@@ -148,6 +166,22 @@ def _run_mel(config: Case, rng: np.random.Generator) -> str:
             y = mel(rng.standard_normal(samples) * 10.0 ** rng.integers(-20, 20))
             _finite(y, (frames, config["mels"]))
     return "worked"
+
+
+def _run_file(case: Case) -> str:
+    data = case["top"] | {name: case[name] for name in ("front", "audio", "text")}
+    config, refused = _attempt(lambda: ClapConfig.from_json(data), REFUSALS)
+    if refused:
+        return refused
+    arguments = config.core_arguments(with_text=True)
+    model, refused = _attempt(lambda: core.Model(**arguments), REFUSALS)
+    if refused:
+        return refused
+    assert len(model.parameters()) > 10
+    filters, refused = _attempt(lambda: mel_filters(config.front), REFUSALS)
+    if filters is not None:
+        _finite(filters, (config.front.mels, config.front.n_fft // 2 + 1))
+    return refused or "worked"
 
 
 def _run_score(s: Case, context: core.Context, rng: np.random.Generator) -> str:
