@@ -144,6 +144,63 @@ def test_moves_and_sums_keep_what_they_read(rng, value):
     assert core.all_finite(np.delete(x, 2, axis=0))
 
 
+# Every kernel with arguments of which each array is poisoned in turn.
+KERNELS = {
+    "layernorm_forward": [(6, 20), (20,), (20,), 1e-5],
+    "layernorm_backward": [(6, 20), (6, 20), (6,), (6,), (20,)],
+    "rmsnorm_forward": [(6, 20), (20,), 1e-5],
+    "rmsnorm_backward": [(6, 20), (6, 20), (6,), (20,)],
+    "batchnorm_stats": [(6, 20)],
+    "batchnorm_forward": [(6, 20), (20,), (20,), (20,), (20,), 1e-5],
+    "batchnorm_backward": [(6, 20), (6, 20), (20,), (20,), (20,), 1e-5],
+    "l2norm_forward": [(6, 20)],
+    "l2norm_backward": [(6, 20), (6, 20), (6,)],
+    "gated_forward": [(6, 20), (6, 20)],
+    "gated_backward": [(6, 20), (6, 20), (6, 20)],
+    "stretch_forward": [(6, 20), 9],
+    "stretch_backward": [(6, 20), 4],
+    "relpos_forward": [(25, 2), 3],
+    "relpos_backward": [(2, 9, 9), 3],
+    "t5_bias_forward": [(8, 2), 9, 20],
+    "t5_bias_backward": [(2, 9, 9), 8, 20],
+    "meanpool_forward": [(6, 20)],
+    "meanpool_backward": [(1, 20), 6],
+    "attention": [(6, 12), 2, 6, 0.5, (2, 6, 6), (6, 6)],
+    "linear_forward": [(6, 20), (5, 20), (5,)],
+    "linear_backward": [(6, 5), (6, 20), (5, 20)],
+    "contrastive": [(6, 20), (6, 20), 1.0],
+    "downmix": [(6, 2)],
+}
+
+
+DIVIDES = {("batchnorm_forward", 2), ("batchnorm_backward", 3), ("l2norm_backward", 2)}
+
+
+@pytest.mark.parametrize("value", BAD, ids=IDS)
+@pytest.mark.parametrize("name", KERNELS)
+def test_no_kernel_makes_finite_what_is_not(rng, name, value):
+    clean = [
+        np.abs(rng.standard_normal(x)).astype(np.float32) + 1 if isinstance(x, tuple) else x
+        for x in KERNELS[name]
+    ]
+    call = getattr(core, name)
+
+    def finite(args):
+        found = call(*args)
+        return all(np.isfinite(y).all() for y in (found if isinstance(found, tuple) else [found]))
+
+    assert finite(clean)
+    for place, x in enumerate(clean):
+        if isinstance(x, np.ndarray):
+            bad = [y.copy() if isinstance(y, np.ndarray) else y for y in clean]
+            bad[place].reshape(-1)[(x.size // 2 + 2) % x.size] = value
+            divides = (name, place) in DIVIDES
+            limit = np.isinf(value) and (
+                divides or (name == "attention" and value < 0 and place > 3)
+            )
+            assert limit or not finite(bad), (name, place)  # by infinity, or masked by it
+
+
 # ---- Front end -----------------------------------------------------------------------------------
 
 MEL = {"rate": 16000, "n_fft": 512, "hop": 160, "mels": 40, "fmin": 0, "fmax": 8000}
