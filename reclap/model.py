@@ -145,6 +145,8 @@ class Model(Embedder):
         template = self.config.template if template is None else template
         prompts = naming.prompts_of(labels, template, n_prompts, seed)
         texts = [text for group in prompts.values() for text in group]
+        if self._tokenizer is not None:
+            naming.warn_of_unknown(self._tokenizer, labels, prompts)
         if not cache:
             return naming.Classes(prompts, self.embed_text(texts), rule)
         bank = labels if isinstance(labels, PromptBank) else None

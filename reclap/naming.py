@@ -1,6 +1,7 @@
-"""Labels as classes: the prompts that stand for them, their embeddings, scores by a rule."""
+"""Zero-shot classes: prompts per label, their embeddings, scores by an aggregation rule."""
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap._libraries import core
+from reclap.errors import shown_names
 from reclap.prompts.bank import PromptBank, sample
 from reclap.prompts.combine import place_of
 from reclap.prompts.strategies import Labels
 from reclap.results import Attribution
-from reclap.text import check_texts, prompt_of
+from reclap.text import Tokenizer, check_texts, prompt_of
 
-__all__ = ["Classes", "Scores", "prompts_of"]
+__all__ = ["Classes", "Scores", "prompts_of", "warn_of_unknown"]
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Prompts = dict[str, list[str]]
@@ -58,6 +62,19 @@ def prompts_of(
     return prompts if n_prompts is None else sample(prompts, n_prompts, seed)
 
 
+def warn_of_unknown(tokenizer: Tokenizer, labels: Labels, prompts: Prompts) -> None:
+    """Log which labels, or prompts where they are given, a tokenizer knows no part of."""
+    given = isinstance(labels, Mapping | PromptBank)
+    asked = prompts if given else {label: [label.replace("_", " ")] for label in prompts}
+    unknown = iter(tokenizer.unknown([text for group in asked.values() for text in group]))
+    lost = [label for label, group in asked.items() if all([next(unknown) for _ in group])]
+    if lost:
+        log.warning(
+            "the tokenizer knows no part of %s: scores of such labels mean nothing",
+            shown_names([repr(label) for label in lost], 5, ", "),
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of sounds with classes.
@@ -79,7 +96,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classes:
-    """Labels with embedded prompts, and the rule that makes one score of a label's several ones.
+    """Embedded prompts per label and the rule that aggregates their similarities.
 
     Attributes
     ----------

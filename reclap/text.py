@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.int32]
 
+_UNKNOWN = {"[UNK]", "<unk>", "\u2581"}  # the last one is SentencePiece's start of a word
 _BLOCK = 1000  # texts whose encodings, some kilobytes each, are in memory at once
 
 # Files that a tokenizer can be made of (`reclap.vocabulary`); the first one in a folder counts.
@@ -176,6 +177,11 @@ class Tokenizer:
             log.warning("%d of %d texts were cut at %d tokens", cut, len(ids), self._max_tokens)
         first = np.cumsum([0, *map(len, ids)], dtype=np.int32)
         return np.concatenate([*ids, np.empty(0, np.int32)]), first
+
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        """Tell for each text whether the tokenizer knows no part of it, as with an emoji."""
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [set(encoding.tokens) <= _UNKNOWN for encoding in found]
 
     def _encode(self, texts: Sequence[str]) -> list[Any]:
         from reclap.vocabulary import library_errors

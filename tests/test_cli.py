@@ -291,7 +291,7 @@ def test_timeline_picture_needs_matplotlib(run, long_clip, tmp_path, monkeypatch
     monkeypatch.delitem(sys.modules, "reclap.plots", raising=False)
     monkeypatch.delattr(reclap, "plots", raising=False)
     _fails(
-        run("timeline", long_clip, "--labels", "a", "--plot", tmp_path / "p.png"), "reclap[plot]"
+        run("timeline", long_clip, "--labels", "a", "--plot", tmp_path / "p.png"), "matplotlib", "extra plot"
     )
 
 
@@ -409,6 +409,25 @@ def test_embed_keeps_what_another_model_began(run, tones, tmp_path):
     _fails(run(*args, model=False), "out.npz.partial: holds", "cannot append")
     assert run(*args, "--force", model=False)[0] == 0
     assert reclap.Embeddings.load(out).model == "mini"
+
+
+def test_standard_input_is_another_sound_each_time(run, small, tones, tmp_path, monkeypatch):
+    class Input:
+        def __init__(self, path):
+            self.buffer = io.BytesIO(path.read_bytes())
+
+    for n, tone_file in enumerate(tones[:2]):
+        monkeypatch.setattr(sys, "stdin", Input(tone_file))
+        assert run("embed", "-", "-o", tmp_path / "a.store")[0] == 0
+        found = reclap.Embeddings.load(tmp_path / "a.store")
+        assert found.items == ("-",) * (n + 1)
+        np.testing.assert_array_equal(found.rows, small.embed_audio(tones[: n + 1]))
+    monkeypatch.setattr(sys, "stdin", Input(tones[0]))
+    _fails(run("embed", "-", "none.wav", "-o", tmp_path / "b.npz"), "none.wav")
+    monkeypatch.setattr(sys, "stdin", Input(tones[1]))
+    assert run("embed", "-", "-o", tmp_path / "b.npz")[0] == 0
+    rows = reclap.Embeddings.load(tmp_path / "b.npz").rows
+    np.testing.assert_array_equal(rows, small.embed_audio(tones[1]))
 
 
 def test_embed_keeps_the_order_and_doubles_of_the_request(run, small, tones, tmp_path):

@@ -220,6 +220,26 @@ def test_memory_holds_few_banks(fresh, cache, monkeypatch):
     assert len(calls) == len(banks)
 
 
+@pytest.mark.parametrize(
+    ("labels", "lost"),
+    [
+        (["\U0001f436", "rain", "\U0001f431"], ["\U0001f436", "\U0001f431"]),
+        ({"dog": ["\U0001f436"], "rain": ["rain", "\U0001f327"], "\U0001f431": ["a"]}, ["dog"]),
+        (["rain", "a dog"], []),
+    ],
+)
+def test_labels_that_the_tokenizer_does_not_know_are_told(fresh, tones, caplog, labels, lost):
+    with caplog.at_level(logging.WARNING):
+        fresh.classify(tones[0], labels, cache=False)
+    told = [r.getMessage() for r in caplog.records if "knows no part of" in r.getMessage()]
+    assert len(told) == bool(lost)
+    assert [
+        text
+        for text in ("\U0001f436", "\U0001f431", "dog", "rain")
+        if any(repr(text) in line for line in told)
+    ] == lost
+
+
 def test_lists_of_labels_are_embedded_once(fresh, small_folder, cache, monkeypatch, tones):
     calls = counted(fresh, monkeypatch)
     for _ in range(2):

@@ -9,7 +9,7 @@ from models import new_model
 
 import reclap
 from reclap.audio import AudioConfig
-from reclap.batches import BATCH, batch_of
+from reclap.batches import BATCH, batch_of, cgroup_quota, default_threads
 
 WAIT = 60.0  # seconds after which a test counts as stuck
 
@@ -108,3 +108,43 @@ def test_batches_of_long_windows_are_small():
     assert batch_of(AudioConfig()) == BATCH
     assert batch_of(AudioConfig(samples=30 * 48000)) == 2
     assert batch_of(AudioConfig(samples=600 * 48000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
+        ("0::/a", {"a/cpu.max": "300000 100000", "cpu.max": "50000 100000"}, 0.5),
+        (
+            "12:cpuset:/\n4:cpu,cpuacct:/job",
+            {"cpu/job/cpu.cfs_quota_us": "400000", "cpu/job/cpu.cfs_period_us": "100000"},
+            4.0,
+        ),
+        (
+            "4:cpu:/",
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            None,
+        ),
+        ("0::/", {"cpu.max": "nonsense"}, None),
+        (None, {}, None),
+    ],
+)
+def test_quotas_of_control_groups(tmp_path, groups, files, quota):
+    if groups is not None:
+        (tmp_path / "proc" / "self").mkdir(parents=True)
+        (tmp_path / "proc" / "self" / "cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "most"), [(None, None), (1.5, 2), (0.1, 1), (1e6, None)])
+def test_threads_heed_the_quota(monkeypatch, quota, most):
+    monkeypatch.setattr(reclap.batches, "cgroup_quota", lambda: None)
+    bound = default_threads()
+    monkeypatch.setattr(reclap.batches, "cgroup_quota", lambda: quota)
+    assert default_threads() == (bound if most is None else min(bound, most))

@@ -54,7 +54,9 @@ def _run_embed(args: argparse.Namespace) -> int:
     if args.out.suffix != SUFFIX:
         require_short(items)
     model = options.load_model(args)
-    with _writer(args, model, "text" if texts else "audio") as writer, _tidy(args.out, writer):
+    again = "-" in args.files  # standard input is another sound each time
+    kind = "text" if texts else "audio"
+    with _writer(args, model, kind, again=again) as writer, _tidy(args.out, writer):
         todo = _missing(items, writer.items)
         if len(todo) < len(items):
             there = len(items) - len(todo)
@@ -98,7 +100,7 @@ def _partial(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def _writer(args: argparse.Namespace, model: "Model", kind: str) -> "Writer":
+def _writer(args: argparse.Namespace, model: "Model", kind: str, *, again: bool) -> "Writer":
     """Open the store that is asked for, or that of an archive on its way."""
     from reclap.store import SUFFIX, Header, Writer
 
@@ -106,7 +108,7 @@ def _writer(args: argparse.Namespace, model: "Model", kind: str) -> "Writer":
     if args.out.suffix == SUFFIX:
         return Writer(args.out, header, force=args.force)
     partial = _partial(args.out)
-    return Writer(partial, header, force=args.force and _is_other(partial, header))
+    return Writer(partial, header, force=again or (args.force and _is_other(partial, header)))
 
 
 def _is_other(partial: Path, header: "Header") -> bool:
@@ -128,11 +130,11 @@ def _tidy(out: Path, writer: "Writer") -> Iterator[None]:
 
 
 def _missing(items: Sequence[str], there: Iterable[str]) -> list[str]:
-    """Return what is not there, as often as it is missing."""
+    """Return what is not there, as often as it is missing; standard input always is."""
     count = Counter(there)
     missing = []
     for item in items:
-        if count[item]:
+        if count[item] and item != "-":
             count[item] -= 1
         else:
             missing.append(item)

@@ -16,6 +16,9 @@ _RESAMPLERS = {
 }
 
 
+_WIDEST = 1000  # characters of a value
+
+
 def add_info(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("info", help="describe a model")
@@ -48,7 +51,7 @@ def _run_info(args: argparse.Namespace) -> int:
     rows = _lines(info)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        print(f"{name:{width}}  {value}")
+        print(f"{name:{width}}  {' '.join(value.split())[:_WIDEST]}")  # names may hold anything
     return 0
 
 
