@@ -122,7 +122,8 @@ def test_too_few_groups_are_refused(rows):
     with pytest.raises(FormatError, match="no column kind"):
         make(rows, group="kind")
     with pytest.raises(FormatError, match="at most 200000 make sense"):
-        make(rows, dataclasses.replace(EVERYTHING, compositions=99_999))
+        make(rows, dataclasses.replace(EVERYTHING, compositions=10_001))
+    make(rows, dataclasses.replace(EVERYTHING, compositions=10_000))  # 200,000 of 20 pairs
 
 
 # ---- What is said ----------------------------------------------------------------------------
@@ -224,6 +225,23 @@ def test_long_clip_gives_windows_at_random_places(rows, tmp_path):
     batches = make(long, Augment(), batch=1, mixtures=0, per_group=0, group="")
     loud = {round(float(batches.batch(step).mel.max())) for step in range(12)}
     assert len(loud) > 4
+
+
+def test_long_clip_is_never_wrapped_around(rows, tmp_path):
+    """A clip of two frames more than a window gives three windows, and no fourth."""
+    loud = np.linspace(0.05, 0.9, FRONT.samples + 2 * FRONT.hop)
+    ramp = loud * np.sin(np.arange(len(loud)))
+    long = [manifest.Row(folders.write_wav(tmp_path / "long.wav", ramp), rows[0].captions)]
+    batches = make(long, Augment(), batch=1, mixtures=0, per_group=0, group="")
+    power = spectra.load(long[0].path, 1.0, FRONT, wrap=False).power
+    assert len(power) == FRONT.frames + 2
+    windows = {k: augment.to_db(power[k : k + FRONT.frames]) for k in range(3)}
+    found = collections.Counter()
+    for step in range(60):
+        (mel,) = batches.batch(step).mel
+        (k,) = [k for k, window in windows.items() if np.abs(window - mel).max() < 1e-3]
+        found[k] += 1
+    assert min(found[k] for k in range(3)) > 5
 
 
 def test_endless_repetition_starts_anywhere(tmp_path, rng):

@@ -1,7 +1,10 @@
 """Recipes: what a file may say, and what is refused by name."""
 
 import dataclasses
+import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import training
@@ -9,8 +12,10 @@ import training
 from reclap import checkpoint
 from reclap.errors import FormatError
 from reclap.training import recipe
+from reclap.training.augment import Augment
+from reclap.training.data import Data
 from reclap.training.identity import differences, sha256
-from reclap.training.recipe import Recipe
+from reclap.training.recipe import Optim, Recipe
 
 
 @pytest.fixture
@@ -151,6 +156,31 @@ def test_digest_of_files_tells_where_one_ends(tmp_path):
     sha256(a, b)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+def test_documented_defaults_are_those_of_the_code():
+    """Tables of docs/training.md: keys, and their defaults in JSON."""
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    found = {}
+    for section, cls in (("data", Data), ("augment", Augment), ("optim", Optim)):
+        table = text.split(f"### `[{section}]`")[1].split("\n### ")[0]
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for keys, values in re.findall(r"^\| (`\w.*?) \| (.+?) \|", table, re.MULTILINE):
+            names = re.findall(r"`(\w+)`", keys)
+            given = json.loads(f"[{values.replace('-,', 'null,')}]")
+            assert len(names) == len(given), keys
+            for name, value in zip(names, given, strict=True):
+                field = fields[name]
+                default = (
+                    field.default_factory()
+                    if field.default is dataclasses.MISSING is not field.default_factory
+                    else None
+                    if field.default is dataclasses.MISSING
+                    else field.default
+                )
+                assert json.loads(json.dumps(default)) == value, name
+                found[section, name] = value
+        assert {name for s, name in found if s == section} == set(fields)
 
 
 # ---- A whole model to go on with -------------------------------------------------------------
