@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -110,7 +111,8 @@ def _checked(
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    if type(value).__module__ == "numpy" and value.shape == ():  # not imported for this
+    numpy = sys.modules.get("numpy")  # not imported here: the command line's help needs none
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
     elif isinstance(value, os.PathLike):
         value = os.fspath(value)

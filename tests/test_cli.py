@@ -290,9 +290,8 @@ def test_timeline_picture_needs_matplotlib(run, long_clip, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "reclap.plots", raising=False)
     monkeypatch.delattr(reclap, "plots", raising=False)
-    _fails(
-        run("timeline", long_clip, "--labels", "a", "--plot", tmp_path / "p.png"), "matplotlib", "extra plot"
-    )
+    told = run("timeline", long_clip, "--labels", "a", "--plot", tmp_path / "p.png")
+    _fails(told, "pip install matplotlib", "extra plot")
 
 
 def test_timeline_refuses_a_window_of_nothing(run, long_clip):

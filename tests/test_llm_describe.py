@@ -194,10 +194,10 @@ def test_run_that_spent_its_budget_goes_on_later(ask):
 @pytest.mark.parametrize(
     ("plan", "text"),
     [
-        (lambda: Plan(0), "descriptions is 0"),
-        (lambda: Plan(workers=0), "workers is 0"),
-        (lambda: Sampling(attempts=0), "attempts is 0"),
-        (lambda: Sampling(temperature=3), "temperature is 3"),
+        (lambda: Plan(0), "descriptions: expected int of at least 1, got 0"),
+        (lambda: Plan(workers=0), "workers: expected int of at least 1, got 0"),
+        (lambda: Sampling(attempts=0), "attempts: expected int of at least 1, got 0"),
+        (lambda: Sampling(temperature=3), "temperature: expected float from 0 to 2, got 3"),
     ],
 )
 def test_plans_that_make_no_sense(plan, text):

@@ -1,7 +1,10 @@
 """Work ahead of the model, and several users of threads in one process."""
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +151,21 @@ def test_threads_heed_the_quota(monkeypatch, quota, most):
     bound = default_threads()
     monkeypatch.setattr(reclap.batches, "cgroup_quota", lambda: quota)
     assert default_threads() == (bound if most is None else min(bound, most))
+
+
+COUNT = """
+import os, sys
+import reclap
+model = reclap.load(sys.argv[1], threads=1)
+before = len(os.listdir("/proc/self/task"))
+model.embed_text([f"rain on roof {i}" for i in range(2000)])
+print(before, len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_many_texts_start_no_threads_beyond_those_asked_for(small_folder):
+    command = [sys.executable, "-c", COUNT, str(small_folder)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    before, after = told.stdout.split()
+    assert after == before
