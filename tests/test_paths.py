@@ -38,8 +38,6 @@ _INNER = {  # given what was found before, or made by reclap itself
     "Result.__init__",
     "Row.__init__",
     "SharedCaptions.__init__",
-    "Embeddings.load",
-    "Embeddings.save",
 }
 
 
