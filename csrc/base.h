@@ -20,6 +20,7 @@ typedef enum {
     RC_EFORMAT,  /* bytes from outside do not say what they should */
     RC_EBACKEND, /* oneDNN or libsndfile refused */
     RC_EBUSY,    /* another thread works with the handle right now */
+    RC_ESTOPPED, /* whoever watches the call has asked it to end */
 } rc_status;
 
 /* Store a printf-style message for this thread and return `code`, so that a failure is one line. */
@@ -120,6 +121,29 @@ void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job);
 /* The same on all threads of `pool` or, where that is NULL, by `worker` alone, who may be inside a
  * region. */
 void rc_each(rc_pool *pool, int worker, int64_t count, rc_task *task, void *job);
+
+/* ---- Ending early, and libraries ------------------------------------------------------------- */
+
+/* Asked by the thread that called, between tasks: whether to end. */
+typedef struct {
+    bool (*ends)(void *arg);
+    void *arg;
+    bool stopped; /* it was said once */
+} rc_watch;
+
+/* Watch this thread's calls, or with NULL let them run to their end; returns what watched before.
+ */
+rc_watch *rc_watch_set(rc_watch *watch);
+
+/* Whether the call under way is to end. From then on rc_parallel runs nothing, so results mean
+ * nothing; rc_dnn_check says RC_ESTOPPED. Also for loops outside of rc_parallel, and inside of long
+ * tasks, on any thread. */
+bool rc_stopped(void);
+
+/* Around calls into libraries that hold locks of their own for a moment: one thread at a time, and
+ * a fork waits, so that no child finds them locked. Not to be nested. */
+void rc_library_enter(void);
+void rc_library_leave(void);
 
 /* Threads that OpenMP would give the calling thread, and so oneDNN, whose GEMM asks for them when
  * it runs; returns how many it would have given before. */

@@ -146,8 +146,10 @@ rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
         return rc_fail(RC_EINVAL, "pack: this model is in training, its weights will change");
     RC_TRY(rc_dnn_new(&dnn, 1));
     rc_status status = RC_OK;
-    for (int64_t i = from; i < to && status == RC_OK; i++)
+    for (int64_t i = from; i < to && status == RC_OK; i++) {
         status = rc_param_pack(&m->params.item[i], dnn, type);
+        if (status == RC_OK && i + 1 < to) status = rc_dnn_check(dnn);
+    }
     settle(m, from, to, status);
     rc_dnn_free(dnn);
     return status;

@@ -301,7 +301,7 @@ static void combine_chunk(void *arg, int64_t chunk, int worker)
     const combine_job *job = arg;
     const rc_combination *c = job->c;
     scratch s = scratch_of(job, worker);
-    for (int64_t from = 0, to; from < c->labels; from = to) {
+    for (int64_t from = 0, to; from < c->labels && !rc_stopped(); from = to) {
         to = last_label(job, from);
         rc_tile tile = rc_tile_at(&job->tiles, chunk, first_of(c, from), worker);
         if (c->rule != RC_ENTROPY_BATCH) rc_tile_run(&job->tiles, &tile, worker);
@@ -339,7 +339,7 @@ static void share_weights(combine_job *job, rc_pool *pool)
     scratch s = scratch_of(job, 0);
     rc_parallel(pool, chunks, cosine_chunk, job);
     memset(job->shared, 0, (size_t)job->sets * sizeof *job->shared);
-    for (int step = 0; step < STEPS; step++) {
+    for (int step = 0; step < STEPS && !rc_stopped(); step++) {
         rc_parallel(pool, chunks, gradient_chunk, job);
         memset(s.gradient, 0, (size_t)job->sets * sizeof *s.gradient);
         for (int64_t k = 0; k < chunks; k++)

@@ -2,7 +2,7 @@
  *
  * The declarations below restate, from the library's documentation, the few parts of its public
  * interface in use here; it has been stable since version 1.0.18. */
-#define _XOPEN_SOURCE 700 /* pread */
+#define _GNU_SOURCE /* pread, locks that prefer writers */
 #include "audio.h"
 
 #include <dlfcn.h>
@@ -143,13 +143,47 @@ static int64_t source_write(const void *from, int64_t count, void *user)
 
 enum {
     CHUNK = 1 << 16,       /* floats read at a time while the length is unknown */
+    PIECE = 1 << 20,       /* floats read between two looks for a call's end */
     RATE_MIN = 1000,       /* Hz; a lower one, resampled, would blow a few bytes up to gigabytes */
     RATE_MAX = 4 << 20,    /* Hz */
     SAMPLES_MAX = 1 << 30, /* floats: 6 hours of mono at 48 kHz; some formats pack hours in a KB */
 };
 
-/* The library keeps the reason of a failed open process-wide, so the two calls belong together. */
-static pthread_mutex_t open_mutex = PTHREAD_MUTEX_INITIALIZER;
+/* The library keeps the reason of a failed open process-wide, and each open begins by clearing it.
+ * Opens run side by side; one that failed is repeated alone for its reason. */
+#ifdef PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP /* else a writer may wait for long */
+static pthread_rwlock_t opens = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+#else
+static pthread_rwlock_t opens = PTHREAD_RWLOCK_INITIALIZER;
+#endif
+static pthread_once_t opens_once = PTHREAD_ONCE_INIT;
+
+/* Whoever held it does not exist in the child, where the library has no lock of its own either. */
+static void forget_opens(void)
+{
+    pthread_rwlock_init(&opens, NULL);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_opens);
+}
+
+static rc_status reason_of(const char *reason)
+{
+    if (strstr(reason, "malloc") != NULL) /* there is no public code for it */
+        return rc_fail(RC_ENOMEM, "out of memory: libsndfile: %s", reason);
+    return rc_fail(RC_EFORMAT, "not a sound file that libsndfile can read: %s", reason);
+}
+
+/* Damaged MIDI sample dumps make the library write to standard output; nobody keeps sounds so. */
+static bool is_sample_dump(byte_source *src)
+{
+    unsigned char head[4] = {0};
+    source_read(head, sizeof head, src);
+    src->at = 0;
+    return head[0] == 0xF0 && head[1] == 0x7E && head[3] == 0x01;
+}
 
 static rc_status open_bytes(sf_handle **file, sf_info *info, const rc_sndfile *lib,
                             byte_source *src)
@@ -157,12 +191,19 @@ static rc_status open_bytes(sf_handle **file, sf_info *info, const rc_sndfile *l
     sf_virtual_io io = {source_length, source_seek, source_read, source_write, source_tell};
     rc_status st = RC_OK;
     if (src->size < 1) return rc_fail(RC_EFORMAT, "the file is empty (0 bytes)");
-    pthread_mutex_lock(&open_mutex);
+    if (is_sample_dump(src))
+        return rc_fail(RC_EFORMAT, "not a sound file that can be read: a MIDI sample dump");
+    pthread_once(&opens_once, watch_forks);
+    pthread_rwlock_rdlock(&opens);
     *file = lib->open_virtual(&io, MODE_READ, info, src);
-    if (*file == NULL)
-        st = rc_fail(RC_EFORMAT, "not a sound file that libsndfile can read: %s",
-                     lib->strerror(NULL));
-    pthread_mutex_unlock(&open_mutex);
+    pthread_rwlock_unlock(&opens);
+    if (*file != NULL) return RC_OK;
+    src->at = 0;
+    *info = (sf_info){0};
+    pthread_rwlock_wrlock(&opens);
+    *file = lib->open_virtual(&io, MODE_READ, info, src);
+    if (*file == NULL) st = reason_of(lib->strerror(NULL));
+    pthread_rwlock_unlock(&opens);
     return st;
 }
 
@@ -216,7 +257,9 @@ static rc_status read_frames(sample_buffer *b, rc_reader *r, int64_t most)
     while (b->used < most && got > 0) {
         if (b->room - b->used < c)
             RC_TRY(grow(b, c, rc_min(rc_max(CHUNK, b->used / 2), most - b->used)));
-        got = r->lib->readf_float(r->file, b->x + b->used, (rc_min(b->room, most) - b->used) / c);
+        if (rc_stopped()) return rc_fail(RC_ESTOPPED, "the call was ended");
+        int64_t floats = rc_min(rc_min(b->room, most) - b->used, rc_max(PIECE, c));
+        got = r->lib->readf_float(r->file, b->x + b->used, floats / c);
         b->used += rc_max(got, 0) * c;
     }
     r->at += b->used / c;

@@ -16,7 +16,10 @@ rc_status rc_dnn_fail(dnnl_status_t status, const char *call)
 static rc_status dnn_open(rc_dnn *dnn)
 {
     RC_TRY(rc_pool_new(&dnn->pool, dnn->threads));
-    DNN_TRY(dnnl_engine_create(&dnn->engine, dnnl_cpu, 0));
+    rc_library_enter();
+    dnnl_status_t st = dnnl_engine_create(&dnn->engine, dnnl_cpu, 0);
+    rc_library_leave();
+    DNN_TRY(st);
     dnn->worker = calloc((size_t)dnn->threads, sizeof *dnn->worker);
     if (dnn->worker == NULL) return rc_fail(RC_ENOMEM, "out of memory: workers");
     for (int i = 0; i < dnn->threads; i++)
@@ -97,6 +100,7 @@ void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *sl
 rc_status rc_dnn_check(rc_dnn *dnn)
 {
     int failed = __atomic_exchange_n(&dnn->failed, 0, __ATOMIC_RELAXED);
+    if (rc_stopped()) return rc_fail(RC_ESTOPPED, "the call was ended");
     return failed == 0 ? RC_OK : rc_dnn_fail((dnnl_status_t)failed, "primitive execution");
 }
 
@@ -170,8 +174,10 @@ rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape
     if (s->bias && !integer) DNN_TRY(rc_matrix_desc(&p->bias, 1, s->n, s->n, 0, dnnl_f32));
     RC_TRY(describe_attributes(p, sum));
     int before = rc_library_threads(1); /* a primitive fixes its number when it is built */
+    rc_library_enter();
     dnnl_status_t st = dnnl_matmul_primitive_desc_create(&p->desc, dnn->engine, p->a, p->b, p->bias,
                                                          p->c, p->attr);
+    rc_library_leave();
     rc_library_threads(before);
     DNN_TRY(st);
     return RC_OK;
@@ -246,7 +252,9 @@ static rc_status product_fill(rc_product *p, matmul_parts *parts, const rc_packe
     DNN_TRY(dnnl_primitive_desc_query(parts->desc, dnnl_query_impl_info_str, 0, &info));
     p->slow = strstr(info, "ref") != NULL;
     int before = rc_library_threads(1); /* a primitive fixes its number when it is built */
+    rc_library_enter();
     dnnl_status_t st = dnnl_primitive_create(&p->primitive, parts->desc);
+    rc_library_leave();
     rc_library_threads(before);
     DNN_TRY(st);
     return RC_OK;

@@ -69,7 +69,7 @@ void rc_product_run_between(rc_product *product, const rc_product *next, int wor
 void rc_product_activate(const rc_product *next, void *to, float *c, int64_t from, int64_t rows,
                          rc_activation *activate);
 
-/* RC_EBACKEND if any run since the last check failed. */
+/* RC_EBACKEND if any run since the last check failed, RC_ESTOPPED if the call is to end. */
 rc_status rc_dnn_check(rc_dnn *dnn);
 
 /* Empty the cache when it holds more than half of its slots; call where no product is in use. */

@@ -370,6 +370,7 @@ rc_status rc_log_mel(float *y, const rc_mel_plan *plan, const float *x, int64_t 
     block b = lay_out(plan, scratch);
     int64_t total = rc_mel_frames(plan, samples);
     for (int64_t f = 0; f < total; f += LANES) {
+        if (rc_stopped()) return rc_fail(RC_ESTOPPED, "the call was ended");
         fill_span(b.span, x, samples, f * plan->c.hop - plan->c.n_fft / 2, span_length(plan));
         log_mel_block(y + f * plan->c.mels, plan, &b, rc_min(LANES, total - f));
     }

@@ -17,10 +17,12 @@ static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc
     int before = rc_library_threads(1); /* on a busy system more would wait for each other */
     dnnl_status_t st = dnnl_memory_create(&src, from_desc, dnn->engine, (void *)from);
     if (st == dnnl_success) st = dnnl_memory_create(&dst, to_desc, dnn->engine, to);
+    rc_library_enter();
     if (st == dnnl_success)
         st = dnnl_reorder_primitive_desc_create(&desc, from_desc, dnn->engine, to_desc, dnn->engine,
                                                 NULL);
     if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
+    rc_library_leave();
     dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
     if (st == dnnl_success) st = dnnl_primitive_execute(primitive, dnn->worker[0].stream, 2, args);
     rc_library_threads(before);

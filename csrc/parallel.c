@@ -5,9 +5,11 @@
  * two threads than with one beside another load). Here workers claim indices one by one, and the
  * caller waits only for workers that claimed some: at worst it does all the work itself. The same
  * makes a forked child safe, where the workers do not exist. */
+#define _XOPEN_SOURCE 700 /* sigset_t */
 #include "base.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -45,6 +47,7 @@ struct rc_pool {
     rc_task *task;
     void *job;
     int64_t count;
+    _Atomic bool stopped; /* the caller was told to end */
 };
 
 /* ---- Floating-point state and oneDNN's threads ----------------------------------------------- */
@@ -64,6 +67,23 @@ static void restore_denormals(unsigned before)
 static void pause_briefly(void)
 {
     _mm_pause();
+}
+#elif defined(__aarch64__)
+/* Flush-to-zero is bit 24 of FPCR. */
+static unsigned flush_denormals(void)
+{
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | 1u << 24));
+    return (unsigned)before;
+}
+static void restore_denormals(unsigned before)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)before));
+}
+static void pause_briefly(void)
+{
+    __asm__ volatile("yield");
 }
 #else
 static unsigned flush_denormals(void)
@@ -89,12 +109,74 @@ int rc_library_threads(int threads)
     return threads;
 }
 
+/* One lock for all of them: what it guards is rare, and short. */
+static pthread_mutex_t library_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t library_once = PTHREAD_ONCE_INIT;
+
+static void lock_library(void)
+{
+    pthread_mutex_lock(&library_lock);
+}
+
+static void unlock_library(void)
+{
+    pthread_mutex_unlock(&library_lock);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(lock_library, unlock_library, unlock_library);
+}
+
+void rc_library_enter(void)
+{
+    pthread_once(&library_once, watch_forks);
+    lock_library();
+}
+
+void rc_library_leave(void)
+{
+    unlock_library();
+}
+
+/* ---- Ending early ---------------------------------------------------------------------------- */
+
+static _Thread_local rc_watch *watch;          /* of the thread that called */
+static _Thread_local const rc_pool *region_of; /* of a worker inside of a region */
+
+rc_watch *rc_watch_set(rc_watch *now)
+{
+    rc_watch *before = watch;
+    watch = now;
+    return before;
+}
+
+bool rc_stopped(void)
+{
+    if (region_of != NULL) return atomic_load_explicit(&region_of->stopped, memory_order_relaxed);
+    if (watch == NULL) return false;
+    if (!watch->stopped) watch->stopped = watch->ends(watch->arg);
+    return watch->stopped;
+}
+
 /* ---- Working --------------------------------------------------------------------------------- */
 
 static void claim_all(rc_pool *pool, int id)
 {
     int64_t i;
     while ((i = atomic_fetch_add(&pool->next, 1)) < pool->count) pool->task(pool->job, i, id);
+}
+
+/* The caller's part; told to end, it leaves nothing to claim. */
+static void claim_watched(rc_pool *pool)
+{
+    int64_t i;
+    while ((i = atomic_fetch_add(&pool->next, 1)) < pool->count) {
+        pool->task(pool->job, i, 0);
+        if (!rc_stopped()) continue;
+        atomic_store(&pool->stopped, true);
+        atomic_store(&pool->next, pool->count);
+    }
 }
 
 /* Sleep until a region opens that this worker has not seen; false when the pool closes. */
@@ -124,6 +206,7 @@ static void *worker_main(void *arg)
     uint64_t seen = 0;
     flush_denormals();
     rc_library_threads(1);
+    region_of = self->pool;
     while (next_region(self->pool, &seen)) {
         claim_all(self->pool, self->id);
         leave_region(self->pool);
@@ -138,6 +221,7 @@ static void open_region(rc_pool *pool, int64_t count, rc_task *task, void *job)
     pool->job = job;
     pool->count = count;
     pool->open = true;
+    atomic_store(&pool->stopped, false);
     atomic_store(&pool->next, 0);
     atomic_fetch_add(&pool->round, 1);
     pthread_cond_broadcast(&pool->wake);
@@ -155,14 +239,15 @@ static void close_region(rc_pool *pool)
 
 void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job)
 {
+    if (watch != NULL && watch->stopped) return;
     unsigned state = flush_denormals();
     int library = rc_library_threads(1);
     if (count > 1 && pool->started > 0 && pool->owner == getpid()) {
         open_region(pool, count, task, job);
-        claim_all(pool, 0);
+        claim_watched(pool);
         close_region(pool);
     } else {
-        for (int64_t i = 0; i < count; i++) task(job, i, 0);
+        for (int64_t i = 0; i < count && !rc_stopped(); i++) task(job, i, 0);
     }
     rc_library_threads(library);
     restore_denormals(state);
@@ -177,6 +262,21 @@ void rc_each(rc_pool *pool, int worker, int64_t count, rc_task *task, void *job)
 }
 
 /* ---- Life ------------------------------------------------------------------------------------ */
+
+/* Signals are for the threads of the program: Python's handler may not run on ours. */
+static void start_workers(rc_pool *pool)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int i = 1; i < pool->threads; i++) {
+        pool->worker[i] = (pool_worker){.pool = pool, .id = i};
+        if (pthread_create(&pool->worker[i].thread, NULL, worker_main, &pool->worker[i]) != 0)
+            break;
+        pool->started++; /* fewer than wanted only make it slower */
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
 
 rc_status rc_pool_new(rc_pool **out, int threads)
 {
@@ -196,11 +296,7 @@ rc_status rc_pool_new(rc_pool **out, int threads)
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
-    for (int i = 1; i < threads; i++) {
-        worker[i] = (pool_worker){.pool = pool, .id = i};
-        if (pthread_create(&worker[i].thread, NULL, worker_main, &worker[i]) != 0) break;
-        pool->started++; /* fewer than wanted only make it slower */
-    }
+    start_workers(pool);
     *out = pool;
     return RC_OK;
 }

@@ -34,8 +34,8 @@ extern PyModuleDef rc_py_module;
 /* Work without the lock. */
 typedef rc_status rc_work(void *job);
 
-/* Run `work(job)` with the lock released; -1 with an exception set when it fails. `self` is a
- * module or an instance of one of our types. */
+/* Run `work(job)` with the lock released; -1 with an exception set when it fails, or when a
+ * signal's handler raised meanwhile. `self` is a module or an instance of one of our types. */
 int rc_py_run(PyObject *self, rc_work *work, void *job);
 
 /* The state of the module that defines `self`'s type. */

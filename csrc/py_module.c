@@ -2,6 +2,12 @@
 #define RC_PY_MODULE
 #include "py.h"
 
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
+
 rc_state *rc_py_state(PyObject *self)
 {
     PyObject *module =
@@ -29,14 +35,62 @@ void rc_py_free_instance(PyObject *self)
     Py_DECREF(type); /* instances of heap types own their type */
 }
 
+/* ---- Work without the lock ------------------------------------------------------------------- */
+
+/* Seconds between looks for a signal: short for who waits for Ctrl-C to work, and long enough that
+ * taking the lock, which other threads may want, costs nothing. */
+static const double SIGNAL_INTERVAL = 0.2;
+
+typedef struct {
+    PyThreadState *thread;
+    double due;
+} signal_watch;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Run the handlers of signals that came; true when one raised, as that of Ctrl-C does. */
+static bool handle_signals(void *arg)
+{
+    signal_watch *signals = arg;
+    double time = now();
+    if (time < signals->due) return false;
+    signals->due = time + SIGNAL_INTERVAL;
+    PyEval_RestoreThread(signals->thread);
+    bool raised = PyErr_CheckSignals() < 0;
+    signals->thread = PyEval_SaveThread();
+    return raised;
+}
+
+/* Only there do handlers run; elsewhere asking for the lock would be in vain. */
+static bool on_main_thread(void)
+{
+#ifdef __linux__
+    return syscall(SYS_gettid) == getpid();
+#else
+    return false;
+#endif
+}
+
 int rc_py_run(PyObject *self, rc_work *work, void *job)
 {
-    rc_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = work(job);
-    Py_END_ALLOW_THREADS
+    bool main = on_main_thread();
+    signal_watch signals = {.due = main ? now() + SIGNAL_INTERVAL : 0};
+    rc_watch watch = {.ends = handle_signals, .arg = &signals};
+    signals.thread = PyEval_SaveThread();
+    rc_watch *before = rc_watch_set(main ? &watch : NULL); /* a handler may be what calls */
+    rc_status status = work(job);
+    rc_watch_set(before);
+    PyEval_RestoreThread(signals.thread);
+    if (watch.stopped) return -1; /* with what the handler raised */
     return status == RC_OK ? 0 : rc_py_raise(self, status);
 }
+
+/* ---- The module ------------------------------------------------------------------------------ */
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {

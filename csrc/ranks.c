@@ -65,7 +65,7 @@ static void rank_chunk(void *arg, int64_t chunk, int worker)
     for (int64_t i = 0; i < tile.rows * job->r->m; i++)
         job->r->rank[tile.first * job->r->m + i] = job->r->pair[tile.first * job->r->m + i] >= 0;
     for (int pass = 0; pass < 2; pass++)
-        for (int64_t from = 0, to; from < job->r->items; from = to) {
+        for (int64_t from = 0, to; from < job->r->items && !rc_stopped(); from = to) {
             to = rc_min(from + t->span, job->r->items);
             tile = rc_tile_at(t, chunk, from, worker);
             if (pass == 0 && !touches(job, &tile, from, to)) continue;

@@ -297,7 +297,9 @@ static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, c
                          .eps = (float)how->eps,
                          .step = (int64_t)how->step + 1,
                          .grad_scale = (float)clip};
+    rc_watch *watch = rc_watch_set(NULL); /* half an update would be worse than a late end */
     rc_parallel(rc_dnn_pool(t->context->dnn), t->model->params.count, update_param, &job);
+    rc_watch_set(watch);
     clamp_scale(t);
     rc_htsat_update_statistics(t->model->audio.htsat, &t->model->params, t->tape);
     return RC_OK;

@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import itertools
+import os
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,6 +34,19 @@ Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 
+_living: "weakref.WeakSet[Embedder]" = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    """Free the locks that threads held which do not exist in the child of a fork."""
+    for embedder in _living:
+        embedder._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
+
+
 class Embedder:
     """What embeds sounds and texts; `reclap.Model` is one that names sounds, too."""
 
@@ -55,6 +70,7 @@ class Embedder:
         self._lock = threading.Lock()
         self.logit_scale = weights.logit_scale
         self._batch = batch_of(config.front)
+        _living.add(self)
 
     def embed_audio(
         self,
