@@ -817,6 +817,26 @@ def test_progress_is_shown_to_terminals_only(run, tones, monkeypatch):
     assert shown == [False, True, False]
 
 
+@pytest.mark.parametrize(("count", "shown"), [(2, False), (600, True)])
+def test_progress_of_many_labels_is_shown(run, tones, monkeypatch, count, shown):
+    seen = []
+    plain = reclap.Model.iter_classify
+
+    def watch(self, *args, progress=False, **options):
+        seen.append(progress)
+        return plain(self, *args, **options)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(reclap.Model, "iter_classify", watch)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    labels = ",".join(f"label {i}" for i in range(count))
+    assert run("classify", tones[0], "--labels", labels)[0] == 0
+    assert seen == [shown]
+
+
 def test_module_runs_as_a_program():
     environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
     command = [sys.executable, "-m", "reclap", "--version"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -327,6 +327,54 @@ def test_a_kill_at_any_call_loses_no_row_that_was_appended(tmp_path):
             break
     assert run.returncode == 0, run.stderr
     assert call > 8
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "whole.store"
+    with Writer(path, HEADER_32) as w:
+        w.append(numbered(6), names(6), [None, {"a": [1, 2]}, "é", None, 3, None])
+    return path
+
+
+@given(
+    name=st.sampled_from([HEADER, MARK, ROWS, TEXT, INDEX]),
+    place=st.floats(0, 1, exclude_max=True),
+    change=st.binary(min_size=1, max_size=9),
+    mark=st.sampled_from([None, 0, 3, 10**30]),
+)
+@settings(max_examples=300, deadline=None)
+def test_changed_bytes_are_read_or_refused(whole, name, place, change, mark):
+    """Whatever one file holds: a store of some of the rows, or an error that names it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copytree(whole, Path(folder) / "s"))
+        if mark is not None:
+            (path / MARK).write_text(f'{{"rows": {mark}}}')
+        data = bytearray((path / name).read_bytes())
+        begin = int(place * len(data))
+        data[begin : begin + len(change)] = change
+        (path / name).write_bytes(data)
+        found = refused(Store, path, says=str(path))
+        if found is None:
+            return
+        assert found.rows.shape == (len(found), found.header.dim)
+        assert len(found.items) == len(found) == sum(len(rows) for rows, _ in found.blocks(2))
+        for i in range(len(found)):
+            refused(lambda i=i: [found.metadata(i)], says=f"metadata of row {i}")
+        if refused(lambda: [found.verify()], says="is damaged") and name != HEADER:
+            n = len(found)
+            assert found.rows.tolist() == numbered(6)[:n].tolist()
+            assert found.items == tuple(names(6)[:n])
+
+
+def refused(call, *args, says):
+    """Return what a call gives, or None if it was refused in these words."""
+    try:
+        return call(*args)
+    except FormatError as error:
+        said = str(error)
+    assert says in said
+    return None
 
 
 # ---- Filling -------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def labels_of(args: argparse.Namespace) -> "Labels":
+def labels_of(args: argparse.Namespace) -> "list[str] | PromptBank":
     """Return the labels of the command line, or a bank of prompts for them.
 
     Raises

@@ -11,9 +11,12 @@ from reclap.cli.options import Commands
 from reclap.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from reclap.prompts.bank import PromptBank
     from reclap.results import Classification, Timeline
 
 __all__ = ["add_classify", "add_timeline"]
+
+_LABELS = 256  # labels or prompts whose embedding takes as long as some sounds
 
 
 def add_classify(commands: Commands) -> None:
@@ -39,7 +42,7 @@ def _run_classify(args: argparse.Namespace) -> int:
         **labels.naming_of(args, given, model),
         explain=args.explain,
         errors=args.errors,
-        progress=options.is_watched(len(files)),
+        progress=options.is_watched(max(len(files), _prompts(given) // _LABELS)),
     )
     faults, rows = 0, []
     for result in results:
@@ -52,6 +55,10 @@ def _run_classify(args: argparse.Namespace) -> int:
         head = ("file", "label", "probability", _score(args))
         print_table((*head, "prompt") if args.explain else head, rows)
     return int(bool(faults))
+
+
+def _prompts(given: "list[str] | PromptBank") -> int:
+    return len(given) if isinstance(given, list) else sum(map(len, given.prompts().values()))
 
 
 def _score(args: argparse.Namespace) -> str:
