@@ -13,13 +13,14 @@ from folders import RATE
 
 from reclap.audio import AudioConfig
 from reclap.manifest import Caption, Row
-from reclap.training import augment, draw
+from reclap.training import augment, draw, spectra
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data
 
 FRONT = AudioConfig.from_json(folders.CONFIG["front"])
 PLAIN = Augment()
 LOW, HIGH = 300.0, 3000.0
+HERTZ = np.arange(1.0, 8001.0)
 
 
 def steady(hz, seconds=1.0):
@@ -145,6 +146,17 @@ def test_noise_has_three_colours(rows):
     counts = collections.Counter(np.digitize(slopes, [-0.9, -0.1]).tolist())
     assert set(counts) == {0, 1, 2}
     assert all(abs(n / 400 - 1 / 3) < 5 * (2 / 9 / 400) ** 0.5 for n in counts.values())
+
+
+def test_noise_is_four_stretches_of_each_colour():
+    """Amplitudes 1, f^-1/2 and f^-1: 0, 3 and 6 dB less per octave."""
+    made = spectra.noises(FRONT)
+    edges = np.linspace(_mel_of(FRONT.fmin), _mel_of(FRONT.fmax), FRONT.mels + 2)[1:-1]
+    octaves = np.log2(np.interp(edges, [_mel_of(f) for f in HERTZ], HERTZ))
+    slopes = [np.polyfit(octaves, 10 * np.log10(x.power.mean(axis=0)), 1)[0] for x in made]
+    # Bands of one width in Hz up to 1 kHz, then of one width in octaves, all of unit area.
+    assert slopes == pytest.approx([0.0] * 4 + [-3.0] * 4 + [-6.0] * 4, abs=0.6)
+    assert len({x.power[0].tobytes() for x in made}) == 12
 
 
 def test_noise_comes_as_often_as_asked(rows):

@@ -14,6 +14,7 @@ from reclap.batches import batches
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.manifest import Row
+from reclap.progress import bar as progress_bar
 from reclap.text import prompt_of
 from reclap.text_encoder import TextEncoder
 from reclap.training.learner import Learner
@@ -47,6 +48,8 @@ class ZeroShot:
         Threads that decode.
     room : int
         Bytes of log-mels that may stay in memory; beyond, sounds are decoded at each evaluation.
+    progress : bool
+        Show a progress bar while they are decoded for the first time.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class ZeroShot:
         *,
         threads: int = 1,
         room: int = 1 << 30,
+        progress: bool = False,
     ) -> None:
         self._rows, self._front, self._threads = rows, config.front, threads
         self._labels = list(prompts)
@@ -73,12 +77,14 @@ class ZeroShot:
         self._features = encoder.features(texts)
         self._prompts = np.cumsum([0, *map(len, prompts.values())], dtype=np.int32)
         self._kept: list[tuple[int, Floats]] | None = []
-        for item in self._decoded():  # all of them, so that a bad sound is found beforehand
-            room -= item[1].nbytes
-            if self._kept is not None and room >= 0:
-                self._kept.append(item)
-            else:
-                self._kept = None
+        with progress_bar(len(rows), "clip", shown=progress) as bar:
+            for item in self._decoded():  # all of them, so that a bad sound is found beforehand
+                bar.update(item[0] + 1 - bar.n)
+                room -= item[1].nbytes
+                if self._kept is not None and room >= 0:
+                    self._kept.append(item)
+                else:
+                    self._kept = None
 
     def _decoded(self) -> Iterator[tuple[int, Floats]]:
         """Yield the log-mel of each window as inference computes it, with the index of its row."""
@@ -91,8 +97,15 @@ class ZeroShot:
                 yield i, result.mel
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, config: ClapConfig, encoder: TextEncoder) -> "ZeroShot":
-        """Prepare what section ``[eval]`` of a recipe asks for."""
+    def from_recipe(
+        cls,
+        recipe: Recipe,
+        config: ClapConfig,
+        encoder: TextEncoder,
+        *,
+        progress: bool = False,
+    ) -> "ZeroShot":
+        """Prepare what section ``[eval]`` of a recipe asks for; see the class."""
         part = recipe.eval
         path = part.manifest or recipe.data.manifest
         rows = manifest.read(path, recipe.data.root or None, part.where)
@@ -105,7 +118,16 @@ class ZeroShot:
             given = part.prompts.get(label, prompt_of(label, config.template))
             prompts[label] = [given] if isinstance(given, str) else given
         threads, room = recipe.data.threads, recipe.data.cache_mb << 20
-        return cls(rows, part.label, prompts, config, encoder, threads=threads, room=room)
+        return cls(
+            rows,
+            part.label,
+            prompts,
+            config,
+            encoder,
+            threads=threads,
+            room=room,
+            progress=progress,
+        )
 
     def __call__(self, learner: Learner) -> dict[str, Any]:
         """Return accuracy, over all and by label."""

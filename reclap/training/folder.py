@@ -55,7 +55,7 @@ class Checkpoint:
     step: int
     threads: int
     recipe: Mapping[str, Any]
-    start: int = 0
+    start: int
     version: int = VERSION
 
 

@@ -151,7 +151,9 @@ def _train_into(
     elif audio:
         tower = initial.audio_tower(audio, config.audio, config.front)
         learner.begin(tower, audio, ["audio_branch."])
-    exam = ZeroShot.from_recipe(recipe, config, encoder) if recipe.eval.every else None
+    exam = None
+    if recipe.eval.every:
+        exam = ZeroShot.from_recipe(recipe, config, encoder, progress=progress)
     digest = identity["model"]["text"]
     captions = Captions(encoder, digest, batches.texts(), out / CAPTIONS, progress=progress)
     run = _Loop(recipe, folder, text, identity, learner, exam, captions)
