@@ -126,7 +126,7 @@ class Session:
 
     def counts(self) -> Counter[str]:
         """Return how many items are ``new``, ``accepted``, ``rejected``; ``flagged`` among new."""
-        counts = Counter(item.prompt.status for item in self.items)
+        counts: Counter[str] = Counter(item.prompt.status for item in self.items)
         counts["flagged"] = sum(
             bool(item.prompt.flags) for item in self.items if item.prompt.status == "new"
         )
