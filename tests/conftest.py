@@ -6,6 +6,7 @@ from pathlib import Path
 
 import folders
 import numpy as np
+import oracle as oracles
 import pytest
 
 import reclap
@@ -25,6 +26,24 @@ SHARED = _find_shared()
 def rng() -> np.random.Generator:
     """Numbers that are the same in every run."""
     return np.random.default_rng(20240913)
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Iterator[oracles.Oracle]:
+    """Answers of PyTorch and transformers, live or recorded."""
+    asked = oracles.Oracle()
+    yield asked
+    if oracles.RECORDING:
+        asked.write()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ask the oracle; skip those that need it live where it is absent."""
+    for item in items:
+        if "oracle" in getattr(item, "fixturenames", ()):
+            item.add_marker("oracle")
+        elif item.get_closest_marker("oracle") and not oracles.LIVE:
+            item.add_marker(pytest.mark.skip(reason=oracles.MISSING))
 
 
 @pytest.fixture(scope="session", autouse=True)

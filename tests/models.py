@@ -40,14 +40,14 @@ def draw_parameter(rng, name, shape):
     if name == "logit_scale":
         return np.array(np.log(1 / 0.07), np.float32)
     if name.endswith("running_mean"):
-        return x * 10 - 40
+        return x * 10 - 40 if ".bn0." in name else x / 5
     if name.endswith("running_var"):
-        return x**2 * 100 + 50
+        return x**2 * 100 + 50 if ".bn0." in name else x**2 + 0.2
     if name.endswith("relative_position_bias_table"):
         return x
     if name.endswith("norm.weight") or "norm1.weight" in name or "norm2.weight" in name:
         return 1 + x / 5
-    if name.endswith("bn0.weight"):
+    if name.rsplit(".", 1)[0][-3:-1] == "bn" and name.endswith("weight"):
         return 1 + x / 5
     if name.endswith("bias"):
         return x / 5

@@ -7,8 +7,9 @@ import types
 from pathlib import Path
 
 import pytest
+from needs import needs
 
-setuptools = pytest.importorskip("setuptools")
+setuptools = needs("setuptools", "test")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import tone, write_wav
+from needs import needs
 
 import reclap
 from reclap import cli
@@ -275,7 +276,7 @@ def test_timeline_prints_a_table(run, long_clip):
 
 
 def test_timeline_draws_a_picture(run, long_clip, tmp_path):
-    pytest.importorskip("matplotlib")
+    needs("matplotlib", "plot")
     out = tmp_path / "picture.png"
     status, _, _ = run("timeline", long_clip, "--labels", "a,b", "--plot", out)
     assert status == 0

@@ -14,17 +14,20 @@ ONE = CNN14 | {"mels": 5, "widths": [11]}
 UNIT = 2e-6
 
 
-def assert_matches(config, b, frames):
-    torch = pytest.importorskip("torch")
-    from torch_cnn14 import random_cnn14, to_core
+def torch_features(config, values, mel):
+    import torch
+    from torch_cnn14 import Cnn14, from_core
 
-    tower = random_cnn14(mels=config["mels"], widths=tuple(config["widths"]))
-    mel = decibels(np.random.default_rng(3), b, frames, config["mels"])
+    tower = Cnn14(mels=config["mels"], widths=tuple(config["widths"])).eval()
+    tower.load_state_dict(from_core(values), strict=False)
     with torch.no_grad():
-        want = tower(torch.from_numpy(mel)).numpy()
-    model = core.Model(config, None, 0, 0, 0, config["widths"][-1])
-    values = to_core(tower) | {"logit_scale": np.zeros((), np.float32)}
-    model.bind([values[name] for name, _, _ in model.parameters()])
+        return {"features": tower(torch.from_numpy(mel))}
+
+
+def assert_matches(rng, oracle, name, config, b, frames):
+    model, values = new_model(rng, config, None, 0, (0, 0), config["widths"][-1])
+    mel = decibels(rng, b, frames, config["mels"])
+    want = oracle(name, lambda: torch_features(config, values, mel))["features"]
     context = core.Context(2)
     for _ in ("plain", "packed"):
         worst = np.abs(model.audio(context, mel) - unit(want)).max()
@@ -35,21 +38,18 @@ def assert_matches(config, b, frames):
     assert context.stats()["slow"] == 0
 
 
-@pytest.mark.torch
 @pytest.mark.parametrize("frames", [8, 9, 31, 130])
 @pytest.mark.parametrize("config", [CNN14, ODD, ONE], ids=["even", "odd", "one"])
 @pytest.mark.parametrize("b", [1, 3])
-def test_small_towers_match_torch(config, b, frames):
-    assert_matches(config, b, frames)
+def test_small_towers_match_torch(rng, request, oracle, config, b, frames):
+    assert_matches(rng, oracle, "cnn14/" + request.node.callspec.id, config, b, frames)
 
 
-@pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [690, 1001], ids=["microsoft", "laion"])
-def test_tower_of_full_size_matches_torch(frames):
-    assert_matches(
-        {"kind": 1, "mels": 64, "eps": 1e-5, "widths": list(Cnn14Config().widths)}, 2, frames
-    )
+def test_tower_of_full_size_matches_torch(rng, request, oracle, frames):
+    config = {"kind": 1, "mels": 64, "eps": 1e-5, "widths": list(Cnn14Config().widths)}
+    assert_matches(rng, oracle, "cnn14/" + request.node.callspec.id, config, 2, frames)
 
 
 def test_parameters_are_named_as_in_laions_state_dict():

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from needs import needs
 
 import reclap
 from reclap.cli import _parser
@@ -58,7 +59,10 @@ def test_readme_starts_with_two_commands():
     first, second = blocks(README, "sh")
     assert first.count("\n") == second.count("\n") == 1
     assert re.search(r"pip install \. && \S*/reclap classify ", first)
-    assert re.search(r"pip install -e '\.\[test\]' && \S*/python -m pytest$", second.strip())
+    assert re.search(
+        r"""pip install -e '\.\[test\]' && \S*/python -m pytest -n auto -m "not slow"$""",
+        second.strip(),
+    )
     parse(first.split(" && ")[-1])
 
 
@@ -89,7 +93,7 @@ def test_every_page_of_docs_is_linked():
 def test_docstring_examples_run(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if name == "reclap.plots":
-        pytest.importorskip("matplotlib")
+        needs("matplotlib", "plot")
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
@@ -99,14 +103,15 @@ def test_package_docstring_runs():
     assert (failed, tried > 0) == (0, True)
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda p: p.name)
 def test_notebook_runs(path):
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
-    pytest.importorskip("matplotlib")
+    nbformat = needs("nbformat", "notebook")
+    nbclient = needs("nbclient", "notebook")
+    needs("ipykernel", "notebook")
+    needs("matplotlib", "plot")
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}
@@ -114,9 +119,10 @@ def test_notebook_runs(path):
     client.execute()
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda p: p.name)
 def test_notebook_is_committed_with_small_outputs(path):
-    nbformat = pytest.importorskip("nbformat")
+    nbformat = needs("nbformat", "notebook")
     assert path.stat().st_size < 300_000
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert any(c.outputs for c in cells)

@@ -7,6 +7,7 @@ import shutil
 import folders
 import numpy as np
 import pytest
+from needs import needs
 from safetensors.numpy import load_file
 from test_families import (
     TEXTS,
@@ -25,10 +26,10 @@ from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.families import export
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 SAME = 2e-6  # unit vectors; issue: 2e-5
 RATE = 48000

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 from closeness import f32
+from needs import needs
 
 import reclap
 from reclap import audio, fusion
@@ -13,10 +14,10 @@ from reclap.cli import main
 from reclap.errors import FormatError
 from reclap.streams import Whole
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 SAME = 2e-6  # unit vectors; issue: 2e-5
 RATE = 48000

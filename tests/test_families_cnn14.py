@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from closeness import f32
+from needs import needs
 
 import reclap
 from reclap import audio
@@ -12,13 +13,13 @@ from reclap.cli import main
 from reclap.config import Cnn14Config
 from reclap.errors import FormatError
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
 from test_families import SAME, TEXTS, Projection, mel_bank, unit, write_tokenizer  # noqa: E402
 from torch_cnn14 import random_cnn14  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 SMALL = (2, 3, 4, 5, 6, 8)
 SMALL_TEXT = {

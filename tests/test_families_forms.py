@@ -5,16 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
+from needs import needs
 from test_families import TEXTS, clap_model, laion_state, save_folder, write_tokenizer
 
 import reclap
 from reclap.cli import main
 from reclap.errors import FormatError
 
-torch = pytest.importorskip("torch")
-safetensors_torch = pytest.importorskip("safetensors.torch")
+torch = needs("torch", "oracle")
+safetensors_torch = needs("safetensors.torch", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 
 def test_bfloat16_file_is_the_rounded_model(rng, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from needs import needs
 from test_families import (
     SAME,
     clap_model,
@@ -15,10 +16,10 @@ from test_families import (
 
 import reclap
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 LONG = [" ".join(f"w{i % 100}" for i in range(n)) for n in (75, 76, 80, 86)]  # and two at the ends
 

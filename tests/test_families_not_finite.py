@@ -4,20 +4,21 @@ import dataclasses
 
 import numpy as np
 import pytest
+from needs import needs
 
 import reclap
 from reclap.errors import FormatError
 from reclap.families import clap
 from reclap.model import Model
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+needs("transformers", "oracle")
 
 import test_families_cnn14 as panns  # noqa: E402
 from test_families import clap_model, laion_state, save_folder  # noqa: E402
 from test_families_text import ClipText, without_text  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 
 def saved(state, folder):

@@ -4,17 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from needs import needs
 
 import reclap
 from reclap.errors import FormatError
 from reclap.families import clap
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
 from test_families import RATE, clap_model, laion_state, mel_bank, save_folder  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 # Section, key, what config.json says, what the tensors have.
 CONTRADICTIONS = [

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from needs import needs
 from test_families import (
     SAME,
     TEXTS,
@@ -16,10 +17,10 @@ import reclap
 from reclap.cli import main
 from reclap.errors import FormatError
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 
 class Attention(torch.nn.Module):

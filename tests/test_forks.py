@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from folders import EXAMPLES
+from needs import needs
 
 HERE = Path(__file__).resolve().parent
 LONGEST = 400.0  # seconds; a child that hangs ends itself after less
@@ -41,7 +42,7 @@ def test_pools_of_processes_embed(small_folder, kind):
 
 
 @needs_fork
-@pytest.mark.torch
+@pytest.mark.oracle
 def test_workers_of_a_data_loader_embed(small_folder):
-    pytest.importorskip("torch")
+    needs("torch", "oracle")
     run("pools.py", "dataloader", small_folder)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from models import AUDIO, MLP, STATISTIC, decibels, new_model, unit
+from models import AUDIO, MLP, STATISTIC, decibels, new_model
+from test_towers import BASE, TINY, hf_embeddings
 
 import reclap
 from reclap import FormatError, audio
@@ -28,62 +29,42 @@ def flags(kind):
 # ---- Against transformers ----------------------------------------------------------------------
 
 
-def hf_tower(config):
-    """Return transformers' tower; also the norms of the fusion are off 0 and 1."""
-    test_towers = pytest.importorskip("test_towers")
-    tower = test_towers.hf_audio(config)
-    for name, x in tower.state_dict().items():
-        if "fusion_model" not in name or x.ndim != 1:
-            continue
-        if name.endswith("running_var"):
-            x.uniform_(0.3, 2)
-        else:
-            scale = name.endswith("weight")
-            x.normal_(1 if scale else 0, 0.3 if scale else 0.5)
-    return tower
-
-
-def assert_matches(tower, config, mel, longer):
-    import torch
-    from test_towers import same_model
-
-    with torch.no_grad():
-        is_longer = torch.from_numpy(longer)[:, None]
-        want = unit(tower(torch.from_numpy(mel), is_longer=is_longer).audio_embeds.numpy())
-    model = same_model(tower, config)
+def assert_matches(rng, oracle, name, config, mel, longer):
+    """Compare the fused tower at these flags with transformers; one model for all of `longer`."""
+    model, values = new_model(rng, config, None, 512, (MLP, 0), 512)
     context = core.Context(2)
-    for _ in ("plain", "packed"):
-        worst = np.abs(model.audio(context, mel, longer=longer) - want).max()
-        assert worst <= UNIT, f"{worst:.2e} apart"
-        model.pack()
+    for packed in (False, True):
+        if packed:
+            model.pack()
+        for case, flag in longer.items():
+            want = oracle(
+                f"{name}_{case}", lambda x=flag: {"rows": hf_embeddings(config, values, mel, x)}
+            )
+            worst = np.abs(model.audio(context, mel, longer=flag) - want["rows"]).max()
+            assert worst <= UNIT, f"{case}: {worst:.2e} apart"
     assert context.stats()["slow"] == 0
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("kind", FLAGS)
 @pytest.mark.parametrize(
     ("config", "frames"),
     [(FUSED, 250), (FUSED, 256), (NARROW, 31)],
     ids=["small", "full", "narrow"],
 )
-def test_fused_tower_matches_transformers(rng, config, frames, kind):
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(7)
-    mel = views(rng, 5, frames)
-    assert_matches(hf_tower(config), config, mel, flags(kind))
+def test_fused_tower_matches_transformers(rng, request, oracle, config, frames):
+    name = "fused_tower/" + request.node.callspec.id
+    assert_matches(
+        rng, oracle, name, config, views(rng, 5, frames), {kind: flags(kind) for kind in FLAGS}
+    )
 
 
-@pytest.mark.torch
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["TINY", "BASE"])
-def test_fused_tower_of_full_size_matches_transformers(rng, size):
-    test_towers = pytest.importorskip("test_towers")
-    test_towers.torch.manual_seed(7)
-    config = getattr(test_towers, size) | {"fusion": True}
-    tower = hf_tower(config)
-    mel = views(rng, 2, 1001, 64)
-    for longer in ([True, False], [True, True], [False, False]):
-        assert_matches(tower, config, mel, np.array(longer))
+@pytest.mark.parametrize("config", [TINY, BASE], ids=["tiny", "base"])
+def test_fused_tower_of_full_size_matches_transformers(rng, request, oracle, config):
+    cases = {"mixed": [True, False], "all": [True, True], "none": [False, False]}
+    name = "fused_tower/" + request.node.callspec.id
+    longer = {case: np.array(x) for case, x in cases.items()}
+    config = config | {"fusion": True}
+    assert_matches(rng, oracle, name, config, views(rng, 2, 1001, 64), longer)
 
 
 def test_parameters_are_named_as_in_laions_state_dict():

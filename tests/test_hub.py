@@ -12,12 +12,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from needs import needs
 
 import reclap
 from reclap import hub
 from reclap.cli import main
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
+huggingface_hub = needs("huggingface_hub", "hub")
 
 NEW, OLD = "a" * 40, "b" * 40
 

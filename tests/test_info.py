@@ -3,15 +3,16 @@
 import json
 
 import pytest
+from needs import needs
 from test_families import clap_model, laion_state, save_folder, write_tokenizer
 from test_initial import text_model
 
 from reclap.cli import main
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 ALWAYS = {"name", "source", "family", "in all", "tokenizer", "digest"}
 

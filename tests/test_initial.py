@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import training
 from closeness import f32
+from needs import needs
 from test_families import clap_model, laion_state, write_tokenizer
 
 import reclap
@@ -18,10 +19,10 @@ from reclap.families import text_folder
 from reclap.text_encoder import TextEncoder
 from reclap.training import initial, loop, recipe
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = needs("torch", "oracle")
+transformers = needs("transformers", "oracle")
 
-pytestmark = pytest.mark.torch
+pytestmark = pytest.mark.oracle
 
 SAME = 2e-6 * 20  # features before the head are not of unit length
 SMALL = {"embed": 16, "depths": [2, 2], "heads": [1, 2]}  # of `clap_model`

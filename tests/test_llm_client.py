@@ -10,6 +10,7 @@ import time
 
 import pytest
 from llm_server import FakeClock, Server, answer_well
+from needs import needs
 
 from reclap.errors import BackendError, FormatError, ReclapError
 from reclap.llm import Message, Request, RequestError, StoppedError, open_llm
@@ -20,7 +21,7 @@ from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Clock, Session
 from reclap.llm.steps import Step
 
-pytest.importorskip("openai")
+needs("openai", "llm")
 KEY = "sk-secret-0123456789"
 
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from llm_server import Server, answer_well
+from needs import needs
 
 from reclap import cli
 from reclap.errors import FormatError
@@ -16,7 +17,7 @@ from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Session
 from reclap.prompts.bank import PromptBank
 
-pytest.importorskip("openai")
+needs("openai", "llm")
 LABELS = {"dog": "", "crane": "bird", "sea_waves": ""}
 SMALL = Plan(2, 3, workers=2)
 

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from needs import needs
 
 from reclap.errors import BackendError
 from reclap.llm import Message, Reply, Request, RequestError, open_llm
@@ -89,7 +90,7 @@ def test_recorded_replies_give_a_bank_and_rewrites(tmp_path):
 @pytest.fixture(scope="module")
 def model():
     """Return the model in this process."""
-    pytest.importorskip("xllamacpp")
+    needs("xllamacpp", "local-llm")
     try:
         weights = default_weights()
     except BackendError as error:
@@ -97,6 +98,7 @@ def model():
     return Embedded(weights)
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_model_in_this_process(model, tmp_path):
     with Session(model, Cache(tmp_path / "c")) as llm:
@@ -119,10 +121,11 @@ def sockets():
     return ports, {row[7] for row in named if row[6] in mine and len(row) > 7}
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_model_works_beside_the_core_that_was_loaded_first():
     """The symbols of oneDNN are none for llama.cpp to take for its own: that ends the process."""
-    pytest.importorskip("xllamacpp")
+    needs("xllamacpp", "local-llm")
     code = (
         "from reclap._libraries import load_core; load_core()\n"
         "from reclap.llm import Message, Request\n"
@@ -137,9 +140,10 @@ def test_model_works_beside_the_core_that_was_loaded_first():
     assert (run.returncode, int(run.stdout)) == (0, 9)
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_nobody_else_can_reach_the_model():
-    pytest.importorskip("xllamacpp")
+    needs("xllamacpp", "local-llm")
     try:
         weights = default_weights()
     except BackendError as error:
@@ -158,7 +162,7 @@ def test_nobody_else_can_reach_the_model():
 @pytest.fixture(scope="module")
 def loopback():
     """Return the URL of a server of llama.cpp with the same model."""
-    xllamacpp = pytest.importorskip("xllamacpp")
+    xllamacpp = needs("xllamacpp", "local-llm")
     try:
         server = xllamacpp.Server(settings_of(default_weights()))
     except BackendError as error:
@@ -167,9 +171,10 @@ def loopback():
     del server
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_a_server_over_loopback(loopback, tmp_path):
-    pytest.importorskip("openai")
+    needs("openai", "llm")
     client = Client(loopback, DEFAULT, small=True, timeout=600)
     with Session(client, Cache(tmp_path / "c")) as llm:
         check(*work(llm, tmp_path))
@@ -177,9 +182,10 @@ def test_a_server_over_loopback(loopback, tmp_path):
         assert llm.usage.counts()["completion tokens"] > 50
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 def test_server_holds_the_model_to_a_schema(loopback):
-    pytest.importorskip("openai")
+    needs("openai", "llm")
     client = Client(loopback, DEFAULT, timeout=600)
     schema = Step(2, lambda *_: (), ("^[a-z]{2,8}$",)).schema(2)
     reply = client.complete(Request((Message("user", "Say hello."),), schema, max_tokens=60))

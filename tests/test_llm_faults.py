@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from llm_server import FAULTS, Faulty, Server, captions
+from needs import needs
 
 from reclap.llm.cache import Cache
 from reclap.llm.describe import Plan, describe
@@ -25,7 +26,7 @@ from reclap.llm.server import Server as Client
 from reclap.llm.session import Session
 from reclap.prompts.bank import PromptBank
 
-pytest.importorskip("openai")
+needs("openai", "llm")
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from llm_server import Server, answer_well, captions
+from needs import needs
 
 from reclap import cli, manifest
 from reclap.errors import FormatError, ReclapError
@@ -20,7 +21,7 @@ from reclap.llm.rows import Rows
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Session
 
-pytest.importorskip("openai")
+needs("openai", "llm")
 
 
 @pytest.fixture
@@ -72,21 +73,31 @@ def test_training_reads_the_result(ask, thirty, tmp_path):
     assert rows[3].path == tmp_path / "3.wav"
 
 
-def test_csv_and_parquet_are_read(ask, thirty, tmp_path):
-    want = [{k: v for k, v in row.items() if k != "fold"} for row in ask(thirty)[1]]
+def without_folds(ask, thirty):
+    return [{k: v for k, v in row.items() if k != "fold"} for row in ask(thirty)[1]]
+
+
+def test_csv_is_read(ask, thirty, tmp_path):
+    want = without_folds(ask, thirty)
     with (tmp_path / "in.csv").open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerows([("path", "caption"), *((r["path"], r["caption"]) for r in want)])
     assert ask(tmp_path / "in.csv", out=tmp_path / "a.jsonl")[1] == want
-    parquet = pytest.importorskip("pyarrow.parquet")
-    pyarrow = pytest.importorskip("pyarrow")
+
+
+@pytest.mark.extra
+def test_parquet_is_read(ask, thirty, tmp_path):
+    want = without_folds(ask, thirty)
+    parquet = needs("pyarrow.parquet", "parquet")
+    pyarrow = needs("pyarrow", "parquet")
     table = pyarrow.table({k: [r[k] for r in want] for k in ("path", "caption")})
     parquet.write_table(table, tmp_path / "in.parquet")
     assert ask(tmp_path / "in.parquet", out=tmp_path / "b.jsonl")[1] == want
 
 
+@pytest.mark.extra
 def test_broken_parquet_is_named(tmp_path):
-    pytest.importorskip("pyarrow")
+    needs("pyarrow", "parquet")
     (tmp_path / "bad.parquet").write_bytes(b"no")
     with pytest.raises(FormatError, match=r"bad.parquet: not Parquet"):
         list(manifest.items(tmp_path / "bad.parquet"))

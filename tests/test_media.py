@@ -4,11 +4,13 @@ import io
 
 import numpy as np
 import pytest
+from needs import needs
 
 from reclap import audio, clips, headers, media, streams
 from reclap.errors import FormatError
 
-av = pytest.importorskip("av", reason="the extra media (PyAV) is not installed")
+av = needs("av", "media")
+pytestmark = pytest.mark.extra
 
 # Suffix, codec, kind.
 KINDS = [

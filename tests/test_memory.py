@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from closeness import f32
 from models import AUDIO, CNN14, MLP, TEXT, decibels, new_model
+from needs import needs
 
 from reclap._libraries import core
 
-psutil = pytest.importorskip("psutil")
+psutil = needs("psutil", "test")
 
 TRIM = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)
 

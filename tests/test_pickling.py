@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import needs
 
 import reclap
 from reclap import checkpoint
@@ -123,8 +124,9 @@ def test_pools_of_processes_take_a_model(small_folder, method):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.oracle
 def test_joblib_takes_a_model(small_folder):
-    joblib = pytest.importorskip("joblib", reason="joblib is missing: pip install joblib")
+    joblib = needs("joblib", "oracle")
     model = reclap.load(small_folder, threads=1)
     [got] = joblib.Parallel(n_jobs=2)([joblib.delayed(model.embed_text)(TEXTS)])
     np.testing.assert_array_equal(got, model.embed_text(TEXTS))
@@ -143,9 +145,10 @@ class Captions:
         return self.model.embed_text([TEXTS[i]])[0]
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_loader_of_torch_takes_a_model(small_folder, method):
-    data = pytest.importorskip("torch.utils.data", reason="torch is missing: pip install torch")
+    data = needs("torch.utils.data", "oracle")
     model = reclap.load(small_folder, threads=1)
     found = data.DataLoader(
         Captions(model), batch_size=1, num_workers=1, multiprocessing_context=method

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from needs import needs
 
 from reclap import audio, resample
 from reclap.resample import RESAMPLERS, resampled_length, resampler_of
@@ -47,7 +48,7 @@ def pairs(rng, count, longest):
 
 
 def test_thousands_of_lengths_are_librosas(rng):
-    librosa = pytest.importorskip("librosa")
+    librosa = needs("librosa", "bench")
     hit = 0
     for length, old, new in [*pairs(rng, 2000, 12_000), *pairs(rng, 60, 500_000)]:
         y = librosa.resample(np.zeros(length, np.float32), orig_sr=old, target_sr=new)
@@ -57,7 +58,7 @@ def test_thousands_of_lengths_are_librosas(rng):
 
 
 def test_thousands_of_lengths_are_torchaudios(rng):
-    torch = pytest.importorskip("torch")
+    torch = needs("torch", "oracle")
     hit = 0
     for length, old, new in pairs(rng, 4000, 10**8):
         common = int(np.gcd(old, new))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import reviews
 from llm_server import Server, answer_well
+from needs import needs
 
 from reclap import llm, manifest
 from reclap.cli import main
@@ -19,7 +20,7 @@ from reclap.prompts.bank import Prompt
 from reclap.review.documents import Item
 from reclap.review.regenerate import asker
 
-pytest.importorskip("openai")
+needs("openai", "llm")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from folders import RATE, tone
+from needs import needs
 
 import reclap
 from reclap import audio, sources
@@ -85,8 +86,9 @@ def test_batch_of_three_axes_is_refused_with_the_way_out(small):
         small.embed_audio(np.zeros((4, 1, 800)), rate=RATE)
 
 
+@pytest.mark.oracle
 def test_tensors_of_torch(small):
-    torch = pytest.importorskip("torch")
+    torch = needs("torch", "oracle")
     clip = torch.from_numpy(tone(440))
     want = small.embed_audio(clip.numpy(), rate=RATE)
     same(small, clip, want, rate=RATE)

@@ -86,9 +86,10 @@ def test_weights_are_packed_on_the_calling_thread(rng):
     assert whole <= 1.1 * own + 0.01
 
 
-@pytest.mark.torch
+@pytest.mark.oracle
 def test_threads_of_torch_stay_as_they_are(small_folder, tones):
-    torch = pytest.importorskip("torch")
+    import torch
+
     before = torch.get_num_threads()
     x = torch.rand(200, 200)
     stop = threading.Event()

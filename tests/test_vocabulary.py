@@ -7,6 +7,7 @@ import json
 import random
 
 import pytest
+from needs import needs
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from reclap import text, vocabulary
@@ -14,7 +15,8 @@ from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.families.microsoft import GPT2
 
-transformers = pytest.importorskip("transformers")
+transformers = needs("transformers", "oracle")
+pytestmark = pytest.mark.oracle
 
 ODD = [
     "a dog barks",
@@ -97,7 +99,7 @@ def cased(folder):
 
 def t5(folder):
     """Train a SentencePiece model with T5's special pieces."""
-    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece = needs("sentencepiece", "oracle")
     with (folder / "spiece.model").open("wb") as f:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([line for t in ODD * 3 for line in t.splitlines()]),

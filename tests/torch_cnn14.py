@@ -68,3 +68,11 @@ def to_core(tower):
         for name, x in tower.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def from_core(values):
+    """Return a state dict of values by the core's names; the inverse of `to_core`."""
+    state = {n.removeprefix("audio_branch."): torch.from_numpy(x) for n, x in values.items()}
+    return {
+        n: x.permute(0, 3, 1, 2) if x.ndim == 4 else x for n, x in state.items() if "logit" not in n
+    }

@@ -11,17 +11,16 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 from reclap import files
 from reclap.errors import FormatError
 from reclap.text import check_texts
 
-__all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "Status", "sample"]
+__all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "sample"]
 
 FORMAT = "reclap-prompts-1"
-Status: TypeAlias = Literal["new", "accepted", "rejected"]
-STATUSES: tuple[Status, ...] = get_args(Status)
+STATUSES = ("new", "accepted", "rejected")
 
 _REVIEWED: dict[str, Any] = {"text": str, "status": str, "flags": list, "origin": dict}
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -51,7 +50,7 @@ class Prompt:
     """
 
     text: str
-    status: Status = "new"
+    status: str = "new"
     flags: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -85,7 +84,7 @@ class Description:
 
     text: str
     prompts: tuple[Prompt, ...] = ()
-    status: Status = "new"
+    status: str = "new"
     flags: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -242,7 +241,7 @@ class PromptBank:
         descriptions: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
         name: str,
         made: Mapping[str, Any] | None = None,
-        status: Status = "new",
+        status: str = "new",
     ) -> "PromptBank":
         """Make a bank of descriptions with their captions.
 

@@ -5,12 +5,9 @@ model's factor from cosines to logits. A score is in the scale of cosines, so th
 times the score whatever the rule. Formulas and sources: ``docs/prompts.md``.
 """
 
-from typing import Literal, TypeAlias, get_args
+__all__ = ["RULES", "place_of"]
 
-__all__ = ["RULES", "Rule", "place_of"]
-
-# In the order of rc_rule in csrc/model.h.
-Rule: TypeAlias = Literal[
+RULES = (
     "mean_embedding",
     "mean_logit",
     "max",
@@ -18,11 +15,10 @@ Rule: TypeAlias = Literal[
     "entropy",
     "entropy_batch",
     "relevance",
-]
-RULES: tuple[Rule, ...] = get_args(Rule)
+)  # in the order of rc_rule in csrc/model.h
 
 
-def place_of(rule: Rule) -> int:
+def place_of(rule: str) -> int:
     """Return a rule's number in the core; ValueError with the names if there is no such rule."""
     if rule not in RULES:
         raise ValueError(f"combine is {rule!r}, expected one of {', '.join(RULES)}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, files
-from reclap.errors import FormatError
+from reclap.errors import FormatError, ReclapError
 from reclap.training.identity import VERSION
 from reclap.training.initial import TEXT
 from reclap.training.learner import STATE
@@ -182,7 +183,10 @@ def refuse_begun(path: Path, *, resume: bool) -> None:
 def _alone(path: Path) -> Iterator[None]:
     """Refuse a second process in the same folder; the system lets go when a process dies."""
     with (path / LOCK).open("w") as f:
-        files.lock(f, f"{path}: another process is training into this folder")
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReclapError(f"{path}: another process is training into this folder") from None
         yield
 
 
