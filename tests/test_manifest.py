@@ -243,3 +243,17 @@ def test_wrong_references_to_captions_name_the_line(tmp_path, reference):
     path.write_text(f"path,captions\na.wav,{reference}\n")
     with pytest.raises(FormatError, match="captions"):
         manifest.read(path, check_files=False)
+
+
+def test_parquet_rows_are_counted_through_all_batches(sounds, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(manifest, "_BATCH", 2)
+    captions = ["A", "B", "C", " ", "E"]
+    rows = [{"path": "a.wav", "caption": c, "fold": i} for i, c in enumerate(captions)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), sounds / "m.parquet")
+    with pytest.raises(FormatError, match=r"m\.parquet:4: caption is empty"):
+        manifest.read(sounds / "m.parquet")
+    kept = manifest.read(sounds / "m.parquet", where={"caption": ["A", "C", "E"]})
+    assert [row.at.rpartition(":")[2] for row in kept] == ["1", "3", "5"]
+    assert kept[2].extra == {"fold": "4"}
