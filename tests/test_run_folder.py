@@ -184,6 +184,24 @@ def test_nothing_of_a_run_is_read_or_written_before_it_is_locked(plan, out, monk
     assert set(seen) == {"_read", "text_tower", "_truncate_log", "load"}
 
 
+def test_process_whose_lock_was_removed_leaves_the_folder_to_the_next(plan, out, monkeypatch):
+    shutil.rmtree(step(out, 6))
+    original = Learner.step
+
+    def removed(self, *args):
+        (out / ".lock").unlink(missing_ok=True)
+        (out / ".lock").touch()  # by another process
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", removed)
+        with pytest.raises(ReclapError, match="another process is training"):
+            loop.train(plan(), out, resume=True)
+    assert steps(out) == [2, 4]
+    assert (out / "last").readlink().name == step(out, 4).name
+    assert loop.train(plan(), out, resume=True).step == 6
+
+
 # ---- Storage ---------------------------------------------------------------------------------
 
 

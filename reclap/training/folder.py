@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from reclap import checkpoint, files
 from reclap.errors import FormatError, ReclapError
@@ -68,11 +68,13 @@ class RunFolder:
         The folder.
     checkpoints : list of Checkpoint
         Complete ones, oldest first.
+    lock : file
+        The locked file, open.
     """
 
-    def __init__(self, path: Path, checkpoints: list[Checkpoint]) -> None:
+    def __init__(self, path: Path, checkpoints: list[Checkpoint], lock: IO[str]) -> None:
         self.path = path
-        self._checkpoints = checkpoints
+        self._checkpoints, self._lock = checkpoints, lock
 
     @property
     def newest(self) -> Checkpoint | None:
@@ -110,9 +112,9 @@ class RunFolder:
             raise NotADirectoryError(f"{path}: expected a folder for checkpoints, there is a file")
         refuse_begun(path, resume=resume)  # also before anything is made
         path.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with _alone(path) as lock:
             refuse_begun(path, resume=resume)
-            folder = cls(path, _find(path) if resume else [])
+            folder = cls(path, _find(path) if resume else [], lock)
             folder._tidy()
             yield folder
 
@@ -127,7 +129,15 @@ class RunFolder:
             Complete checkpoints that stay.
         write : callable
             Writes all files into the folder that it is given.
+
+        Raises
+        ------
+        ReclapError
+            If the lock was removed, and another process has taken the folder since.
         """
+        lock = self.path / LOCK
+        if lock.exists() and not os.path.samestat(lock.stat(), os.fstat(self._lock.fileno())):
+            raise ReclapError(f"{self.path}: another process is training into this folder")
         folder = self.path / _name(step)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -180,14 +190,14 @@ def refuse_begun(path: Path, *, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path) -> Iterator[IO[str]]:
     """Refuse a second process in the same folder; the system lets go when a process dies."""
     with (path / LOCK).open("w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ReclapError(f"{path}: another process is training into this folder") from None
-        yield
+        yield f
 
 
 # ---- Complete and incomplete checkpoints -----------------------------------------------------
