@@ -15,6 +15,7 @@ from reviews import ask, decide, refused, served, session_of
 from reclap.errors import FormatError
 from reclap.review import server as server_module
 from reclap.review.clips import clips_of
+from reclap.review.documents import open_document
 from reclap.review.neighbours import Neighbours
 
 
@@ -233,6 +234,22 @@ def test_clips_come_from_a_manifest_too(tmp_path, clips):
         clips_of(items, manifest)
     with pytest.raises(FileNotFoundError):
         clips_of(items, tmp_path / "none.csv")
+
+
+def test_clips_under_another_name_than_a_labels_are_reported(tmp_path, clips, caplog):
+    path = tmp_path / "bank.json"
+    reviews.bank().save(path)
+    (clips / "dog_bark").mkdir()
+    (clips / "snow").mkdir()
+    items = open_document(path).items
+    assert set(clips_of(items, clips)) == {"dog", "rain"}
+    assert "2 names are not offered" in caplog.text
+    assert "called so: 'dog bark' (for 'dog'?), 'snow'" in caplog.text
+    caplog.clear()
+    for name in ("dog_bark", "snow"):
+        (clips / name).rmdir()
+    assert set(clips_of(items, clips)) == {"dog", "rain"}
+    assert caplog.text == ""
 
 
 def test_rewrites_bring_their_own_sounds(tmp_path, clips):

@@ -1,16 +1,20 @@
 """Example sounds of each label, for the reviewer's ear."""
 
+import difflib
 import errno
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reclap import manifest
-from reclap.errors import FormatError
+from reclap.errors import FormatError, shown_name, shown_names
 from reclap.review.documents import Item
 
 __all__ = ["KINDS", "clips_of"]
+
+log = logging.getLogger(__name__)
 
 KINDS = {
     ".flac": "audio/flac",
@@ -21,6 +25,7 @@ KINDS = {
     ".opus": "audio/ogg",
     ".wav": "audio/wav",
 }  # what browsers play
+_SHOWN = 5  # names that a warning lists
 MOST = 20  # clips of one label
 
 
@@ -58,8 +63,28 @@ def clips_of(items: Iterable[Item], source: Path | None) -> dict[str, list[Path]
         given = {label: named[_key(label)] for label in labels if _key(label) in named}
         if not given:
             raise FormatError(f"{source}: no clip of any label of the review")
+        _report_strangers(source, named, labels)
         found |= given
     return _playable(found)
+
+
+def _report_strangers(source: Path, named: Iterable[str], labels: Iterable[str]) -> None:
+    """Log which names are no label of the review, and which label each may have meant."""
+    keys = {_key(label): label for label in labels}
+    strangers = sorted(set(named) - set(keys))
+    if strangers:
+        shown = [f"{shown_name(name)!r}{_guess(name, keys)}" for name in strangers]
+        log.warning(
+            "%s: clips under %d names are not offered, since no label of the review is called so: "
+            "%s", source, len(strangers), shown_names(shown, _SHOWN, ", "),
+        )  # fmt: skip
+
+
+def _guess(name: str, keys: Mapping[str, str]) -> str:
+    words = set(name.split())
+    near = difflib.get_close_matches(name, keys, 1, 0.75)
+    near += [key for key in keys if words & set(key.split())]
+    return f" (for {keys[near[0]]!r}?)" if near else ""
 
 
 def _key(name: str) -> str:
