@@ -2,7 +2,7 @@
 
 from typing import TextIO
 
-from reclap.errors import ReclapError, one_line
+from reclap.errors import ReclapError, one_line, printable
 from reclap.review.neighbours import Near, Neighbours
 from reclap.review.session import Decision, Session
 
@@ -130,8 +130,7 @@ class Terminal:
 
     def _say(self, text: str) -> None:
         """Write lines, with whatever could steer a terminal spelled out."""
-        shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-        self._out.write("".join(shown) + "\n")
+        self._out.write(printable(text) + "\n")
 
     def _read(self, question: str) -> str | None:
         """Return a line without the space around it, None at the end of all."""
