@@ -57,6 +57,8 @@ def test_saved_model_is_what_was_loaded_not_what_the_folder_holds_now(folder, tm
     model.save(tmp_path / "saved")
     saved = reclap.load(tmp_path / "saved")
     assert (saved.digest, saved.text_digest) == (model.digest, model.text_digest)
+    # The model says where texts are cut, not its tokenizer, which others read, too.
+    assert json.loads((tmp_path / "saved" / checkpoint.TOKENIZER).read_text())["truncation"] is None
 
 
 def test_model_saves_over_another(small, tmp_path):
