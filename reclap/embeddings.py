@@ -149,7 +149,9 @@ def _from_archive(path: Path) -> Embeddings:
                 kind, model, digest = (str(found[name]) for name in ("kind", "model", "digest"))
     except FormatError:
         raise
-    except _DAMAGE as error:
+    except (OSError, *_DAMAGE) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # it cannot be opened
+            raise
         raise FormatError(f"{path}: no file of embeddings: {error}") from error
     fits = rows.ndim == 2 and rows.dtype == np.float32 and items.shape == rows.shape[:1]
     if not fits or items.dtype.kind != "U" or kind not in KINDS:

@@ -21,6 +21,7 @@ FORBIDDEN = (
     "import", "exec", "compile", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "code.",
     "marshal.", "pickle.", "builtins.input", "pty.", "webbrowser.", "urllib.", "tempfile.",
 )  # fmt: skip
+LISTING = ("os.listdir", "os.scandir")  # what else there is, for a message
 SLACK = 48 << 20  # bytes: 32 MiB of the reader's budget, and a third for how it rounds
 LONGEST = 10.0  # seconds of the processor for one file
 
@@ -29,9 +30,9 @@ _watching = False
 
 
 def _audit(event: str, args: tuple) -> None:
-    if _watching and (
-        event.startswith(FORBIDDEN) or (event == "open" and args[1] not in ("r", "rb"))
-    ):
+    if not _watching or event in LISTING or (event == "compile" and args[1] == "<unknown>"):
+        return  # the last is ast.literal_eval, as NumPy reads headers
+    if event.startswith(FORBIDDEN) or (event == "open" and args[1] not in ("r", "rb")):
         _events.append(f"{event} {args!r:.200}")
 
 
@@ -130,7 +131,8 @@ def check(
     assert not events, events
     assert spent < LONGEST, spent
     assert peak < 2 * len(data) + SLACK, peak
-    assert error is None or "expected" in str(error) or str(path) in str(error), error
+    named = error is None or "expected" in str(error) or str(path.parent) in str(error)
+    assert named, error
     return error is None
 
 

@@ -1,0 +1,65 @@
+"""Load damaged files of every reader: each must load or fail cleanly, run nothing, bound memory.
+
+    python fuzz/mutate_files.py --count 10000 --seed 1
+
+checks so many mutations of each kind of file: checkpoints, configurations, tokenizers, sounds,
+manifests, prompt banks, stores and archives of embeddings, recipes. A failure keeps the file and
+names it.
+"""
+
+import argparse
+import logging
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import mutations  # noqa: E402
+import readers  # noqa: E402
+
+from reclap.errors import FormatError, ReclapError  # noqa: E402
+
+
+def main() -> None:
+    """Run as the command line asks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000, help="mutations of each kind of file")
+    parser.add_argument("--seed", type=int, default=1)
+    kinds = ("pt", "pth", *readers.KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)  # of sounds that were cut off
+    folder = Path(tempfile.mkdtemp(prefix="reclap-fuzz-"))
+    made = readers.write_all(folder / "made")
+    for kind in options.kinds:
+        path, load, seeds, allowed = _target(kind, folder, made)
+        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        fine = mutations.run(path, load, seeds, options.count, options.seed, allowed=allowed)
+        if path.is_relative_to(made):
+            path.write_bytes(seeds[0])  # for the kinds that are read with it
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        print(
+            f"{kind:12} {options.count} mutations: {fine} loaded, {options.count - fine} refused,"
+            f" {time.perf_counter() - began:.0f} s, peak memory grew by {grown} MiB",
+            flush=True,
+        )
+    shutil.rmtree(folder)
+
+
+def _target(kind, folder, made):
+    """Return the path to write to, what reads it, the files to damage, and clean errors."""
+    if kind in ("pt", "pth"):
+        seeds = mutations.torch_files(legacy=kind == "pth")
+        return folder / f"a.{kind}", mutations.load_pickle, seeds, (FormatError,)
+    path, load = made / readers.KINDS[kind][0], readers.KINDS[kind][1]
+    return path, load, [path.read_bytes()], (ReclapError, OSError)
+
+
+if __name__ == "__main__":
+    main()
