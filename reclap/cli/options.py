@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from reclap.cli.files import gather
 from reclap.errors import FormatError, ReclapError
 from reclap.towers import DTYPES
 
@@ -14,20 +15,6 @@ if TYPE_CHECKING:
     from reclap.model import Model
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-SUFFIXES = (
-    ".aif",
-    ".aifc",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".flac",
-    ".mp3",
-    ".oga",
-    ".ogg",
-    ".opus",
-    ".wav",
-)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +70,9 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
     """Add sound files, ``--recursive`` and ``--errors``."""
-    parser.add_argument("files", metavar="FILE", nargs=nargs, help="sound files")
+    parser.add_argument(
+        "files", metavar="FILE", nargs=nargs, help="sound files; - for standard input"
+    )
     parser.add_argument("--recursive", action="store_true", help="take folders, with all below")
     parser.add_argument(
         "--errors",
@@ -123,27 +112,8 @@ def is_watched(count: int = 2) -> bool:
 
 
 def files_of(args: argparse.Namespace) -> list[str]:
-    """Return the sound files of the command line.
-
-    Raises
-    ------
-    ReclapError
-        If one is a folder and ``--recursive`` was not given, or it holds no sound.
-    """
-    return [file for given in args.files for file in _expand(given, args.recursive)]
-
-
-def _expand(given: str, recursive: bool) -> list[str]:
-    folder = Path(given)
-    if not folder.is_dir():
-        return [given]
-    if not recursive:
-        raise ReclapError(f"{given} is a folder; give its files, as {folder}/*.wav, or --recursive")
-    inside = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    found = sorted(str(path) for path in inside if path.is_file())
-    if not found:
-        raise ReclapError(f"{given}: no sound file below this folder")
-    return found
+    """Return the sound files of the command line; see `reclap.cli.files.gather`."""
+    return gather(args.files, recursive=args.recursive)
 
 
 def check_out(path: Path, force: bool, *, folder: bool = False) -> None:

@@ -1,0 +1,89 @@
+"""Sound files of the command line: as they are given, or all below a folder."""
+
+import collections
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from reclap.errors import ReclapError
+
+__all__ = ["gather"]
+
+_SUFFIXES = frozenset(
+    (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+)
+_MEDIA = frozenset((".aac", ".m4a", ".mka", ".mp4", ".webm", ".wma"))  # by the extra media
+_SHOWN = 4  # suffixes that the summary spells out
+
+
+def gather(given: Iterable[str], *, recursive: bool) -> list[str]:
+    """Return sound files; what is left out of folders is counted by reason on standard error.
+
+    Parameters
+    ----------
+    given : iterable of str
+        Files, folders, or ``"-"`` for standard input.
+    recursive : bool
+        Whether folders are allowed, and stand for the sounds below them. Hidden files and folders
+        (``._x.wav`` of macOS among them) are left out.
+
+    Raises
+    ------
+    ReclapError
+        If one is a folder and `recursive` is false, or holds no sound; if standard input is given
+        more than once.
+    """
+    given = list(given)
+    if given.count("-") > 1:
+        raise ReclapError("- (standard input) can be read once only")
+    found: list[str] = []
+    for name in given:
+        folder = Path(name)
+        if not folder.is_dir():
+            found.append(name)
+        elif recursive:
+            found += _below(folder)
+        else:
+            raise ReclapError(
+                f"{name} is a folder; give its files, as {folder}/*.wav, or --recursive"
+            )
+    return found
+
+
+def _below(folder: Path) -> list[str]:
+    taken: list[str] = []
+    left: dict[str, collections.Counter[str]] = {}
+    has_media = importlib.util.find_spec("av") is not None
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            continue
+        reason = _reason(path, folder, has_media=has_media)
+        if reason is None:
+            taken.append(str(path))
+        else:
+            left.setdefault(reason, collections.Counter())[path.suffix.lower() or "none"] += 1
+    said = "; ".join(f"{sum(n.values())} {why} ({_suffixes(n)})" for why, n in sorted(left.items()))
+    if not taken:
+        detail = f"; left out: {said}" if said else ""
+        raise ReclapError(f"{folder}: no sound file below this folder{detail}")
+    if said:
+        print(f"reclap: {folder}: {len(taken)} taken; left out: {said}", file=sys.stderr)
+    return sorted(taken)
+
+
+def _reason(path: Path, folder: Path, *, has_media: bool) -> str | None:
+    """Return why a file is left out, or None."""
+    suffix = path.suffix.lower()
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return "hidden"
+    if suffix in _MEDIA and not has_media:
+        return "that need the extra media (pip install av)"
+    if suffix not in _SUFFIXES | _MEDIA:
+        return "of other kinds"
+    return None if path.is_file() else "not regular files"
+
+
+def _suffixes(counts: collections.Counter[str]) -> str:
+    names = [name for name, _ in counts.most_common(_SHOWN)]
+    return ", ".join(names) + (", ..." if len(counts) > _SHOWN else "")
