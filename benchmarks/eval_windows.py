@@ -7,12 +7,14 @@ Silence of 0 to 1 window is put in front of each recording; the cosine with the 
 recording alone is given, worst and median over recordings and lengths of silence, with the number
 of windows that a recording costs. Poolings of the windows' unit rows:
 
-mean      each counts the same
-heard     each counts by the share of its frames within 60 dB of the recording's loudest frame
-power     each counts by the root of its power
+skip      each counts the same, and windows cover no silence at the ends (the default)
+mean      each counts the same (``silence = "keep"``)
+heard     the same, each counts by the share of its frames within 60 dB of the loudest frame
+power     the same, each counts by the root of its power
 """
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ from reclap.streams import Whole
 SHARED = Path(os.environ.get("RECLAP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SECONDS = 12.0  # shortest recording
 HOPS = (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
-SHARES = (0.0, 0.1, 0.235, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # of a window; 0.235 is 1.2 s
+SHARES = (0.0, 0.0009, 0.01, 0.1, 0.235, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # of a window; 0.235 is 1.2 s
 HEARD_DB = -60.0
 FRAME = 0.02  # seconds
 
@@ -59,13 +61,14 @@ def weights(windows: list[np.ndarray], rate: int) -> dict[str, np.ndarray]:
 
 def rows_of(model: reclap.Model, clip: np.ndarray, hop: float) -> tuple[dict[str, np.ndarray], int]:
     """Return the embedding of a clip by pooling, and how many windows it took."""
-    front = reclap.sources.Reading(window_hop=hop).front(model.config.front)
-    stream = Whole(clip)
+    front = dataclasses.replace(model.config.front, window_hop=hop)
+    rate = front.rate
+    pooled = {"skip": model.embed_audio(clip, rate=rate, window_hop=hop)[0]}
+    front, stream = dataclasses.replace(front, silence="keep"), Whole(clip)
     windows = list(audio.each_window(stream, front))
     pictures = ((i, p) for i, p in enumerate(fusion.pictures(stream, front)))
     rows = np.stack([row for _, row in model._rows(pictures, str)])
-    pooled = {}
-    for name, weight in weights(windows, front.rate).items():
+    for name, weight in weights(windows, rate).items():
         mean = (weight / weight.sum()) @ rows
         pooled[name] = mean / np.linalg.norm(mean)
     return pooled, len(windows)
@@ -76,6 +79,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--model", default="mini")
     p.add_argument("--most", type=int, default=40, metavar="N", help="recordings")
+    p.add_argument("--hops", nargs="+", type=float, default=HOPS, metavar="SHARE")
     p.add_argument("--noise", type=float, metavar="DB", help="level of noise in place of silence")
     options = p.parse_args()
     model = reclap.load(checkpoint.resolve(options.model))
@@ -85,8 +89,8 @@ def main() -> None:
     before = (level * rng.standard_normal(front.samples)).astype(np.float32)
     clips = list(recordings(options.most, front.rate))
     print(f"{len(clips)} recordings, {model.config.name}, window {front.window_seconds:g} s")
-    print(f"{'hop':>6} {'pooling':8} {'windows':>8} {'worst':>7} {'1 %':>7} {'median':>7}  worst of")
-    for hop in HOPS:
+    print("   hop pooling   windows   worst     1 %  median  worst of")
+    for hop in options.hops:
         cosines: dict[str, list[tuple[float, str]]] = {}
         count = 0
         for name, clip in clips:
@@ -100,8 +104,9 @@ def main() -> None:
                     cosines.setdefault(pooling, []).append((float(row @ first[pooling]), said))
         for pooling, values in cosines.items():
             x = np.array([v for v, _ in values])
-            print(f"{hop:6.3f} {pooling:8} {count / len(clips):8.1f} {x.min():7.4f} "
-                  f"{np.quantile(x, 0.01):7.4f} {np.median(x):7.4f}  {min(values)[1]}", flush=True)  # fmt: skip
+            figures = " ".join(f"{v:7.4f}" for v in (x.min(), np.quantile(x, 0.01), np.median(x)))
+            line = f"{hop:6.3f} {pooling:8} {count / len(clips):8.1f} {figures}"
+            print(f"{line}  {min(values)[1]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -117,17 +117,22 @@ def _theirs(
     with oracle.first_norm.register_forward_pre_hook(note):
         for name, clip in clips.items():
             seen.clear()
-            starts = [0] if oracle.fused else _starts(len(clip), oracle.window)
+            starts = [0] if oracle.fused else _starts(clip, oracle)
             rows.append(unit(np.stack([oracle.audio(clip, s) for s in starts])).mean(axis=0))
             pictures[name] = np.concatenate(seen)
     return unit(np.stack(rows)), pictures
 
 
-def _starts(length: int, window: int) -> list[int]:
+def _starts(clip: np.ndarray, oracle: Oracle) -> list[int]:
     """Return where the windows of a clip begin, as docs/front_end.md says."""
-    last = max(0, length - window)
-    steps = -(-last // window)
-    return [round(i * last / steps) for i in range(steps + 1)] if steps else [0]
+    if len(clip) <= oracle.window:
+        return [0]
+    front = audio.AudioConfig(
+        rate=oracle.rate,
+        samples=oracle.window,
+        silence="skip" if oracle.compat is None else "keep",
+    )
+    return list(audio.window_starts(Whole(clip), front))
 
 
 def _pictures(

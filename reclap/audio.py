@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 Rate: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+SHORT_SILENCE = 0.005  # seconds that are part of the sound, as between two swings of it
+
 Padding: TypeAlias = Literal["repeatpad", "repeat", "pad"]
 Hertz: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -71,6 +73,9 @@ class AudioConfig(Settings):
         inference (``training/data.py``).
     window_hop : float
         Step between the windows of a long clip as a fraction of the window, in [0.001, 1].
+    silence : {"skip", "keep"}
+        Whether the windows of a long clip leave out the silence before and after it (below -80 dB,
+        at least 5 ms), where channels are averaged. Kept, it moves all windows.
     level_db : float, optional
         Shift the log-mel picture of every window to this level in dB: the mean power of its
         frames, each weighted by its own power, so that silence around a sound does not count.
@@ -111,6 +116,7 @@ class AudioConfig(Settings):
     padding: Padding = "repeatpad"
     quantize: bool = False
     window_hop: Annotated[float, msgspec.Meta(ge=0.001, le=1)] = 1.0
+    silence: Literal["skip", "keep"] = "skip"
     level_db: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
     truncation: Literal["windows", "fusion"] = "windows"
     fusion_resize: Literal["bilinear", "antialias"] = "bilinear"
@@ -249,7 +255,8 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
     longer clip of L samples gives ``n = ceil((L - W) / H) + 1`` windows, ``H = window_hop W``,
     evenly spaced so that the first starts with the clip and the last ends with it: all audio is
     covered, nothing is padded, and equal clips give equal windows. (The reference
-    implementations crop one window at random.)
+    implementations crop one window at random.) With ``silence="skip"`` the clip is what lies
+    between the silence at its ends, but W samples at least.
 
     Examples
     --------
@@ -274,15 +281,35 @@ def each_window(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
         _refuse_shorter(len(clip), length)
         yield pad(clip, config)
         return
-    count = -(-(length - size) // max(1, round(size * config.window_hop))) + 1
-    starts = (round(i * (length - size) / (count - 1)) for i in range(count))
+    starts = window_starts(stream, config)
     done = 0
     for window in cut(blocks, ((start, start + size) for start in starts)):
         if len(window) < size:
             break
         done += 1
         yield window
-    _refuse_shorter(done, count)
+    _refuse_shorter(done, len(starts))
+
+
+def window_starts(stream: Stream, config: AudioConfig) -> Sequence[int]:
+    """Return where the windows of a clip longer than one begin; see `windows`."""
+    size = config.samples
+    first, stop = _covered(stream, config)
+    more = stop - first - size
+    count = -(-more // max(1, round(size * config.window_hop))) + 1
+    return [first + (round(i * more / (count - 1)) if i else 0) for i in range(count)]
+
+
+def _covered(stream: Stream, config: AudioConfig) -> tuple[int, int]:
+    """Return the part of a long clip that windows cover, a window at least."""
+    length, size, least = stream.length, config.samples, round(SHORT_SILENCE * config.rate)
+    first, stop = (0, length) if config.silence == "keep" else stream.sounding
+    if stop == 0 or first < least:
+        first = 0
+    if stop == 0 or length - stop < least:
+        stop = length
+    first = max(0, min(first, length - size))
+    return first, max(stop, first + size)
 
 
 def _refuse_shorter(found: int, counted: int) -> None:

@@ -48,6 +48,7 @@ TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of other proj
 
 _TRAINING = ("drop_path", "dropout", "bn_momentum")
 _STRIPES = ("time_stripes", "time_width", "freq_stripes", "freq_width")
+_USUAL_ONCE = {"silence": "keep"}  # settings whose default changed: their digests did, too
 _OF_NO_EMBEDDING = frozenset({"name", "template", *_TRAINING, *_STRIPES})
 
 
@@ -285,7 +286,9 @@ def digest(config: ClapConfig, parameters: Iterable[tuple[str, Stored]]) -> str:
 
 def digesting(config: ClapConfig) -> "hashlib._Hash":
     """Return the digest of a configuration, to be gone on with by `digest_one`."""
-    data = _unusual(config.to_json(), ClapConfig(audio=type(config.audio)()).to_json())
+    usual = ClapConfig(audio=type(config.audio)()).to_json()
+    usual["front"] |= _USUAL_ONCE
+    data = _unusual(config.to_json(), usual)
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode())
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "SoundFile",
     "Source",
     "check_rate",
+    "clip_of",
     "convert",
     "is_file",
     "load",
@@ -44,6 +45,7 @@ Source: TypeAlias = str | os.PathLike[str] | Content | IO[bytes]
 Channels: TypeAlias = Literal["mean", "concatenate", "keep"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)
 CHUNK = 1 << 20  # bytes read at a time from what is no regular file
+ARRAY = "audio array"  # what messages call one
 HEAD = 1 << 24  # bytes after which it must have begun as a sound does; covers pictures in tags
 LARGEST = 1 << 31  # bytes that it may hold
 
@@ -341,11 +343,16 @@ def load(
         clip = Clip(file.read(reader), reader.rate)
         file.report(len(clip.samples))
         return convert(clip, target_rate, channels, resampler, file.name)
+    clip = clip_of(source, rate, channels_first=channels_first)
+    return convert(clip, target_rate, channels, resampler, ARRAY)
+
+
+def clip_of(source: Any, rate: int | None, *, channels_first: bool = False) -> Clip:
+    """Return an array as a clip; see `load`."""
     if rate is None:
-        raise ValueError("audio array: its rate in Hz is needed")
+        raise ValueError(f"{ARRAY}: its rate in Hz is needed")
     samples = amplitudes(source, channels_first=channels_first)
-    clip = Clip(samples, check_rate("audio array's rate", rate))
-    return convert(clip, target_rate, channels, resampler, "audio array")
+    return Clip(samples, check_rate(f"{ARRAY}'s rate", rate))
 
 
 def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: str) -> Samples:

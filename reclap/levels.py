@@ -1,18 +1,46 @@
-"""Levels of a sound that tell of a mistake: channels that cancel, amplitudes beyond full scale."""
+"""Levels of a sound: silence at its ends, channels that cancel, amplitudes beyond full scale."""
 
 import logging
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Levels"]
+__all__ = ["Levels", "sounding"]
 
 Samples = npt.NDArray[np.float32]
 
 LOUDEST = 8.0  # 18 dB above full scale; integers that were not scaled reach 128 at least
 CANCELLED = 0.02  # of the power that independent channels leave in their mean, 17 dB below it
 
+QUIET = 1e-4  # -80 dB: above the dither of 16 bits, below any recorded room
+_PART = 1 << 14  # frames looked at together
+
 _log = logging.getLogger(__name__)
+
+
+def sounding(samples: Samples) -> tuple[int, int]:
+    """Return the first frame that is louder than `QUIET`, and one more than the last.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (T,) or (T, channels)
+        Amplitudes.
+
+    Returns
+    -------
+    first, stop : int
+        Both 0 where all is silence.
+    """
+    first = _first_loud(samples)
+    return (0, 0) if first is None else (first, len(samples) - (_first_loud(samples[::-1]) or 0))
+
+
+def _first_loud(samples: Samples) -> int | None:
+    for at in range(0, len(samples), _PART):
+        loud = np.abs(samples[at : at + _PART]) > QUIET
+        if loud.any():
+            return at + int(np.argmax(loud if loud.ndim == 1 else loud.any(axis=1)))
+    return None
 
 
 class Levels:

@@ -7,9 +7,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from reclap._libraries import core
-from reclap.clips import Channels, Clip, Samples, SoundFile, convert, is_file, load
+from reclap.clips import (
+    ARRAY,
+    Channels,
+    Clip,
+    Samples,
+    SoundFile,
+    check_rate,
+    clip_of,
+    convert,
+    is_file,
+)
 from reclap.errors import FormatError
-from reclap.levels import Levels
+from reclap.levels import Levels, sounding
 from reclap.resample import Kind, resampled_length, resampler_of
 
 __all__ = ["Stream", "Whole", "cut", "open_stream"]
@@ -25,16 +35,25 @@ class Stream(Protocol):
     def length(self) -> int:
         """Samples in all, for which a long file is decoded once without use."""
 
+    @property
+    def sounding(self) -> tuple[int, int]:
+        """First sample that is no silence, and one more than the last; see `reclap.levels`."""
+
     def blocks(self) -> Iterator[Samples]:
         """Yield the samples from the beginning, in arrays (T,) of any length."""
 
 
 class Whole:
-    """A stream that is in memory: `samples` (T,)."""
+    """A stream that is in memory: `samples` (T,); where it sounds, if that is known."""
 
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
+    def __init__(self, samples: Samples, loud: tuple[int, int] | None = None) -> None:
+        self._samples, self._loud = samples, loud
         self.length = len(samples)
+
+    @functools.cached_property
+    def sounding(self) -> tuple[int, int]:
+        """Where it sounds; see `Stream`."""
+        return sounding(self._samples) if self._loud is None else self._loud
 
     def blocks(self) -> Iterator[Samples]:
         """Yield the samples as one array."""
@@ -68,15 +87,9 @@ def open_stream(
         As `reclap.clips.load`; of a long file, what is wrong further on is raised by its blocks.
     """
     if not is_file(source) or rate is not None:
-        samples = load(
-            source,
-            target_rate,
-            rate=rate,
-            channels=channels,
-            resampler=resampler,
-            channels_first=channels_first,
-        )
-        return Whole(samples)
+        check_rate("target_rate", target_rate)
+        clip = clip_of(source, rate, channels_first=channels_first)
+        return _whole(clip, target_rate, channels, resampler, ARRAY)
     file = SoundFile(source)
     reader = file.open()
     most = max(1, WHOLE // reader.channels)
@@ -85,8 +98,25 @@ def open_stream(
         file.report(len(samples))
         clip = Clip(samples, reader.rate)
         del samples
-        return Whole(convert(clip, target_rate, channels, resampler, file.name))
+        return _whole(clip, target_rate, channels, resampler, file.name)
     return _LongFile(file, target_rate, channels, resampler)
+
+
+def _whole(clip: Clip, target_rate: int, channels: Channels, resampler: Kind, name: str) -> Whole:
+    loud = None if channels == "concatenate" else sounding(clip.samples)
+    own_rate = clip.rate
+    samples = convert(clip, target_rate, channels, resampler, name)
+    return Whole(samples, _resampled(loud, own_rate, target_rate, len(samples)))
+
+
+def _resampled(
+    loud: tuple[int, int] | None, own_rate: int, rate: int, length: int
+) -> tuple[int, int]:
+    """Return where a sound of `length` samples sounds, given the frames before resampling."""
+    if loud is None:  # channels one after the other: silence may lie between them
+        return 0, length
+    first, stop = loud
+    return min(length, first * rate // own_rate), min(length, -(-stop * rate // own_rate))
 
 
 class _LongFile:
@@ -99,20 +129,35 @@ class _LongFile:
         self._one_by_one = channels == "concatenate"
 
     @functools.cached_property
-    def length(self) -> int:
-        frames = sum(map(len, self._decoded()))
+    def _frames(self) -> tuple[int, tuple[int, int]]:
+        """The number of frames, and where they sound."""
+        frames, loud = 0, (0, 0)
+        for block in self._decoded():
+            first, stop = sounding(block)
+            if stop:
+                loud = (loud[0] if loud[1] else frames + first, frames + stop)
+            frames += len(block)
         self._file.report(frames)
-        length = resampled_length(frames, *self._rates, self._resampler)
+        return frames, loud
+
+    @functools.cached_property
+    def length(self) -> int:
+        length = resampled_length(self._frames[0], *self._rates, self._resampler)
         return length * self._channels if self._one_by_one else length
+
+    @property
+    def sounding(self) -> tuple[int, int]:
+        loud = None if self._one_by_one else self._frames[1]
+        return _resampled(loud, *self._rates, self.length)
 
     def blocks(self) -> Iterator[Samples]:
         if not self._one_by_one:
-            yield from self._resampled(core.downmix, mean=True)
+            yield from self._mixed(core.downmix, mean=True)
             return
         for channel in range(self._channels):
-            yield from self._resampled(functools.partial(_channel, channel), mean=False)
+            yield from self._mixed(functools.partial(_channel, channel), mean=False)
 
-    def _resampled(self, mix: Callable[[Samples], Samples], *, mean: bool) -> Iterator[Samples]:
+    def _mixed(self, mix: Callable[[Samples], Samples], *, mean: bool) -> Iterator[Samples]:
         resampler, levels = resampler_of(*self._rates, self._resampler), Levels()
         for block in self._decoded():
             mixed = mix(block)

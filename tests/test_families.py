@@ -329,6 +329,7 @@ def test_file_of_laion_resamples_to_librosas_lengths_as_upstream(rng, tmp_path):
     torch.save(laion_state(clap_model(rng)), tmp_path / "model.pt")
     plain, exact = (reclap.load(tmp_path / "model.pt", compat=c) for c in (None, "upstream"))
     assert (plain.config.front.resampler, exact.config.front.resampler) == ("soxr", "librosa")
+    assert (plain.config.front.silence, exact.config.front.silence) == ("skip", "keep")
     assert plain.digest != exact.digest
     clip = f32(rng, 220_500) / 10  # as the clips of ESC-50
     want = np.append(audio.load(clip, 48000, rate=44100), np.float32(0))

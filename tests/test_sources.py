@@ -165,6 +165,7 @@ class Breaks:
 
     def __init__(self, front, error):
         self.length, self._error, self._size = 3 * front.samples, error, front.samples
+        self.sounding = (0, self.length)
 
     def blocks(self):
         yield np.ones(2 * self._size + 1, np.float32)
@@ -193,7 +194,7 @@ def test_no_window_is_short(left):
     front = AudioConfig(rate=8000, samples=10, n_fft=32, hop=4, mels=2, fmax=4000.0)
 
     class Shrunk:
-        length = 30
+        length, sounding = 30, (0, 30)
 
         def blocks(self):
             yield np.ones(left, np.float32)

@@ -14,7 +14,7 @@ import pytest
 from folders import tone
 
 import reclap
-from reclap import audio, fusion, streams
+from reclap import audio, checkpoint, fusion, sources, streams
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
 from reclap.resample import RESAMPLERS, resample, resampled_length, resampler_of
@@ -248,3 +248,105 @@ def long_file(request, tmp_path_factory) -> Path:
 def test_memory_does_not_grow_with_a_file(request, long_file, tones, folder):
     # Decoded, the files would take 2.5 GB and 0.46 GB, their samples 0.46 GB, all pictures 46 MB.
     assert megabytes_for(request.getfixturevalue(folder), tones[0], long_file) < 150
+
+
+# ---- Silence at the ends -------------------------------------------------------------------------
+
+SECOND = 8000
+
+
+def between(rng, before: float, seconds: float, after: float) -> np.ndarray:
+    """Return noise between silences of so many seconds, at 8 kHz."""
+    sound = noise(rng, int(seconds * SECOND), 1)
+    sound[[0, -1]] = 0.1
+    return np.concatenate([np.zeros((round(s * SECOND), 1)) if i % 2 else sound
+                           for i, s in ((1, before), (0, 0), (1, after))])  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("before", "seconds", "after", "covered"),
+    [
+        (0.0, 2.0, 0.0, (0.0, 2.0)),
+        (0.7, 2.0, 0.0, (0.7, 2.7)),
+        (0.0, 2.0, 0.7, (0.0, 2.0)),
+        (5.0, 2.0, 3.0, (5.0, 7.0)),
+        (0.004, 2.0, 0.004, (0.0, 2.008)),  # too short to be silence
+        (1.0, 0.2, 1.0, (1.0, 1.5)),  # a window at least
+        (2.0, 0.2, 0.15, (1.85, 2.35)),
+    ],
+)
+def test_windows_cover_what_sounds(
+    tmp_path, rng, monkeypatch, streamed, before, seconds, after, covered
+):
+    if streamed:
+        monkeypatch.setattr(streams, "WHOLE", 1000)
+        monkeypatch.setattr(streams, "BLOCK", 997)
+    x = between(rng, before, seconds, after)
+    stream = stream_of(write(tmp_path / "clip.wav", x, SECOND), FRONT)
+    starts = audio.window_starts(stream, FRONT)
+    want = [round(t * SECOND) for t in covered]
+    assert (starts[0], starts[-1] + FRONT.samples) == (want[0], want[1])
+    assert len(starts) == -(-(starts[-1] - starts[0]) // FRONT.samples) + 1
+    keep = dataclasses.replace(FRONT, silence="keep")
+    kept = audio.window_starts(stream, keep)
+    assert (kept[0], kept[-1] + FRONT.samples) == (0, len(x))
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_silence_in_front_moves_no_window(small, tmp_path, rng, monkeypatch, rate, streamed):
+    if streamed:
+        monkeypatch.setattr(streams, "WHOLE", 1000)
+    sound = noise(rng, 4 * rate)
+    sound[[0, -1]] = 0.1
+    rows = []
+    for before, after in ((0, 0), (rate // 5, 0), (rate, rate // 2), (0, 3 * rate)):
+        dither = rng.uniform(-6e-5, 6e-5, (before + after, 2))  # of 16 bits
+        x = np.concatenate([dither[:before], sound, dither[before:]]).astype(np.float32)
+        rows.append(small.embed_audio(write(tmp_path / "x.wav", x, rate))[0])
+        if not streamed:
+            np.testing.assert_array_equal(small.embed_audio(x, rate=rate)[0], rows[-1])
+    assert min(rows[0] @ row for row in rows[1:]) > 1 - 1e-4
+
+
+def test_silence_alone_is_covered(small):
+    silence = np.zeros(3 * SECOND + 1, np.float32)
+    keep = dataclasses.replace(FRONT, silence="keep")
+    whole = streams.Whole(silence)
+    assert audio.window_starts(whole, FRONT) == audio.window_starts(whole, keep)
+    assert np.isfinite(small.embed_audio(silence, rate=SECOND)).all()
+
+
+def test_silence_between_channels_is_kept(rng):
+    """One after the other in time, as MS-CLAP takes them."""
+    x = np.concatenate([np.zeros((SECOND, 2)), noise(rng, SECOND)])
+    front = dataclasses.replace(FRONT, channels="concatenate")
+    stream = audio.open_front(x, front, rate=SECOND)
+    assert stream.sounding == (0, 4 * SECOND)
+
+
+def test_what_becomes_of_silence_and_the_hop_enter_the_digest(small_folder):
+    config = checkpoint.read_config(small_folder)
+    digests = set()
+    for change in ({}, {"silence": "keep"}, {"window_hop": 0.5}):
+        front = dataclasses.replace(config.front, **change)
+        other = dataclasses.replace(config, front=front)
+        digests.add(checkpoint.digesting(other).hexdigest())
+    assert len(digests) == 3
+
+
+def test_hop_of_a_call_is_that_of_the_front_end(small, rng):
+    clip = noise(rng, 30_000, 1)
+    plain = small.embed_audio(clip, rate=SECOND)
+    finer = small.embed_audio(clip, rate=SECOND, window_hop=0.25)
+    assert np.abs(plain - finer).max() > 0
+    np.testing.assert_array_equal(small.embed_audio(clip, rate=SECOND), plain)
+    front = dataclasses.replace(small.config.front, window_hop=0.25)
+    [*heard] = sources.features([clip], sources.Reading(SECOND, window_hop=0.25), front, 1)
+    assert len(heard) == len(audio.windows(audio.load(clip, front.rate, rate=SECOND), front))
+    [found] = small.classify(clip, ["a"], rate=SECOND, window_hop=0.25)
+    coarser = small.classify(clip, ["a"], rate=SECOND)[0]
+    assert found.score != coarser.score
+    with pytest.raises(ValueError, match="window_hop"):
+        small.embed_audio(clip, rate=SECOND, window_hop=0)

@@ -33,6 +33,7 @@ OTHERS = {
     "padding": [{"padding": "repeat"}, {"padding": "pad"}],
     "quantize": [{"quantize": True}],
     "window_hop": [{"window_hop": 0.5}],
+    "silence": [{"silence": "keep"}],
     "level_db": [{"level_db": 7.0}],
     "truncation": [],  # a model with fusion cannot be trained
     "fusion_resize": [],

@@ -43,8 +43,9 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
         named = str(error).startswith(str(path))  # by who read the file
         raise FormatError(f"{error}" if named else f"{path}: {error}") from error
     config = found.config
-    if compat == "upstream" and found.upstream is not None:
-        config = dataclasses.replace(config, front=found.upstream)
+    if compat == "upstream":
+        front = dataclasses.replace(found.upstream or config.front, silence="keep")
+        config = dataclasses.replace(config, front=front)
     return dataclasses.replace(found, config=config, tokenizer=find_tokenizer(folder))
 
 
