@@ -28,7 +28,19 @@ from reclap.streams import Whole
 SHARED = Path(os.environ.get("RECLAP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SECONDS = 12.0  # shortest recording
 HOPS = (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 6)
-SHARES = (0.0, 0.0009, 0.01, 0.1, 0.235, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # of a window; 0.235 is 1.2 s
+SHARES = (
+    0.0,
+    0.0009,
+    0.01,
+    0.1,
+    0.235,
+    0.35,
+    0.5,
+    0.65,
+    0.8,
+    0.9,
+    1.0,
+)  # of a window; 0.235 is 1.2 s
 HEARD_DB = -60.0
 FRAME = 0.02  # seconds
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reclap.cli import options
+from reclap.cli.files import SUFFIXES
 from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
@@ -85,7 +86,7 @@ def _check_out(args: argparse.Namespace) -> None:
 def _texts_of(args: argparse.Namespace) -> list[str]:
     texts = list(args.text)
     for text in texts:
-        if Path(text).suffix.lower() in options.SUFFIXES and Path(text).is_file():
+        if Path(text).suffix.lower() in SUFFIXES and Path(text).is_file():
             raise ReclapError(f"--text: {text} is a sound file; give either sound files or texts")
     if args.text_file is None:
         return texts

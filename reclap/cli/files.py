@@ -8,12 +8,11 @@ from pathlib import Path
 
 from reclap.errors import ReclapError
 
-__all__ = ["gather"]
+__all__ = ["SUFFIXES", "gather"]
 
-_SUFFIXES = frozenset(
-    (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
-)
 _MEDIA = frozenset((".aac", ".m4a", ".mka", ".mp4", ".webm", ".wma"))  # by the extra media
+_PLAIN = (".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav")
+SUFFIXES = _MEDIA.union(_PLAIN)  # of sound files
 _SHOWN = 4  # suffixes that the summary spells out
 
 
@@ -79,7 +78,7 @@ def _reason(path: Path, folder: Path, *, has_media: bool) -> str | None:
         return "hidden"
     if suffix in _MEDIA and not has_media:
         return "that need the extra media (pip install av)"
-    if suffix not in _SUFFIXES | _MEDIA:
+    if suffix not in SUFFIXES:
         return "of other kinds"
     return None if path.is_file() else "not regular files"
 

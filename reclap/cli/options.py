@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from reclap.cli.files import gather
-from reclap.errors import FormatError, ReclapError
+from reclap.errors import FormatError
 from reclap.towers import DTYPES
 
 if TYPE_CHECKING:
