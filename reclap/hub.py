@@ -26,7 +26,7 @@ OFFLINE = "RECLAP_OFFLINE"  # environment: anything but empty and 0 forbids netw
 
 _PART = r"\w[\w.-]*"
 _ID = re.compile(rf"({_PART}/{_PART})(?::({_PART}(?:/{_PART})*))?", re.ASCII)
-_TEXTS = (*TOKENIZERS, "merges.txt", "tokenizer_config.json")
+_TEXTS = (*TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 _FOLDER = (
     checkpoint.CONFIG,
     checkpoint.MODEL,

@@ -8,7 +8,7 @@ ids equal those of transformers' tokenizers.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def _from_pairs(path: Path) -> tokenizers.Tokenizer:
     merges = _read_merges(path.with_name(_MERGES))
     for (begin, end), build in _PAIR_KINDS.items():
         if begin in vocab and end in vocab:
-            return build(vocab, merges)
+            return build(vocab, merges, path.parent)
     kinds = "; ".join(f"{begin} and {end}" for begin, end in _PAIR_KINDS)
     raise FormatError(f"{path}: expected one of these pairs of special tokens: {kinds}")
 
@@ -117,23 +117,42 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _roberta(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+def _roberta(
+    vocab: dict[str, int], merges: list[tuple[str, str]], folder: Path
+) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     ends = ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"])
     tokenizer.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=False)
-    _mark_special(tokenizer, ["<s>", "</s>", "<unk>", "<pad>", "<mask>"])
+    mask = tokenizers.AddedToken("<mask>", lstrip=_strips_before_mask(folder), special=True)
+    _mark_special(tokenizer, ["<s>", "</s>", "<unk>", "<pad>", mask])
     return tokenizer
 
 
-def _gpt2(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+def _strips_before_mask(folder: Path) -> bool:
+    """Return whether ``<mask>`` takes the spaces before it; transformers' versions differ.
+
+    The settings that a folder holds say it; without them it does not, as transformers 5 has it.
+    """
+    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        mask = read_json(path).get("mask_token") if path.is_file() else None
+        if isinstance(mask, dict) and isinstance(mask.get("lstrip"), bool):
+            return bool(mask["lstrip"])
+    return False
+
+
+def _gpt2(
+    vocab: dict[str, int], merges: list[tuple[str, str]], folder: Path
+) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     _mark_special(tokenizer, ["<|endoftext|>"])
     return tokenizer
 
 
-def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+def _clip(
+    vocab: dict[str, int], merges: list[tuple[str, str]], folder: Path
+) -> tokenizers.Tokenizer:
     begin, end = "<|startoftext|>", "<|endoftext|>"
     model = models.BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>", unk_token=end)
     tokenizer = tokenizers.Tokenizer(model)
@@ -153,9 +172,12 @@ def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.To
     return tokenizer
 
 
-def _mark_special(tokenizer: tokenizers.Tokenizer, tokens: list[str]) -> None:
+def _mark_special(
+    tokenizer: tokenizers.Tokenizer, tokens: Sequence[str | tokenizers.AddedToken]
+) -> None:
     """Let a text that spells a special token give its id; tokens without an id are passed over."""
-    tokenizer.add_special_tokens([t for t in tokens if tokenizer.token_to_id(t) is not None])
+    whole = [tokenizers.AddedToken(t, special=True) if isinstance(t, str) else t for t in tokens]
+    tokenizer.add_special_tokens([t for t in whole if tokenizer.token_to_id(t.content) is not None])
 
 
 _PAIR_KINDS: dict[tuple[str, str], Callable[..., tokenizers.Tokenizer]] = {

@@ -172,6 +172,17 @@ def test_sentinels_and_end_of_t5(tmp_path):
     assert tokenizer.encode("</s>").ids == [1, 1]
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("lstrip", [True, False, None])
+def test_mask_takes_spaces_before_it_where_the_folder_says_so(tmp_path, file, lstrip):
+    roberta(tmp_path)
+    said = "<mask>" if lstrip is None else {"content": "<mask>", "lstrip": lstrip}
+    (tmp_path / file).write_text(json.dumps({"mask_token": said}))
+    tokenizer = vocabulary.load(tmp_path / "vocab.json")
+    spaced, close = (tokenizer.encode(f"a{x}<mask> b").ids for x in (" ", ""))
+    assert (spaced == close) == bool(lstrip)
+
+
 BAD = [
     ("vocab.json", b"[]", "expected an object"),
     ("vocab.json", b'{"<s>": 0, "</s>": -1}', "expected an object"),
