@@ -695,6 +695,15 @@ def test_closed_output_is_named(small_folder, tones, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_no_file_takes_the_place_of_closed_output():
+    code = "import os, sys; from reclap.cli import main; main(['cache']); sys.exit(os.open('/', 0))"
+    environment = os.environ | {"PYTHONPATH": str(Path(reclap.__file__).parents[1])}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], env=environment, check=False, preexec_fn=lambda: os.close(1)
+    )
+    assert done.returncode > 2
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [

@@ -59,12 +59,19 @@ def test_what_was_appended_is_read(store):
         found.metadata(4)
 
 
-def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
-    page = Path(__file__).parents[1] / "docs" / "store.md"
-    [block] = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "store.md").read_text("utf-8")
+    (tmp_path / "examples").symlink_to(root / "examples")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "docs/store.md", "exec"), {})  # noqa: S102
-    assert capsys.readouterr().out == "(4, 4) b.wav {'seconds': 5} 0000\n"
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+        exec(compile(block, "docs/store.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out.splitlines() == [
+        "(4, 4) b.wav {'seconds': 5} 0000",
+        "0 examples/sounds/rain.ogg (384,)",
+        "1 none.wav none.wav: No such file or directory",
+        "examples/sounds/rain.ogg rain",
+    ]
 
 
 def test_files_are_as_documented(store):
