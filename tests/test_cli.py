@@ -409,6 +409,9 @@ def test_embed_keeps_what_another_model_began(run, tones, tmp_path):
     _fails(run(*args, model=False), "out.npz.partial: holds", "cannot append")
     assert run(*args, "--force", model=False)[0] == 0
     assert reclap.Embeddings.load(out).model == "mini"
+    _fails(run("embed", tones[0], "none.wav", "-o", out, "--force"), "none.wav")
+    status, _, err = run("embed", *tones[:2], "-o", out, "--force")  # goes on with its own
+    assert (status, err) == (0, "reclap: 1 of 2 were there already\n")
 
 
 def test_standard_input_is_another_sound_each_time(run, small, tones, tmp_path, monkeypatch):
@@ -591,8 +594,8 @@ def labels_used(run, tone, *args):
 
 
 def test_labels_with_commas_are_quoted(run, tones):
-    found = labels_used(run, tones[0], "--labels", '"dog, barking", rain ,5" gun')
-    assert found == {"dog, barking", "rain", '5" gun'}
+    found = labels_used(run, tones[0], "--labels", '"dog, barking", "rain, hard" , rain ,5" gun')
+    assert found == {"dog, barking", "rain, hard", "rain", '5" gun'}
     _fails(run("classify", tones[0], "--labels", '"dog, rain'), "--labels", "unexpected end")
 
 

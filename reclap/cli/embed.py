@@ -182,7 +182,7 @@ def _write_archive(out: Path, items: Sequence[str]) -> None:
 def _places(items: Iterable[str], there: Sequence[str]) -> Iterator[int]:
     """Yield the row of each item that has one."""
     rows: dict[str, list[int]] = {}
-    for i, item in reversed(list(enumerate(there))):
+    for i, item in enumerate(there):
         rows.setdefault(item, []).append(i)
     for item in items:
         if rows.get(item):

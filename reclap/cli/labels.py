@@ -91,8 +91,9 @@ def labels_of(args: argparse.Namespace) -> "list[str] | PromptBank":
 
 
 def _split(given: str) -> list[str]:
+    close = re.sub(r'(?<=")\s+(?=,|$)', "", given)  # space between a quote and a comma
     try:
-        [row] = csv.reader([given], skipinitialspace=True, strict=True)
+        [row] = csv.reader([close], skipinitialspace=True, strict=True)
     except csv.Error as error:
         raise ReclapError(f"--labels: {given!r}: {error}") from error
     return row
