@@ -237,18 +237,43 @@ typedef struct {
     float decay;
 } update_job;
 
-static void update_param(void *arg, int64_t i, int worker)
+/* The parameter that the value at a place of the buffers belongs to, or that it pads. */
+static int64_t param_at(const rc_trainer *t, int64_t at)
+{
+    int64_t low = 0, high = t->model->params.count;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (t->offset[middle] <= at)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Values from..to-1 of the buffers, as far as they are the parameter's. */
+static void update_part(const update_job *job, int64_t param, int64_t from, int64_t to)
+{
+    const rc_trainer *t = job->t;
+    const rc_param *p = &t->model->params.item[param];
+    int64_t at = rc_max(from, t->offset[param]);
+    int64_t n = rc_min(to, t->offset[param] + p->count) - at;
+    if (p->kind == RC_BUFFER || n < 1) return;
+    rc_adamw how = job->how;
+    how.weight_decay = p->kind == RC_WEIGHT ? job->decay : 0;
+    rc_adamw_step(t->buffer[0] + at, t->buffer[2] + at, t->buffer[3] + at, t->buffer[1] + at, n,
+                  &how);
+}
+
+/* Pieces, not parameters: a table of tokens would keep one thread busy when the others are done. */
+static void update_piece(void *arg, int64_t index, int worker)
 {
     (void)worker;
     const update_job *job = arg;
-    rc_trainer *t = job->t;
-    const rc_param *p = &t->model->params.item[i];
-    if (p->kind == RC_BUFFER) return;
-    rc_adamw how = job->how;
-    how.weight_decay = p->kind == RC_WEIGHT ? job->decay : 0;
-    int64_t at = t->offset[i];
-    rc_adamw_step(t->buffer[0] + at, t->buffer[2] + at, t->buffer[3] + at, t->buffer[1] + at,
-                  p->count, &how);
+    const rc_trainer *t = job->t;
+    int64_t from = index * PIECE, to = rc_min(from + PIECE, t->size);
+    for (int64_t i = param_at(t, from); i < t->model->params.count && t->offset[i] < to; i++)
+        update_part(job, i, from, to);
 }
 
 /* The temperature stays in [0, ln 100] (LAION: training/train.py). */
@@ -298,7 +323,7 @@ static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, c
                          .step = (int64_t)how->step + 1,
                          .grad_scale = (float)clip};
     rc_watch *watch = rc_watch_set(NULL); /* half an update would be worse than a late end */
-    rc_parallel(rc_dnn_pool(t->context->dnn), t->model->params.count, update_param, &job);
+    rc_parallel(rc_dnn_pool(t->context->dnn), (t->size + PIECE - 1) / PIECE, update_piece, &job);
     rc_watch_set(watch);
     clamp_scale(t);
     rc_htsat_update_statistics(t->model->audio.htsat, &t->model->params, t->tape);

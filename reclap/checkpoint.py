@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def is_foreign(path: Path) -> bool:
     return config.is_file() and "model_type" in files.read_json(config)
 
 
-def require_own(folder: Path, format: str) -> None:
+def require_own(folder: Path, format: Literal["reclap", "hf"]) -> None:
     """Raise FileExistsError for a folder whose config.json is not that of a model of a format."""
     path = folder / CONFIG
     if not path.exists():

@@ -21,7 +21,7 @@ from reclap._libraries import core
 from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads
 from reclap.clips import is_file
 from reclap.config import ClapConfig
-from reclap.errors import FormatError, ReclapError, SkippedWarning, one_line, shown_name
+from reclap.errors import Errors, FormatError, ReclapError, SkippedWarning, one_line, shown_name
 from reclap.fusion import Picture
 from reclap.progress import bar as progress_bar
 from reclap.results import Embedding
@@ -74,12 +74,12 @@ class Embedder:
 
     def embed_audio(
         self,
-        source: Any,
+        source: sources.Sounds,
         *,
         rate: int | None = None,
         channels_first: bool = False,
         window_hop: float | None = None,
-        errors: str = "raise",
+        errors: Errors = "raise",
         progress: bool = False,
     ) -> Floats:
         """Embed sounds.
@@ -136,12 +136,12 @@ class Embedder:
 
     def iter_embed(
         self,
-        source: Any,
+        source: sources.Sounds,
         *,
         rate: int | None = None,
         channels_first: bool = False,
         window_hop: float | None = None,
-        errors: str = "raise",
+        errors: Errors = "raise",
         progress: bool = False,
     ) -> Generator[Embedding, None, None]:
         """Embed sounds one after the other, in memory that does not grow with their number.
@@ -208,12 +208,12 @@ class Embedder:
         return rows
 
     def _groups(
-        self, source: Any, reading: sources.Reading, errors: str, progress: bool
+        self, source: sources.Sounds, reading: sources.Reading, errors: Errors, progress: bool
     ) -> Generator[list[Embedding], None, None]:
         """Yield embeddings in order, those together that are complete together."""
         require_errors(errors)
         is_stream = isinstance(source, Iterator) and not is_file(source)
-        items = source if is_stream else sources.as_list(source)
+        items: Any = source if is_stream else sources.as_list(source)
         if not isinstance(items, Iterator):
             sources.require_rate(items, reading.rate)
         total = None if isinstance(items, Iterator) else len(items)
@@ -282,7 +282,7 @@ class Embedder:
         return hashlib.sha256(f"{self.digest} {tokenizer}".encode()).hexdigest()
 
 
-def require_errors(errors: str) -> None:
+def require_errors(errors: Errors) -> None:
     """Refuse another value of the argument `errors` than "raise" and "skip"."""
     if errors not in ("raise", "skip"):
         raise ValueError(f'errors is {errors!r}, expected "raise" or "skip"')

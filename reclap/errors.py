@@ -4,9 +4,11 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 __all__ = [
     "BackendError",
+    "Errors",
     "FormatError",
     "MissingDependencyError",
     "ReclapError",
@@ -17,6 +19,8 @@ __all__ = [
     "shown_name",
     "shown_names",
 ]
+
+Errors: TypeAlias = Literal["raise", "skip"]  # what a bad item of several does
 
 _SHOWN = 5  # faults that a warning spells out
 _LONGEST_MESSAGE = 20_000  # characters

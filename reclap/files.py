@@ -12,9 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from reclap.errors import FormatError
+from reclap.errors import BackendError, FormatError, ReclapError
 
-__all__ = ["atomic", "disguise", "made", "parse_json", "read_json", "staged", "sync", "write_text"]
+__all__ = [
+    "atomic",
+    "disguise",
+    "lock",
+    "made",
+    "parse_json",
+    "read_json",
+    "staged",
+    "sync",
+    "write_text",
+]
 
 
 def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
@@ -176,3 +186,30 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file atomically, in UTF-8."""
     with atomic(path) as f:
         f.write(text.encode())
+
+
+def lock(file: IO[Any], busy: str) -> None:
+    """Lock an open file until it is closed; the system lets go when the process dies.
+
+    Parameters
+    ----------
+    file : file object
+        Open for writing.
+    busy : str
+        What to say if another process holds the lock.
+
+    Raises
+    ------
+    ReclapError
+        If another process does.
+    BackendError
+        On systems without POSIX's locks.
+    """
+    try:
+        import fcntl  # here, because not every system has it
+    except ImportError as error:
+        raise BackendError("locks of files need a POSIX system, such as Linux or macOS") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ReclapError(busy) from None

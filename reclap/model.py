@@ -7,16 +7,16 @@ import math
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from reclap import checkpoint, naming, sources
 from reclap.embedder import Embedder, Floats, pool, require_errors
-from reclap.errors import ReclapError
+from reclap.errors import Errors, ReclapError
 from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
-from reclap.prompts.combine import place_of
+from reclap.prompts.combine import Rule, place_of
 from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Embedding, Timeline
@@ -137,7 +137,7 @@ class Model(Embedder):
         template: str | None,
         n_prompts: int | None,
         seed: int,
-        rule: str,
+        rule: Rule,
         cache: bool,
         progress: bool = False,
     ) -> naming.Classes:
@@ -156,7 +156,7 @@ class Model(Embedder):
 
     def classify(
         self,
-        source: Any,
+        source: sources.Sounds,
         labels: Labels,
         top_k: int = 5,
         *,
@@ -164,12 +164,12 @@ class Model(Embedder):
         channels_first: bool = False,
         window_hop: float | None = None,
         template: str | None = None,
-        combine: str = "mean_embedding",
+        combine: Rule = "mean_embedding",
         n_prompts: int | None = None,
         seed: int = 0,
         explain: bool = False,
         cache: bool = True,
-        errors: str = "raise",
+        errors: Errors = "raise",
         progress: bool = False,
     ) -> list[Classification]:
         """Name sounds by text, without training on the labels.
@@ -210,7 +210,7 @@ class Model(Embedder):
 
     def iter_classify(
         self,
-        source: Any,
+        source: sources.Sounds,
         labels: Labels,
         top_k: int = 5,
         *,
@@ -218,12 +218,12 @@ class Model(Embedder):
         channels_first: bool = False,
         window_hop: float | None = None,
         template: str | None = None,
-        combine: str = "mean_embedding",
+        combine: Rule = "mean_embedding",
         n_prompts: int | None = None,
         seed: int = 0,
         explain: bool = False,
         cache: bool = True,
-        errors: str = "raise",
+        errors: Errors = "raise",
         progress: bool = False,
     ) -> Generator[Classification, None, None]:
         """Name sounds one after the other, in memory that does not grow with their number.
@@ -284,7 +284,7 @@ class Model(Embedder):
 
     def timeline(
         self,
-        source: Any,
+        source: sources.Sounds,
         labels: Labels,
         window: float | None = None,
         hop: float | None = None,
@@ -292,11 +292,11 @@ class Model(Embedder):
         rate: int | None = None,
         channels_first: bool = False,
         template: str | None = None,
-        combine: str = "mean_embedding",
+        combine: Rule = "mean_embedding",
         n_prompts: int | None = None,
         seed: int = 0,
         cache: bool = True,
-        errors: str = "raise",
+        errors: Errors = "raise",
         progress: bool = False,
     ) -> Timeline:
         """Score labels along a recording.
@@ -389,7 +389,11 @@ class Model(Embedder):
         }
 
     def save(
-        self, folder: str | os.PathLike[str], format: str = "reclap", *, overwrite: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        format: Literal["reclap", "hf"] = "reclap",
+        *,
+        overwrite: bool = False,
     ) -> None:
         """Write the model as a folder that `load` takes.
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reclap._libraries import core
 from reclap.errors import shown_names
 from reclap.prompts.bank import PromptBank, sample
-from reclap.prompts.combine import place_of
+from reclap.prompts.combine import Rule, place_of
 from reclap.prompts.strategies import Labels
 from reclap.results import Attribution
 from reclap.text import Tokenizer, check_texts, prompt_of
@@ -110,7 +110,7 @@ class Classes:
 
     prompts: Prompts
     embeddings: Floats
-    rule: str = "mean_embedding"
+    rule: Rule = "mean_embedding"
 
     @property
     def labels(self) -> tuple[str, ...]:

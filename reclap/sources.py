@@ -7,12 +7,13 @@ import itertools
 import numbers
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from reclap.audio import AudioConfig, open_front
-from reclap.clips import check_rate, is_file
+from reclap.clips import Source, check_rate, is_file
 from reclap.errors import BadSound, FormatError, one_line
 from reclap.fusion import Picture, pictures
 from reclap.prefetch import prefetch
@@ -20,6 +21,7 @@ from reclap.streams import Stream, Whole, cut
 
 __all__ = [
     "Reading",
+    "Sounds",
     "as_list",
     "features",
     "name_of",
@@ -28,11 +30,15 @@ __all__ = [
     "without_fault",
 ]
 
+# What callers pass: a file, its content, samples, samples with their rate; or several of them.
+Sound: TypeAlias = Source | npt.ArrayLike | tuple[npt.ArrayLike, float] | Mapping[str, Any]
+Sounds: TypeAlias = Sound | Iterable[Sound]
+
 AHEAD = 32  # pictures that are ready before the model asks for them
 BAD_SOUND = (OSError, FormatError, BadSound)  # anything else is a fault of ours, or the caller's
 
 
-def as_list(source: Any) -> list[Any]:
+def as_list(source: Sounds) -> list[Any]:
     """Return the sounds of an argument: those of a list or iterable, or the one that it is.
 
     An array, a list of numbers, a pair ``(samples, rate)`` and a mapping with keys ``"array"`` and

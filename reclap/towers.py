@@ -61,7 +61,7 @@ class HtsatConfig(Settings):
         Side of the square picture that the spectrogram is folded into; a multiple of `mels`.
         The tower takes up to ``spec_size ** 2 // mels`` frames.
     patch : int
-        Side of a patch and its stride.
+        Side of a patch and its stride; there are at most 512 patches a side.
     embed : int
         Width of the first stage; each stage doubles it.
     fusion : bool

@@ -1,6 +1,6 @@
 """Fail every allocation of one kind of work once, in a process that this is the program of.
 
-``python nomemory.py WORK LIBRARY DTYPE``, with the library made of nomemory.c preloaded. What works
+``python nomemory.py WORK core|python DTYPE``, the first with nomemory.c preloaded. What works
 is set up anew for each n, so that the n-th allocation comes at the same place; the same objects are
 used again afterwards.
 """
@@ -20,7 +20,6 @@ from reclap._libraries import core, sndfile
 
 MOST = 20_000  # allocations; more are a test that has gone wrong
 QUIET = 40  # times that nothing happens: with CPython's hooks there is no other sign of the end
-LIBRARIES = {"core": "_core.", "onednn": "libdnnl", "sndfile": "libsndfile", "python": ""}
 
 Call = Callable[[], Any]
 
@@ -146,8 +145,8 @@ class Step(Train):
         self.trainer.gradients(self.mel[:2], self.text[:2], 0, 0)
 
 
-class Wave(Work):
-    """A WAV file that is opened and read."""
+class Decode(Work):
+    """Files that are opened and read."""
 
     def __init__(self, dtype: str) -> None:
         super().__init__(dtype)
@@ -155,7 +154,8 @@ class Wave(Work):
         with wave.open(out, "wb") as f:
             f.setparams((2, 2, 16000, 0, "NONE", ""))
             f.writeframes(np.arange(60_000, dtype="<i2").tobytes())
-        self.files = [out.getvalue()]
+        sounds = Path(__file__).resolve().parents[1] / "examples" / "sounds"
+        self.files = [out.getvalue(), (sounds / "rain.ogg").read_bytes()]
 
     def fresh(self) -> None:
         self.readers = [sndfile().open(data) for data in self.files]
@@ -169,15 +169,6 @@ class Wave(Work):
             assert reader.read().shape[1] in (1, 2)
         self.fresh()
         return self.run()
-
-
-class Decode(Wave):
-    """An Ogg file, too, whose libraries do not survive when they get no memory themselves."""
-
-    def __init__(self, dtype: str) -> None:
-        super().__init__(dtype)
-        sounds = Path(__file__).resolve().parents[1] / "examples" / "sounds"
-        self.files.append((sounds / "rain.ogg").read_bytes())
 
 
 class Mel(Work):
@@ -214,7 +205,7 @@ class Score(Work):
     again = run
 
 
-KINDS = (Load, Pack, Embed, Train, Step, Wave, Decode, Mel, Score)
+KINDS = (Load, Pack, Embed, Train, Step, Decode, Mel, Score)
 WORKS = {kind.__name__.lower(): kind for kind in KINDS}
 
 
@@ -253,11 +244,11 @@ def fail_each(work: Work, arm: Callable[[int], None], disarm: Callable[[], int])
     raise AssertionError("no end")
 
 
-def main(name: str, library: str, dtype: str) -> None:
+def main(name: str, whose: str, dtype: str) -> None:
     """Print how many allocations were failed."""
     work = WORKS[name](dtype)
-    work.inside = library != "python"
-    if library == "python":
+    work.inside = whose == "core"
+    if whose == "python":
         import _testcapi  # not everywhere
 
         def arm(n: int) -> None:
@@ -273,10 +264,7 @@ def main(name: str, library: str, dtype: str) -> None:
     preloaded.nomemory_watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
     preloaded.nomemory_arm.argtypes = [ctypes.c_long]
     preloaded.nomemory_disarm.restype = ctypes.c_long
-    sndfile()
-    parts = list(mapped(LIBRARIES[library]))
-    assert parts, library
-    for part in parts:
+    for part in mapped("_core."):
         preloaded.nomemory_watch(*part)
     print(fail_each(work, preloaded.nomemory_arm, preloaded.nomemory_disarm))
 

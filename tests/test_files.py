@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from reclap import files
-from reclap.errors import FormatError
+from reclap.errors import BackendError, FormatError, ReclapError
 
 
 def _mode(path):
@@ -135,3 +135,20 @@ def test_json_that_is_no_object_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(FormatError, match=r"x\.json: expected a JSON object, got"):
         files.read_json(path)
+
+
+def test_lock_is_refused_while_another_holds_it_and_free_afterwards(tmp_path):
+    path = tmp_path / "lock"
+    with path.open("w") as first, path.open("w") as second:
+        files.lock(first, "busy")
+        with pytest.raises(ReclapError, match=r"^here: busy$"):
+            files.lock(second, "here: busy")
+        first.close()
+        files.lock(second, "here: busy")
+
+
+def test_systems_without_posix_locks_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    needed = pytest.raises(BackendError, match="need a POSIX system")
+    with (tmp_path / "lock").open("w") as file, needed:
+        files.lock(file, "busy")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from models import AUDIO, MLP, decibels, new_model
 
+import reclap
 from reclap._libraries import core
 
 WAIT = 120.0  # seconds after which a test counts as stuck
@@ -150,6 +151,49 @@ def test_threads_that_do_everything_get_the_right_result_or_are_refused(rng):
         assert np.abs(embed()[0] - want).max() < 1e-5
         for x, i in zip(arrays, range(len(arrays)), strict=True):
             np.testing.assert_array_equal(model.read(i), x)
+
+
+def test_three_threads_do_everything_with_one_loaded_model(small_folder, tones, tmp_path):
+    model = reclap.load(small_folder, threads=2)
+    sounds, labels = tones[:3], ["rain", "dog"]
+    rows, texts, digest = model.embed_audio(sounds), model.embed_text(labels), model.digest
+    named = [r.label for r in model.classify(sounds, labels)]
+
+    def embed():
+        np.testing.assert_array_equal(model.embed_audio(sounds), rows)
+        np.testing.assert_array_equal(model.embed_text(labels), texts)
+
+    def classify():
+        assert [r.label for r in model.classify(sounds, labels)] == named
+        assert [len(r.scores) for r in model.classify(sounds, labels)] == [2] * 3
+
+    def keep():
+        folder = tmp_path / str(threading.get_ident())
+        model.save(folder)
+        assert reclap.load(folder, threads=1).digest == digest
+        assert model.info()
+
+    def change():
+        for _ in range(20):
+            model._core.pack()
+
+    def everything(*works):
+        for work in works:
+            try:
+                work()
+            except RuntimeError as error:
+                if "busy" not in str(error):
+                    raise
+
+    for _ in range(3):
+        results = side_by_side(
+            lambda: everything(embed, change, classify, keep),
+            lambda: everything(keep, classify, change, embed),
+            lambda: everything(change, embed, keep, classify),
+        )
+        assert results == [None] * 3
+    embed()
+    keep()
 
 
 # ---- Binding and packing -------------------------------------------------------------------------

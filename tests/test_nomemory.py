@@ -2,9 +2,9 @@
 
 Each kind of work runs in a process of its own (nomemory.py), into which nomemory.c is preloaded: it
 sees what the core asks of the C library, whichever function does, without a line in the core. The
-allocators of CPython fail through hooks of its own. oneDNN and the libraries behind libsndfile's
-compressed formats write through the null pointers that they get, which no caller can help, and
-libgomp ends the process; so these may have all memory here.
+allocators of CPython fail through hooks of its own. oneDNN and libsndfile write through the null
+pointers that they get, which no caller can help, and libgomp ends the process; so these may have
+all memory here.
 """
 
 import importlib.util
@@ -42,12 +42,12 @@ def preload(tmp_path_factory):
     return out
 
 
-def failures(work, library, dtype, **variables):
+def failures(work, whose, dtype, **variables):
     """Run nomemory.py; return how many allocations it failed."""
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
     environment = {**os.environ, "PYTHONPATH": path, **variables}
     program = [sys.executable, "-X", "faulthandler", str(HERE / "nomemory.py")]
-    command = [*program, work, library, dtype]
+    command = [*program, work, whose, dtype]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-3000:]}"
     return int(done.stdout)

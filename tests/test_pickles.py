@@ -423,14 +423,14 @@ def test_every_cut_is_noticed(legacy, tmp_path):
 def test_missing_record_is_named(tmp_path):
     path = save({"x": torch.ones(3)}, tmp_path / "a.pt")
     resave(path, lambda name, content: None if name == "a/data/0" else (name, content))
-    with pytest.raises(FormatError, match="expected a record b'a/data/0'"):
+    with pytest.raises(FormatError, match="expected a record 'a/data/0'"):
         pickles.read(path)
 
 
 def test_short_record_is_named(tmp_path):
     path = save({"x": torch.ones(3)}, tmp_path / "a.pt")
     resave(path, lambda name, content: (name, content[:8] if name == "a/data/0" else content))
-    with pytest.raises(FormatError, match="expected 12 bytes in record b'a/data/0', got 8"):
+    with pytest.raises(FormatError, match="expected 12 bytes in record 'a/data/0', got 8"):
         pickles.read(path)
 
 

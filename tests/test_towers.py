@@ -483,6 +483,25 @@ def test_ten_steps_follow_torch(rng, oracle, threads):
         assert want.distance(name, x) <= 1e-5, name  # five times what was measured
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_parameters_are_updated_whole(rng, threads):
+    model, _ = new_model(
+        rng, AUDIO | {"embed": 48}
+    )  # a weight is then several pieces of the update
+    trainer = core.Trainer(model, threads)
+    assert max(x.size for x in trainer.buffers(0)) > 2 * 65536
+    want = [x.copy() for x in trainer.buffers(0)]
+    mel, text = decibels(rng, 2), rng.standard_normal((2, 24))
+    trainer.step(mel, text, 0, 0, lr=0.01, weight_decay=0.1)
+    kinds = [kind for _, _, kind in model.parameters()]
+    for x, y, g, kind in zip(want, trainer.buffers(0), trainer.buffers(1), kinds, strict=True):
+        if kind == STATISTIC:
+            continue
+        zero, decay = np.zeros_like(x), 0.1 if kind == WEIGHT else 0.0
+        core.adamw_step(x, zero, zero.copy(), g, 1, 0.01, 0.9, 0.999, 1e-8, decay, 1.0)
+        np.testing.assert_array_equal(x, y)
+
+
 def test_logit_scale_stays_below_its_limit(rng):
     model, _ = new_model(rng)
     trainer = core.Trainer(model, 1)

@@ -15,6 +15,7 @@ from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
+    from reclap.errors import Errors
     from reclap.model import Model
     from reclap.store import Header, Writer
 
@@ -155,7 +156,7 @@ def _embed_texts(model: "Model", texts: list[str], writer: "Writer") -> None:
             shown.update(len(part))
 
 
-def _embed_files(model: "Model", files: list[str], writer: "Writer", errors: str) -> int:
+def _embed_files(model: "Model", files: list[str], writer: "Writer", errors: "Errors") -> int:
     """Embed files, and return how many were skipped."""
     faults = 0
     watched = options.is_watched(len(files))

@@ -5,12 +5,14 @@ The zip file has records ``NAME/data.pkl``, ``NAME/byteorder`` and, for each sto
 the object, the keys of the storages) and then, for each key, the number of items and the items.
 """
 
+import codecs
 import mmap
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -79,25 +81,50 @@ class _Storages:
 # ---- Zip files -----------------------------------------------------------------------------------
 
 
-class _Record(NamedTuple):
-    method: int
-    packed: int  # bytes in the file
-    size: int
-    header: int  # place of the local header
+codecs.lookup("cp437")  # of old names: imported now, and not because a file asks for it
+_METHODS = {1: "shrunk", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstandard", 95: "xz"}
+_UNFOLDED = 16  # bytes of zipfile's objects for each byte of a directory, rounded up
+
+
+class _Reader:
+    """The mapped file for zipfile, which pays for the objects that a directory becomes."""
+
+    def __init__(self, data: mmap.mmap, budget: Budget) -> None:
+        self.data, self.budget, self.at = data, budget, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, len(self.data))[whence]
+        if self.at < 0:
+            raise ValueError("a place before the file")
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self.data) if size < 0 else min(len(self.data), self.at + size)
+        self.budget.take(_UNFOLDED * max(0, end - self.at))
+        part = self.data[self.at : end]
+        self.at += len(part)
+        return part
 
 
 class _Zip:
-    """A zip file. Its own reader, as the standard one trusts sizes and raises many exceptions."""
+    """A zip file: the directory by zipfile, records as views of the mapped file."""
 
     def __init__(self, data: mmap.mmap, budget: Budget) -> None:
         self.data, self.budget = data, budget
         self.bytes: Array = np.frombuffer(data, np.uint8)
-        self.records = dict(self._directory())
-        names = [n for n in self.records if n == b"data.pkl" or n.endswith(b"/data.pkl")]
+        self.records = self._directory()
+        names = [n for n in self.records if n == "data.pkl" or n.endswith("/data.pkl")]
         if not names:
             self.fault("expected a record data.pkl, as torch.save writes")
-        self.prefix = min(names, key=len)[: -len(b"data.pkl")]
-        order = self.read(self.prefix + b"byteorder") if self._has(b"byteorder") else b"little"
+        self.prefix = min(names, key=len)[: -len("data.pkl")]
+        has_order = f"{self.prefix}byteorder" in self.records
+        order = self.read(f"{self.prefix}byteorder") if has_order else b"little"
         if order not in (b"little", b"big"):
             self.fault(f"expected byteorder little or big, got {shown(order)}")
         self.storages = _Storages(budget, "<" if order == b"little" else ">")
@@ -106,50 +133,48 @@ class _Zip:
         raise FormatError(f"{self.budget.where}: {message}")
 
     def load(self) -> Any:
-        name = self.prefix + b"data.pkl"
+        name = f"{self.prefix}data.pkl"
         record = self.records[name]
-        if record.method == 0:
+        if record.compress_type == zipfile.ZIP_STORED:
             begin = self._begin(name)
-            m = Machine(self.data, begin, begin + record.size, self.budget, CALLS, self._storage)
+            m = Machine(self.data, begin, begin + record.file_size, self.budget, CALLS, self._get)
         else:
             text = self.read(name)
-            m = Machine(text, 0, len(text), self.budget, CALLS, self._storage)
+            m = Machine(text, 0, len(text), self.budget, CALLS, self._get)
         return run(m)
 
-    def _has(self, name: bytes) -> bool:
-        return self.prefix + name in self.records
-
-    def _storage(self, m: Machine, pid: Any) -> Storage:
+    def _get(self, m: Machine, pid: Any) -> Storage:
+        """Return the storage of a persistent id."""
         match pid:
             case ("storage", kind, str() as key, _, numel, *_):
-                name = self.prefix + b"data/" + key.encode("utf-8", "surrogatepass")
+                name = f"{self.prefix}data/{key}"
             case _:
                 m.fault(f"expected the id of a storage, got {shown(pid)}")
         if name not in self.records:
             m.fault(f"expected a record {shown(name)}")
         storage = self.storages.get(m, kind, key, numel, lambda: self._bytes(name))
-        if storage.nbytes > self.records[name].size:
-            m.fault(
-                f"expected {storage.nbytes} bytes in record {shown(name)},"
-                f" got {self.records[name].size}"
-            )
+        size = self.records[name].file_size
+        if storage.nbytes > size:
+            m.fault(f"expected {storage.nbytes} bytes in record {shown(name)}, got {size}")
         return storage
 
     # ---- Records
 
-    def read(self, name: bytes) -> bytes:
+    def read(self, name: str) -> bytes:
         """Return the content of a small record."""
         content = self._bytes(name)
         self.budget.take(len(content))
         return content.tobytes()
 
-    def _bytes(self, name: bytes) -> Array:
+    def _bytes(self, name: str) -> Array:
         record, begin = self.records[name], self._begin(name)
-        content = self.bytes[begin : begin + record.packed]
-        return content if record.method == 0 else self._inflated(name, content)
+        content = self.bytes[begin : begin + record.compress_size]
+        if record.compress_type == zipfile.ZIP_STORED:
+            return content
+        return self._inflated(name, content)
 
-    def _inflated(self, name: bytes, content: Array) -> Array:
-        size = self.records[name].size
+    def _inflated(self, name: str, content: Array) -> Array:
+        size = self.records[name].file_size
         self.budget.take(size)
         unpack = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
@@ -160,76 +185,41 @@ class _Zip:
             self.fault(f"record {shown(name)}: expected {size} bytes, got {len(out)}")
         return np.frombuffer(out, np.uint8)
 
-    def _begin(self, name: bytes) -> int:
+    def _begin(self, name: str) -> int:
         """Return where the content of a record begins, behind its local header."""
         record = self.records[name]
-        header = self.data[record.header : record.header + 30]
+        if record.flag_bits & 1:
+            self.fault(f"record {shown(name)}: expected it stored or deflated, got it encrypted")
+        method = record.compress_type
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            kind = _METHODS.get(method, f"method {method}")
+            self.fault(f"record {shown(name)}: expected it stored or deflated, got {kind}")
+        if method == zipfile.ZIP_STORED and record.file_size != record.compress_size:
+            self.fault(f"record {shown(name)}: expected as many bytes as are stored")
+        at = record.header_offset  # zipfile moves it by what it finds before the first record
+        header = self.data[at : at + 30] if at >= 0 else b""
         if len(header) < 30 or not header.startswith(_ZIP):
-            self.fault(f"record {shown(name)}: expected a header at byte {record.header}")
-        begin: int = record.header + 30 + sum(struct.unpack("<HH", header[26:]))
-        if begin + record.packed > len(self.data):
-            self.fault(f"record {shown(name)}: expected {record.packed} bytes from byte {begin}")
+            self.fault(f"record {shown(name)}: expected a header at byte {at}")
+        begin: int = at + 30 + sum(struct.unpack("<HH", header[26:]))
+        if begin + record.compress_size > len(self.data):
+            self.fault(
+                f"record {shown(name)}: expected {record.compress_size} bytes from byte {begin}"
+            )
         return begin
 
-    # ---- The directory
-
-    def _directory(self) -> list[tuple[bytes, _Record]]:
-        count, size, at = self._end()
-        end = at + size
-        if end > len(self.data):
-            self.fault(f"expected the directory inside the file, got byte {end}")
-        entries = []
-        for _ in range(count):
-            self.budget.take(_ENTRY)
-            entry = self.data[at : min(at + 46, end)]
-            if len(entry) < 46 or not entry.startswith(b"PK\x01\x02"):
-                self.fault(f"expected an entry of the zip directory at byte {at}")
-            names, extras, comments = struct.unpack("<HHH", entry[28:34])
-            name = self.data[at + 46 : at + 46 + names]
-            extra = self.data[at + 46 + names : at + 46 + names + extras]
-            entries.append((name, self._record(name, entry, extra)))
-            at += 46 + names + extras + comments
-        return entries
-
-    def _record(self, name: bytes, entry: bytes, extra: bytes) -> _Record:
-        flags, method = struct.unpack("<HH", entry[8:12])
-        packed, size = struct.unpack("<II", entry[20:28])
-        values = [size, packed, *struct.unpack("<I", entry[42:46])]
-        large = self._large(extra)
-        for i, value in enumerate(values):
-            if value == 0xFFFFFFFF and large:
-                values[i] = large.pop(0)
-        if flags & 1 or method not in (0, 8):
-            self.fault(f"record {shown(name)}: expected it stored or deflated, not encrypted")
-        if method == 0 and values[0] != values[1]:
-            self.fault(f"record {shown(name)}: expected as many bytes as are stored")
-        return _Record(method, packed=values[1], size=values[0], header=values[2])
-
-    def _large(self, extra: bytes) -> list[int]:
-        """Return the 64-bit values of the extra field."""
-        while len(extra) >= 4:
-            tag, length = struct.unpack("<HH", extra[:4])
-            if tag == 1:
-                body = extra[4 : 4 + min(length, 24) // 8 * 8]
-                body = body[: len(body) // 8 * 8]
-                return list(struct.unpack(f"<{len(body) // 8}Q", body))
-            extra = extra[4 + length :]
-        return []
-
-    def _end(self) -> tuple[int, int, int]:
-        """Return number of entries, size and place of the directory."""
-        at = self.data.rfind(b"PK\x05\x06", max(0, len(self.data) - 65_557))
-        if at < 0 or at + 22 > len(self.data):
-            self.fault("expected the directory of a zip file at the end; is the file complete?")
-        count, size, begin = struct.unpack("<HII", self.data[at + 10 : at + 20])
-        locator = self.data[at - 20 : at] if at >= 20 else b""
-        if locator.startswith(b"PK\x06\x07"):
-            place = struct.unpack("<Q", locator[8:16])[0]
-            large = self.data[place : place + 56] if place < at else b""
-            if len(large) < 56 or not large.startswith(b"PK\x06\x06"):
-                self.fault(f"expected the zip64 directory at byte {place}")
-            count, size, begin = struct.unpack("<QQQ", large[32:56])
-        return count, size, begin
+    def _directory(self) -> dict[str, zipfile.ZipInfo]:
+        """Return the records by name; of two of one name the last."""
+        reader: Any = _Reader(self.data, self.budget)
+        try:
+            with zipfile.ZipFile(reader) as f:
+                return dict(f.NameToInfo)
+        except FormatError:
+            raise
+        except Exception as error:  # of damaged files: BadZipFile, and whatever it does not foresee
+            raise FormatError(
+                f"{self.budget.where}: expected the directory of a zip file; "
+                f"is the file complete? {error}"
+            ) from error
 
 
 # ---- The older sequence --------------------------------------------------------------------------

@@ -11,16 +11,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from reclap import files
 from reclap.errors import FormatError
 from reclap.text import check_texts
 
-__all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "sample"]
+__all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "Status", "sample"]
 
 FORMAT = "reclap-prompts-1"
-STATUSES = ("new", "accepted", "rejected")
+Status: TypeAlias = Literal["new", "accepted", "rejected"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 _REVIEWED: dict[str, Any] = {"text": str, "status": str, "flags": list, "origin": dict}
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -50,7 +51,7 @@ class Prompt:
     """
 
     text: str
-    status: str = "new"
+    status: Status = "new"
     flags: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -84,7 +85,7 @@ class Description:
 
     text: str
     prompts: tuple[Prompt, ...] = ()
-    status: str = "new"
+    status: Status = "new"
     flags: tuple[str, ...] = ()
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -241,7 +242,7 @@ class PromptBank:
         descriptions: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
         name: str,
         made: Mapping[str, Any] | None = None,
-        status: str = "new",
+        status: Status = "new",
     ) -> "PromptBank":
         """Make a bank of descriptions with their captions.
 

@@ -5,9 +5,12 @@ model's factor from cosines to logits. A score is in the scale of cosines, so th
 times the score whatever the rule. Formulas and sources: ``docs/prompts.md``.
 """
 
-__all__ = ["RULES", "place_of"]
+from typing import Literal, TypeAlias, get_args
 
-RULES = (
+__all__ = ["RULES", "Rule", "place_of"]
+
+# In the order of rc_rule in csrc/model.h.
+Rule: TypeAlias = Literal[
     "mean_embedding",
     "mean_logit",
     "max",
@@ -15,10 +18,11 @@ RULES = (
     "entropy",
     "entropy_batch",
     "relevance",
-)  # in the order of rc_rule in csrc/model.h
+]
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
-def place_of(rule: str) -> int:
+def place_of(rule: Rule) -> int:
     """Return a rule's number in the core; ValueError with the names if there is no such rule."""
     if rule not in RULES:
         raise ValueError(f"combine is {rule!r}, expected one of {', '.join(RULES)}")

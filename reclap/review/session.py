@@ -126,7 +126,7 @@ class Session:
 
     def counts(self) -> Counter[str]:
         """Return how many items are ``new``, ``accepted``, ``rejected``; ``flagged`` among new."""
-        counts = Counter(item.prompt.status for item in self.items)
+        counts: Counter[str] = Counter(item.prompt.status for item in self.items)
         counts["flagged"] = sum(
             bool(item.prompt.flags) for item in self.items if item.prompt.status == "new"
         )
@@ -295,8 +295,6 @@ class Session:
                 if one_line(error) != self.problem:
                     log.exception("the reviewed file could not be written")
                 self.problem = one_line(error)
-                with self._lock:
-                    self._is_unsaved = True
 
     def _is_due(self) -> bool:
         """Wait for a decision, and a moment more; false at the end of the review."""
@@ -309,6 +307,14 @@ class Session:
         with self._lock:
             prompts, steps = [item.prompt for item in self.items], self.revision
             self._is_unsaved = False
+        try:
+            self._write(prompts, steps)
+        except BaseException:
+            with self._lock:
+                self._is_unsaved = True
+            raise
+
+    def _write(self, prompts: Sequence[Prompt], steps: int) -> None:
         if digest(self.document.path) != self._state:
             raise ReclapError(f"{self.document.path}: changed by something else during the review")
         with staged(self.document.path) as [new]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import json
 import os
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import ReclapError
+from reclap.files import lock as lock_file
 from reclap.files import sync, write_text
 from reclap.store.layout import (
     CHECKED,
@@ -71,7 +71,8 @@ class Writer:
         self._make_folder()
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(_open(self.path / LOCK))
-            _lock(lock, self.path)  # before anything is read or changed
+            # Before anything is read or changed.
+            lock_file(lock, f"{self.path}: another writer is at work on it")
             if force:  # new files, because readers may have mapped the old ones
                 for name in (HEADER, MARK, INDEX, ROWS, TEXT):
                     (self.path / name).unlink(missing_ok=True)
@@ -229,13 +230,6 @@ class Writer:
 
 def _open(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ReclapError(f"{path}: another writer is at work on it") from error
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

@@ -7,13 +7,13 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from reclap.audio import AudioConfig
-from reclap.errors import FormatError, ReclapError
+from reclap.errors import Errors, FormatError, ReclapError
 from reclap.manifest import Row
 from reclap.prefetch import prefetch_map
 from reclap.settings import Count, Positive, Probability, Settings
@@ -76,7 +76,7 @@ class Data(Settings):
     group: str = ""
     per_group: Count = 0
     original: Probability = 0.4
-    errors: Literal["raise", "skip"] = "raise"
+    errors: Errors = "raise"
     threads: Positive = 2
     ahead: Positive = 4
     cache_mb: Count = 1024

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
@@ -193,10 +192,7 @@ def refuse_begun(path: Path, *, resume: bool) -> None:
 def _alone(path: Path) -> Iterator[IO[str]]:
     """Refuse a second process in the same folder; the system lets go when a process dies."""
     with (path / LOCK).open("w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ReclapError(f"{path}: another process is training into this folder") from None
+        files.lock(f, f"{path}: another process is training into this folder")
         yield f
 
 

@@ -1,4 +1,4 @@
-"""Paths: str and os.PathLike alike, wherever one goes."""
+"""Public signatures: paths are str or os.PathLike, choices Literal types, sounds typed."""
 
 import importlib
 import inspect
@@ -56,18 +56,31 @@ def callables():
                         yield f"{name}.{method}", function
 
 
+def hints_of(function):
+    return typing.get_type_hints(function, localns={"Timeline": Timeline})  # for type checkers
+
+
 @pytest.mark.parametrize(("name", "function"), list(dict(callables()).items()))
 def test_parameters_that_take_paths_take_strings_too(name, function):
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # a name that only type checkers import
-        hints = {}
-    for parameter, kind in hints.items():
+    for parameter, kind in hints_of(function).items():
         kinds = [kind, *typing.get_args(kind)]
         paths = [k for k in kinds if k is pathlib.Path or typing.get_origin(k) is os.PathLike]
         if paths and parameter != "return" and name not in _INNER:
             assert str in kinds, parameter
             assert os.PathLike[str] in kinds, parameter
+
+
+CHOICES = {"channels", "combine", "compat", "dtype", "errors", "format", "resampler", "status"}
+
+
+@pytest.mark.parametrize(("name", "function"), list(dict(callables()).items()))
+def test_choices_are_literal_types(name, function):
+    for parameter, kind in hints_of(function).items():
+        if parameter in CHOICES:
+            assert any(
+                typing.get_origin(k) is typing.Literal for k in (kind, *typing.get_args(kind))
+            )
+        assert parameter != "source" or kind is not typing.Any
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
