@@ -225,7 +225,7 @@ def test_memory_holds_few_banks(fresh, cache, monkeypatch):
     [
         (["\U0001f436", "rain", "\U0001f431"], ["\U0001f436", "\U0001f431"]),
         ({"dog": ["\U0001f436"], "rain": ["rain", "\U0001f327"], "\U0001f431": ["a"]}, ["dog"]),
-        (["rain", "a dog"], []),
+        (["rain", "a dog", "a \U0001f436 dog"], []),
     ],
 )
 def test_labels_that_the_tokenizer_does_not_know_are_told(fresh, tones, caplog, labels, lost):
