@@ -1,11 +1,17 @@
 """Checks of one text on its own, and of texts about a label."""
 
+import csv
+import sys
+
 import numpy as np
 import pytest
 
 from reclap import checks
-from reclap.checks import form, words
+from reclap.checks import form, language, words
 from reclap.checks.sense import Sense
+from reclap.prompts.bank import PromptBank
+
+PACKAGED = ("audioset", "esc50", "fsd50k", "nsynth", "tut", "urbansound8k", "vggsound")
 
 GOOD = (
     "A dog barks gruffly behind a garden fence while rain patters on a shed.",
@@ -80,6 +86,66 @@ def test_every_finding_has_a_name_of_the_list():
     assert {c for c in BAD} <= set(checks.CHECKS)
 
 
+FOREIGN = {
+    "pl": "Ptaki śpiewają w lesie o poranku",
+    "tr": "Bir köpek bahçede havlıyor",  # noqa: RUF001
+    "fi": "Linnut laulavat metsässä aamulla",
+    "id": "Hujan turun di atap seng",
+    "vi": "Một con chó sủa trong sân",
+    "de": "Vögel singen morgens im Wald",
+    "fr": "Un chien aboie dans la cour",
+    "es": "Un perro ladra en el patio",
+    "it": "Un cane abbaia nel cortile",
+    "pt": "Um cachorro late no quintal",
+    "nl": "Regen valt op een dak",
+    "sv": "En hund skäller på gården",
+    "hu": "Egy kutya ugat az udvaron",
+    "cs": "Pes štěká na dvoře",
+    "ro": "Un câine latră în curte",
+    "tl": "Aso ay tumatahol sa bakuran",
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_other_languages_are_found(text):
+    assert names(form.check_form(text, "prompt")) == {"language"}
+
+
+# The shortest and oddest of public captions: nearest to another language of all of them.
+@pytest.mark.parametrize("text", ["Scraping and banging", "Bad quality audio", "A tool buzzing"])
+def test_short_english_is_english(text):
+    assert not names(form.check_form(text, "rewrite"))
+
+
+def test_another_language_needs_a_margin(monkeypatch):
+    for lead, expected in ((9.9, set()), (10.1, {"language"})):
+        scores = {"en": -50.0, "jv": -50.0 + lead}
+        monkeypatch.setattr(language, "_identifier", lambda scores=scores: lambda text: scores)
+        assert names(form.check_form("a dog barks loudly", "prompt")) == expected
+
+
+def test_languages_are_told_by_words_where_the_identifier_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    load = language._identifier.__wrapped__
+    assert load() is None
+    monkeypatch.setattr(language, "_identifier", load)
+    found = form.check_form("Un perro ladra en el patio mientras llueve", "prompt")
+    assert "words of another language: un, en, el" in str(found[0])
+    for text in ("A dog barks in a yard", "The song of the man on the radio goes la la un"):
+        assert form.check_form(text, "prompt") == []
+
+
+def test_no_shipped_prompt_and_no_public_caption_is_foreign(shared):
+    for name in PACKAGED:
+        for entry in PromptBank.load(name).entries.values():
+            for text in (prompt.text for prompt in entry.live):
+                assert "language" not in names(form.check_form(text, "prompt")), text
+    with (shared / "captions" / "audiocaps_test.csv").open() as f:
+        captions = [row["caption"] for row in csv.DictReader(f)]
+    found = [c for c in captions if "language" in names(form.check_form(c, "rewrite"))]
+    assert found == []
+
+
 def test_siblings_are_compared():
     old = ["A dog barks behind a garden fence."]
     same = ("A dog barks behind a garden fence.", "a dog barks; behind a garden fence")
@@ -120,8 +186,10 @@ def test_sense_asks_for_each_text_once():
     sense.rows(["a", "b", "a"])
     assert sense.rows(["a", "c"]).shape == (2, 1)
     assert asked == ["a", "b", "c"]
-    sense.rows(["a", "d"])
-    assert len(sense._rows) == 2
+    sense.rows(["b"])  # three are kept
+    sense.rows(["a", "d"])  # a fourth text: all but those asked for are forgotten
+    sense.rows(["a", "b"])
+    assert asked == ["a", "b", "c", "d", "b"]
 
 
 def test_stems_join_inflections():

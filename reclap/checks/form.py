@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from reclap.checks.finding import Finding
+from reclap.checks.language import check_language
 from reclap.checks.lists import read_list
 from reclap.checks.words import FUNCTION, split, stem
 
@@ -72,24 +73,6 @@ def _structure(text: str, _: list[str]) -> Iterator[Finding]:
         yield Finding("structure", "more than one line")
     if any(ord(c) < 32 and c not in "\n\r" for c in text) or "\ufffd" in text:
         yield Finding("structure", "control characters or undecodable bytes")
-
-
-# ---- language ------------------------------------------------------------------------------------
-
-_FOREIGN = frozenset(read_list("foreign"))
-_OTHER_SCRIPT_SHARE = 0.1
-
-
-def _language(text: str, words: list[str]) -> Iterator[Finding]:
-    letters = [c for c in text if c.isalpha()]
-    other = sum(ord(c) > 0x24F for c in letters)  # beyond Latin with its accents
-    if letters and other > _OTHER_SCRIPT_SHARE * len(letters):
-        yield Finding("language", "letters of another script")
-        return
-    foreign = [word for word in words if word in _FOREIGN]
-    english = sum(word in FUNCTION for word in words)
-    if len(set(foreign)) >= 2 and len(foreign) > english:
-        yield Finding("language", f"words of another language: {', '.join(dict.fromkeys(foreign))}")
 
 
 # ---- talk, crumbs, residue -----------------------------------------------------------------------
@@ -214,7 +197,7 @@ def _repetition(_: str, words: list[str]) -> Iterator[Finding]:
 _Check = Callable[[str, list[str]], Iterator[Finding]]
 _CHECKS: tuple[_Check, ...] = (
     _structure,
-    _language,
+    check_language,
     _patterns,
     _offensive,
     _unfinished,

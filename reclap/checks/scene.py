@@ -128,6 +128,11 @@ _GROUPS = frozenset(
     ("group", "flock", "swarm", "herd", "pack", "chorus", "bunch", "cluster", "colony", "crowd")
 )
 _NUMBERS.update(dict.fromkeys(_GROUPS, 0))
+# Singular words for several: "an audience", "a band".
+_COLLECTIVES = _GROUPS | set(
+    ("audience", "throng", "mob", "congregation", "choir", "orchestra", "band", "ensemble",
+     "cattle", "livestock", "poultry", "traffic", "machinery")
+)  # fmt: skip
 _TIMES = {"once": 1, "twice": 2, "thrice": 3}
 _MANY = frozenset(("people", "men", "women", "children", "geese", "mice", "wolves", "oxen"))
 _UNCOUNTED = frozenset(read_lines("uncounted"))
@@ -205,7 +210,8 @@ class _Reader:
         return size
 
     def _match(self, tokens: list[str], at: int) -> tuple[Meanings, int]:
-        for stems, meanings in lexicon().phrases.get(stem(tokens[at]), ()):
+        exact = lexicon().phrases.get(f"={tokens[at]}")
+        for stems, meanings in exact or lexicon().phrases.get(stem(tokens[at]), ()):
             size = len(stems)
             if size == 1 or tuple(map(stem, tokens[at : at + size])) == stems:
                 return (*meanings, *self._hints(stems)), size
@@ -270,7 +276,8 @@ class _Reader:
         number, self._number = self._number, None
         is_group = bool(_GROUPS.intersection(words[1:]))  # "an insect swarm"
         if number and mention.at - number[1] <= _REACH:
-            return 0 if is_group else number[0]
+            is_one = number[0] == 1 and words[0] in _COLLECTIVES  # "an audience"
+            return 0 if is_group or is_one else number[0]
         if mention.role != THING or mention.source in _UNCOUNTED:
             return None
         is_plural = words[0] in _MANY or (words[0].endswith("s") and stem(words[0]) != words[0])

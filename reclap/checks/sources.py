@@ -67,10 +67,15 @@ def lexicon() -> Lexicon:
             kinds.add(name)
         for role, group in enumerate(groups.split(";")):
             for phrase in filter(str.strip, group.split(",")):
-                meanings = words.setdefault(tuple(map(stem, split(phrase))), {})
+                meanings = words.setdefault(_stems(phrase.strip()), {})
                 meanings.setdefault(name, role)
     sources = {n: Source(n, _all_wider(n, parents), n in kinds) for n in parents}
     return Lexicon(sources, _by_first(words))
+
+
+def _stems(phrase: str) -> tuple[str, ...]:
+    """Return what a phrase of the list is found by; "=fired" is that form of a word only."""
+    return (phrase,) if phrase.startswith("=") else tuple(map(stem, split(phrase)))
 
 
 def _wider_names(text: str, known: Mapping[str, frozenset[str]]) -> list[str]:

@@ -25,8 +25,7 @@ _IRREGULAR = {
     "speech": "speak", "blowing": "blow", "during": "during", "ceiling": "ceiling",
     "morning": "morning", "evening": "evening", "wedding": "wedding", "building": "building",
     "gas": "gas", "bus": "bus", "buses": "bus", "canvas": "canvas", "glasses": "glass",
-    "shelves": "shelf", "fired": "shoot", "fires": "shoot", "firing": "shoot",
-    "fluting": "fluting", "drumming": "drumming", "trumpeting": "trumpeting",
+    "shelves": "shelf", "fluting": "fluting", "drumming": "drumming", "trumpeting": "trumpeting",
     "thundering": "thundering", "whipping": "whipping",
     "sawing": "sawing", "axes": "axe", "lying": "lie", "dying": "die", "tying": "tie",
 }  # fmt: skip
