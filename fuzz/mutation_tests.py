@@ -1,0 +1,53 @@
+"""The areas that mutants.py draws from, and the test files that belong to a source."""
+
+AREAS = {
+    "training": ["reclap/training/*.py"],
+    "checks": ["reclap/checks/*.py"],
+    "review": ["reclap/review/*.py"],
+    "prompts": ["reclap/prompts/*.py"],
+    "score": ["csrc/score.c", "csrc/combine.c", "csrc/ranks.c", "csrc/tiles.c"],
+    "store": ["reclap/store/*.py"],
+}
+
+# Quick ones first: the first failure ends a run. A file has its own row or that of its folder.
+TESTS = {
+    "reclap/training": "recipe data run_folder continue_model train",
+    "reclap/training/augment.py": "augment settings data training_front",
+    "reclap/training/captions.py": "caption_features data train",
+    "reclap/training/data.py": "data augment recipe caption_features train",
+    "reclap/training/draw.py": "augment settings data recipe",
+    "reclap/training/evaluate.py": "evaluate recipe",
+    "reclap/training/folder.py": "run_folder continue_model run_folder_states",
+    "reclap/training/identity.py": "recipe run_folder continue_model",
+    "reclap/training/initial.py": "initial run_folder continue_model",
+    "reclap/training/loop.py": "recipe run_folder initial continue_model train run_folder_states",
+    "reclap/training/recipe.py": "recipe settings evaluate initial run_folder train",
+    "reclap/training/spectra.py": "augment data training_front audio",
+    "reclap/checks": "checks_form checks_bank checks_rewrites prompt_bank review_answers cli",
+    "reclap/checks/bank.py": "checks_bank checks_form review_answers cli",
+    "reclap/checks/compare.py": "checks_rewrites checks_form checks_bank",
+    "reclap/checks/connectives.py": "checks_rewrites checks_form checks_bank",
+    "reclap/checks/rewrites.py": "checks_rewrites llm_rewrite cli",
+    "reclap/checks/scene.py": "checks_rewrites checks_form checks_bank",
+    "reclap/checks/sources.py": "checks_rewrites checks_form checks_bank",
+    "reclap/review": "review_documents review_session review_answers review_journal review_server",
+    "reclap/review/clips.py": "review_answers review_session",
+    "reclap/review/journal.py": "review_journal review_session review_states",
+    "reclap/review/neighbours.py": "review_answers review_terminal review_session",
+    "reclap/review/regenerate.py": "review_regenerate review_session",
+    "reclap/review/server.py": "review_server review_answers review_page",
+    "reclap/review/session.py": "review_session review_answers review_journal review_server"
+    " review_states review_regenerate",
+    "reclap/review/terminal.py": "review_terminal review_answers",
+    "reclap/prompts": "prompt_bank banks strategies combine naming eval_prompts",
+    "reclap/prompts/bank.py": "prompt_bank banks checks_bank review_session naming",
+    "reclap/prompts/strategies.py": "strategies eval_prompts banks cli",
+    "reclap/store": "store caption_features embeddings",
+    "csrc": "score combine naming eval_prompts",
+}
+
+
+def tests_of(path: str) -> list[str]:
+    """Return the test files that belong to a source, by their paths below the checkout."""
+    row = TESTS.get(path) or TESTS[path.rpartition("/")[0]]
+    return [f"tests/test_{name}.py" for name in row.split()]
