@@ -56,9 +56,10 @@ def main() -> int:
             print(mutant.line(), "(equivalent)" if mutant.key() in equal else "")
         return 0
     known = read_log(options.log)
-    results = {m: "equivalent" for m in drawn if m.key() in equal}
-    results |= {m: known[stamp(m)] for m in drawn if m not in results and stamp(m) in known}
-    run_all([m for m in drawn if m not in results], results, options)
+    stamps = {m: stamp(m) for m in drawn}  # of the sources as they are copied
+    results = {m: known[stamps[m]] for m in drawn if stamps[m] in known}
+    results |= {m: "equivalent" for m in drawn if m.key() in equal}
+    run_all({m: stamps[m] for m in drawn if m not in results}, results, options)
     return report(drawn, results)
 
 
@@ -119,10 +120,13 @@ def read_log(path: Path | None) -> dict[str, str]:
     return known
 
 
-def run_all(todo: list[Mutant], results: dict[Mutant, str], options: argparse.Namespace) -> None:
+def run_all(
+    todo: dict[Mutant, str], results: dict[Mutant, str], options: argparse.Namespace
+) -> None:
     """Run mutants in `options.jobs` copies of the checkout and write the log."""
     if not todo:
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the mutants that are running
     with tempfile.TemporaryDirectory(prefix="reclap-mutants-") as folder:
         idle: queue.SimpleQueue[Checkout] = queue.SimpleQueue()
         for i in range(options.jobs):
@@ -140,7 +144,7 @@ def run_all(todo: list[Mutant], results: dict[Mutant, str], options: argparse.Na
                 results[mutant] = result
                 print(f"{result:9} {seconds:4.0f} s  {mutant.line()}", flush=True)
                 if options.log:
-                    entry = {"stamp": stamp(mutant), "result": result, "by": by}
+                    entry = {"stamp": todo[mutant], "result": result, "by": by}
                     with options.log.open("a") as log:
                         log.write(json.dumps(entry | {"seconds": round(seconds, 1)}) + "\n")
 
