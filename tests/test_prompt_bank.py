@@ -8,7 +8,7 @@ import random
 import pytest
 
 import reclap
-from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.prompts.bank import Description, Entry, Prompt, PromptBank, sample
 
 
 def bank_of(*prompts, status="new"):
@@ -83,7 +83,7 @@ def test_sample_draws_without_replacement():
 
 def test_sample_is_a_function_of_seed_and_label():
     bank = PromptBank.from_prompts(PLAIN)
-    assert bank.sample() == bank.sample(2, 0)
+    assert bank.sample() == bank.sample(2, 0) == sample(bank.prompts())
     assert bank.select(["rain"]).sample(3, 5)["rain"] == bank.sample(3, 5)["rain"]
     assert bank.sample(4, 5)["dog"][:3] == bank.sample(3, 5)["dog"]
     assert len({tuple(bank.sample(2, seed)["dog"]) for seed in range(20)}) > 10
