@@ -60,7 +60,7 @@ class PromptEmbeddings:
         texts: Sequence[str],
         bank: PromptBank | None = None,
         *,
-        progress: bool = False,
+        progress: bool,
     ) -> Floats:
         """Return the embeddings (texts, dim) of a list, or of some prompts in use of a bank."""
         if bank is None:
