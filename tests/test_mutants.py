@@ -112,6 +112,8 @@ def test_a_seed_draws_the_same_again_and_more_begin_with_fewer():
     assert len(set(drawn)) == 300
     assert mutants.draw(found, 30, 1) == drawn[:30]
     assert mutants.draw(found, 300, 2) != drawn
+    less = {area: of[1:] for area, of in found.items()}  # sources change a little
+    assert len(set(mutants.draw(less, 300, 1)) & set(drawn)) >= 300 - len(found)
 
 
 def test_only_narrows_the_draw_to_a_file_or_folder():
