@@ -151,3 +151,8 @@ def test_checks_tell_good_from_bad(labelled, is_held_out, mini):
     assert found / count >= 0.8
     assert found / (found + false) >= 0.9
     assert all(row[0] for row in rows.values())
+    for name in ("garbled", "unrelated"):
+        count, _, found, false = rows[name]
+        assert count >= 30
+        assert found / count >= 0.8
+        assert false / len(these) <= 0.01

@@ -18,6 +18,10 @@ GOOD = (
     "Tick, tick, tick: a kitchen clock counts the seconds",
     "A knock-knock-knock on a hollow door, then footsteps die away down the hall",
     "The engine that a mechanic started idles on",
+    "A knock knock knock, then louder and louder steps going round and round",
+    "An adult male speaks while an adult male coughs",
+    "A crisp fizz and the opening of a can",
+    "A theremin glides from a windowsill while raindrops moisten bookshelves outside",
 )
 BAD = {
     "meta": (
@@ -48,6 +52,8 @@ BAD = {
         "A dog barks in the the yard",
         "A dog barks and barks and barks and barks",
         "A dog barks loudly, a dog barks quietly",
+        "A dog barks with a sharp, sharp bark",
+        "An eagle with a cry of terror and terror and terror",
     ),
     "offensive": ("A corpse lies beneath the humming fridge",),
     "structure": ("A dog barks\nA cat meows somewhere", "A dog \x00 barks loudly today"),
@@ -84,6 +90,44 @@ def test_finding_becomes_a_flag():
 
 def test_every_finding_has_a_name_of_the_list():
     assert {c for c in BAD} <= set(checks.CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "fatal"),
+    [
+        ("A siren withlondon traffic", "'withlondon' is 'with' and 'london'", True),
+        ("Full of life andhaunts again", "'andhaunts' is 'and' and 'haunts'", True),
+        ("Thesame low hum of a fan", "'thesame' is 'the' and 'same'", True),
+        ("A car passes with asmooth rush", "'asmooth' is 'a' and 'smooth'", True),
+        ("A low roarof white noise", "'roarof' is 'roar' and 'of'", True),
+        ("Hollow hoofbeatsover the cobbles", "'hoofbeatsover' is 'hoofbeats' and 'over'", True),
+        ("A crowd cheersloudly in a hall", "'cheersloudly' is 'cheers' and 'loudly'", True),
+        ("A bell with a bright tonetone", "'tonetone' is 'tone' and 'tone'", True),
+        ("A duck with a nasal quack.It fades", "no space in 'quack.It'", True),
+        ("Thunder in a long rollThen a hum", "no space in 'rollThen'", True),
+        ("A long moan ing over the hills", "'ing' is the end of a word", True),
+        ("A softhum of moving air", "'softhum' is 'soft' and 'hum'", False),
+        ("A crisp crackl of hot fat", "'crackl' is cut off", False),
+        ("Children laugh in the playgr today", "'playgr' is cut off", False),
+    ],
+)
+def test_garbled_words_are_found(text, reason, fatal):
+    found = [f for f in form.check_form(text, "prompt") if f.check == "garbled"]
+    assert [(f.reason, f.fatal) for f in found] == [(reason, fatal)]
+
+
+def test_a_sure_fault_comes_before_a_likely_one():
+    (finding,) = form.check_form("A crisp crackl andwarm fat in a pan", "prompt")
+    assert finding.reason == "'andwarm' is 'and' and 'warm'"
+    assert finding.fatal
+
+
+def test_people_are_rarely_garbled(shared):
+    with (shared / "captions" / "audiocaps_test.csv").open() as f:
+        captions = [row["caption"] for row in csv.DictReader(f)]
+    found = [names(form.check_form(text, "rewrite")) - {"length"} for text in captions]
+    assert sum("garbled" in checks for checks in found) <= 0.002 * len(found)
+    assert sum(map(bool, found)) <= 0.01 * len(found)
 
 
 FOREIGN = {
@@ -168,6 +212,41 @@ def test_text_that_fits_another_label_is_flagged():
     assert (finding.check, finding.fatal) == ("label", False)
     assert "'siren' (0.96)" in finding.reason
     assert "'rooster' (0.28)" in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("crane with a delicate feather in its beak", "crane"),
+        ("dog bark with a giant dog that has gone mad", "dog bark"),
+        ("an eagle on the edge of a cliff", "eagle"),
+    ],
+)
+def test_description_without_a_word_about_sound_is_flagged(text, label):
+    (finding,) = checks.check_description(text, label)
+    assert (finding.check, finding.fatal) == ("unrelated", False)
+    assert checks.check_description(f"{text}, in a shrill tone", label) == []
+
+
+def test_label_says_nothing_of_its_own_sound():
+    """A label of sound words does not make a description of it."""
+    (finding,) = checks.check_description("dog bark with a long brown nose", "dog_bark")
+    assert finding.check == "unrelated"
+
+
+def test_prompt_about_something_else_is_flagged():
+    far = "A basket of ripe apples on the table"
+    assert names(checks.check_prompt(far, "bee")) == {"unrelated"}
+    for near in ("A bee on a basket of ripe apples", "An insect on a basket", "A soft hum nearby"):
+        assert checks.check_prompt(near, "bee") == []
+    assert checks.check_prompt(far, "crisp", definition="an apple that somebody bites") == []
+
+
+@pytest.mark.parametrize(("score", "expected"), [(0.11, {"unrelated"}), (0.13, set())])
+def test_prompt_with_another_sound_needs_some_similarity(score, expected):
+    text = "The professor explains a theory"
+    sense = fake_sense({text: (score, 1 - score), "drum": (1, 0)})
+    assert names(checks.check_prompt(text, "drum", sense=sense)) == expected
 
 
 def test_rewrite_about_something_else_is_flagged():

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from reclap.checks.finding import Finding
+from reclap.checks.garbled import check_garbled
 from reclap.checks.language import check_language
 from reclap.checks.lists import read_list
+from reclap.checks.sources import SOFT, SOUND, THING, lexicon
 from reclap.checks.words import FUNCTION, split, stem
 
 __all__ = ["LIMITS", "check_form", "check_injection", "is_readable"]
@@ -49,6 +51,8 @@ def check_form(text: str, kind: str) -> list[Finding]:
     if any("\ud800" <= c <= "\udfff" for c in text):
         return [Finding("structure", "not valid Unicode")]
     found = [f for check in _CHECKS for f in check(text, words)]
+    if is_readable(found):
+        found += check_garbled(text, words)  # which knows English words only
     return [*_length(words, kind), *found]
 
 
@@ -161,7 +165,11 @@ _CUT_OFF = frozenset(("a", "an", "the", "and", "or", "nor", "than", "while", "it
 
 def _unfinished(text: str, words: list[str]) -> Iterator[Finding]:
     end = text.rstrip()
-    if words[-2:] == ["a", "while"] or words[-3:] == ["now", "and", "then"]:
+    if words[-2:] in (["a", "while"], ["a", "can"], ["the", "can"]) or words[-3:] == [
+        "now",
+        "and",
+        "then",
+    ]:
         return
     dangling = _CUT_OFF if end.endswith(".") else _DANGLING  # "a beat to move to."
     if words[-1] in dangling or (len(words[-1]) == 1 and words[-1].isalpha()):
@@ -174,16 +182,21 @@ def _unfinished(text: str, words: list[str]) -> Iterator[Finding]:
         yield Finding("unfinished", "the last sentence has no end")
 
 
-def _repetition(_: str, words: list[str]) -> Iterator[Finding]:
+_DOUBLED = re.compile(r"\b([^\W\d_]+)(?:,? |, and )\1\b(?!['-])|\b([^\W\d_]+),? and \2,? and \2\b")
+_QUALITIES = frozenset(read_list("qualities"))
+_EMPHATIC = frozenset(read_list("emphatic"))  # what people say twice
+
+
+def _repetition(text: str, words: list[str]) -> Iterator[Finding]:
     pairs = list(itertools.pairwise(words))
-    doubled = next((a for a, b in pairs if a == b and a in FUNCTION), None)
+    doubled = next((a for a, b in pairs if a == b and a in FUNCTION), None) or _doubled(text)
     runs = [
         a for i, a in enumerate(words) if len(set(words[i : i + 4])) == 1 and i + 4 <= len(words)
     ]
     triples = Counter(
         triple
         for triple in zip(words, words[1:], words[2:], strict=False)
-        if len(FUNCTION.intersection(triple)) < 2
+        if len(FUNCTION.intersection(triple)) < 2 and not _is_name(triple)
     )
     stems = Counter(stem(w) for w in words if w not in FUNCTION)
     if doubled or runs:
@@ -192,6 +205,31 @@ def _repetition(_: str, words: list[str]) -> Iterator[Finding]:
         yield Finding("repetition", f"{' '.join(most[0])!r} {most[1]} times")
     elif stems and (top := stems.most_common(1)[0])[1] > 3:
         yield Finding("repetition", f"{top[0]!r} {top[1]} times")
+
+
+def _doubled(text: str) -> str:
+    """Return a word said twice in a row, or three times with "and", or nothing."""
+    for match in _DOUBLED.finditer(text.lower()):
+        word = match.group(1) or match.group(2)
+        if not (word in _EMPHATIC or word.endswith("er") or _is_sound(word)):
+            return word
+    return ""
+
+
+def _is_name(triple: tuple[str, str, str]) -> bool:
+    """Tell whether words name a source, which may come back: "an adult male"."""
+    groups = lexicon().phrases.get(stem(triple[2]), ())
+    return triple[0] in ("a", "an", "the") and any(
+        role == THING for words, group in groups if len(words) == 1 for _, role in group
+    )
+
+
+def _is_sound(word: str) -> bool:
+    """Tell whether a word is a sound: "tick, tick", "a knock knock"."""
+    if word in _QUALITIES:
+        return False
+    meanings = (m for words, m in lexicon().phrases.get(stem(word), ()) if len(words) == 1)
+    return any(role in (SOUND, SOFT) for group in meanings for _, role in group)
 
 
 _Check = Callable[[str, list[str]], Iterator[Finding]]

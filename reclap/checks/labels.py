@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from reclap.checks.compare import claimed
 from reclap.checks.finding import Finding
+from reclap.checks.related import check_related
 from reclap.checks.scene import read_scene
 from reclap.checks.sense import Floats, Sense
 from reclap.checks.sources import lexicon
@@ -39,7 +40,7 @@ def check_labels(
     others: Sequence[str] = (),
     sense: Sense | None = None,
 ) -> list[list[Finding]]:
-    """Find out whether texts fit another label better than their own, or name one besides.
+    """Find out whether texts fit another label better, name one besides, or say nothing of theirs.
 
     Parameters
     ----------
@@ -54,7 +55,8 @@ def check_labels(
     -------
     list of list of Finding
         For each text: the label that fits better, with both similarities; or another label whose
-        source is in the text, where the own one is not, or where that label is nearer.
+        source is in the text, where the own one is not, or where that label is nearer; or what
+        `check_related` finds.
     """
     own = phrase(label, definition)
     rivals = [other for other in others if other != label]
@@ -71,7 +73,10 @@ def check_labels(
             at = 1 + rivals.index(named)
             is_nearer = scores is not None and scores[i, at] > scores[i, 0]
             reason = f"names {named!r}, another label" if is_nearer or not is_named else ""
-        found.append([Finding("label", reason, fatal=False)] if reason else [])
+        if reason:
+            found.append([Finding("label", reason, fatal=False)])
+        else:
+            found.append(list(check_related(text, label, own, kind, sense)))
     return found
 
 

@@ -46,8 +46,8 @@ def check_description(
     --------
     >>> check_description("A short, gruff burst that starts abruptly and fades fast.", "dog bark")
     []
-    >>> [str(f) for f in check_description("A bark", "dog bark")]
-    ['length: 2 words, expected 4 to 60']
+    >>> [str(f) for f in check_description("A throaty bark", "dog bark")]
+    ['length: 3 words, expected 4 to 60']
     """
     return _check(text, label, "description", definition, others, siblings, sense)
 
