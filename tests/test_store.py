@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,8 @@ def test_files_are_as_documented(store):
     raw = (store / INDEX).read_bytes()
     assert len(raw) == 4 * 24
     ends = np.frombuffer(raw, "<u8").reshape(-1, 3)[:, :2]
+    checks = np.frombuffer(raw, "<u4").reshape(-1, 6)[:, 5].tolist()
+    assert checks == [zlib.crc32(raw[at : at + 20]) for at in range(0, 96, 24)]
     text = (store / TEXT).read_bytes()
     assert text[ends[0, 1] : ends[1, 0]].decode() == "sound 1.wav"
     assert json.loads(text[ends[1, 0] : ends[1, 1]]) == {"seconds": 2.5}
