@@ -18,6 +18,7 @@ GOOD = (
     "Tick, tick, tick: a kitchen clock counts the seconds",
     "A knock-knock-knock on a hollow door, then footsteps die away down the hall",
     "The engine that a mechanic started idles on",
+    "A croak croak of frogs on a pond at dusk, faster, faster still",
     "A knock knock knock, then louder and louder steps going round and round",
     "An adult male speaks while an adult male coughs",
     "A crisp fizz and the opening of a can",
