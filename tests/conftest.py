@@ -46,6 +46,8 @@ def oracle() -> Iterator[oracles.Oracle]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that ask the oracle; skip those that need it live where it is absent."""
     for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(1800))
         if "oracle" in getattr(item, "fixturenames", ()):
             item.add_marker("oracle")
         elif item.get_closest_marker("oracle") and not oracles.LIVE:
