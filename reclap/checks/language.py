@@ -10,8 +10,8 @@ from reclap.checks.words import FUNCTION
 __all__ = ["check_language"]
 
 _OTHER_SCRIPT_SHARE = 0.1
-# Log-likelihood, in nats, by which another language must beat English. Of the 4,875 test captions of
-# AudioCaps none reaches 8, a sentence of four foreign words exceeds 13.
+# Log-likelihood, in nats, by which another language must beat English. Of the 4,875 test captions
+# of AudioCaps none reaches 8, a sentence of four foreign words exceeds 13.
 _MARGIN = 10.0
 _FOREIGN = frozenset(read_list("foreign"))
 
