@@ -114,6 +114,20 @@ def test_a_bank_changed_by_others_starts_a_new_journal(bank):
     assert statuses(bank) == ["n"] * 8
 
 
+def test_decisions_that_a_kill_left_in_the_bank_do_not_wait(bank, monkeypatch):
+    """What was killed between writing the bank and marking it has lost nothing to wait for."""
+    session = session_of(bank, pause=NEVER)
+    session.edit(0, "A hound bays.", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(session._journal, "mark_saved", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session._save()
+    leave(session)
+    session_of(bank, pause=NEVER).close()
+    reviews.bank().replace(name="theirs").save(bank)
+    assert session_of(bank, pause=NEVER).revision == 0
+
+
 def test_a_bank_changed_by_others_while_decisions_wait_is_refused(bank):
     session = session_of(bank, pause=NEVER)
     session.decide([0], "accepted", 0)

@@ -101,6 +101,8 @@ class Journal:
                 "SELECT coalesce(max(steps), 0) FROM marks WHERE kind = 'saved'"
             ).fetchone()
         if done is not None:
+            if done > saved:  # a process ended between the file's writing and its mark
+                self.mark_saved(state, done)
             return steps[:done], steps[done:]
         if len(steps) > saved:
             raise ReclapError(
