@@ -2,7 +2,7 @@
 
 Needs the extra ``oracle``. Run after a change of such a test::
 
-    python tests/record_oracle.py                    # everything, ten minutes
+    python tests/record_oracle.py                    # everything, models of full size too
     python tests/record_oracle.py -k cnn14           # only these; other answers stay
 """
 
