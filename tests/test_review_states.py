@@ -249,4 +249,4 @@ def test_no_decision_is_ever_lost():
 
 @pytest.mark.slow
 def test_no_decision_is_ever_lost_in_many_reviews():
-    run(Review, settings=settings(FEW, max_examples=60, stateful_step_count=25))
+    run(Review, settings=settings(FEW, max_examples=25, stateful_step_count=25))

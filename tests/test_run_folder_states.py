@@ -239,7 +239,7 @@ def machine(tmp_path_factory, small_folder):
     return type("Machine", (RunFolders,), {"plan": staticmethod(plan), "oracle": oracle})
 
 
-@pytest.mark.parametrize("kind", ["kill", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["full", pytest.param("kill", marks=pytest.mark.slow)])
 def test_fault_at_each_change_of_one_save_loses_nothing(machine, kind):
     """From steps 3 and 4 to 4 and 5: captions, checkpoint, link, log, removal of the oldest."""
     for after in itertools.count():
@@ -262,7 +262,7 @@ def test_fault_at_each_change_of_one_save_loses_nothing(machine, kind):
 
 def test_no_complete_checkpoint_is_ever_lost(machine):
     few = hypothesis.settings(
-        max_examples=12,
+        max_examples=8,
         stateful_step_count=10,
         deadline=None,
         derandomize=True,
