@@ -275,6 +275,32 @@ class Embedder:
         """SHA-256 over weights and preprocessing; equal digests give equal embeddings."""
         return self._weights.digest
 
+    def preparation(self, kind: str, window_hop: float | None = None) -> str:
+        """Return what embeddings depend on beside `digest`, for those who keep them.
+
+        Parameters
+        ----------
+        kind : {"audio", "text"}
+            What is embedded.
+        window_hop : float, optional
+            As in `embed_audio`.
+
+        Returns
+        -------
+        str
+            Of texts, the digest of the tokenizer; of sounds, a hop that is not the model's own;
+            otherwise empty.
+
+        Raises
+        ------
+        ValueError
+            If `window_hop` is out of range.
+        """
+        if kind == "text":
+            return f"tokenizer {self._tokenizer.digest}" if self._tokenizer else ""
+        hop = sources.Reading(window_hop=window_hop).front(self.config.front).window_hop
+        return "" if hop == self.config.front.window_hop else f"window_hop {float(hop)!r}"
+
     @property
     def text_digest(self) -> str:
         """SHA-256 over `digest` and tokenizer; equal ones give equal embeddings of texts."""

@@ -57,6 +57,9 @@ class Embeddings:
         Name of the model.
     digest : str
         `Model.digest` of the model: weights and preprocessing.
+    preparation : str
+        What the rows depend on beside the model, such as the tokenizer of texts; see
+        `reclap.embedder.Embedder.preparation`.
     """
 
     rows: Floats
@@ -64,6 +67,7 @@ class Embeddings:
     kind: str
     model: str
     digest: str
+    preparation: str = ""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an ``.npz`` file or a ``.store``, in place of what is there.
@@ -71,8 +75,8 @@ class Embeddings:
         Parameters
         ----------
         path : path
-            ``*.npz``, a NumPy archive with the arrays embeddings (n, dim), items, kind, model and
-            digest; or ``*.store``, see ``docs/store.md``.
+            ``*.npz``, a NumPy archive with the arrays embeddings (n, dim), items, kind, model,
+            digest and preparation; or ``*.store``, see ``docs/store.md``.
 
         Raises
         ------
@@ -83,7 +87,13 @@ class Embeddings:
         """
         require_suffix(Path(path))
         if Path(path).suffix == store.SUFFIX:
-            header = store.Header(self.digest, self.rows.shape[1], self.kind, self.model)
+            header = store.Header(
+                self.digest,
+                self.rows.shape[1],
+                self.kind,
+                self.model,
+                preparation=self.preparation,
+            )
             with store.Writer(path, header, force=True) as writer:
                 writer.append(self.rows, self.items)
             return
@@ -96,6 +106,7 @@ class Embeddings:
                 kind=np.array(self.kind),
                 model=np.array(self.model),
                 digest=np.array(self.digest),
+                preparation=np.array(self.preparation),
             )
 
     @classmethod
@@ -134,8 +145,8 @@ def _from_store(path: str | os.PathLike[str]) -> Embeddings:
         raise FormatError(
             f"{path}: a store of {shown_name(found.header.kind)}, not of sounds or texts"
         )
-    rows = np.asarray(found.rows, np.float32)
-    return Embeddings(rows, found.items, found.header.kind, found.header.model, found.header.digest)
+    rows, of = np.asarray(found.rows, np.float32), found.header
+    return Embeddings(rows, found.items, of.kind, of.model, of.digest, of.preparation)
 
 
 def _from_archive(path: Path) -> Embeddings:
@@ -147,6 +158,7 @@ def _from_archive(path: Path) -> Embeddings:
             with np.load(f, allow_pickle=False) as found:
                 rows, items = found["embeddings"], found["items"]
                 kind, model, digest = (str(found[name]) for name in ("kind", "model", "digest"))
+                preparation = str(found["preparation"]) if "preparation" in found else ""
     except FormatError:
         raise
     except (OSError, *_DAMAGE) as error:
@@ -159,7 +171,7 @@ def _from_archive(path: Path) -> Embeddings:
             f"{path}: no file of embeddings: {shown_name(kind)} with {rows.dtype} {rows.shape} "
             f"for items {items.dtype} {items.shape}"
         )
-    return Embeddings(rows, tuple(map(str, items)), kind, model, digest)
+    return Embeddings(rows, tuple(map(str, items)), kind, model, digest, preparation)
 
 
 class Nearest(NamedTuple):
@@ -194,7 +206,8 @@ def nearest(
     Raises
     ------
     ReclapError
-        If the two were made by different weights or preprocessing: their cosines mean nothing.
+        If the two were made by different weights or preprocessing, or are texts of different
+        tokenizers: their cosines mean nothing.
     ValueError
         If there is nothing to find, or `top_k` is not positive.
     """
@@ -203,6 +216,12 @@ def nearest(
             f"embeddings of different models cannot be compared: {shown_name(queries.model)} with "
             f"digest {shown_name(queries.digest)}, {shown_name(among.model)} with digest "
             f"{shown_name(among.digest)}"
+        )
+    known = queries.preparation and among.preparation
+    if queries.kind == among.kind == "text" and known and queries.preparation != among.preparation:
+        raise ReclapError(
+            "texts of different tokenizers cannot be compared: "
+            f"{shown_name(queries.preparation)}, {shown_name(among.preparation)}"
         )
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}, expected at least 1")

@@ -1,6 +1,7 @@
 """The text tower of a model on its own."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from reclap import checkpoint
 from reclap._libraries import core
 from reclap.batches import TEXT_BATCH, batches, default_threads
+from reclap.config import ClapConfig
 from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 
@@ -34,16 +36,27 @@ class TextEncoder:
         folder = self.folder = Path(folder)
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
-        self._core = Weights(
+        self._weights = Weights(
             self.config,
             folder / checkpoint.CONFIG,
             functools.partial(_text_weights, folder),
             audio=None,
             text_head=0,
             dim=width,
-        ).core
+        )
+        self._core = self._weights.core
         self._context = core.Context(default_threads() if threads is None else threads)
         self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over settings and weights of the tower, and its tokenizer.
+
+        Equal digests give equal features.
+        """
+        weights = self._weights.values.items()
+        tower = checkpoint.digest(ClapConfig(text=self.config.text), weights)
+        return hashlib.sha256(f"{tower} {self._tokenizer.digest}".encode()).hexdigest()
 
     def features(self, texts: Sequence[str]) -> Floats:
         """Return what the text tower makes of texts, before the head, as (n, width)."""

@@ -1,8 +1,13 @@
 """Features of captions: kept on disk block by block, the same wherever a process was killed."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from reclap import checkpoint
 from reclap.store import Store
 from reclap.text_encoder import TextEncoder
 from reclap.training.captions import Captions
@@ -13,9 +18,9 @@ TEXTS = [f"a{chr(97 + i % 26)} {chr(97 + i // 26)} sound" for i in range(300)]  
 class Counting:
     """A text tower that counts, and is killed in a block."""
 
-    def __init__(self, encoder, dies_at=None):
+    def __init__(self, encoder, dies_at=None, digest=None):
         self.config, self._encoder, self._dies_at = encoder.config, encoder, dies_at
-        self.asked = []
+        self.asked, self.digest = [], digest or encoder.digest
 
     def features(self, texts):
         if len(self.asked) == self._dies_at:
@@ -29,8 +34,8 @@ def encoder(small_folder):
     return TextEncoder(small_folder, 1)
 
 
-def made(encoder, path, texts=TEXTS, tower="0" * 64):
-    return Captions(encoder, tower, texts, path, progress=False)
+def made(encoder, path, texts=TEXTS):
+    return Captions(encoder, texts, path, progress=False)
 
 
 def test_features_are_those_of_the_tower(encoder, tmp_path):
@@ -65,12 +70,34 @@ def test_block_that_is_partly_kept_is_embedded_as_a_whole(encoder, tmp_path):
 
 def test_features_of_another_tower_are_made_anew(encoder, tmp_path):
     made(encoder, tmp_path / "c.store")
-    second = Counting(encoder)
-    made(second, tmp_path / "c.store", tower="1" * 64)
+    second = Counting(encoder, digest="1" * 64)
+    made(second, tmp_path / "c.store")
     assert second.asked == [128, 128, 44]
     (tmp_path / "c.store" / "header.json").write_text("{")
-    made(second, tmp_path / "c.store", tower="1" * 64)
+    made(second, tmp_path / "c.store")
     assert len(second.asked) == 6
+
+
+@pytest.mark.parametrize("part", ["weights", "tokenizer", "settings"])
+def test_digest_of_a_tower_tells_what_its_features_depend_on(encoder, small_folder, tmp_path, part):
+    folder = Path(shutil.copytree(small_folder, tmp_path / "other"))
+    if part == "weights":
+        tensors = checkpoint.read_tensors(folder / checkpoint.TEXT)
+        tensors = {name: np.array(x) for name, x in tensors.items()}
+        next(x for x in tensors.values() if x.dtype == np.float32)[...] += 1
+        checkpoint.write_tensors(folder / checkpoint.TEXT, tensors)
+    elif part == "tokenizer":
+        path = folder / checkpoint.TOKENIZER
+        path.write_text(path.read_text().replace("[MASK]", "[MUSK]"))
+    else:
+        data = json.loads((folder / checkpoint.CONFIG).read_text())
+        data["text"]["eps"] = 1e-3
+        (folder / checkpoint.CONFIG).write_text(json.dumps(data))
+    assert TextEncoder(folder).digest != encoder.digest
+    config = json.loads((small_folder / checkpoint.CONFIG).read_text()) | {"name": "another"}
+    again = Path(shutil.copytree(small_folder, tmp_path / "again"))
+    (again / checkpoint.CONFIG).write_text(json.dumps(config))
+    assert TextEncoder(again).digest == encoder.digest  # a name changes nothing
 
 
 def test_full_disk_keeps_the_blocks_before(encoder, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -306,7 +307,7 @@ def test_embed_writes_rows_with_their_names_and_digest(run, small, tones, tmp_pa
     status, out, _ = run("embed", *tones, "-o", tmp_path / "out.npz")
     assert (status, out) == (0, "")
     with np.load(tmp_path / "out.npz") as found:
-        assert set(found) == {"embeddings", "items", "kind", "model", "digest"}
+        assert set(found) == {"embeddings", "items", "kind", "model", "digest", "preparation"}
         np.testing.assert_array_equal(found["embeddings"], small.embed_audio(tones))
         assert list(found["items"]) == [str(path) for path in tones]
         assert str(found["digest"]) == small.digest
@@ -414,6 +415,50 @@ def test_embed_keeps_what_another_model_began(run, tones, tmp_path):
     assert (status, err) == (0, "reclap: 1 of 2 were there already\n")
 
 
+@pytest.mark.parametrize("name", ["out.npz", "out.store"])
+def test_rows_of_different_hops_are_not_mixed(run, small, long_clip, tones, tmp_path, name):
+    out, half = tmp_path / name, ("--window-hop", "0.5")
+    _fails(run("embed", long_clip, "none.wav", "-o", out, *half), "none.wav")
+    _fails(run("embed", long_clip, tones[0], "-o", out), ": holds", "window_hop 0.5; cannot append")
+    assert run("embed", long_clip, tones[0], "-o", out, *half)[0] == 0  # continued
+    found = reclap.Embeddings.load(out)
+    rows = small.embed_audio([long_clip, tones[0]], window_hop=0.5)
+    np.testing.assert_array_equal(found.rows, rows)
+    assert not np.array_equal(rows, small.embed_audio([long_clip, tones[0]]))
+    assert (found.preparation, found.digest) == ("window_hop 0.5", small.digest)
+    assert run("embed", "--text", "rain", "-o", tmp_path / "t.npz")[0] == 0
+    assert run("compare", tmp_path / "t.npz", out, model=False)[0] == 0
+    whole = (tmp_path / "own.npz", "--window-hop", "1")  # the model's own
+    assert run("embed", long_clip, "-o", *whole)[0] == 0
+    assert reclap.Embeddings.load(whole[0]).preparation == ""
+
+
+@pytest.mark.parametrize("rule", ["mean_embedding", "entropy_batch"])
+def test_classify_takes_the_hop(run, small, long_clip, rule):
+    args = (long_clip, "--labels", "a,b", "--json", "--combine", rule)
+    status, out, _ = run("classify", *args, "--window-hop", "0.25")
+    assert status == 0
+    [want] = small.classify(long_clip, ["a", "b"], combine=rule, window_hop=0.25)
+    assert json.loads(out) == want.to_json()
+    assert run("classify", *args)[1] != out
+
+
+def test_texts_of_different_tokenizers_are_not_mixed(run, small_folder, tones, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "texts.store"
+    shutil.copytree(small_folder, other)
+    path = other / "tokenizer.json"
+    path.write_text(path.read_text().replace("[MASK]", "[MUSK]"))
+    assert run("embed", "--text", "rain", "-o", out)[0] == 0
+    args = ("embed", "--text", "rain", "dog", "--model", other, "-o")
+    _fails(run(*args, out, model=False), "texts.store: holds text", "cannot append", "tokenizer")
+    assert run(*args, tmp_path / "b.npz", model=False)[0] == 0
+    refused = run("compare", out, tmp_path / "b.npz", model=False)
+    _fails(refused, "texts of different tokenizers cannot be compared")
+    sounds = tmp_path / "sounds.npz"  # which no tokenizer has touched
+    assert run("embed", tones[0], "--model", other, "-o", sounds, model=False)[0] == 0
+    assert run("compare", out, sounds, model=False)[0] == 0
+
+
 def test_standard_input_is_another_sound_each_time(run, small, tones, tmp_path, monkeypatch):
     class Input:
         def __init__(self, path):
@@ -479,6 +524,15 @@ def test_embed_continues_after_a_kill(run, small, small_folder, tones, tmp_path)
         (["--text-file", "{tmp}/latin.txt", "-o", "{tmp}/x.npz"], "latin.txt: line 2 is not UTF-8"),
         (["--text", *"ab" * 20000, "x" * 5000, "-o", "{tmp}/x.npz"], "would take 0.8 GB"),
         (["a.wav", "-o", "{tmp}/x.npz", "--text", "b"], "either sound files or texts"),
+        (["--text", "b", "--window-hop", "0.5", "-o", "{tmp}/x.npz"], "texts have no windows"),
+        (
+            ["a.wav", "--window-hop", "2", "-o", "{tmp}/x.npz"],
+            "window_hop: expected float from 0.001 to 1, got 2.0",
+        ),
+        (
+            ["a.wav", "--window-hop", "nan", "-o", "{tmp}/x.npz"],
+            "window_hop: expected float from 0.001 to 1, got nan",
+        ),
         (["a.wav", "-o", "{tmp}"], "Is a directory"),
         (["a.wav", "-o", "{tmp}/none/x.npz"], "none: No such file"),
         (["--text", " ", "-o", "{tmp}/x.npz"], "texts[0] is empty"),

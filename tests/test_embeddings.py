@@ -22,7 +22,7 @@ def unit(rows):
 @pytest.fixture
 def sounds(rng):
     items = tuple(f"{i}.wav" for i in range(7))
-    return Embeddings(unit(f32(rng, 7, 20)), items, "audio", "small", "a" * 64)
+    return Embeddings(unit(f32(rng, 7, 20)), items, "audio", "small", "a" * 64, "window_hop 0.5")
 
 
 def test_a_file_brings_back_what_was_saved(sounds, tmp_path):
@@ -30,7 +30,7 @@ def test_a_file_brings_back_what_was_saved(sounds, tmp_path):
     found = Embeddings.load(tmp_path / "a.npz")
     np.testing.assert_array_equal(found.rows, sounds.rows)
     assert dataclasses.replace(found, rows=None) != sounds  # rows make equality ambiguous
-    for field in ("items", "kind", "model", "digest"):
+    for field in ("items", "kind", "model", "digest", "preparation"):
         assert getattr(found, field) == getattr(sounds, field)
 
 
@@ -41,12 +41,29 @@ def test_paths_may_be_texts(sounds, tmp_path, name, kind):
     sounds.save(kind(tmp_path / name))  # in its place
     found = Embeddings.load(kind(tmp_path / name))
     np.testing.assert_array_equal(found.rows, sounds.rows)
-    assert (found.items, found.kind, found.model, found.digest) == (
+    told = (found.kind, found.model, found.digest, found.preparation)
+    assert (found.items, told) == (
         sounds.items,
-        "audio",
-        "small",
-        sounds.digest,
+        ("audio", "small", sounds.digest, "window_hop 0.5"),
     )
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.store"])
+def test_files_of_earlier_versions_are_read(sounds, tmp_path, name):
+    """They do not tell the preparation."""
+    if name == "a.npz":
+        texts = {"kind": "text", "model": "small", "digest": sounds.digest}
+        arrays = {key: np.array(value) for key, value in texts.items()}
+        np.savez(tmp_path / name, embeddings=sounds.rows, items=np.array(sounds.items), **arrays)
+    else:
+        dataclasses.replace(sounds, kind="text", preparation="").save(tmp_path / name)
+        assert "preparation" not in json.loads((tmp_path / name / "header.json").read_text())
+    found = Embeddings.load(tmp_path / name)
+    assert found.preparation == ""
+    known = dataclasses.replace(found, preparation="tokenizer a")
+    assert nearest(known, found).order.shape == (7, 5)
+    with pytest.raises(ReclapError, match=r"different tokenizers .*: tokenizer a, tokenizer b"):
+        nearest(known, dataclasses.replace(found, preparation="tokenizer b"))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a", "a.npz.gz"])

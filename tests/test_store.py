@@ -160,7 +160,8 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path, rows, count, notes):
 
 
 @pytest.mark.parametrize(
-    "other", [{"digest": "e"}, {"dim": 4}, {"kind": "text"}, {"type": "float16"}]
+    "other",
+    [{"digest": "e"}, {"dim": 4}, {"kind": "text"}, {"type": "float16"}, {"preparation": "a"}],
 )
 def test_rows_of_another_header_are_refused(store, other):
     header = Header(**{**vars(HEADER_32), **other})
@@ -202,6 +203,8 @@ def test_a_second_writer_is_refused_and_readers_are_not(store):
         '{"format": "reclap-embeddings", "version": 1, "dim": 3, "kind": "audio"}',
         '{"format": "reclap-embeddings", "version": 1, "digest": "d", "dim": 3, "kind": "audio", '
         '"type": "int8"}',
+        '{"format": "reclap-embeddings", "version": 1, "digest": "d", "dim": 3, "kind": "audio", '
+        '"preparation": 1}',
     ],
 )
 def test_headers_of_something_else_are_refused_by_name(store, content):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import shutil
 import sys
 from collections import Counter
@@ -15,7 +16,6 @@ from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
-    from reclap.errors import Errors
     from reclap.model import Model
     from reclap.store import Header, Writer
 
@@ -31,14 +31,16 @@ def add_embed(commands: Commands) -> None:
     p.add_argument("--text", nargs="+", default=[], help="texts instead of files")
     p.add_argument("--text-file", type=Path, metavar="TXT", help="one text a line")
     options.add_model(p)
+    options.add_window_hop(p)
     p.add_argument(
         "-o",
         "--out",
         type=Path,
         required=True,
         metavar="OUT",
-        help="FILE.npz with arrays embeddings (n, dim), items, kind, model, digest; or "
-        "FOLDER.store, to which later calls add; the same command continues after a kill",
+        help="FILE.npz with arrays embeddings (n, dim), items, kind, model, digest, "
+        "preparation; or FOLDER.store, to which later calls add; the same command continues after "
+        "a kill",
     )
     p.add_argument("--force", action="store_true", help="replace what is there")
     p.set_defaults(run=_run_embed)
@@ -52,6 +54,8 @@ def _run_embed(args: argparse.Namespace) -> int:
     texts = _texts_of(args)
     if bool(texts) == bool(args.files):
         raise ReclapError("embed: give either sound files or texts")
+    if texts and args.window_hop is not None:
+        raise ReclapError("--window-hop: texts have no windows")
     items = texts or options.files_of(args)
     if args.out.suffix != SUFFIX:
         require_short(items)
@@ -67,7 +71,7 @@ def _run_embed(args: argparse.Namespace) -> int:
             _embed_texts(model, todo, writer)
             faults = 0
         else:
-            faults = _embed_files(model, todo, writer, args.errors)
+            faults = _embed_files(model, todo, writer, args)
     if args.out.suffix != SUFFIX:
         _write_archive(args.out, items)
     return int(bool(faults))
@@ -106,7 +110,13 @@ def _writer(args: argparse.Namespace, model: "Model", kind: str, *, again: bool)
     """Open the store that is asked for, or that of an archive on its way."""
     from reclap.store import SUFFIX, Header, Writer
 
-    header = Header(model.digest, model.config.dim, kind, model.config.name)
+    header = Header(
+        model.digest,
+        model.config.dim,
+        kind,
+        model.config.name,
+        preparation=model.preparation(kind, args.window_hop),
+    )
     if args.out.suffix == SUFFIX:
         return Writer(args.out, header, force=args.force)
     partial = _partial(args.out)
@@ -114,7 +124,7 @@ def _writer(args: argparse.Namespace, model: "Model", kind: str, *, again: bool)
 
 
 def _is_other(partial: Path, header: "Header") -> bool:
-    """Tell whether a store was begun by another model; one of this model is continued."""
+    """Tell whether a store has another header; one that has this is continued."""
     from reclap.store import Store, is_store
 
     return is_store(partial) and Store(partial).header != header
@@ -156,11 +166,16 @@ def _embed_texts(model: "Model", texts: list[str], writer: "Writer") -> None:
             shown.update(len(part))
 
 
-def _embed_files(model: "Model", files: list[str], writer: "Writer", errors: "Errors") -> int:
+def _embed_files(
+    model: "Model", files: list[str], writer: "Writer", args: argparse.Namespace
+) -> int:
     """Embed files, and return how many were skipped."""
     faults = 0
     watched = options.is_watched(len(files))
-    for found in model.iter_embed(files, errors=errors, progress=watched):
+    embedded = model.iter_embed(
+        files, window_hop=args.window_hop, errors=args.errors, progress=watched
+    )
+    for found in embedded:
         if found.error is None:
             writer.append(found.row[None], [found.file])
         else:
@@ -176,7 +191,7 @@ def _write_archive(out: Path, items: Sequence[str]) -> None:
     found = Embeddings.load(_partial(out))
     order = list(_places(items, found.items))
     kept = tuple(found.items[i] for i in order)
-    Embeddings(found.rows[order], kept, found.kind, found.model, found.digest).save(out)
+    dataclasses.replace(found, rows=found.rows[order], items=kept).save(out)
     shutil.rmtree(_partial(out))
 
 

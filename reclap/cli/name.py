@@ -25,6 +25,7 @@ def add_classify(commands: Commands) -> None:
     options.add_files(p)
     labels.add_labels(p)
     options.add_model(p)
+    options.add_window_hop(p)
     p.add_argument("--top-k", type=options.positive, default=5, help="labels shown (default: 5)")
     p.add_argument("--explain", action="store_true", help="show which prompt decided")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -39,6 +40,7 @@ def _run_classify(args: argparse.Namespace) -> int:
     results: Iterable[Classification] = name(
         files,
         top_k=args.top_k,
+        window_hop=args.window_hop,
         **labels.naming_of(args, given, model),
         explain=args.explain,
         errors=args.errors,

@@ -82,6 +82,17 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
     )
 
 
+def add_window_hop(parser: argparse.ArgumentParser) -> None:
+    """Add ``--window-hop``."""
+    parser.add_argument(
+        "--window-hop",
+        type=float,
+        metavar="X",
+        help="step between the windows of a long clip, a fraction of the window "
+        "(default: the model's, mostly 1)",
+    )
+
+
 def positive(text: str) -> int:
     """Parse a number above 0 for argparse."""
     value = int(text)

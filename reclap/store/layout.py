@@ -58,6 +58,9 @@ class Header:
         Name of the model, for people.
     type : {"float32", "float16"}
         Type of the rows.
+    preparation : str
+        What the rows depend on beside the model, see `reclap.embedder.Embedder.preparation`: rows
+        that differ in it are not mixed, but may be compared.
     """
 
     digest: str
@@ -65,10 +68,11 @@ class Header:
     kind: str
     model: str = ""
     type: Literal["float32", "float16"] = "float32"
+    preparation: str = ""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        texts = (self.digest, self.kind, self.model, self.type)
+        texts = (self.digest, self.kind, self.model, self.type, self.preparation)
         if not all(isinstance(text, str) for text in texts) or self.type not in TYPES:
             raise ValueError(f"expected texts, and a type of {', '.join(TYPES)}, got {self}")
         if type(self.dim) is not int or not 0 < self.dim <= _MOST_DIM:
@@ -86,7 +90,13 @@ class Header:
 
     def describe(self) -> str:
         """Return a short text for messages, with the digest in full."""
-        return f"{self.kind} of {self.model or 'a model'}, {self.dim} {self.type}, {self.digest}"
+        text = f"{self.kind} of {self.model or 'a model'}, {self.dim} {self.type}, {self.digest}"
+        return f"{text}, {self.preparation}" if self.preparation else text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the header's file holds; a preparation only where there is one."""
+        data = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        return data if self.preparation else {k: v for k, v in data.items() if k != "preparation"}
 
 
 class Part:

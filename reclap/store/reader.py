@@ -40,7 +40,7 @@ class Store:
     OSError
         If a file cannot be read.
     FormatError
-        If a path is no store, or they differ in digest, dimension, kind or type.
+        If a path is no store, or they differ in digest, dimension, kind, type or preparation.
 
     Notes
     -----

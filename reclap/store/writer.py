@@ -1,7 +1,6 @@
 """Writer of stores: append, survive a kill, continue."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -19,7 +18,6 @@ from reclap.files import lock as lock_file
 from reclap.files import sync, write_text
 from reclap.store.layout import (
     CHECKED,
-    FORMAT,
     HEADER,
     INDEX,
     LOCK,
@@ -27,7 +25,6 @@ from reclap.store.layout import (
     RECORD,
     ROWS,
     TEXT,
-    VERSION,
     Header,
     Part,
     Rows,
@@ -110,8 +107,7 @@ class Writer:
         self._write_mark(count)
         self._cut()
         if not count:
-            made = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self.header)}
-            write_text(self.path / HEADER, json.dumps(made, indent=1) + "\n")
+            write_text(self.path / HEADER, json.dumps(self.header.to_json(), indent=1) + "\n")
 
     def _cut(self) -> None:
         """Let the files end with the last complete row, the index first."""

@@ -26,8 +26,6 @@ class Captions:
     ----------
     encoder : TextEncoder
         The text tower.
-    tower : str
-        Digest of the tower and its tokenizer.
     texts : sequence of str
         Known captions, each once.
     path : Path
@@ -46,14 +44,14 @@ class Captions:
     def __init__(
         self,
         encoder: TextEncoder,
-        tower: str,
         texts: Sequence[str],
         path: Path,
         *,
         progress: bool,
     ) -> None:
         self._encoder = encoder
-        header = Header(tower, encoder.config.text.width, "caption features", encoder.config.name)
+        width, name = encoder.config.text.width, encoder.config.name
+        header = Header(encoder.digest, width, "caption features", name)
         if _is_other(path, header):
             shutil.rmtree(path)
         with (

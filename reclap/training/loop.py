@@ -154,8 +154,7 @@ def _train_into(
     exam = None
     if recipe.eval.every:
         exam = ZeroShot.from_recipe(recipe, config, encoder, progress=progress)
-    digest = identity["model"]["text"]
-    captions = Captions(encoder, digest, batches.texts(), out / CAPTIONS, progress=progress)
+    captions = Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
     run = _Loop(recipe, folder, text, identity, learner, exam, captions)
     return run.go(batches, newest.step if newest else 0, progress=progress)
 
