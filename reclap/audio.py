@@ -171,6 +171,7 @@ def open_front(
     rate: int | None = None,
     channels_first: bool = False,
     speed: float = 1.0,
+    place: str | None = None,
 ) -> Stream:
     """Open a sound as a front end takes it: its rate, its channels, its resampler.
 
@@ -189,6 +190,8 @@ def open_front(
         An array of two axes is (channels, T).
     speed : float
         The sound plays faster and higher by this factor.
+    place : str, optional
+        What warnings call what has no name.
 
     Returns
     -------
@@ -208,6 +211,7 @@ def open_front(
         channels=front.channels,
         resampler=front.resampler,
         channels_first=channels_first,
+        place=place,
     )
 
 

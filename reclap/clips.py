@@ -83,6 +83,8 @@ class SoundFile:
     source : path, bytes-like or binary file object
         A regular file stays on disk and is read piece by piece; of a pipe or a file object the
         whole content is taken at once, `LARGEST` bytes at most. The path ``"-"`` is standard input.
+    place : str, optional
+        What messages put before the name of what is no path: its place in a list.
 
     Attributes
     ----------
@@ -99,7 +101,7 @@ class SoundFile:
         If it is none of these.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, place: str | None = None) -> None:
         self._path: Path | None = None
         self._data: Content = b""
         if isinstance(source, str) and source == "-":
@@ -112,7 +114,8 @@ class SoundFile:
                 else:
                     self._data = _all_of(file, self.name)
         else:
-            self.name, self._data = _content(source)
+            name, self._data = _content(source)
+            self.name = name if place is None else f"{place}: {name}"
         with self._bytes() as (read_at, size):
             self._head = read_at(0, 64)
             self._missing = headers.missing(read_at, size)

@@ -95,13 +95,13 @@ class Reading:
             return front
         return dataclasses.replace(front, window_hop=self.window_hop)
 
-    def open(self, item: Any, front: AudioConfig) -> Stream:
+    def open(self, item: Any, front: AudioConfig, place: str) -> Stream:
         """Open a sound as a front end takes it; see `reclap.audio.open_front`."""
         source, own = _parts(item)
         if is_file(source):
-            return open_front(source, front)
+            return open_front(source, front, place=place)
         rate = self.rate if own is None else own
-        return open_front(source, front, rate=rate, channels_first=self.channels_first)
+        return open_front(source, front, rate=rate, channels_first=self.channels_first, place=place)
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
@@ -186,10 +186,11 @@ def features(
     """
 
     def work(i: int, item: Any) -> Iterator[Picture | Exception]:
+        name = name_of(item, i)
         try:
-            yield from pictures(reading.open(item, front), front)
+            yield from pictures(reading.open(item, front, name), front)
         except BAD_SOUND as error:
-            _name(error, name_of(item, i))
+            _name(error, name)
             yield error
 
     jobs = (functools.partial(work, i, item) for i, item in enumerate(items))
@@ -224,7 +225,8 @@ def pieces(
 
     def work() -> Iterator[tuple[int, int, Picture]]:
         try:
-            stream = reading.open(item, dataclasses.replace(front, channels="mean"))
+            mixed = dataclasses.replace(front, channels="mean")
+            stream = reading.open(item, mixed, name_of(item, 0))
             ranges = ((start, start + size) for start in itertools.count(0, step))
             found = cut(stream.blocks(), ranges)
             for start, piece in zip(itertools.count(0, step), found, strict=False):

@@ -68,6 +68,7 @@ def open_stream(
     channels: Channels,
     resampler: Kind,
     channels_first: bool = False,
+    place: str | None = None,
 ) -> Stream:
     """Open a sound.
 
@@ -75,6 +76,8 @@ def open_stream(
     ----------
     source, target_rate, rate, channels, resampler, channels_first
         As `reclap.clips.load`, whose samples the stream has; channels are not kept.
+    place : str, optional
+        What warnings call an array, and put before the name of bytes and file objects.
 
     Returns
     -------
@@ -89,8 +92,8 @@ def open_stream(
     if not is_file(source) or rate is not None:
         check_rate("target_rate", target_rate)
         clip = clip_of(source, rate, channels_first=channels_first)
-        return _whole(clip, target_rate, channels, resampler, ARRAY)
-    file = SoundFile(source)
+        return _whole(clip, target_rate, channels, resampler, place or ARRAY)
+    file = SoundFile(source, place)
     reader = file.open()
     most = max(1, WHOLE // reader.channels)
     samples = file.read(reader, most)
@@ -152,18 +155,27 @@ class _LongFile:
 
     def blocks(self) -> Iterator[Samples]:
         if not self._one_by_one:
-            yield from self._mixed(core.downmix, mean=True)
+            yield from self._mixed(core.downmix, mean=True, first=True)
             return
         for channel in range(self._channels):
-            yield from self._mixed(functools.partial(_channel, channel), mean=False)
+            mix = functools.partial(_channel, channel)
+            yield from self._mixed(mix, mean=False, first=channel == 0)
 
-    def _mixed(self, mix: Callable[[Samples], Samples], *, mean: bool) -> Iterator[Samples]:
+    def _mixed(
+        self, mix: Callable[[Samples], Samples], *, mean: bool, first: bool
+    ) -> Iterator[Samples]:
+        """Yield one channel made of all; the first time, log what is wrong with the file."""
         resampler, levels = resampler_of(*self._rates, self._resampler), Levels()
+        counted, frames = "_frames" in vars(self), 0
         for block in self._decoded():
+            frames += len(block)
             mixed = mix(block)
             levels.add(block, mixed if mean else None)
             yield resampler.push(mixed)
-        levels.report(self._file.name)
+        if first:
+            levels.report(self._file.name)
+        if first and not counted:  # by `_frames`, which has reported it
+            self._file.report(frames)
         yield resampler.finish()
 
     def _decoded(self) -> Iterator[Samples]:

@@ -92,6 +92,18 @@ def test_file_that_was_cut_off_is_named(
             assert "50%" in messages[0] or "49%" in messages[0] or "51%" in messages[0]
 
 
+@pytest.mark.parametrize("channels", ["mean", "concatenate"])
+@pytest.mark.parametrize("counted", [False, True])
+def test_long_file_is_reported_once_whoever_reads_it(rng, caplog, monkeypatch, channels, counted):
+    monkeypatch.setattr(streams, "WHOLE", 1000)
+    data = encoded(100 * noise(rng, channels=2), subtype="FLOAT")[:-1000]
+    stream = audio.open_front(data, audio.AudioConfig(rate=RATE, channels=channels))
+    assert not counted or stream.length
+    assert list(stream.blocks())
+    told = sorted(r.getMessage().split(": ")[1][:12] for r in caplog.records)
+    assert told == ["samples reac", "the file was"]
+
+
 def test_odd_chunk_without_its_last_byte_is_whole(rng, caplog):
     data = encoded(noise(rng)[:101], "AIFF", "PCM_S8")
     assert len(audio.read(data[:-1]).samples) == 101
@@ -215,6 +227,43 @@ def test_amplitudes_beyond_full_scale_are_reported(small, rng, caplog):
     assert caplog.records[0].levelno == logging.WARNING
     with pytest.raises(ValueError, match="NaN or infinite"):
         small.embed_audio(x * 1e60, rate=RATE)
+
+
+def cut_off(rng) -> bytes:
+    return encoded(noise(rng))[:-1000]
+
+
+UNNAMED = {
+    "array": (lambda rng: np.full(RATE, 99.0), "samples reach"),
+    "pair": (lambda rng: (np.full(RATE, 99.0), RATE), "samples reach"),
+    "mapping": (lambda rng: {"array": np.full(9, 99.0), "sampling_rate": RATE}, "samples reach"),
+    "antiphase": (lambda rng: noise(rng) * np.array([0.5, -0.5]), "its channels cancel"),
+    "bytes": (cut_off, "<31044 bytes>: the file was cut off"),
+    "file object": (lambda rng: io.BytesIO(cut_off(rng)), "<file object>: the file was cut off"),
+    "bytes of a mapping": (lambda rng: {"bytes": cut_off(rng), "path": None}, "<31044 bytes>: the"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_reports_about_items_without_a_name_tell_their_place(
+    small, rng, caplog, monkeypatch, kind, streamed
+):
+    if streamed:
+        monkeypatch.setattr(streams, "WHOLE", 1000)
+    make, text = UNNAMED[kind]
+    good = noise(rng)
+    small.embed_audio([good, make(rng), good], rate=RATE)
+    list(small.iter_embed(iter([good, make(rng)]), rate=RATE))
+    small.timeline([make(rng)], ["rain"], rate=RATE)
+    told = [r.getMessage() for r in caplog.records]
+    assert [m[:9] for m in told] == ["audio[1]:", "audio[1]:", "audio[0]:"]
+    assert all(m[10:].startswith(text) for m in told)
+
+
+def test_reports_about_items_that_bring_a_path_tell_it(small, rng, caplog):
+    small.embed_audio([{"path": "a.wav", "bytes": cut_off(rng)}])
+    assert caplog.records[0].getMessage().startswith("a.wav: <31044 bytes>: the file was cut off")
 
 
 def test_reports_are_logged_below_the_packages_name(rng, caplog):
