@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from reclap import checkpoint
 from reclap._libraries import core
 from reclap.batches import TEXT_BATCH, batches, default_threads
 from reclap.config import ClapConfig
+from reclap.errors import FormatError
 from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 
@@ -30,10 +32,17 @@ class TextEncoder:
         Model folder; its model.safetensors is not read and may be absent.
     threads : int, optional
         Most threads of one call.
+
+    Notes
+    -----
+    It can be pickled and copied, as a `reclap.Model`: the pickle holds the folder and the digest,
+    and unpickling reads the folder again.
     """
 
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
         folder = self.folder = Path(folder)
+        self._place = folder.absolute()
+        self.threads = default_threads() if threads is None else threads
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
         self._weights = Weights(
@@ -45,8 +54,12 @@ class TextEncoder:
             dim=width,
         )
         self._core = self._weights.core
-        self._context = core.Context(default_threads() if threads is None else threads)
+        self._context = core.Context(self.threads)
         self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the tower lies, and its digest."""
+        return _reopen, (self._place, self.threads, self.digest)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -66,6 +79,17 @@ class TextEncoder:
             for part in batches(items, TEXT_BATCH)
         ]
         return np.concatenate(parts)
+
+
+def _reopen(folder: Path, threads: int, digest: str) -> TextEncoder:
+    """Read a pickled tower again; FormatError if it is not what it was."""
+    encoder = TextEncoder(folder, threads)
+    if encoder.digest != digest:
+        raise FormatError(
+            f"{folder}: the text tower has changed since it was pickled or copied: digest "
+            f"{digest[:16]} then, {encoder.digest[:16]} now"
+        )
+    return encoder
 
 
 def _text_weights(folder: Path, wanted: list[tuple[str, tuple[int, ...]]]) -> Iterator[Floats]:

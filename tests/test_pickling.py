@@ -18,6 +18,7 @@ from reclap.llm.request import RequestError
 from reclap.loading import Opening, load
 from reclap.model import Model
 from reclap.prompts.bank import PromptBank
+from reclap.text_encoder import TextEncoder
 
 TEXTS = ["rain on a tin roof", "a dog barks"]
 
@@ -52,11 +53,19 @@ def test_every_option_of_load_is_pickled(small_folder):
     assert set(opening.options) == set(inspect.signature(load).parameters)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float32x3"])
-def test_type_of_a_model_survives_pickling(small_folder, dtype):
-    model = copied(reclap.load(small_folder, dtype=dtype, threads=1))
-    assert model.info()["dtype"] == dtype
-    assert model.threads == 1
+@pytest.mark.parametrize("again", [copied, copy.deepcopy])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "float32x3", "float32x6", "auto"])
+def test_type_of_a_model_survives_pickling(small_folder, tones, dtype, again):
+    try:
+        model = reclap.load(small_folder, dtype=dtype, threads=1)
+    except ValueError as error:
+        pytest.skip(str(error))
+    other = again(model)
+    assert other.info()["dtype"] == model.info()["dtype"]
+    assert dtype in (other.info()["dtype"], "auto")
+    assert (other.digest, other.threads) == (model.digest, 1)
+    np.testing.assert_array_equal(other.embed_text(TEXTS), model.embed_text(TEXTS))
+    np.testing.assert_array_equal(other.embed_audio(tones[:2]), model.embed_audio(tones[:2]))
 
 
 def test_bundled_model_travels_by_its_name(monkeypatch, tmp_path):
@@ -108,6 +117,23 @@ def test_lost_source_is_named_on_unpickling(folder):
         pickle.loads(data)  # noqa: S301
 
 
+@pytest.mark.parametrize("again", [copied, copy.deepcopy, copy.copy])
+def test_copied_text_tower_makes_the_same_and_shares_nothing(folder, again, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    encoder = TextEncoder("model", 2)
+    monkeypatch.chdir("/")
+    other = again(encoder)
+    assert (other.digest, other.threads) == (encoder.digest, 2)
+    np.testing.assert_array_equal(other.features(TEXTS), encoder.features(TEXTS))
+    for name in ("_context", "_core", "_weights", "_tokenizer"):
+        assert getattr(other, name) is not getattr(encoder, name), name
+    path = folder / checkpoint.TOKENIZER
+    path.write_text(path.read_text().replace("[MASK]", "[MUSK]"))
+    with pytest.raises(reclap.FormatError, match=r"model: the text tower has changed since"):
+        again(encoder)
+    assert len(pickle.dumps(encoder)) < 1000
+
+
 def test_model_of_parts_is_refused_clearly(small):
     parts = Model(small.config, small._weights, None, Path("parts"))
     with pytest.raises(TypeError, match=r"parts: only models that reclap\.load returned"):
@@ -156,14 +182,40 @@ def test_loader_of_torch_takes_a_model(small_folder, method):
     np.testing.assert_array_equal(np.concatenate(list(found)), model.embed_text(TEXTS))
 
 
-def test_results_survive_pickling(small, tones):
-    [found] = small.classify(tones[:1], TEXTS, explain=True)
-    assert copied(found).top == found.top
-    np.testing.assert_array_equal(copied(found).scores, found.scores)
-    timeline = small.timeline(tones[0], TEXTS)
-    np.testing.assert_array_equal(copied(timeline).scores, timeline.scores)
+def one_of(name, model, folder, tones):
+    """Return an object of a public name, and what tells it from others."""
     bank = PromptBank.from_prompts({"dog": ["a gruff bark", "a yelp"]})
-    assert copied(bank) == bank
+    [embedding] = model.iter_embed(tones[:1])
+    [classification] = model.classify(tones[:1], bank, explain=True)
+    timeline = model.timeline(tones[0], TEXTS)
+    of = reclap.Embeddings(model.embed_text(TEXTS), tuple(TEXTS), "text", "a", "b", "c")
+    skipped = reclap.SkippedWarning({1: "bad"})
+    made = {
+        "ClapConfig": (model.config, lambda x: x),
+        "Classification": (classification, lambda x: (x.top, x.to_json(), x.attribution.of("dog"))),
+        "Embedding": (embedding, lambda x: (x.index, x.file, x.row.tolist(), x.error)),
+        "Embeddings": (of, lambda x: {**vars(x), "rows": x.rows.tolist()}),
+        "Model": (model, lambda x: (x.digest, x.text_digest, x.info())),
+        "PromptBank": (bank, lambda x: (x, x.digest)),
+        "SkippedWarning": (skipped, lambda x: (str(x), vars(x))),
+        "Timeline": (timeline, lambda x: (x.to_json(), x.best)),
+        "load": (reclap.load, lambda x: x(folder).digest),
+        "nearest": (reclap.nearest, lambda x: x(of, of).order.tolist()),
+    }
+    if name in made:
+        return made[name]
+    error = getattr(reclap, name)
+    assert issubclass(error, reclap.ReclapError), f"{name}: say how one is made, and what it tells"
+    return error("what is wrong"), lambda x: (str(x), vars(x))
+
+
+@pytest.mark.parametrize("again", [copied, copy.deepcopy, copy.copy])
+@pytest.mark.parametrize("name", reclap.__all__)
+def test_everything_public_survives_copies(small, small_folder, tones, name, again):
+    value, told = one_of(name, small, small_folder, tones)
+    other = again(value)
+    assert type(other) is type(value)
+    assert told(other) == told(value)
 
 
 def test_exceptions_survive_pickling():
