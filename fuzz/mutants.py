@@ -36,7 +36,7 @@ from mutation_tests import AREAS, tests_of  # noqa: E402
 EQUIVALENT = ROOT / "fuzz" / "equivalent_mutants.txt"
 MOST = 0.08  # of the mutants that count may survive
 LONGEST = 120  # seconds of one test
-MEMORY = 24 << 30  # bytes of address space of a test process
+MEMORY = 24 << 30  # bytes of data of a test process; a browser reserves terabytes of addresses
 
 
 def main() -> int:
@@ -218,7 +218,7 @@ class Checkout:
             start_new_session=True,
             text=True,
         ) as child:
-            resource.prlimit(child.pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
+            resource.prlimit(child.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
             try:
                 out, _ = child.communicate(timeout=10 * LONGEST)
             except subprocess.TimeoutExpired:
