@@ -104,6 +104,17 @@ void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n)
     for (int64_t i = 0; i < n; i++) dx[i] = rc_positive(x[i], dy[i]);
 }
 
+const rc_act *rc_act_of(int64_t kind)
+{
+    static const rc_act acts[RC_ACTS] = {
+        [RC_ACT_GELU] = {rc_gelu_forward, rc_gelu_backward},
+        [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward, rc_gelu_tanh_backward},
+        [RC_ACT_RELU] = {rc_relu_forward, rc_relu_backward},
+        [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward, rc_quick_gelu_backward},
+    };
+    return &acts[kind];
+}
+
 RC_CLONES
 void rc_tanh_forward(float *y, const float *x, int64_t n)
 {

@@ -51,7 +51,7 @@ static rc_status check_config(const rc_cnn14_config *c)
     if (c->mels < least || c->mels > 1024)
         return rc_fail(RC_EINVAL, "audio.mels: %lld blocks need %lld to 1024, got %lld",
                        (long long)c->blocks, (long long)least, (long long)c->mels);
-    return rc_check_eps("audio", c->eps);
+    return rc_check_eps("audio.eps", c->eps);
 }
 
 static void declare_layer(conv_layer *l, rc_params *p, int64_t block, int64_t number)

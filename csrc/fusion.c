@@ -6,17 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SQUEEZE = 4 };
-
 /* ---- Parameters and tables ------------------------------------------------------------------- */
 
 rc_status rc_fusion_check(const rc_htsat_config *c)
 {
-    if (c->spec_size / c->patch < RC_LOCALS || c->embed < SQUEEZE)
+    RC_TRY(rc_check_range("audio.fusion_ratio", c->fusion_ratio, 1, 4096));
+    if (c->spec_size / c->patch < RC_LOCALS || c->embed < c->fusion_ratio)
         return rc_fail(RC_EINVAL,
                        "audio.fusion: needs at least %d patches a side and an embed of at least "
-                       "%d, got %lld and %lld",
-                       RC_LOCALS, SQUEEZE, (long long)(c->spec_size / c->patch),
+                       "%lld, got %lld and %lld",
+                       RC_LOCALS, (long long)c->fusion_ratio, (long long)(c->spec_size / c->patch),
                        (long long)c->embed);
     return RC_OK;
 }
@@ -42,12 +41,12 @@ static rc_batch_norm declare_norm(rc_params *p, int64_t c, const char *prefix, i
 
 /* Convolutions of one pixel, numbered as in LAION's Sequential from `first` on; ReLU is one of its
  * members. */
-static void declare_branch(rc_fusion_branch *branch, rc_params *p, int64_t c, const char *name,
-                           int first)
+static void declare_branch(rc_fusion_branch *branch, rc_params *p, const rc_fusion *f,
+                           const char *name, int first)
 {
     char at[RC_NAME_MAX];
     snprintf(at, sizeof at, EMBED "fusion_model.%s.", name);
-    int64_t few = c / SQUEEZE;
+    int64_t c = f->c, few = f->few;
     branch->squeeze = declare_conv(p, (int64_t[]){few, c, 1, 1}, at, first);
     branch->squeeze_norm = declare_norm(p, few, at, first + 1);
     branch->widen = declare_conv(p, (int64_t[]){c, few, 1, 1}, at, first + 3);
@@ -59,12 +58,13 @@ rc_status rc_fusion_open(rc_fusion *f, const rc_htsat_config *c, rc_params *p)
     int64_t wide = RC_LOCALS * c->patch;
     f->side = c->spec_size / c->patch;
     f->c = c->embed;
+    f->few = c->embed / c->fusion_ratio;
     f->across = c->spec_size / wide;
     f->area = c->patch * wide;
     f->picture = c->spec_size * c->spec_size;
     f->eps = (float)c->eps;
-    declare_branch(&f->local, p, c->embed, "local_att", 0);
-    declare_branch(&f->global, p, c->embed, "global_att", 1); /* after its pooling */
+    declare_branch(&f->local, p, f, "local_att", 0);
+    declare_branch(&f->global, p, f, "global_att", 1); /* after its pooling */
     int64_t kernel[4] = {c->embed, 1, c->patch, wide};
     f->conv.w = rc_params_add(p, RC_WEIGHT, 4, kernel, EMBED "mel_conv2d.weight");
     rc_param_packs(p, f->conv.w, RC_PACK_F32);
@@ -97,7 +97,7 @@ rc_status rc_fusion_get(rc_fusion_run *out, const rc_fusion *f, rc_dnn *dnn, con
 typedef struct {
     float *local;          /* (side^2, c) */
     float *pixels;         /* patches of one row of all local pictures */
-    float *both, *few;     /* (side^2, c), (side^2, c / SQUEEZE) */
+    float *both, *few;     /* (side^2, c), (side^2, few) */
     float *pooled, *shift; /* (c) */
 } clip_scratch;
 
@@ -107,7 +107,7 @@ static void take_clip(clip_scratch *s, rc_arena *arena, const rc_fusion *f)
     s->local = rc_take(arena, n * f->c);
     s->pixels = rc_take(arena, RC_LOCALS * f->across * f->area);
     s->both = rc_take(arena, n * f->c);
-    s->few = rc_take(arena, n * (f->c / SQUEEZE));
+    s->few = rc_take(arena, n * f->few);
     s->pooled = rc_take(arena, f->c);
     s->shift = rc_take(arena, f->c);
 }
@@ -153,7 +153,7 @@ static void run_branch(const rc_fusion_run *job, const rc_fusion_branch *branch,
                        const rc_linear product[2], float *y, const float *x, float *few,
                        const float *shift, int64_t n, int worker)
 {
-    int64_t c = job->f->c, narrow = c / SQUEEZE;
+    int64_t c = job->f->c, narrow = job->f->few;
     rc_linear_run(&product[0], worker, few, x, n);
     norm_rows(job, few, few, &branch->squeeze_norm, value(job, branch->squeeze_norm.scale.b), n,
               narrow);

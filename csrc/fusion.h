@@ -5,7 +5,7 @@
 
 #include "model.h"
 
-/* One branch of the attention: squeeze to a quarter of the channels, widen again. */
+/* One branch of the attention: squeeze to few channels, widen again. */
 typedef struct {
     rc_pair squeeze, widen;
     rc_batch_norm squeeze_norm, widen_norm;
@@ -15,6 +15,7 @@ typedef struct {
     rc_fusion_branch local, global;
     rc_pair conv;    /* of the local pictures, its patches three times as wide */
     int64_t side, c; /* of the grid; channels */
+    int64_t few;     /* channels between squeezing and widening */
     int64_t across;  /* patches in a row of one local picture */
     int64_t area;    /* pixels of such a patch */
     int64_t picture; /* floats of one stretched picture */

@@ -29,6 +29,12 @@ static rc_status check_stage(const rc_htsat_config *c, int64_t i, int64_t side)
     return RC_OK;
 }
 
+/* Hidden width of an MLP, rounded as transformers does. */
+static int64_t hidden_of(const rc_htsat_config *c, int64_t width)
+{
+    return (int64_t)(c->mlp_ratio * (double)width);
+}
+
 rc_status rc_htsat_check(const rc_htsat_config *c)
 {
     if (c->mels < 1 || c->mels > 1024 || c->spec_size < 1 || c->spec_size > 4096 ||
@@ -44,7 +50,12 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
     RC_TRY(rc_check_range("audio: number of depths", c->stages, 1, RC_STAGES_MAX));
     RC_TRY(rc_check_range("audio.embed", c->embed, 1, 4096));
     RC_TRY(rc_check_range("audio.window", c->window, 1, 64));
-    RC_TRY(rc_check_range("audio.mlp_ratio", c->mlp_ratio, 1, 16));
+    if (!(c->mlp_ratio >= 1.0 / 16 && c->mlp_ratio <= 16) || hidden_of(c, c->embed) < 1)
+        return rc_fail(RC_EINVAL,
+                       "audio.mlp_ratio: expected 0.0625 to 16, and a hidden width of at least 1, "
+                       "got %g with an embed of %lld",
+                       c->mlp_ratio, (long long)c->embed);
+    RC_TRY(rc_check_range("audio.activation", c->activation, 0, RC_ACTS - 1));
     if (!(c->drop_path >= 0 && c->drop_path < 1) || !(c->dropout >= 0 && c->dropout < 1))
         return rc_fail(RC_EINVAL, "audio: drop_path %g and dropout %g must lie in [0, 1)",
                        c->drop_path, c->dropout);
@@ -54,7 +65,8 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
                        "audio: expected 0 to 32 stripes, and widths that are not negative");
     if (!(c->bn_momentum >= 0 && c->bn_momentum <= 1))
         return rc_fail(RC_EINVAL, "audio.bn_momentum: expected 0 to 1, got %g", c->bn_momentum);
-    RC_TRY(rc_check_eps("audio", c->eps));
+    RC_TRY(rc_check_eps("audio.eps", c->eps));
+    RC_TRY(rc_check_eps("audio.block_eps", c->block_eps));
     if (c->fusion) RC_TRY(rc_fusion_check(c));
     for (int64_t i = 0, side = c->spec_size / c->patch; i < c->stages; i++, side /= 2)
         RC_TRY(check_stage(c, i, side));
@@ -73,10 +85,10 @@ static void declare_input(rc_htsat *t, rc_params *p)
     t->patch.w = rc_params_add(p, RC_WEIGHT, 4, kernel, BRANCH "patch_embed.proj.weight");
     rc_param_packs(p, t->patch.w, RC_PACK_F32);
     t->patch.b = rc_params_add(p, RC_BIAS, 1, &c->embed, BRANCH "patch_embed.proj.bias");
-    t->patch_norm = rc_declare_norm(p, c->embed, BRANCH, "patch_embed.norm");
+    if (c->patch_norm) t->patch_norm = rc_declare_norm(p, c->embed, BRANCH, "patch_embed.norm");
 }
 
-static void declare_block(rc_swin *s, rc_params *p, int64_t stage, int64_t block)
+static void declare_block(rc_swin *s, rc_params *p, bool qkv_bias, int64_t stage, int64_t block)
 {
     char at[RC_NAME_MAX];
     snprintf(at, sizeof at, BRANCH "layers.%d.blocks.%d.", (int)stage, (int)block);
@@ -84,7 +96,7 @@ static void declare_block(rc_swin *s, rc_params *p, int64_t stage, int64_t block
     s->norm1 = rc_declare_norm(p, s->c, at, "norm1");
     s->relpos = rc_params_add(p, RC_BIAS, 2, (int64_t[]){places, s->heads},
                               "%sattn.relative_position_bias_table", at);
-    s->qkv = rc_declare_linear(p, 3 * s->c, s->c, true, at, "attn.qkv");
+    s->qkv = rc_declare_linear(p, 3 * s->c, s->c, qkv_bias, at, "attn.qkv");
     s->proj = rc_declare_linear(p, s->c, s->c, true, at, "attn.proj");
     s->norm2 = rc_declare_norm(p, s->c, at, "norm2");
     s->fc1 = rc_declare_linear(p, s->mlp, s->c, true, at, "mlp.fc1");
@@ -180,7 +192,7 @@ static rc_status open_stage(rc_htsat *t, rc_params *p, int64_t i, int64_t *block
         double share = t->blocks > 1 ? (double)*block_of_all / (double)(t->blocks - 1) : 0;
         s->block[j] = (rc_swin){.c = s->c,
                                 .heads = c->heads[i],
-                                .mlp = c->mlp_ratio * s->c,
+                                .mlp = hidden_of(c, s->c),
                                 .window = s->window,
                                 .tokens = s->tokens,
                                 .from = s->from[j == 0  ? 0
@@ -188,11 +200,12 @@ static rc_status open_stage(rc_htsat *t, rc_params *p, int64_t i, int64_t *block
                                                         : 2],
                                 .mask = j % 2 && s->shift > 0 ? t->mask : NULL,
                                 .across = s->side / s->window,
-                                .eps = (float)c->eps,
+                                .eps = (float)c->block_eps,
+                                .act = rc_act_of(c->activation),
                                 .drop_path = (float)(c->drop_path * share),
                                 .dropout = (float)c->dropout,
                                 .site = (uint64_t)(16 + 4 * *block_of_all)};
-        declare_block(&s->block[j], p, i, j);
+        declare_block(&s->block[j], p, c->qkv_bias, i, j);
     }
     if (i + 1 < c->stages) declare_merge(s, p, i);
     return RC_OK;

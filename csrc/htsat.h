@@ -41,7 +41,7 @@ struct rc_htsat_tape {
     rc_draw draw;
     float *bn_mean, *bn_var;    /* of this batch */
     float *pixels;              /* (b tokens, patch^2) */
-    float *embed, *mean, *rstd; /* (b tokens, embed) before the patch norm */
+    float *embed, *mean, *rstd; /* (b tokens, embed) before the patch norm, if there is one */
     rc_swin_tape *block;        /* all blocks in order */
     rc_merge_tape merge[RC_STAGES_MAX];
     float *last, *last_mean, *last_rstd; /* input of the final norm */

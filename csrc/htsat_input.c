@@ -61,8 +61,8 @@ static void input_clip(void *arg, int64_t clip, int worker)
     float *normed = rc_call_scratch(job, worker), *wide = normed + job->frames * c->mels;
     float *pixels = wide + rc_htsat_frames(t) * c->mels, *y = job->y + row * e, *out = y;
     float *mean = NULL, *rstd = NULL;
-    if (job->tape != NULL) {
-        pixels = job->tape->pixels + row * area;
+    if (job->tape != NULL) pixels = job->tape->pixels + row * area;
+    if (job->tape != NULL && c->patch_norm) {
         out = job->tape->embed + row * e;
         mean = job->tape->mean + row;
         rstd = job->tape->rstd + row;
@@ -71,6 +71,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
     rc_gather_rows(pixels, wide, t->patch_from, n * area, 1);
     rc_linear_run(&job->linear, worker, out, pixels, n);
     if (c->fusion && job->longer[clip]) fuse(job, out, mel, clip, worker);
+    if (!c->patch_norm) return; /* out is y */
     rc_layernorm_forward(y, mean, rstd, out, rc_call_value(job, t->patch_norm.w),
                          rc_call_value(job, t->patch_norm.b), n, e, (float)c->eps);
 }
@@ -117,7 +118,13 @@ rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
     return RC_OK;
 }
 
-/* From the gradient of the patch norm's output to the gradient of bn0's output, clip by clip. */
+/* The gradient of the patches (b tokens, embed): without a norm that of the embedding. */
+static const float *patch_gradient(const rc_htsat_call *job)
+{
+    return job->t->config.patch_norm ? job->da : job->dy;
+}
+
+/* From the gradient of the embedding to the gradient of bn0's output, clip by clip. */
 static void input_clip_backward(void *arg, int64_t clip, int worker)
 {
     const rc_htsat_call *job = arg;
@@ -127,9 +134,11 @@ static void input_clip_backward(void *arg, int64_t clip, int worker)
     int64_t n = t->stage[0].tokens, area = c->patch * c->patch, e = c->embed, row = clip * n;
     float *pixels = rc_call_scratch(job, worker), *wide = pixels + n * area;
     float *dnormed = job->dx + clip * job->frames * c->mels;
-    rc_layernorm_backward(job->da + row * e, job->dy + row * e, k->embed + row * e, k->mean + row,
-                          k->rstd + row, rc_call_value(job, t->patch_norm.w), n, e);
-    rc_linear_backward_run(&job->linear, worker, pixels, job->da + row * e, n);
+    if (c->patch_norm)
+        rc_layernorm_backward(job->da + row * e, job->dy + row * e, k->embed + row * e,
+                              k->mean + row, k->rstd + row, rc_call_value(job, t->patch_norm.w), n,
+                              e);
+    rc_linear_backward_run(&job->linear, worker, pixels, patch_gradient(job) + row * e, n);
     rc_scatter_rows(wide, pixels, t->patch_from, n * area, 1);
     rc_stretch_backward(dnormed, wide, job->frames, rc_htsat_frames(t), c->mels);
     drop_stripes(job, dnormed, clip);
@@ -142,15 +151,17 @@ rc_status rc_htsat_input_backward(rc_htsat_call *job, const float *dy)
     const rc_htsat_config *c = &t->config;
     int64_t n = t->stage[0].tokens, rows = job->b * n, used = job->arena->used;
     rc_call_take(job, n * c->patch * c->patch + rc_htsat_frames(t) * c->mels);
-    job->da = rc_take(job->arena, rows * c->embed);
+    if (c->patch_norm) job->da = rc_take(job->arena, rows * c->embed);
     job->dx = rc_take(job->arena, job->b * job->frames * c->mels);
     if (job->arena->base != NULL) {
         job->dy = dy;
         RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, t->patch, n, n));
         rc_parallel(rc_dnn_pool(job->dnn), job->b, input_clip_backward, job);
-        RC_TRY(rc_linear_backward_weight(job->dnn, job->p, t->patch, job->da, k->pixels, rows));
-        rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, t->patch_norm, dy, k->embed, k->mean,
-                                k->rstd, rows);
+        RC_TRY(rc_linear_backward_weight(job->dnn, job->p, t->patch, patch_gradient(job), k->pixels,
+                                         rows));
+        if (c->patch_norm)
+            rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, t->patch_norm, dy, k->embed,
+                                    k->mean, k->rstd, rows);
         rc_batchnorm_backward(NULL, job->p->item[t->bn.scale.w].dx, job->p->item[t->bn.scale.b].dx,
                               job->dx, job->mel, k->bn_mean, k->bn_var,
                               rc_call_value(job, t->bn.scale.w), job->b * job->frames, c->mels,

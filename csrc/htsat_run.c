@@ -31,9 +31,11 @@ static void tape_take(rc_htsat_tape *k, const rc_htsat *t, int64_t b)
     k->bn_mean = rc_take(arena, c->mels);
     k->bn_var = rc_take(arena, c->mels);
     k->pixels = rc_take(arena, rows * c->patch * c->patch);
-    k->embed = rc_take(arena, rows * c->embed);
-    k->mean = rc_take(arena, rows);
-    k->rstd = rc_take(arena, rows);
+    if (c->patch_norm) {
+        k->embed = rc_take(arena, rows * c->embed);
+        k->mean = rc_take(arena, rows);
+        k->rstd = rc_take(arena, rows);
+    }
     for (int64_t i = 0; i < c->stages; i++) {
         const rc_htsat_stage *s = &t->stage[i];
         for (int64_t j = 0; j < s->depth; j++, block++)

@@ -63,6 +63,15 @@ void rc_quick_gelu_forward(float *y, const float *x, int64_t n);
 void rc_quick_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
 void rc_relu_forward(float *y, const float *x, int64_t n);
 void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n);
+
+/* Those of an MLP, both ways; the kinds count in the order of the names in reclap/towers.py. */
+enum { RC_ACT_GELU, RC_ACT_GELU_TANH, RC_ACT_RELU, RC_ACT_QUICK_GELU, RC_ACTS };
+typedef struct {
+    void (*forward)(float *y, const float *x, int64_t n);
+    void (*backward)(float *dx, const float *dy, const float *x, int64_t n);
+} rc_act;
+const rc_act *rc_act_of(int64_t kind);
+
 void rc_tanh_forward(float *y, const float *x, int64_t n);
 void rc_tanh_backward(float *dx, const float *dy, const float *y, int64_t n);
 void rc_sigmoid_forward(float *y, const float *x, int64_t n);

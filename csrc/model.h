@@ -76,7 +76,7 @@ rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const c
 
 /* RC_EINVAL names the setting that is out of its range. */
 rc_status rc_check_range(const char *name, int64_t value, int64_t least, int64_t most);
-rc_status rc_check_eps(const char *tower, double eps); /* what norms add to a variance */
+rc_status rc_check_eps(const char *name, double eps); /* what norms add to a variance */
 
 /* A batch norm: scale and bias, running mean and variance. */
 typedef struct {
@@ -157,13 +157,17 @@ void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, co
 
 /* HTS-AT (Chen et al. 2022) as LAION-CLAP uses it; names and defaults as in its configuration. */
 typedef struct {
-    int64_t mels, spec_size, patch, embed, window, mlp_ratio;
+    int64_t mels, spec_size, patch, embed, window;
+    double mlp_ratio; /* hidden width: the whole part of mlp_ratio times a stage's width */
+    int64_t activation;
     int64_t stages, depths[RC_STAGES_MAX], heads[RC_STAGES_MAX];
     bool fusion;                      /* four pictures a clip, fused in the patch embedding */
+    int64_t fusion_ratio;             /* its attention has embed / fusion_ratio channels inside */
+    bool qkv_bias, patch_norm;        /* whether there are these parameters */
     double drop_path, dropout;        /* training only */
     int64_t time_stripes, time_width; /* SpecAugment, training only */
     int64_t freq_stripes, freq_width;
-    double bn_momentum, eps;
+    double bn_momentum, eps, block_eps; /* of all norms, of those inside blocks */
 } rc_htsat_config;
 
 /* Pictures of a clip in a tower with fusion: the whole clip, and its front, middle and back. */
@@ -201,7 +205,6 @@ int64_t rc_cnn14_least(const rc_cnn14 *t); /* fewest spectrogram frames accepted
 enum { RC_NORM_LAYER, RC_NORM_RMS };
 enum { RC_PLACE_POST, RC_PLACE_PRE }; /* of a norm: after the sum, or before the branch */
 enum { RC_POSITION_LEARNED, RC_POSITION_BUCKETS, RC_POSITION_NONE };
-enum { RC_ACT_GELU, RC_ACT_GELU_TANH, RC_ACT_RELU, RC_ACT_QUICK_GELU };
 enum {
     RC_POOL_MEAN,
     RC_POOL_FIRST,

@@ -110,10 +110,10 @@ rc_status rc_check_range(const char *name, int64_t value, int64_t least, int64_t
 }
 
 /* Far enough from 0 that a variance of 0 gives no infinity. */
-rc_status rc_check_eps(const char *tower, double eps)
+rc_status rc_check_eps(const char *name, double eps)
 {
     if (eps >= 1e-30 && eps <= 1) return RC_OK;
-    return rc_fail(RC_EINVAL, "%s.eps: expected 1e-30 to 1, got %g", tower, eps);
+    return rc_fail(RC_EINVAL, "%s: expected 1e-30 to 1, got %g", name, eps);
 }
 
 rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char *name)

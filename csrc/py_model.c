@@ -86,7 +86,11 @@ static int get_htsat(PyObject *d, rc_htsat_config *c)
     if (get_int(d, "mels", &c->mels) < 0 || get_int(d, "spec_size", &c->spec_size) < 0 ||
         get_int(d, "patch", &c->patch) < 0 || get_int(d, "embed", &c->embed) < 0 ||
         get_bool(d, "fusion", &c->fusion) < 0 || get_int(d, "window", &c->window) < 0 ||
-        get_int(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
+        get_double(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
+        get_int(d, "activation", &c->activation) < 0 ||
+        get_int(d, "fusion_ratio", &c->fusion_ratio) < 0 ||
+        get_bool(d, "qkv_bias", &c->qkv_bias) < 0 ||
+        get_bool(d, "patch_norm", &c->patch_norm) < 0 ||
         get_list(d, "depths", c->depths, &c->stages) < 0 ||
         get_list(d, "heads", c->heads, &heads) < 0)
         return -1;
@@ -96,7 +100,8 @@ static int get_htsat(PyObject *d, rc_htsat_config *c)
         get_int(d, "time_width", &c->time_width) < 0 ||
         get_int(d, "freq_stripes", &c->freq_stripes) < 0 ||
         get_int(d, "freq_width", &c->freq_width) < 0 ||
-        get_double(d, "bn_momentum", &c->bn_momentum) < 0 || get_double(d, "eps", &c->eps) < 0)
+        get_double(d, "bn_momentum", &c->bn_momentum) < 0 || get_double(d, "eps", &c->eps) < 0 ||
+        get_double(d, "block_eps", &c->block_eps) < 0)
         return -1;
     if (heads == c->stages) return 0;
     PyErr_Format(PyExc_ValueError, "configuration: %lld depths but %lld heads",

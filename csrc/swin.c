@@ -205,7 +205,8 @@ static void infer_chunk(void *arg, int64_t index, int worker)
     rc_linear_run_laid(&job->proj, worker, k.x, a, rows);
     rc_each(pool, worker, windows, second_norm, &k);
     if (rc_linear_takes_floats(&job->fc2)) hidden = wide;
-    rc_linear_run_between(&job->fc1, &job->fc2, worker, hidden, wide, a, rc_gelu_forward, rows);
+    rc_linear_run_between(&job->fc1, &job->fc2, worker, hidden, wide, a, job->s->act->forward,
+                          rows);
     rc_linear_run_laid(&job->fc2, worker, k.x, hidden, rows);
 }
 
@@ -233,7 +234,7 @@ static void train_chunk(void *arg, int64_t index, int worker)
     rc_layernorm_forward(a, k->mean2 + first, k->rstd2 + first, mid, value(job, s->norm2.w),
                          value(job, s->norm2.b), rows, c, s->eps);
     rc_linear_run(&job->fc1, worker, hidden, a, rows);
-    rc_gelu_forward(wide, hidden, rows * s->mlp);
+    s->act->forward(wide, hidden, rows * s->mlp);
     rc_linear_run(&job->fc2, worker, y, wide, rows);
     drop_branch(job, y, 2, first, rows);
     rc_add(y, mid, rows * c);
@@ -288,11 +289,11 @@ static void backward_mlp(const swin_job *job, float *dmid, int64_t first, int64_
     int64_t c = s->c, at = first * c, wide = first * s->mlp;
     rc_layernorm_forward(job->a2 + at, NULL, NULL, k->mid + at, value(job, s->norm2.w),
                          value(job, s->norm2.b), rows, c, s->eps);
-    rc_gelu_forward(job->h + wide, k->hidden + wide, rows * s->mlp);
+    s->act->forward(job->h + wide, k->hidden + wide, rows * s->mlp);
     memcpy(job->dbranch2 + at, job->dy + at, (size_t)(rows * c) * sizeof(float));
     drop_branch(job, job->dbranch2 + at, 2, first, rows);
     rc_linear_backward_run(&job->fc2, worker, job->dh + wide, job->dbranch2 + at, rows);
-    rc_gelu_backward(job->dh + wide, job->dh + wide, k->hidden + wide, rows * s->mlp);
+    s->act->backward(job->dh + wide, job->dh + wide, k->hidden + wide, rows * s->mlp);
     rc_linear_backward_run(&job->fc1, worker, job->da2 + at, job->dh + wide, rows);
     rc_layernorm_backward(dmid, job->da2 + at, k->mid + at, k->mean2 + first, k->rstd2 + first,
                           value(job, s->norm2.w), rows, c);

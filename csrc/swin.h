@@ -18,7 +18,8 @@ typedef struct {
     const float *mask;     /* (RC_WINDOW_KINDS - 1, window^2, window^2) or NULL */
     int64_t across;        /* windows in a row of the grid */
     float eps, drop_path, dropout;
-    uint64_t site; /* first of the four places where this block draws */
+    const rc_act *act; /* of the MLP */
+    uint64_t site;     /* first of the four places where this block draws */
 } rc_swin;
 
 /* What forward keeps for backward, rows in this block's order. */
@@ -26,7 +27,7 @@ typedef struct {
     float *x, *mean1, *rstd1;   /* input of the first branch and its statistics */
     float *qkv, *o;             /* before and after attention */
     float *mid, *mean2, *rstd2; /* input of the second branch */
-    float *hidden;              /* before GELU */
+    float *hidden;              /* before the activation */
 } rc_swin_tape;
 
 /* Take the tape's memory for `rows` rows. */

@@ -39,7 +39,7 @@ static rc_status check_sizes(const rc_text_config *c)
         return rc_fail(RC_EINVAL, "text.heads: %lld does not divide the width %lld",
                        (long long)c->heads, (long long)c->width);
     RC_TRY(rc_check_range("text: heads x head_width", rc_text_inner(c), 1, 1 << 16));
-    return rc_check_eps("text", c->eps);
+    return rc_check_eps("text.eps", c->eps);
 }
 
 static rc_status check_kind(const char *name, int64_t kind, int64_t last)
@@ -59,7 +59,7 @@ static rc_status check_kinds(const rc_text_config *c)
     RC_TRY(check_kind("norm", c->norm, RC_NORM_RMS));
     RC_TRY(check_kind("place", c->place, RC_PLACE_PRE));
     RC_TRY(check_kind("position", c->position, RC_POSITION_NONE));
-    RC_TRY(check_kind("activation", c->activation, RC_ACT_QUICK_GELU));
+    RC_TRY(check_kind("activation", c->activation, RC_ACTS - 1));
     return check_kind("pool", c->pool, RC_POOL_NONZERO);
 }
 

@@ -23,15 +23,6 @@ static void branch_end(const rc_text_call *job, rc_pair norm, float *x, int64_t 
     if (job->t->config.place == RC_PLACE_POST) rc_text_norm(job, norm, x, x, rows);
 }
 
-static const struct {
-    rc_activation *forward;
-} activations[] = {
-    [RC_ACT_GELU] = {rc_gelu_forward},
-    [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward},
-    [RC_ACT_RELU] = {rc_relu_forward},
-    [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward},
-};
-
 rc_attention rc_text_attention(const rc_text_call *job, int64_t rows, int64_t keys)
 {
     int64_t d = rc_text_head_width(&job->t->config);
@@ -86,7 +77,7 @@ static void gate_few(void *arg, int64_t i, int worker)
     (void)worker;
     const text_rows *k = arg;
     int64_t wide = k->job->t->config.mlp, at = i * ROUND * wide, n = some_of(k, i) * wide;
-    activations[k->job->t->config.activation].forward(k->h + at, k->h + at, n);
+    rc_act_of(k->job->t->config.activation)->forward(k->h + at, k->h + at, n);
     rc_gated_forward(k->h + at, k->h + at, k->gate + at, n);
     rc_linear_lay(k->next, k->to, k->h + at, i * ROUND, some_of(k, i), k->rows);
 }
@@ -211,7 +202,7 @@ static void rest_chunk(void *arg, int64_t index, int worker)
         close_gate(job, worker, last, h, gate, rows);
     } else {
         rc_linear_run_between(&job->fc1, &job->fc2, worker, last, h, in,
-                              activations[c->activation].forward, rows);
+                              rc_act_of(c->activation)->forward, rows);
     }
     rc_linear_run_laid(&job->fc2, worker, x, last, rows);
     branch_end(job, job->layer->norm2, x, rows);

@@ -80,7 +80,7 @@ class ClapConfig(Settings):
     def core_arguments(self, *, with_text: bool) -> dict[str, Any]:
         """Return the arguments of ``_core.Model``; without text the text tower is left out."""
         return {
-            "audio": {"kind": list(AUDIO).index(self.audio.kind)} | dataclasses.asdict(self.audio),
+            "audio": self.audio.to_core(),
             "text": self.text.to_core() if with_text else None,
             "text_width": self.text.width,
             "audio_head": HEADS.index(self.audio_head),

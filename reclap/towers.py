@@ -28,7 +28,7 @@ Place: TypeAlias = Literal["post", "pre"]
 Position: TypeAlias = Literal["learned", "buckets", "none"]
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "quick_gelu"]
 Pool: TypeAlias = Literal["mean", "first", "pooler", "last", "mean_padded", "nonzero"]
-KINDS: dict[str, tuple[str, ...]] = {  # of TextConfig's fields
+KINDS: dict[str, tuple[str, ...]] = {  # of TextConfig's fields, one of HtsatConfig's too
     "norm": get_args(Norm),
     "place": get_args(Place),
     "position": get_args(Position),
@@ -71,8 +71,17 @@ class HtsatConfig(Settings):
         Blocks and attention heads of each stage.
     window : int
         Side of an attention window in tokens; a smaller grid is one window.
-    mlp_ratio : int
-        Hidden width of the MLP as a multiple of the stage's width.
+    mlp_ratio : float
+        Hidden width of the MLP as a multiple of the stage's width, rounded down; 1/16 to 16.
+    activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}
+        Of the MLP.
+    qkv_bias : bool
+        Biases of queries, keys and values.
+    patch_norm : bool
+        A norm after the patch embedding.
+    fusion_ratio : int
+        The attention of fusion has ``embed // fusion_ratio`` channels inside; without fusion it
+        counts for nothing.
     drop_path, dropout : float
         In training: stochastic depth of the last block (rising linearly from 0), and dropout
         after the attention projection and the MLP.
@@ -80,6 +89,8 @@ class HtsatConfig(Settings):
         In training: SpecAugment stripes, their number and largest width in frames and bands.
     bn_momentum, eps : float
         Of the batch norm over mel bins; `eps` of all norms.
+    block_eps : float, optional
+        Of the layer norms inside blocks, where it is not `eps`.
     """
 
     kind: ClassVar[str] = "htsat"
@@ -92,7 +103,11 @@ class HtsatConfig(Settings):
     depths: Annotated[tuple[Depth, ...], STAGES] = (2, 2, 6, 2)
     heads: Annotated[tuple[Width, ...], STAGES] = (4, 8, 16, 32)
     window: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
-    mlp_ratio: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
+    mlp_ratio: Annotated[float, msgspec.Meta(ge=1 / 16, le=16)] = 4
+    activation: Activation = "gelu"
+    qkv_bias: bool = True
+    patch_norm: bool = True
+    fusion_ratio: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 4
     drop_path: Fraction = 0.1
     dropout: Fraction = 0.0
     time_stripes: Stripes = 2
@@ -101,10 +116,13 @@ class HtsatConfig(Settings):
     freq_width: StripeWidth = 8
     bn_momentum: Probability = 0.1
     eps: Eps = 1e-5
+    block_eps: Eps | None = None
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check; a whole `mlp_ratio` is kept as an integer, as older files and digests have it."""
         super().__post_init__()
+        if self.mlp_ratio == int(self.mlp_ratio):
+            object.__setattr__(self, "mlp_ratio", int(self.mlp_ratio))
         if len(self.heads) != len(self.depths):
             raise ValueError(f"heads has {len(self.heads)} stages, depths has {len(self.depths)}")
 
@@ -137,6 +155,15 @@ class HtsatConfig(Settings):
     def least_frames(self) -> int:
         """Fewest spectrogram frames that the tower takes."""
         return 1
+
+    def to_core(self) -> dict[str, Any]:
+        """Return kind and fields as the C core takes them."""
+        chosen = {
+            "kind": list(AUDIO).index(self.kind),
+            "activation": KINDS["activation"].index(self.activation),
+            "block_eps": self.eps if self.block_eps is None else self.block_eps,
+        }
+        return dataclasses.asdict(self) | chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +205,10 @@ class Cnn14Config(Settings):
     def least_frames(self) -> int:
         """Fewest spectrogram frames that the tower takes: one is left for the last block."""
         return int(2 ** (len(self.widths) - 1))
+
+    def to_core(self) -> dict[str, Any]:
+        """Return kind and fields as the C core takes them."""
+        return {"kind": list(AUDIO).index(self.kind)} | dataclasses.asdict(self)
 
 
 AudioTower: TypeAlias = HtsatConfig | Cnn14Config

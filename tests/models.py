@@ -15,6 +15,10 @@ AUDIO = {
     "fusion": False,
     "window": 4,
     "mlp_ratio": 4,
+    "activation": 0,
+    "qkv_bias": True,
+    "patch_norm": True,
+    "fusion_ratio": 4,
     "depths": [2, 2, 2],
     "heads": [1, 2, 4],
     "drop_path": 0.0,
@@ -25,6 +29,7 @@ AUDIO = {
     "freq_width": 0,
     "bn_momentum": 0.1,
     "eps": 1e-5,
+    "block_eps": 1e-5,
 }
 CNN14 = {"kind": 1, "mels": 16, "widths": [4, 6, 10], "eps": 1e-5}
 TEXT = TextConfig(

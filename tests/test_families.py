@@ -34,20 +34,31 @@ TO_LAION = {
 }
 
 
-def clap_model(rng, *, fused=False, size="small"):
-    """Return a ClapModel of random weights in which nothing is 0 or 1."""
+def clap_model(rng, *, fused=False, size="small", audio=None, text=None):
+    """Return a ClapModel of random weights in which nothing is 0 or 1.
+
+    `audio` and `text` are further settings of the two towers.
+    """
     small = {"depths": [2, 2], "num_attention_heads": [1, 2], "patch_embeds_hidden_size": 16}
     tiny = {"depths": [2, 2, 6, 2], "num_attention_heads": [4, 8, 16, 32]}
     base = tiny | {"depths": [2, 2, 12, 2], "patch_embeds_hidden_size": 128}
     shape = {"small": small, "tiny": tiny, "base": base}[size]
     embed = shape.get("patch_embeds_hidden_size", 96)
-    text = {"vocab_size": 120, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text |= {"intermediate_size": 64, "max_position_embeddings": 90, "layer_norm_eps": 1e-5}
+    sizes = {"vocab_size": 120, "hidden_size": 128, "num_hidden_layers": 2}
+    sizes |= {
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 90,
+        "layer_norm_eps": 1e-5,
+    }
     config = transformers.ClapConfig(
         audio_config=shape
         | {"enable_fusion": fused, "hidden_size": embed * 2 ** (len(shape["depths"]) - 1)}
-        | ({"aff_block_r": 4, "fusion_type": "aff_2d"} if fused else {}),
-        text_config=text | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+        | ({"aff_block_r": 4, "fusion_type": "aff_2d"} if fused else {})
+        | (audio or {}),
+        text_config=sizes
+        | (text or {})
+        | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
         projection_dim=24 if size == "small" else 512,
     )
     torch.manual_seed(0)

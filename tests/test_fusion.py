@@ -1,9 +1,11 @@
 """The audio tower with feature fusion against transformers, and models that use it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from models import AUDIO, MLP, STATISTIC, decibels, new_model
-from test_towers import BASE, TINY, hf_embeddings
+from test_towers import ALL_OPTIONS, BASE, SHORT, TINY, hf_embeddings
 
 import reclap
 from reclap import FormatError, audio
@@ -12,6 +14,7 @@ from reclap.config import ClapConfig
 
 FUSED = AUDIO | {"fusion": True}
 NARROW = FUSED | {"patch": 2, "depths": [1, 2], "heads": [2, 7], "embed": 14, "window": 8}
+RATIOS = (1, 2, 5, 12)  # channels inside the attention of 12: all, half, 2 and 1
 # Between unit vectors; measured 2e-7, and clips of these random models are 0.01 apart or more.
 UNIT = 2e-6
 FLAGS = {"mixed": [1, 0, 1, 1, 0], "all": [1] * 5, "none": [0] * 5}
@@ -47,7 +50,11 @@ def assert_matches(rng, oracle, name, config, mel, longer):
 
 @pytest.mark.parametrize(
     ("config", "frames"),
-    [(FUSED, 250), (FUSED, 256), (NARROW, 31)],
+    [
+        (FUSED, 250),
+        (FUSED, 256),
+        (NARROW, 31),
+    ],
     ids=["small", "full", "narrow"],
 )
 def test_fused_tower_matches_transformers(rng, request, oracle, config, frames):
@@ -55,6 +62,17 @@ def test_fused_tower_matches_transformers(rng, request, oracle, config, frames):
     assert_matches(
         rng, oracle, name, config, views(rng, 5, frames), {kind: flags(kind) for kind in FLAGS}
     )
+
+
+@pytest.mark.parametrize(
+    "option",
+    [*({"fusion_ratio": r} for r in RATIOS), ALL_OPTIONS],
+    ids=[*(f"ratio_{r}" for r in RATIOS), "all_options"],
+)
+def test_fused_tower_with_options_matches_transformers(rng, request, oracle, option):
+    name = "fused_options/" + request.node.callspec.id
+    config = SHORT | {"fusion": True} | option
+    assert_matches(rng, oracle, name, config, views(rng, 5, 77), {"mixed": flags("mixed")})
 
 
 @pytest.mark.slow
@@ -93,8 +111,8 @@ def test_fused_sizes_have_laions_number_of_parameters():
         counts = []
         for fusion in (False, True):
             config = reclap.config.HtsatConfig.preset(preset)
-            fields = {"kind": 0} | vars(config) | {"fusion": fusion}
-            model = core.Model(fields, None, 0, 0, 0, config.width)
+            config = dataclasses.replace(config, fusion=fusion)
+            model = core.Model(config.to_core(), None, 0, 0, 0, config.width)
             own = [np.prod(s) for n, s, k in model.parameters() if k != STATISTIC]
             counts.append(int(sum(own)))
         assert counts[1] - counts[0] == fused - plain
@@ -169,6 +187,10 @@ def test_fused_tower_cannot_be_trained_yet(rng):
 
 
 def test_sizes_too_small_for_fusion_are_refused():
+    with pytest.raises(ValueError, match="fusion_ratio: expected 1 to 4096, got 0"):
+        core.Model(FUSED | {"fusion_ratio": 0}, None, 24, MLP, MLP, 20)
+    with pytest.raises(ValueError, match="an embed of at least 13, got 16 and 12"):
+        core.Model(FUSED | {"fusion_ratio": 13}, None, 24, MLP, MLP, 20)
     small = {"spec_size": 32, "patch": 16, "window": 2, "depths": [1], "heads": [1]}
     for change in (small, {"embed": 3, "heads": [1, 1, 1]}):
         core.Model(AUDIO | change, None, 24, MLP, MLP, 20)

@@ -176,6 +176,17 @@ def test_other_sizes_are_shown_beside_those_in_training(tower):
         initial.audio_tower(tower[1], HtsatConfig(), AudioConfig())
 
 
+def test_other_activations_and_parameters_are_shown_too(tower):
+    wanted = HtsatConfig(
+        embed=16, depths=(2, 2), heads=(1, 2), activation="relu", qkv_bias=False, patch_norm=False
+    )
+    message = (
+        "activation is gelu, .*relu; qkv_bias is True, .*False; patch_norm is True, .* has False"
+    )
+    with pytest.raises(FormatError, match=message):
+        initial.audio_tower(tower[1], wanted, AudioConfig())
+
+
 def test_htsat_alone_is_no_model(tower):
     with pytest.raises(FormatError, match=r"HTS-AT alone.*audio_from"):
         reclap.load(tower[1])

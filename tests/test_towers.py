@@ -58,6 +58,31 @@ def hf_names(name):
     )
 
 
+ACTS = ("gelu", "gelu_new", "relu", "quick_gelu")  # in the order of the core
+
+# Options of transformers' tower: a fractional ratio is rounded down in every stage, eps is that of
+# the blocks alone, and large enough to show.
+OPTIONS = {
+    "gelu_tanh": {"activation": 1},
+    "relu": {"activation": 2},
+    "quick_gelu": {"activation": 3},
+    "no_qkv_bias": {"qkv_bias": False},
+    "no_patch_norm": {"patch_norm": False},
+    "block_eps": {"block_eps": 0.1},
+    "fractional_mlp": {"mlp_ratio": 1.3},
+    "narrow_mlp": {"mlp_ratio": 0.3},
+}
+ALL_OPTIONS = {
+    "activation": 2,
+    "qkv_bias": False,
+    "patch_norm": False,
+    "block_eps": 0.01,
+    "mlp_ratio": 2.6,
+    "fusion_ratio": 5,
+}
+SHORT = AUDIO | {"depths": [2, 1], "heads": [2, 3]}
+
+
 def hf_audio(config, values):
     """Return transformers' tower with these weights."""
     import torch
@@ -78,6 +103,12 @@ def hf_audio(config, values):
             num_attention_heads=config["heads"],
             num_hidden_layers=stages,
             projection_dim=512,
+            mlp_ratio=float(config["mlp_ratio"]),
+            hidden_act=ACTS[config["activation"]],
+            qkv_bias=config["qkv_bias"],
+            enable_patch_layer_norm=config["patch_norm"],
+            aff_block_r=config["fusion_ratio"],
+            layer_norm_eps=config["block_eps"],
         )
     ).eval()
     state = tower.state_dict()
@@ -105,10 +136,12 @@ def hf_embeddings(config, values, mel, longer=None):
         (AUDIO, 256, 3),
         (AUDIO, 250, 1),
         (AUDIO | {"depths": [1, 3], "heads": [3, 2], "window": 8}, 31, 2),
+        *[(SHORT | option, 77, 3) for option in OPTIONS.values()],
+        (AUDIO | ALL_OPTIONS, 77, 3),
         pytest.param(TINY, 1001, 2, marks=pytest.mark.slow),
         pytest.param(BASE, 1001, 2, marks=pytest.mark.slow),
     ],
-    ids=["small", "stretched", "two_stages", "tiny", "base"],
+    ids=["small", "stretched", "two_stages", *OPTIONS, "all_options", "tiny", "base"],
 )
 def test_audio_tower_matches_transformers(rng, request, oracle, config, frames, b):
     model, values = new_model(rng, config, None, 512, (MLP, 0), 512)
@@ -177,8 +210,10 @@ FAR = {"float32x6": UNIT, "float32x3": 1e-5, "bfloat16x1": 0.01, "bfloat16": 0.0
         {"embed": 12},
         {"depths": [1, 3], "heads": [3, 2], "window": 8},
         {"embed": 96, "depths": [1, 1], "heads": [2, 3]},  # sums that visit y more than once
+        {"mlp_ratio": 0.3, "qkv_bias": False, "activation": 2},
+        {"embed": 96, "depths": [1, 1], "heads": [2, 3], "mlp_ratio": 3.21, "activation": 3},
     ],
-    ids=["odd", "windows_of_64", "wide"],
+    ids=["odd", "windows_of_64", "wide", "narrow_mlp", "odd_mlp"],
 )
 def test_what_feeds_a_product_writes_its_form(rng, sizes, dtype):
     config = AUDIO | sizes
@@ -374,6 +409,8 @@ def assert_gradients_match(model, trainer, want, limit=1e-4):
         (AUDIO, 250, 3, (0, 0)),
         (AUDIO, 250, 5, (MS, MS)),
         (ONE_STAGE, 250, 2, (MLP, MS)),
+        *[(SHORT | option, 77, 3, (MLP, MLP)) for option in OPTIONS.values()],
+        (AUDIO | ALL_OPTIONS, 77, 3, (MLP, MLP)),
     ],
     ids=[
         "shifted",
@@ -384,6 +421,8 @@ def assert_gradients_match(model, trainer, want, limit=1e-4):
         "no_heads",
         "ms_heads",
         "ms_text_head",
+        *OPTIONS,
+        "all_options",
     ],
 )
 def test_gradients_match_autograd(rng, request, oracle, config, frames, b, kinds, threads):

@@ -77,6 +77,14 @@ def reverse(x, window, side):
     return x.reshape(b, side, side, c)
 
 
+ACTS = (
+    F.gelu,
+    lambda x: F.gelu(x, approximate="tanh"),
+    F.relu,
+    lambda x: x * (1.702 * x).sigmoid(),
+)
+
+
 def norm(p, name, x, eps):
     return F.layer_norm(x, x.shape[-1:], p[name + ".weight"], p[name + ".bias"], eps)
 
@@ -97,8 +105,8 @@ def attention(p, at, x, heads, window, mask):
     return linear(p, at + "proj", (s.softmax(-1) @ v).transpose(2, 3).reshape(b, n, t, c))
 
 
-def block(p, at, x, heads, window, shift, eps, drop, number):
-    side = x.shape[1]
+def block(p, at, x, heads, window, shift, config, drop, number):
+    eps, side = config["block_eps"], x.shape[1]
     mask = torch.from_numpy(reference.window_mask(side, window, shift)) if shift else None
     x = partition(torch.roll(x, (-shift, -shift), (1, 2)), window)
 
@@ -108,7 +116,7 @@ def block(p, at, x, heads, window, shift, eps, drop, number):
     x = x + dropped(
         attention(p, at + "attn.", norm(p, at + "norm1", x, eps), heads, window, mask), 0
     )
-    hidden = F.gelu(linear(p, at + "mlp.fc1", norm(p, at + "norm2", x, eps)))
+    hidden = ACTS[config["activation"]](linear(p, at + "mlp.fc1", norm(p, at + "norm2", x, eps)))
     x = x + dropped(linear(p, at + "mlp.fc2", hidden), 2)
     return torch.roll(reverse(x, window, side), (shift, shift), (1, 2))
 
@@ -146,7 +154,9 @@ def features(p, mel, config, train=False, drop=None):
     x = x.reshape(-1, spec // mels, spec, mels).transpose(2, 3).reshape(-1, 1, spec, spec)
     at = AUDIO + "patch_embed."
     x = F.conv2d(x, p[at + "proj.weight"], p[at + "proj.bias"], stride=config["patch"])
-    x = norm(p, at + "norm", x.permute(0, 2, 3, 1), eps)
+    x = x.permute(0, 2, 3, 1)
+    if config["patch_norm"]:
+        x = norm(p, at + "norm", x, eps)
     number = 0
     for i, (depth, heads) in enumerate(zip(config["depths"], config["heads"], strict=True)):
         side = x.shape[1]
@@ -154,7 +164,7 @@ def features(p, mel, config, train=False, drop=None):
         for j in range(depth):
             shift = window // 2 if j % 2 and side > window else 0
             at = f"{AUDIO}layers.{i}.blocks.{j}."
-            x = block(p, at, x, heads, window, shift, eps, drop, number)
+            x = block(p, at, x, heads, window, shift, config, drop, number)
             number += 1
         if i + 1 < len(config["depths"]):
             x = merge(p, f"{AUDIO}layers.{i}.downsample.", x, eps)

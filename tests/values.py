@@ -25,7 +25,8 @@ HTSAT: Case = {
     "kind": 0, "mels": 8, "spec_size": 32, "patch": 4, "embed": 8, "fusion": False, "window": 2,
     "mlp_ratio": 2, "depths": [2, 1], "heads": [1, 2], "drop_path": 0.1, "dropout": 0.1,
     "time_stripes": 1, "time_width": 9, "freq_stripes": 1, "freq_width": 2, "bn_momentum": 0.1,
-    "eps": 1e-5,
+    "eps": 1e-5, "activation": 0, "qkv_bias": True, "patch_norm": True, "fusion_ratio": 4,
+    "block_eps": 1e-5,
 }  # fmt: skip
 CNN14: Case = {"kind": 1, "mels": 8, "widths": [3, 5], "eps": 1e-5}
 PRESETS = ("bert-base", "roberta-base", "flan-t5-large", "gpt2", "clip-text")

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
@@ -123,7 +124,7 @@ def _renamed_back(name: str) -> str:
     return name if found is None else name.replace(found[1], found[0])
 
 
-def config_of(tensors: Tensors, spec_size: int = 256) -> HtsatConfig:
+def config_of(tensors: Tensors, spec_size: int = 256, **told: Any) -> HtsatConfig:
     """Infer the geometry of the tower from its tensors.
 
     Parameters
@@ -132,6 +133,8 @@ def config_of(tensors: Tensors, spec_size: int = 256) -> HtsatConfig:
         By our names.
     spec_size : int
         The one size that no tensor tells; 256 in every published model.
+    **told
+        Further fields of `HtsatConfig`, which a configuration file gives.
 
     Raises
     ------
@@ -147,18 +150,37 @@ def config_of(tensors: Tensors, spec_size: int = 256) -> HtsatConfig:
     table = "layers.{}.blocks.0.attn.relative_position_bias_table"
     places, _ = shape_of(tensors, table.format(0), 2)
     embed, _, patch, _ = shape_of(tensors, "patch_embed.proj.weight", 4)
-    hidden, width = shape_of(tensors, "layers.0.blocks.0.mlp.fc1.weight", 2)
-    return HtsatConfig(
-        mels=shape_of(tensors, "bn0.weight", 1)[0],
-        spec_size=spec_size,
-        patch=patch,
-        embed=embed,
-        fusion=f"{BRANCH}patch_embed.mel_conv2d.weight" in tensors,
-        depths=depths,
-        heads=tuple(shape_of(tensors, table.format(s), 2)[1] for s in range(count)),
-        window=(math.isqrt(places) + 1) // 2,
-        mlp_ratio=max(1, hidden // max(1, width)),
-    )
+    fusion = f"{BRANCH}patch_embed.mel_conv2d.weight" in tensors
+    fields: dict[str, Any] = {
+        "mels": shape_of(tensors, "bn0.weight", 1)[0],
+        "spec_size": spec_size,
+        "patch": patch,
+        "embed": embed,
+        "fusion": fusion,
+        "depths": depths,
+        "heads": tuple(shape_of(tensors, table.format(s), 2)[1] for s in range(count)),
+        "window": (math.isqrt(places) + 1) // 2,
+        "mlp_ratio": _mlp_ratio(tensors, count - 1),
+        "fusion_ratio": _fusion_ratio(tensors, embed) if fusion else 4,
+    }
+    return HtsatConfig(**fields | told)
+
+
+def _mlp_ratio(tensors: Tensors, stage: int) -> float:
+    """Return the least ratio that gives the hidden widths, which are rounded down.
+
+    The widest stage, the last, tells it best; what holds there holds in the others, whose widths
+    are halves.
+    """
+    hidden, width = shape_of(tensors, f"layers.{stage}.blocks.0.mlp.fc1.weight", 2)
+    ratio = hidden / max(1, width)
+    return ratio if int(ratio * width) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _fusion_ratio(tensors: Tensors, embed: int) -> int:
+    """Return a ratio that gives the channels inside fusion: LAION-CLAP's 4 wherever it does."""
+    few = shape_of(tensors, "patch_embed.fusion_model.local_att.0.weight", 4)[0]
+    return 4 if embed // 4 == few else max(1, embed // max(1, few))
 
 
 def shape_of(tensors: Mapping[str, Stored], name: str, axes: int) -> tuple[int, ...]:

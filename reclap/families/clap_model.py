@@ -11,11 +11,15 @@ from typing import Any
 from reclap.audio import AudioConfig, Padding
 from reclap.config import ClapConfig, HtsatConfig
 from reclap.errors import FormatError
+from reclap.families.activations import NAMES
 from reclap.settings import from_mapping
 
 __all__ = ["EPS", "Extractor", "contradictions", "described"]
 
-EPS = 1e-5  # of all norms of the audio tower; some of transformers' are fixed
+EPS = 1e-5  # of the norms of the audio tower; layer_norm_eps is that of the blocks alone
+
+_NAMES = {ours: theirs for theirs, ours in reversed(NAMES.items())}  # the first of several
+_FREE = ("hidden_act",)  # which no tensor tells; transformers has several names for one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +103,15 @@ def described(config: ClapConfig) -> dict[str, Any]:
             "max_position_embeddings": config.text.positions,
             "type_vocab_size": config.text.types,
             "layer_norm_eps": config.text.eps,
-            "hidden_act": config.text.activation,
+            "hidden_act": _NAMES[config.text.activation],
             "pad_token_id": config.text.position_offset - 1,
         },
     }
 
 
 def _audio(tower: HtsatConfig) -> dict[str, Any]:
-    return {
+    fused = {"aff_block_r": tower.fusion_ratio} if tower.fusion else {}
+    return fused | {
         "depths": list(tower.depths),
         "num_attention_heads": list(tower.heads),
         "patch_embeds_hidden_size": tower.embed,
@@ -117,11 +122,11 @@ def _audio(tower: HtsatConfig) -> dict[str, Any]:
         "patch_stride": [tower.patch] * 2,
         "window_size": tower.window,
         "mlp_ratio": float(tower.mlp_ratio),
-        "layer_norm_eps": tower.eps,
-        "hidden_act": "gelu",
-        "qkv_bias": True,
+        "layer_norm_eps": EPS if tower.block_eps is None else tower.block_eps,
+        "hidden_act": _NAMES[tower.activation],
+        "qkv_bias": tower.qkv_bias,
         "flatten_patch_embeds": True,
-        "enable_patch_layer_norm": True,
+        "enable_patch_layer_norm": tower.patch_norm,
         "patch_embed_input_channels": 1,
         "enable_fusion": tower.fusion,
     }
@@ -137,7 +142,7 @@ def contradictions(config: ClapConfig, says: Mapping[str, Any]) -> list[str]:
             wrong += [
                 _both(f"{name}.{key}", inside[key], value)
                 for key, value in have.items()
-                if key in inside and not _same(inside[key], value)
+                if key in inside and key not in _FREE and not _same(inside[key], value)
             ]
         elif name in says and not _same(part, have):
             wrong.append(_both(name, part, have))

@@ -28,6 +28,7 @@ _FREE = {
     "heads",
     "mlp",
     "eps",
+    "activation",
     "position_offset",
     "max_tokens",
 }
@@ -120,7 +121,7 @@ def _as_json(data: Mapping[str, Any]) -> bytes:
 
 def _config(config: ClapConfig) -> dict[str, Any]:
     said = described(config)
-    said["audio_config"] |= {"aff_block_r": 4, "fusion_type": "aff_2d"}
+    said["audio_config"] = {"aff_block_r": 4, "fusion_type": "aff_2d"} | said["audio_config"]
     return {"architectures": ["ClapModel"], "model_type": "clap", **said}
 
 

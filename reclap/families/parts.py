@@ -65,6 +65,8 @@ class Parts:
         Preset of the text tower, where its tensors do not tell or are not asked.
     text_known : mapping of str to object
         Fields of the text tower's configuration that its tensors do not tell.
+    front : AudioConfig, optional
+        The front end; LAION-CLAP's by default.
     """
 
     family: str
@@ -78,6 +80,7 @@ class Parts:
     quantize: bool
     text_kind: str | None = None
     text_known: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    front: AudioConfig | None = None
 
 
 def below(tensors: Tensors, prefix: str) -> dict[str, Stored]:
@@ -112,7 +115,7 @@ def assemble(parts: Parts) -> Found:
     heads, dim, more = _heads(parts)
     config = ClapConfig(
         name=Path(parts.where).name,
-        front=_front(parts.audio, quantize=parts.quantize),
+        front=parts.front or _front(parts.audio, quantize=parts.quantize),
         audio=parts.audio,
         text=text_config,
         dim=dim,

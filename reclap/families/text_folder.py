@@ -12,12 +12,14 @@ from typing import Any
 from reclap import checkpoint, files
 from reclap.config import ClapConfig, TextConfig
 from reclap.errors import FormatError
+from reclap.families.activations import activation_of
 from reclap.families.microsoft import BERT, GPT2
 from reclap.families.parts import Tensors, below
 from reclap.families.shards import weight_files, weights
 from reclap.families.text_config import kind_of, left_of, tower_of
 from reclap.tensors import Stored
 from reclap.text import find_tokenizer
+from reclap.towers import Activation
 
 __all__ = ["TextTower", "convert", "is_text_folder", "read", "sources"]
 
@@ -85,14 +87,7 @@ _DIALECTS = {  # by model_type
     "clip_text_model": _CLIP,
     "clip": _CLIP,
 }
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gated-gelu": "gelu_tanh",
-    "relu": "relu",
-    "quick_gelu": "quick_gelu",
-}
+_GATED: dict[str, Activation] = {"gated-gelu": "gelu_tanh"}  # T5's name for both settings
 _PREFIXES = ("", "bert.", "roberta.", "transformer.", "text_model.")
 
 
@@ -196,9 +191,7 @@ def _told(said: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
             continue
         value = said[key]
         if field == "activation":
-            if not isinstance(value, str) or value not in _ACTIVATIONS:
-                raise FormatError(f"{key} is {value!r}, expected one of {', '.join(_ACTIVATIONS)}")
-            value = _ACTIVATIONS[value]
+            value = activation_of(key, value, _GATED)
         elif type(value) not in (int, type(getattr(preset, field))):
             raise FormatError(f"{key} is {value!r}, expected a number")
         known[field] = value

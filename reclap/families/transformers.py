@@ -8,12 +8,15 @@ from typing import Any
 
 from reclap import checkpoint, files
 from reclap.audio import AudioConfig
+from reclap.config import HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import audio
+from reclap.families.activations import activation_of
 from reclap.families.clap_model import EPS, Extractor, contradictions
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
 from reclap.families.shards import weights
 from reclap.families.text_config import FEWEST_TOKENS
+from reclap.towers import Activation
 
 __all__ = ["EXTRACTOR", "is_clap_model", "read", "read_file"]
 
@@ -77,10 +80,7 @@ def _found(
     path = folder / checkpoint.CONFIG
     audio_part, text_part = (_table(path, config, f"{x}_config") for x in ("audio", "text"))
     tower, left = audio.from_transformers(below(tensors, _AUDIO))
-    htsat = audio.config_of(tower, _number(path, audio_part, "spec_size", 256))
-    eps = _number(path, audio_part, "layer_norm_eps", EPS)
-    if eps != EPS:
-        raise FormatError(f"{path}: audio_config.layer_norm_eps is {eps}, expected {EPS}")
+    htsat = _htsat(path, audio_part, tower)
     found = assemble(
         Parts(
             family="transformers ClapModel",
@@ -98,18 +98,47 @@ def _found(
             text_kind="roberta-base",
             text_known={
                 "eps": _number(path, text_part, "layer_norm_eps", 1e-12),
+                "activation": _activation(path, "text_config", text_part),
                 **_heads(path, text_part),
                 "position_offset": _number(path, text_part, "pad_token_id", 1) + 1,
                 "max_tokens": _most_tokens(folder),
             },
+            front=_front(folder, fused=htsat.fusion),
         )
     )
     if wrong := contradictions(found.config, config):
         raise FormatError(f"{path}: contradicts the weights: {'; '.join(wrong)}")
-    front = _front(folder, fused=htsat.fusion)
-    if front is None:
-        return found
-    return dataclasses.replace(found, config=dataclasses.replace(found.config, front=front))
+    return found
+
+
+def _htsat(path: Path, part: Mapping[str, Any], tower: Tensors) -> HtsatConfig:
+    """Return the audio tower: its tensors decide what they tell, config.json the rest.
+
+    Which parameters it lacks is read off the tensors only where config.json speaks of them; else
+    a file that was cut off would be another model.
+    """
+    eps = _number(path, part, "layer_norm_eps", EPS)
+    told: dict[str, Any] = {
+        "activation": _activation(path, "audio_config", part),
+        "block_eps": None if eps == EPS else eps,
+    }
+    if "qkv_bias" in part:
+        told["qkv_bias"] = any(name.endswith(".attn.qkv.bias") for name in tower)
+    if "enable_patch_layer_norm" in part:
+        told["patch_norm"] = f"{audio.BRANCH}patch_embed.norm.weight" in tower
+    found = audio.config_of(tower, _number(path, part, "spec_size", 256), **told)
+    ratio, few = found.mlp_ratio, found.embed // found.fusion_ratio
+    says = _number(path, part, "mlp_ratio", float(ratio))
+    if int(ratio * found.width) <= says * found.width < int(ratio * found.width) + 1:
+        ratio = says
+    r = _number(path, part, "aff_block_r", 4)
+    if not found.fusion or r < 1 or found.embed // r != few:
+        r = found.fusion_ratio
+    return dataclasses.replace(found, mlp_ratio=ratio, fusion_ratio=r)
+
+
+def _activation(path: Path, name: str, part: Mapping[str, Any]) -> Activation:
+    return activation_of(f"{path}: {name}.hidden_act", part.get("hidden_act", "gelu"))
 
 
 def _heads(path: Path, text_part: Mapping[str, Any]) -> dict[str, int]:

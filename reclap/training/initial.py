@@ -22,9 +22,21 @@ TEXT = (
     "text-"  # in the folder of a run: the tower of a plain text model, with a digest of its files
 )
 
-# What must agree with the tower in training; other settings change no tensor. Fusion has another
-# mel bank.
-_SIZES = ("mels", "patch", "embed", "depths", "heads", "window", "mlp_ratio", "fusion")
+# What must agree with the tower in training: what makes the tensors, the activation that they were
+# trained with, and fusion, which has another mel bank.
+_SAME = (
+    "mels",
+    "patch",
+    "embed",
+    "depths",
+    "heads",
+    "window",
+    "mlp_ratio",
+    "activation",
+    "qkv_bias",
+    "patch_norm",
+    "fusion",
+)
 
 
 def text_tower(source: str, out: Path) -> Path:
@@ -97,7 +109,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
         )
     wrong = [
         f"{name} is {getattr(config, name)}, the tower in training has {getattr(wanted, name)}"
-        for name in _SIZES
+        for name in _SAME
         if getattr(config, name) != getattr(wanted, name)
     ]
     if wrong:
