@@ -9,6 +9,7 @@ and ``tokenizer.json``. Tensors are float32, float16, bfloat16, or int8 rows wit
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ import numpy as np
 from reclap import files
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, shown_name, shown_names
+from reclap.progress import byte_bar
 from reclap.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
 from reclap.tensors import Array, Stored, release
 
@@ -272,15 +274,20 @@ def _take_file(source: Path, target: Path, *, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def digest(config: ClapConfig, parameters: Iterable[tuple[str, Stored]]) -> str:
+def digest(
+    config: ClapConfig, parameters: Iterable[tuple[str, Stored]], *, progress: bool = False
+) -> str:
     """Return a SHA-256 over weights and preprocessing: equal digests give equal embeddings.
 
     Settings at their default are left out, so that a new one changes no digest of older models. The
     names of the weights tell which kind of audio tower it is.
     """
-    total = digesting(config)
-    for name, array in parameters:
-        digest_one(total, name, array)
+    total, given = digesting(config), list(parameters)
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for _, x in given)
+    with byte_bar(size, "digest", shown=progress) as bar:
+        for name, array in given:
+            digest_one(total, name, array)
+            bar.update(math.prod(array.shape) * array.dtype.itemsize)
     return total.hexdigest()
 
 

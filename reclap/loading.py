@@ -40,6 +40,7 @@ def load(
     text_activation: Literal["gelu", "quick_gelu"] | None = None,
     revision: str | None = None,
     offline: bool = False,
+    progress: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -76,6 +77,9 @@ def load(
     offline : bool
         Open no network connection; a hub id is looked for in the local cache only. The environment
         variable ``RECLAP_OFFLINE=1`` does the same.
+    progress : bool
+        Show a progress bar on standard error where reading the weights, or later their digest,
+        takes longer than a second. Copies and pickles of the model show none.
 
     Returns
     -------
@@ -118,13 +122,15 @@ def load(
         if isinstance(source, str) and hub.is_hub_id(source):
             found = _named(found, source.removeprefix(hub.PREFIX))
         of_text = _tokenizer(tokenizer)
-        model = Model._from_foreign(path, found, dtype=dtype, threads=threads, tokenizer=of_text)
+        model = Model._from_foreign(
+            path, found, dtype=dtype, threads=threads, tokenizer=of_text, progress=progress
+        )
     elif path.is_dir():
         _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
-        model = Model._from_folder(path, dtype=dtype, threads=threads)
+        model = Model._from_folder(path, dtype=dtype, threads=threads, progress=progress)
     else:
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
-    model._opening = Opening(given | {"dtype": dtype}, path)
+    model._opening = Opening(given | {"dtype": dtype, "progress": False}, path)
     return model
 
 

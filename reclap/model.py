@@ -56,11 +56,13 @@ class Model(Embedder):
         return reopen, (self._opening, self.digest, self.text_digest)
 
     @classmethod
-    def _from_folder(cls, folder: Path, *, dtype: Dtype, threads: int | None) -> "Model":
+    def _from_folder(
+        cls, folder: Path, *, dtype: Dtype, threads: int | None, progress: bool = False
+    ) -> "Model":
         """Load a model folder; see `reclap.load`."""
         config = checkpoint.read_config(folder)
         read = functools.partial(checkpoint.read_parameters, folder)
-        weights = Weights(config, folder / checkpoint.CONFIG, read, dtype)
+        weights = Weights(config, folder / checkpoint.CONFIG, read, dtype, progress)
         return cls(config, weights, folder / checkpoint.TOKENIZER, folder, threads)
 
     @classmethod
@@ -72,12 +74,13 @@ class Model(Embedder):
         dtype: Dtype = "float32",
         threads: int | None = None,
         tokenizer: Path | None = None,
+        progress: bool = False,
     ) -> "Model":
         """Make a model of another project's checkpoint, see `reclap.load`."""
         read = functools.partial(checkpoint.match, found.tensors, where=str(source))
         return cls(
             found.config,
-            Weights(found.config, source, read, dtype),
+            Weights(found.config, source, read, dtype, progress),
             tokenizer or found.tokenizer,
             source,
             threads,

@@ -3,10 +3,20 @@
 import sys
 from typing import Any
 
-__all__ = ["bar"]
+__all__ = ["bar", "byte_bar"]
+
+_PATIENCE = 1.0  # seconds that work over bytes may take before anybody asks what it does
 
 
-def bar(total: int | None, unit: str, *, shown: bool, initial: int = 0, leave: bool = False) -> Any:
+def bar(
+    total: int | None,
+    unit: str,
+    *,
+    shown: bool,
+    initial: int = 0,
+    leave: bool = False,
+    **more: Any,
+) -> Any:
     """Return tqdm's bar, without the thread that refreshes all bars of a process.
 
     That thread may be writing to standard error when the interpreter shuts down, which aborts it.
@@ -23,6 +33,8 @@ def bar(total: int | None, unit: str, *, shown: bool, initial: int = 0, leave: b
         Otherwise the bar does nothing.
     leave : bool
         The bar stays on the screen at its end.
+    more
+        Further arguments of tqdm.
     """
     if not shown:
         return _Hidden()
@@ -32,7 +44,12 @@ def bar(total: int | None, unit: str, *, shown: bool, initial: int = 0, leave: b
         monitor_interval = 0
 
     stream = getattr(sys.stderr, "unfiltered", sys.stderr)  # a bar steers the terminal
-    return Bar(total=total, initial=initial, unit=unit, leave=leave, file=stream)
+    return Bar(total=total, initial=initial, unit=unit, leave=leave, file=stream, **more)
+
+
+def byte_bar(total: int, what: str, *, shown: bool) -> Any:
+    """Return a bar over bytes, which appears only if the work takes longer than a second."""
+    return bar(total, "B", shown=shown, desc=what, unit_scale=True, delay=_PATIENCE)
 
 
 class _Hidden:

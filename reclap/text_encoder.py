@@ -32,6 +32,8 @@ class TextEncoder:
         Model folder; its model.safetensors is not read and may be absent.
     threads : int, optional
         Most threads of one call.
+    progress : bool
+        Show a progress bar where reading, and later the digest, takes longer than a second.
 
     Notes
     -----
@@ -39,9 +41,11 @@ class TextEncoder:
     and unpickling reads the folder again.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], threads: int | None = None, *, progress: bool = False
+    ) -> None:
         folder = self.folder = Path(folder)
-        self._place = folder.absolute()
+        self._place, self._progress = folder.absolute(), progress
         self.threads = default_threads() if threads is None else threads
         self.config = checkpoint.read_config(folder)
         width = self.config.text.width
@@ -49,6 +53,7 @@ class TextEncoder:
             self.config,
             folder / checkpoint.CONFIG,
             functools.partial(_text_weights, folder),
+            progress=progress,
             audio=None,
             text_head=0,
             dim=width,
@@ -68,7 +73,9 @@ class TextEncoder:
         Equal digests give equal features.
         """
         weights = self._weights.values.items()
-        tower = checkpoint.digest(ClapConfig(text=self.config.text), weights)
+        tower = checkpoint.digest(
+            ClapConfig(text=self.config.text), weights, progress=self._progress
+        )
         return hashlib.sha256(f"{tower} {self._tokenizer.digest}".encode()).hexdigest()
 
     def features(self, texts: Sequence[str]) -> Floats:

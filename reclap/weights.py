@@ -14,6 +14,7 @@ from reclap import checkpoint
 from reclap._libraries import core, describe
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError
+from reclap.progress import byte_bar
 from reclap.tensors import Array, Lazy
 from reclap.towers import DTYPES, Dtype
 
@@ -69,6 +70,8 @@ class Weights:
         and weights of seven bits on processors without VNNI.
         float32x3 and float32x6 split each factor into two or three bfloat16 parts and add three or
         six products of them: meant for AMX, slower than float32 without it.
+    progress : bool
+        Show a progress bar where reading, and later the digest, takes longer than a second.
     changes
         Arguments of ``core.Model`` that differ from what `config` says.
 
@@ -95,6 +98,7 @@ class Weights:
         where: Path,
         read: Callable[[Shapes], Iterable[Array]],
         dtype: Dtype = "float32",
+        progress: bool = False,
         **changes: Any,
     ) -> None:
         try:
@@ -105,8 +109,9 @@ class Weights:
         self.shapes: Shapes = [(name, shape) for name, shape, _ in self.core.parameters()]
         arrays = read(self.shapes)
         self._total = None if dtype == "float32" else checkpoint.digesting(config)
-        if self._total is not None:  # rounded weights cannot be read back
-            arrays = self._watch(arrays, self._total)
+        self._progress = progress
+        if self._total is not None or progress:
+            arrays = self._watch(arrays)
         split = core.split_kind()
         own = dtype.startswith("float32x") or (dtype == "bfloat16" and split == "amx")
         self._coarse = dtype == "int8" and core.int8_weight() < 127
@@ -124,16 +129,21 @@ class Weights:
             for place, (name, shape) in enumerate(self.shapes)
         }
 
-    def _watch(self, arrays: Iterable[Array], total: "hashlib._Hash") -> Iterator[Array]:
-        for (name, _), array in zip(self.shapes, arrays, strict=True):
-            checkpoint.digest_one(total, name, array)
-            yield array
+    def _watch(self, arrays: Iterable[Array]) -> Iterator[Array]:
+        """Yield what is read; show how far that is, and take what cannot be read back."""
+        size = sum(4 * math.prod(shape) for _, shape in self.shapes)
+        with byte_bar(size, "weights", shown=self._progress) as bar:
+            for (name, shape), array in zip(self.shapes, arrays, strict=True):
+                if self._total is not None:  # rounded weights cannot
+                    checkpoint.digest_one(self._total, name, array)
+                yield array
+                bar.update(4 * math.prod(shape))
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over weights, preprocessing, and the type where it is not float32."""
         if self._total is None:
-            return checkpoint.digest(self._config, self.values.items())
+            return checkpoint.digest(self._config, self.values.items(), progress=self._progress)
         rounded = "int8, 7-bit weights" if self._coarse else self.dtype
         return hashlib.sha256(f"{self._total.hexdigest()} {rounded}".encode()).hexdigest()
 

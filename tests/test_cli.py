@@ -14,7 +14,7 @@ from folders import tone, write_wav
 from needs import needs
 
 import reclap
-from reclap import cli
+from reclap import cli, progress
 from reclap.cli import main
 from reclap.prompts.strategies import make
 
@@ -862,6 +862,13 @@ def test_closed_pipe_is_silent(small_folder, tones):
     assert (done.returncode, done.stderr) == (cli.BROKEN_PIPE, b"")
 
 
+class Terminal(io.StringIO):
+    """Standard error that somebody watches."""
+
+    def isatty(self):
+        return True
+
+
 def test_progress_is_shown_to_terminals_only(run, tones, monkeypatch):
     shown = []
     original = reclap.Model.iter_embed
@@ -872,16 +879,36 @@ def test_progress_is_shown_to_terminals_only(run, tones, monkeypatch):
 
     monkeypatch.setattr(reclap.Model, "iter_embed", watch)
 
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     out = tones[0].with_name("out.npz")
     run("embed", *tones, "-o", out, "--force")
     monkeypatch.setattr(sys, "stderr", Terminal())
     run("embed", *tones, "-o", out, "--force")
     run("embed", tones[0], "-o", out, "--force")
     assert shown == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("command", "bars"),
+    [
+        (["info", "{model}"], ["weights", "digest"]),
+        (["info", "{model}", "--dtype", "int8"], ["weights"]),  # the digest comes with them
+        (["convert", "{model}", "{tmp}/copy"], ["weights", "digest"]),
+        (["embed", "--text", "rain", "-o", "{tmp}/x.npz", "--model", "{model}"], ["weights", "di"]),
+        (["train", "{recipe}", "--out", "{tmp}/run"], ["weights", "digest"]),
+    ],
+)
+def test_long_work_on_checkpoints_is_watched(
+    small_folder, recipe, monkeypatch, tmp_path, command, bars
+):
+    names = {"model": small_folder, "tmp": tmp_path, "recipe": recipe}
+    for n, (patience, terminal) in enumerate([(1e9, True), (0, False), (0, True)]):
+        monkeypatch.setattr(progress, "_PATIENCE", patience)
+        stream = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        (tmp_path / str(n)).mkdir()
+        assert main([part.format(**names | {"tmp": tmp_path / str(n)}) for part in command]) == 0
+        for bar in bars:
+            assert (f"\r{bar}" in stream.getvalue()) == (n == 2), (n, bar)
 
 
 @pytest.mark.parametrize(("count", "shown"), [(2, False), (600, True)])
@@ -892,10 +919,6 @@ def test_progress_of_many_labels_is_shown(run, tones, monkeypatch, count, shown)
     def watch(self, *args, progress=False, **options):
         seen.append(progress)
         return plain(self, *args, **options)
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
 
     monkeypatch.setattr(reclap.Model, "iter_classify", watch)
     monkeypatch.setattr(sys, "stderr", Terminal())

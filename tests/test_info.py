@@ -1,12 +1,15 @@
 """``reclap info`` says of every layout what it is, what is in it, and what of it is not used."""
 
+import io
 import json
+import sys
 
 import pytest
 from needs import needs
 from test_families import clap_model, laion_state, save_folder, write_tokenizer
 from test_initial import text_model
 
+from reclap import progress
 from reclap.cli import main
 
 torch = needs("torch", "oracle")
@@ -72,12 +75,25 @@ def test_what_is_beside_the_weights_is_listed(rng, tmp_path, capsys):
     assert found["ignored"]["optimizer"] == "beside the weights"
 
 
-def test_audio_tower_alone(rng, tmp_path, capsys):
+def assert_digest_is_watched(monkeypatch, path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "_PATIENCE", 0)
+        patch.setattr(sys, "stderr", Terminal())
+        assert main(["info", str(path)]) == 0
+        assert "\rdigest" in sys.stderr.getvalue()
+
+
+def test_audio_tower_alone(rng, tmp_path, capsys, monkeypatch):
     state = laion_state(clap_model(rng))
     inside = {n.removeprefix("audio_branch."): x for n, x in state.items() if "audio_branch" in n}
     saved = {"state_dict": {f"sed_model.{n}": x for n, x in inside.items()}, "epoch": 1}
     torch.save(saved, tmp_path / "HTSAT.ckpt")
     rows, found = info(capsys, tmp_path / "HTSAT.ckpt")
+    assert_digest_is_watched(monkeypatch, tmp_path / "HTSAT.ckpt")
     assert rows["family"].startswith("HTS-AT")
     assert "audio_from" in rows["use"]
     assert rows["audio tower"].startswith("HTS-AT 16 x 2-2")
@@ -89,9 +105,10 @@ def test_audio_tower_alone(rng, tmp_path, capsys):
     ("kind", "name"),
     [("bert with a head", "BERT"), ("t5", "T5"), ("gpt2", "GPT-2"), ("clip", "CLIP")],
 )
-def test_text_tower_alone(tmp_path, capsys, kind, name):
+def test_text_tower_alone(tmp_path, capsys, monkeypatch, kind, name):
     model = text_model(tmp_path / "plain", kind)
     rows, found = info(capsys, tmp_path / "plain")
+    assert_digest_is_watched(monkeypatch, tmp_path / "plain")
     assert rows["family"].startswith("plain text model")
     assert rows["text tower"].startswith(name)
     assert "audio tower" not in rows

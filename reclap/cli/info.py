@@ -41,7 +41,7 @@ def _run_info(args: argparse.Namespace) -> int:
     from reclap.loading import locate
 
     path = locate(args.model, args.revision, offline=args.offline)
-    info = alone.describe(path)
+    info = alone.describe(path, progress=options.is_watched())
     if info is None:
         args.offline = True  # by now it is on this machine
         info = options.load_model(args).info() | _libraries.describe()

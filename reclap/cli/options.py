@@ -114,6 +114,7 @@ def load_model(args: argparse.Namespace) -> "Model":
         text_activation=args.text_activation,
         revision=args.revision,
         offline=args.offline,
+        progress=is_watched(),
     )
 
 

@@ -14,13 +14,15 @@ from reclap.text import Tokenizer
 __all__ = ["describe"]
 
 
-def describe(path: Path) -> dict[str, Any] | None:
+def describe(path: Path, *, progress: bool = False) -> dict[str, Any] | None:
     """Return what a tower alone is, or None for anything else.
 
     Parameters
     ----------
     path : Path
         HTS-AT's ``.ckpt``, or a folder of a plain text model.
+    progress : bool
+        Show a progress bar where the digest takes longer than a second.
 
     Returns
     -------
@@ -29,20 +31,20 @@ def describe(path: Path) -> dict[str, Any] | None:
         what `reclap.Model.info` has too, and how training takes it.
     """
     if path.is_dir() and text_folder.is_text_folder(path):
-        return _text(path)
+        return _text(path, progress)
     if path.is_file() and checkpoint.is_foreign(path):
         tensors, others = clap.contents_of(path)
         if htsat.is_htsat(tensors):
-            return _audio(path, htsat.read(tensors), others)
+            return _audio(path, htsat.read(tensors), others, progress)
     return None
 
 
-def _text(path: Path) -> dict[str, Any]:
+def _text(path: Path, progress: bool) -> dict[str, Any]:
     tower = text_folder.read(path)
     config = ClapConfig(name=path.name, text=tower.config)
     kind = files.read_json(path / checkpoint.CONFIG)["model_type"]
     tokenizer = Tokenizer(tower.tokenizer, tower.config)
-    return _info(path, config, tower.tensors, tower.ignored) | {
+    return _info(path, config, tower.tensors, tower.ignored, progress) | {
         "family": f"plain text model {kind}, a text tower alone",
         "use": "training takes it as text of a recipe's [model]",
         "tokenizer": tokenizer.describe(),
@@ -50,9 +52,11 @@ def _text(path: Path) -> dict[str, Any]:
     }
 
 
-def _audio(path: Path, tower: htsat.AudioTower, others: list[str]) -> dict[str, Any]:
+def _audio(
+    path: Path, tower: htsat.AudioTower, others: list[str], progress: bool
+) -> dict[str, Any]:
     config = ClapConfig(name=path.name, audio=tower.config)
-    return _info(path, config, tower.tensors, [*tower.ignored, *others]) | {
+    return _info(path, config, tower.tensors, [*tower.ignored, *others], progress) | {
         "family": "HTS-AT trained on AudioSet, an audio tower alone",
         "use": "training takes it as audio_from of a recipe's [model]",
         "tokenizer": None,
@@ -61,7 +65,11 @@ def _audio(path: Path, tower: htsat.AudioTower, others: list[str]) -> dict[str, 
 
 
 def _info(
-    path: Path, config: ClapConfig, tensors: Mapping[str, Stored], ignored: list[str]
+    path: Path,
+    config: ClapConfig,
+    tensors: Mapping[str, Stored],
+    ignored: list[str],
+    progress: bool,
 ) -> dict[str, Any]:
     part = "text" if any(name.startswith("text_branch.") for name in tensors) else "audio"
     count = sum(math.prod(x.shape) for x in tensors.values())
@@ -69,6 +77,6 @@ def _info(
         "name": config.name,
         "source": str(path),
         "parameters": {part: count, "total": count},
-        "digest": checkpoint.digest(config, tensors.items()),
+        "digest": checkpoint.digest(config, tensors.items(), progress=progress),
         "ignored": dict.fromkeys(ignored, "not part of the tower"),
     }

@@ -1,32 +1,54 @@
 """Identity of a run: digests of its files, and where two identities differ."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from reclap.progress import byte_bar
 
 __all__ = ["VERSION", "differences", "joined_sha256", "model_files", "sha256"]
 
 VERSION = 2  # of `reclap.training.recipe.Recipe.identity`
 
 
-def sha256(*paths: Path) -> str:
-    """Return the digest of the digests of files, which are read piece by piece."""
+def sha256(*paths: Path, progress: bool = False) -> str:
+    """Return the digest of the digests of files, which are read piece by piece.
+
+    Parameters
+    ----------
+    *paths : Path
+        The files.
+    progress : bool
+        Show a progress bar where that takes longer than a second.
+    """
     total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as f:
-            total.update(hashlib.file_digest(f, "sha256").digest())
+    with _bar(paths, progress) as bar:
+        for path in paths:
+            one = hashlib.sha256()
+            _take(path, one, bar)
+            total.update(one.digest())
     return total.hexdigest()
 
 
-def joined_sha256(*paths: Path) -> str:
+def joined_sha256(*paths: Path, progress: bool = False) -> str:
     """Return the digest of the content of files, one after the other: `sha256` of version 1."""
     total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as f:
-            while block := f.read(1 << 20):
-                total.update(block)
+    with _bar(paths, progress) as bar:
+        for path in paths:
+            _take(path, total, bar)
     return total.hexdigest()
+
+
+def _bar(paths: Sequence[Path], progress: bool) -> Any:
+    return byte_bar(sum(path.stat().st_size for path in paths), "digest", shown=progress)
+
+
+def _take(path: Path, total: "hashlib._Hash", bar: Any) -> None:
+    with path.open("rb") as f:
+        while block := f.read(1 << 18):
+            total.update(block)
+            bar.update(len(block))
 
 
 def model_files(path: Path) -> list[Path]:

@@ -39,7 +39,7 @@ _SAME = (
 )
 
 
-def text_tower(source: str, out: Path) -> Path:
+def text_tower(source: str, out: Path, *, progress: bool = False) -> Path:
     """Return the model folder whose text tower a run takes, making it of a plain text model.
 
     Parameters
@@ -49,17 +49,19 @@ def text_tower(source: str, out: Path) -> Path:
         or hub id of either.
     out : Path
         Folder of the run, which then holds a model folder with the tower of a plain model.
+    progress : bool
+        Show a progress bar where digests take longer than a second.
     """
     path = locate(source)
     if not text_folder.is_text_folder(path):
         return path
-    made = out / f"{TEXT}{sha256(*text_folder.sources(path))[:12]}"
+    made = out / f"{TEXT}{sha256(*text_folder.sources(path), progress=progress)[:12]}"
     if not (made / checkpoint.CONFIG).is_file():
         text_folder.convert(path, made)
     return made
 
 
-def whole_model(source: str, out: Path) -> Path:
+def whole_model(source: str, out: Path, *, progress: bool = False) -> Path:
     """Return the model folder that a run goes on with, making it of another project's checkpoint.
 
     Parameters
@@ -68,14 +70,16 @@ def whole_model(source: str, out: Path) -> Path:
         Anything that `reclap.load` takes, with its tokenizer.
     out : Path
         Folder of the run, which then holds another project's checkpoint as a model folder.
+    progress : bool
+        Show a progress bar where digests and weights take longer than a second.
     """
     path = locate(source)
     if path.is_dir() and not checkpoint.is_foreign(path):
         return path
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    made = out / f"{TEXT}{sha256(*files)[:12]}"
+    made = out / f"{TEXT}{sha256(*files, progress=progress)[:12]}"
     if not (made / checkpoint.CONFIG).is_file():
-        load(source).save(made)
+        load(source, progress=progress).save(made)
     return made
 
 

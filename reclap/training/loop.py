@@ -129,18 +129,20 @@ def _train_into(
 ) -> Result:
     """Make what a run needs, or read it back, and go through its steps."""
     out = folder.path
-    source = initial.whole_model(recipe.model.source, out) if recipe.model.source else None
+    given = recipe.model.source
+    source = initial.whole_model(given, out, progress=progress) if given else None
     known = checkpoint.read_config(source) if source else None
     recipe = dataclasses.replace(recipe, model=recipe.model.completed(known))
-    text = _text_tower(recipe, source, out)
+    text = _text_tower(recipe, source, out, progress)
     audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
     threads = recipe.run.threads or default_threads()
-    identity = recipe.identity(text, audio, source)
+    identity = recipe.identity(text, audio, source, progress=progress)
     newest, start = folder.newest, 0
     if newest:
-        same = recipe.identity(text, audio, source, version=newest.version)
+        version = newest.version
+        same = recipe.identity(text, audio, source, version=version, progress=progress)
         start = _schedule_start(newest, same, threads)
-    encoder = TextEncoder(text, threads)
+    encoder = TextEncoder(text, threads, progress=progress)
     config = recipe.model.config(encoder.config.text)
     batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
     learner = Learner(config, recipe, threads, start)
@@ -159,12 +161,12 @@ def _train_into(
     return run.go(batches, newest.step if newest else 0, progress=progress)
 
 
-def _text_tower(recipe: Recipe, source: Path | None, out: Path) -> Path:
+def _text_tower(recipe: Recipe, source: Path | None, out: Path, progress: bool) -> Path:
     """Return the model folder that gives the text tower, that of the whole model if it is one."""
     text = recipe.model.text
     if source and text == recipe.model.source:
         return source
-    return initial.text_tower(text or "", out)
+    return initial.text_tower(text or "", out, progress=progress)
 
 
 def _begin(learner: Learner, known: ClapConfig, source: Path, *, own_text: bool) -> None:

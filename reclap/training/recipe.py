@@ -1,6 +1,7 @@
 """Training recipes: TOML files of what to train, on what, and how."""
 
 import dataclasses
+import functools
 import json
 import os
 import tomllib
@@ -276,6 +277,7 @@ class Recipe(Settings):
         source: Path | None = None,
         *,
         version: int = VERSION,
+        progress: bool = False,
     ) -> dict[str, Any]:
         """Return what a continuation must share with the run: settings, and digests of files.
 
@@ -287,8 +289,10 @@ class Recipe(Settings):
             What the audio tower, or the whole model, begins with.
         version : int
             1 has the digests of runs that were begun with the first versions.
+        progress : bool
+            Show progress bars where digests take longer than a second.
         """
-        digest = joined_sha256 if version < 2 else sha256
+        digest = functools.partial(joined_sha256 if version < 2 else sha256, progress=progress)
         data = self.to_json()
         del data["eval"]
         for key, path in (("audio_from", audio), ("from", source)):
