@@ -156,11 +156,13 @@ void rc_gated_backward(float *da, float *db, const float *dy, const float *a, co
     }
 }
 
+RC_CLONES
 void rc_dropout(float *y, const float *x, int64_t n, float p, rc_draw at, int64_t first)
 {
     float scale = p < 1 ? 1 / (1 - p) : 0;
+    uint64_t key = rc_draw_key(at);
     for (int64_t i = 0; i < n; i++)
-        y[i] = rc_uniform(at, (uint64_t)first + (uint64_t)i) >= p ? x[i] * scale : 0;
+        y[i] = rc_uniform_of(key, (uint64_t)first + (uint64_t)i) >= p ? x[i] * scale : 0;
 }
 
 RC_CLONES

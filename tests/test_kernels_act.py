@@ -127,6 +127,34 @@ def test_uniform_draws_are_uniform(seed, step, site):
     assert chi2 < 63 + 5 * np.sqrt(2 * 63)
 
 
+def uniform(seed, step, site, index):
+    """Return a draw by the formula, SplitMix64's finaliser over its coordinates, in Python."""
+    most, golden = 2**64, 0x9E3779B97F4A7C15
+
+    def mix(z):
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % most
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % most
+        return z ^ (z >> 31)
+
+    z = mix((seed + golden) % most)
+    z = mix(z ^ (step + 1) * golden % most)
+    z = mix(z ^ (site + 1) * 0xD1342543DE82EF95 % most)
+    return (mix((z + (index + 1) * golden) % most) >> 40) / 2**24
+
+
+@pytest.mark.parametrize("first", [0, 7, 2**32 - 3, 2**63 - 100])
+def test_draws_follow_their_formula(first):
+    """A run that goes on under another version draws what it would have drawn."""
+    at = (2**63 - 1, 12345, 77)
+    want = np.array([uniform(*at, first + i) for i in range(67)])
+    if first == 0:
+        np.testing.assert_array_equal(core.draws("uniform", 67, *at), want.astype(np.float32))
+    x = np.arange(1, 68, dtype=np.float32)
+    kept = want >= np.float32(0.4)
+    got = core.dropout(x, 0.4, *at, first)
+    np.testing.assert_array_equal(got, np.where(kept, x * (1 / (1 - np.float32(0.4))), 0))
+
+
 def test_normal_draws_are_normal():
     z = core.draws("normal", N, 3, 1, 4)
     assert abs(z.mean()) < 5 / np.sqrt(N)
