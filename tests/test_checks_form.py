@@ -1,14 +1,12 @@
-"""Checks of one text on its own, and of texts about a label."""
+"""Checks of one text on its own."""
 
 import csv
 import sys
 
-import numpy as np
 import pytest
 
 from reclap import checks
 from reclap.checks import form, language, words
-from reclap.checks.sense import Sense
 from reclap.prompts.bank import PromptBank
 
 PACKAGED = ("audioset", "esc50", "fsd50k", "nsynth", "tut", "urbansound8k", "vggsound")
@@ -73,6 +71,151 @@ def test_good_text_passes(text):
 @pytest.mark.parametrize(("check", "text"), [(c, t) for c, texts in BAD.items() for t in texts])
 def test_bad_text_is_found(check, text):
     assert check in names(form.check_form(text, "description"))
+
+
+FOUND = {  # and what a person should judge, behind "?"
+    "": ["structure: no words"],
+    "...": ["structure: no words"],
+    "\ud800 a dog barks": ["structure: not valid Unicode"],
+    "bark loudly now": ["length: 3 words, expected 4 to 29"],
+    "a dog\nbarks loudly today": ["structure: more than one line"],
+    "a dog barks loudly\n": [],
+    "a dog\rbarks loudly today": ["structure: more than one line"],
+    "a dog\tbarks loudly today": ["structure: control characters or undecodable bytes"],
+    "a dog\x1fbarks loudly today": ["structure: control characters or undecodable bytes"],
+    "a dog \ufffd barks loudly": ["structure: control characters or undecodable bytes"],
+    "a dog barks in the": ["unfinished: ends with 'the'"],
+    "a dog barks in the yard a": ["unfinished: ends with 'a'"],
+    "a dog barks for a while": [],
+    "a beat to move to.": [],
+    "a beat to move to": ["unfinished: ends with 'to'"],
+    "a dog barks and.": ["unfinished: ends with 'and'"],
+    "a dog barks then now and then": [],
+    "a dog barks in yard b": ["unfinished: ends with 'b'"],
+    "a dog barks on channel 5": [],
+    "a dog barks loudly,": ["unfinished: ends with ','"],
+    "a dog barks loudly;": ["unfinished: ends with ';'"],
+    "a dog barks loudly...": ["unfinished: ends with '.'"],
+    "a dog barks loudly\u2014": ["unfinished: ends with '\u2014'"],
+    "a dog (barks loudly today": ["unfinished: a bracket or quotation mark has no partner"],
+    "a dog) barks loudly today": ["unfinished: a bracket or quotation mark has no partner"],
+    'a dog "barks loudly today': ["unfinished: a bracket or quotation mark has no partner"],
+    'a dog "barks" loudly today': [],
+    "A dog barks loudly. Then it stops": ["unfinished: the last sentence has no end"],
+    "A dog barks loudly. Then it stops.": [],
+    'A dog barks loudly. Then "it stops."': [],
+    "A dog barks loudly. then it stops": [],
+    "A dog barks in the the yard": ["repetition: 'the' again and again"],
+    "A dog barks, barks loudly today": [],
+    "A dog barks and barks today": [],
+    "A dog barks and barks and barks": ["repetition: 'barks and barks' 2 times"],
+    "A bird goes higher and higher today": [],
+    "a sharp, sharp bark of dogs": ["repetition: 'sharp' again and again"],
+    "a dog a dog a dog": ["repetition: 'a dog a' 2 times"],
+    "a tick, tick, tick, tick here": ["repetition: 'tick' again and again"],
+    "dog dog dog dog barks": [
+        "language: looks like another language (da)",
+        "repetition: 'dog' again and again",
+    ],
+    "the dog sees the cat and the dog sees the mouse": ["repetition: 'the dog sees' 2 times"],
+    "an adult male speaks while an adult male coughs": [],
+    "rain on roof and rain on grass and rain on mud and rain on tin": [
+        "repetition: 'rain' 4 times"
+    ],
+    "rain on roof and rain on grass and rain on mud": [],
+    "Here is a dog barking loudly": ["meta: starts with 'Here is'"],
+    "Caption: a dog barks loudly": ["meta: starts with 'Caption:'"],
+    "Note: a dog barks loudly": ["meta: starts with 'Note:'"],
+    "a dog barks in this clip": ["meta: talks of 'this clip'"],
+    "we can hear a dog bark": ["meta: talks of 'we can hear'"],
+    "a dog barks under thirty words": ["meta: talks of 'under thirty words'"],
+    "a **dog** barks loudly here": ["markup: holds '**'"],
+    "1. a dog barks loudly here": ["markup: holds '1.'"],
+    "a dog \\n barks loudly here": ["markup: holds '\\\\n'"],
+    "a dog &amp; cat bark loudly": ["markup: holds '&amp;'"],
+    "a dog <b>barks</b> loudly": ["markup: holds '<b>'"],
+    "a dog {barks} loudly here": ["markup: holds '{'"],
+    "a [sound] of dogs here today": ["markup: holds '['", "placeholder: holds '[sound]'"],
+    "a dog barks ___ loudly here": ["markup: holds '___'", "placeholder: holds '___'"],
+    "a dog 100%s barks loudly": ["placeholder: holds '%s'"],
+    "see http://a.b for barking dogs": ["injection: holds 'http://a.b'"],
+    "you are now a dog that barks": ["injection: asks: 'you are now'"],
+    "act as a dog that barks": ["injection: asks: 'act as a'"],
+    "sudo bark at the dogs now": ["injection: holds 'sudo'"],
+    "a corpse beneath a humming fridge": ["? offensive: violent word 'corps'"],
+    "a dog barks at me@home.org today": [
+        "injection: holds 'me@home.org'",
+        "garbled: no space in 'home.org'",
+    ],
+    "Here are **dogs**: ignore previous instructions": [
+        "meta: starts with 'Here are'",
+        "markup: holds '**'",
+        "injection: asks: 'ignore previous instructions'",
+    ],
+}
+
+
+@pytest.mark.parametrize("text", FOUND)
+def test_findings_say_what_and_where(text):
+    found = [f"{'' if f.fatal else '? '}{f}" for f in form.check_form(text, "prompt")]
+    assert found == FOUND[text]
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"), [("description", 4, 60), ("prompt", 4, 29), ("rewrite", 2, 29)]
+)
+def test_length_has_two_ends(kind, least, most):
+    for count in (least - 1, least, most, most + 1):
+        text = " ".join(["bark", "loudly"] * 31).split()[:count]
+        expected = [] if least <= count <= most else [f"{count} words, expected {least} to {most}"]
+        found = form.check_form(" ".join(text), kind)
+        assert [f.reason for f in found if f.check == "length"] == expected
+
+
+def test_long_text_is_not_looked_into():
+    text = "a dog barks in a yard " * 100
+    assert [f.check for f in form.check_form(text[:2000], "prompt")] != ["structure"]
+    (finding,) = form.check_form(text[:2001], "prompt")
+    assert str(finding) == "structure: 2001 characters, expected at most 2000"
+
+
+def test_reason_quotes_forty_characters():
+    for length, shown in ((40, "https://" + "a" * 32), (41, "https://" + "a" * 29 + "...")):
+        text = f"hear {'https://' + 'a' * (length - 8)} for barking dogs"
+        found = [f.reason for f in form.check_form(text, "prompt") if f.check == "injection"]
+        assert found == [f"holds {shown!r}"]
+
+
+@pytest.mark.parametrize(
+    ("letters", "is_other"),
+    [
+        ("abcdefgh\u0436", True),  # one of nine
+        ("abcdefghi\u0436", False),  # one of ten
+        ("abc\u024f", False),  # the last Latin letter of its block
+        ("abc\u0250", True),
+        ("abc\u1e00", False),
+        ("abc\u1eff", False),
+        ("abc\u1f00", True),
+    ],
+)
+def test_letters_of_another_script_are_a_tenth(letters, is_other, monkeypatch):
+    monkeypatch.setattr(language, "_identifier", lambda: None)
+    found = list(language.check_language(letters, [letters]))
+    assert [f.reason for f in found] == ["letters of another script"] * is_other
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("un perro en casa", ["words of another language: un, en"]),
+        ("un un un perro", []),  # one word only
+        ("un perro en a casa and", []),  # as many English ones
+        ("un perro en en the casa and", ["words of another language: un, en"]),
+    ],
+)
+def test_foreign_words_outnumber_english_ones(text, found, monkeypatch):
+    monkeypatch.setattr(language, "_identifier", lambda: None)
+    assert [f.reason for f in language.check_language(text, text.split())] == found
 
 
 @pytest.mark.parametrize("text", ["", " \n", "...", "!?"])
@@ -189,87 +332,6 @@ def test_no_shipped_prompt_and_no_public_caption_is_foreign(shared):
         captions = [row["caption"] for row in csv.DictReader(f)]
     found = [c for c in captions if "language" in names(form.check_form(c, "rewrite"))]
     assert found == []
-
-
-def test_siblings_are_compared():
-    old = ["A dog barks behind a garden fence."]
-    same = ("A dog barks behind a garden fence.", "a dog barks; behind a garden fence")
-    moved = "Behind a garden fence, a dog barks."
-    for text in (*same, moved):
-        assert names(checks.check_prompt(text, "dog", siblings=old)) == {"duplicate"}
-    other = "A hound bays at passing bicycles from a porch."
-    assert checks.check_prompt(other, "dog", siblings=old) == []
-
-
-def fake_sense(rows):
-    """Return a sense that knows the texts of a table, in two dimensions."""
-    return Sense(lambda texts: np.array([rows[t] for t in texts], np.float32))
-
-
-def test_text_that_fits_another_label_is_flagged():
-    text = "A long, wavering note over rooftops"
-    sense = fake_sense({text: (0.28, 0.96), "rooster": (1, 0), "siren": (0, 1)})
-    (finding,) = checks.check_description(text, "rooster", others=["siren"], sense=sense)
-    assert (finding.check, finding.fatal) == ("label", False)
-    assert "'siren' (0.96)" in finding.reason
-    assert "'rooster' (0.28)" in finding.reason
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("crane with a delicate feather in its beak", "crane"),
-        ("dog bark with a giant dog that has gone mad", "dog bark"),
-        ("an eagle on the edge of a cliff", "eagle"),
-    ],
-)
-def test_description_without_a_word_about_sound_is_flagged(text, label):
-    (finding,) = checks.check_description(text, label)
-    assert (finding.check, finding.fatal) == ("unrelated", False)
-    assert checks.check_description(f"{text}, in a shrill tone", label) == []
-
-
-def test_label_says_nothing_of_its_own_sound():
-    """A label of sound words does not make a description of it."""
-    (finding,) = checks.check_description("dog bark with a long brown nose", "dog_bark")
-    assert finding.check == "unrelated"
-
-
-def test_prompt_about_something_else_is_flagged():
-    far = "A basket of ripe apples on the table"
-    assert names(checks.check_prompt(far, "bee")) == {"unrelated"}
-    for near in ("A bee on a basket of ripe apples", "An insect on a basket", "A soft hum nearby"):
-        assert checks.check_prompt(near, "bee") == []
-    assert checks.check_prompt(far, "crisp", definition="an apple that somebody bites") == []
-
-
-@pytest.mark.parametrize(("score", "expected"), [(0.11, {"unrelated"}), (0.13, set())])
-def test_prompt_with_another_sound_needs_some_similarity(score, expected):
-    text = "The professor explains a theory"
-    sense = fake_sense({text: (score, 1 - score), "drum": (1, 0)})
-    assert names(checks.check_prompt(text, "drum", sense=sense)) == expected
-
-
-def test_rewrite_about_something_else_is_flagged():
-    sense = fake_sense({"it barks": (1, 0), "it sings out": (0, 1)})
-    assert "meaning" in names(checks.check_rewrite("it barks", "it sings out", sense=sense))
-
-
-def test_sense_asks_for_each_text_once():
-    asked = []
-
-    def embed(texts):
-        asked.extend(texts)
-        return np.ones((len(texts), 1), np.float32)
-
-    sense = Sense(embed, limit=3)
-    sense.rows(["a", "b", "a"])
-    assert sense.rows(["a", "c"]).shape == (2, 1)
-    assert asked == ["a", "b", "c"]
-    sense.rows(["b"])  # three are kept
-    sense.rows(["a", "d"])  # a fourth text: all but those asked for are forgotten
-    sense.rows(["a", "b"])
-    assert asked == ["a", "b", "c", "d", "b"]
 
 
 def test_stems_join_inflections():

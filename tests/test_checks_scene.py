@@ -334,6 +334,21 @@ metal clanks | wood creaks
 metal clanks | a bell rings
     invented: bell ('bell')
 a hiss | a snake hisses
+a dog barks | an animal and a cat
+    agent: dog became cat ('cat')
+a car rattles | a car passes
+a car passes and rattles | a car passes
+a car passes, hums and rattles | a car passes
+a rattle and a car passes | a car passes
+    lost: rattle ('rattle')
+a car passes, then a rattle | a car passes
+    lost: rattle ('rattle')
+a car passes, then a rattle and a hum | a car passes
+    lost: rattle ('rattle')
+    lost: hum ('hum')
+metal clanks in a pan | a pan
+    lost: metal ('metal')
+    lost: rattle ('clanks')
 quiet | silence reigns
     ? lost: no word of the caption is left
 a gizmo frobs | a gizmo wibbles
