@@ -5,6 +5,7 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reclap import checks
@@ -71,6 +72,95 @@ def test_bank_without_descriptions_is_checked_by_meaning(mini):
     assert {item.where for item in report.flagged if item.kind == "prompt"} == {"rain", "wind"}
 
 
+def plain(prompts):
+    """Return a bank of prompts; a label may have none."""
+    entries = {
+        label: Entry(label, "", (Description("", tuple(map(Prompt, texts))),))
+        for label, texts in prompts.items()
+    }
+    return PromptBank("plain", {}, entries)
+
+
+def word(number):
+    """Return a word that is in no list and has no inflection."""
+    return "".join("q" + "abcdefghij"[int(digit)] for digit in str(number)) + "k"
+
+
+SEVERAL = (
+    "A dog barks hoarsely behind a fence.",
+    "A hound bays at passing bicycles at dusk.",
+    "A puppy whines for its supper.",
+)
+
+
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [
+        ((2, 1, 0), [None, "1 prompts, most labels have 2", "0 prompts, most labels have 2"]),
+        ((1, 1, 3), [None, None, None]),
+        ((1, 3, 3), ["1 prompts, most labels have 3", None, None]),
+        ((0, 0, 1), ["0 prompts, most labels have 0", "0 prompts, most labels have 0", None]),
+    ],
+)
+def test_labels_have_as_many_prompts_as_most(counts, found):
+    given = {f"dog {i}": [f"{text} {i}" for text in SEVERAL[:n]] for i, n in enumerate(counts)}
+    _, report = checks.check_bank(plain(given))
+    told = {x.where: x.findings[0].reason for x in report.flagged if x.kind == "label"}
+    assert [told.get(label) for label in given] == found
+    assert {x.where for x in report.fatal} == {label for label in given if not given[label]}
+
+
+def test_descriptions_have_flags_of_their_own():
+    dogs = (
+        Description("A throaty bark", (Prompt(SEVERAL[0]),), flags=("length: of an earlier run",)),
+        Description("A throaty bark", (Prompt(SEVERAL[1]),), "rejected", flags=("length: kept",)),
+    )
+    checked, report = checks.check_bank(PromptBank("x", {}, {"dog": Entry("dog", "", dogs)}))
+    flags = [d.flags for d in checked.entries["dog"].descriptions]
+    assert flags == [("length: 3 words, expected 4 to 60",), ("length: kept",)]
+    assert [(x.where, x.kind, x.text) for x in report.flagged] == [
+        ("dog", "description", "A throaty bark")
+    ]
+    assert report.texts == 2  # but what is rejected
+
+
+def test_texts_of_a_bank_are_embedded_in_one_go():
+    asked = []
+
+    def embed(texts):
+        asked.append(texts)
+        return np.eye(16, dtype="f4")[[len(text) % 16 for text in texts]]
+
+    given = {"dog": [*SEVERAL[:2], "собака лает во дворе"], "puppy": [SEVERAL[2]]}
+    checks.check_bank(plain(given), checks.Sense(embed))
+    assert asked[0] == list(SEVERAL)
+    assert not set(SEVERAL) & {text for texts in asked[1:] for text in texts}
+
+
+def test_report_reads_as_lines():
+    given = {"dog": [SEVERAL[0], "A puppy barks in the"], "pug": ["Woof"]}
+    _, report = checks.check_bank(plain(given))
+    assert str(report).splitlines() == [
+        "plain: 3 texts, 3 flagged, 2 of them unfit",
+        "  structure: 1",
+        "  unfinished: 1",
+        "  length: 1",
+        "pug: 'pug': structure: 1 prompts, most labels have 2",
+        "dog: 'A puppy barks in the': unfinished: ends with 'the'",
+        "pug: 'Woof': length: 1 words, expected 4 to 29",
+        "most frequent words: bark 66.7%",
+    ]
+    data = report.to_json()
+    assert (data["flagged"], data["fatal"], data["texts"]) == (3, 2, 3)
+    (entry, _) = data["found"]["pug"]
+    (finding,) = entry.pop("findings")
+    assert entry == {"kind": "label", "text": "pug"}
+    assert finding["fatal"] is False
+    assert data["distribution"]["texts"] == 3
+    again = checks.Report("x", 1, ()).to_json()
+    assert again["distribution"] is None
+
+
 def test_duplicates_are_found_in_many_texts(rng):
     texts = [" ".join(f"w{i:x}x" for i in row) for row in rng.integers(0, 3000, (5000, 12))]
     moved = texts[17].split()
@@ -79,6 +169,45 @@ def test_duplicates_are_found_in_many_texts(rng):
     found = find_duplicates(texts)
     assert {i: found[i][0] for i in range(5000, 5004)} == {5000: 5, 5001: 9, 5002: 17, 5003: 20}
     assert set(found) == set(range(5000, 5004))
+
+
+def test_repeats_are_told_by_form_words_and_meaning():
+    texts = [
+        "a dog barks in a yard",
+        "A dog barks in a yard!",
+        "a dog barks in a yard",
+        "rough loud dull hoarse bark",
+        "rough loud dull hoarse bark whine",  # 5 of 6
+        "rain rough loud dull hoarse",  # 4 of 6
+        "wind blows over hills far",
+        "wind blows over hills far away south",  # 5 of 7, and 0.96 by meaning
+        "hail",
+    ]
+    meaning = np.eye(9, dtype="f4")
+    meaning[7] = 0.96 * meaning[6] + 0.28 * meaning[7]
+    meaning[8] = 0.95 * meaning[3]
+    sense = checks.Sense(lambda asked: meaning[[texts.index(text) for text in asked]])
+    words = {
+        1: (0, "has the words of"),
+        2: (0, "equals"),
+        4: (3, "shares 83% of its words with"),
+    }
+    assert find_duplicates(texts) == words
+    assert find_duplicates(texts, sense) == words | {7: (6, "means (0.96) the same as")}
+    assert find_duplicates([], sense) == find_duplicates(["hail"], sense) == {}
+    share = ["rough loud dull hoarse bark", "rough loud dull hoarse"]  # 4 of 5
+    assert find_duplicates(share) == {1: (0, "shares 80% of its words with")}
+
+
+def test_repeats_are_found_across_blocks():
+    """Of rows of similarities that are in memory at once."""
+    texts = [word(i) for i in range(1100)]
+    rows = np.eye(1100, dtype="f4")
+    for later, first in ((511, 0), (512, 511), (1023, 2), (1099, 1024)):
+        rows[later] = rows[first]
+    sense = checks.Sense(lambda asked: rows[[texts.index(text) for text in asked]])
+    found = {i: j for i, (j, _) in find_duplicates(texts, sense).items()}
+    assert found == {511: 0, 512: 0, 1023: 2, 1099: 1024}
 
 
 def test_meaning_finds_duplicates(mini):
@@ -93,6 +222,43 @@ def test_distribution_names_what_comes_back():
     assert dict(found.places) == {"roof": 0.5714, "yard": 0.4286}
     assert "yard" in found.overused
     assert dict(found.labels["dog"]) == {"bark": 1.0, "yard": 1.0}
+
+
+def test_distribution_counts_texts():
+    sea = ["a wave of the sea rolls far away", "a wave of the sea, far away", "the sea, away"]
+    found = measure_distribution({"dog": ["a dog barks in a yard, a yard"] * 3, "sea_wave": sea})
+    assert found.texts == 6
+    half, third = 0.5, 0.3333
+    assert dict(found.words) == {
+        "away": half, "bark": half, "dog": half, "sea": half, "yard": half, "far": third,
+        "wave": third,
+    }  # fmt: skip
+    assert found.words[0] == ("away", half)  # equal ones by name
+    assert found.phrases == tuple(
+        (phrase, half) for phrase in ("a dog barks", "a yard a", "dog barks in", "yard a yard")
+    )
+    assert found.openings == (("a dog", half), ("a wave", third))
+    assert found.labels == {
+        "dog": (("bark", 1.0), ("yard", 1.0)),
+        "sea_wave": (("away", 1.0), ("far", 0.6667)),
+    }
+    assert found.overused == ()  # so few texts say nothing
+
+
+@pytest.mark.parametrize(
+    ("texts", "times", "overused"), [(50, 2, ()), (50, 3, ("muffl",)), (49, 3, ())]
+)
+def test_what_comes_back_too_often_is_named(texts, times, overused):
+    given = [f"{word(i)} {'muffled' if i < times else 'plain'} {word(i)}" for i in range(texts)]
+    assert measure_distribution({"x": given}).overused == overused
+
+
+def test_lists_of_a_distribution_have_fifteen_items():
+    words = sorted(word(i) for i in range(20))
+    found = measure_distribution({"x": [" ".join(words)] * 2 + ["of the and"]})
+    assert found.words == tuple((word, 0.6667) for word in words[:15])
+    assert found.labels["x"] == found.words
+    assert found.openings == ((f"{words[0]} {words[1]}", 0.6667),)
 
 
 def marked(path):

@@ -349,6 +349,15 @@ a car passes, then a rattle and a hum | a car passes
 metal clanks in a pan | a pan
     lost: metal ('metal')
     lost: rattle ('clanks')
+a dog barks once | a dog barks several times
+    count: dog: 1, now several
+a dog barks several times | a dog barks once
+a cat, then a dog | a cat and a dog
+a cat, then a dog | a dog and a cat
+    order: dog came after cat, now before it
+a dog barks after a car passes | a dog barks at a car
+a man stands and speaks, a woman laughs | a woman stands and speaks, a man laughs
+    agent: man and woman exchanged speech and laugh
 quiet | silence reigns
     ? lost: no word of the caption is left
 a gizmo frobs | a gizmo wibbles

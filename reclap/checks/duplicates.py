@@ -4,8 +4,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from reclap.checks.finding import Finding
 from reclap.checks.sense import Sense
 from reclap.checks.words import content, key
@@ -64,7 +62,7 @@ def find_duplicates(texts: Sequence[str], sense: Sense | None = None) -> dict[in
     {2: (0, 'has the words of'), 3: (1, 'shares 100% of its words with')}
     """
     found = _same_form(texts)
-    for pairs in (_same_words(texts), _same_meaning(texts, sense) if sense else ()):
+    for pairs in (_same_words(texts), _same_meaning(texts, sense) if sense and texts else ()):
         for i, j, how in pairs:
             found.setdefault(i, (j, how))
     return dict(sorted(found.items()))
@@ -101,7 +99,7 @@ def _same_words(texts: Sequence[str]) -> Iterator[tuple[int, int, str]]:
 
 
 def _same_meaning(texts: Sequence[str], sense: Sense) -> Iterator[tuple[int, int, str]]:
-    rows = sense.rows(texts) if texts else np.zeros((0, 0), np.float32)
+    rows = sense.rows(texts)
     for at in range(0, len(texts), _BLOCK):
         scores = rows[at : at + _BLOCK] @ rows[: at + _BLOCK].T
         for k, row in enumerate(scores):
