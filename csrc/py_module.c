@@ -131,6 +131,11 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyObject **slot)
     return *slot == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)*slot);
 }
 
+// What setup.py says of the sources, so that tests can tell a core that is older than these.
+#ifndef RC_SOURCES
+#define RC_SOURCES ""
+#endif
+
 static int module_exec(PyObject *module)
 {
     rc_state *state = PyModule_GetState(module);
@@ -141,6 +146,7 @@ static int module_exec(PyObject *module)
     state->backend_error = PyObject_GetAttrString(errors, "BackendError");
     Py_DECREF(errors);
     if (state->format_error == NULL || state->backend_error == NULL) return -1;
+    if (PyModule_AddStringConstant(module, "sources", RC_SOURCES) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_py_front_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_py_kernel_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_py_move_methods) < 0) return -1;

@@ -9,6 +9,8 @@ from typing_extensions import Buffer
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
 
+sources: str
+
 @final
 class SndFile:
     def __new__(cls, path: str | PathLike[str]) -> SndFile: ...

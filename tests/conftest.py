@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 import reclap
 import reclap.checkpoint
+from reclap import _libraries
 
 # A shell ignores ctrl-C for what it starts in the background, and children inherit that: tests of
 # ctrl-C would wait for ever.
@@ -26,6 +28,23 @@ def _find_shared() -> Path:
 
 
 SHARED = _find_shared()
+
+
+def pytest_configure() -> None:
+    """Stop where the core beside these sources was built of others: what it does is a riddle."""
+    root = Path(__file__).resolve().parents[1]
+    if Path(reclap.__file__).resolve().parent != root / "reclap" or not (root / "csrc").is_dir():
+        return  # an installed one, or one of a build of its own
+    total = hashlib.sha256()
+    for path in sorted((root / "csrc").glob("*.[ch]")):
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    built = getattr(_libraries.core, "sources", "")
+    if built != total.hexdigest()[:16]:
+        pytest.exit(
+            "reclap/_core was built of other sources than csrc/ holds: pip install -e . builds it, "
+            "or, with the extra dev, python setup.py build_ext --inplace",
+            returncode=3,
+        )
 
 
 @pytest.fixture

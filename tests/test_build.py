@@ -1,8 +1,10 @@
 """What setup.py keeps apart: objects of another compiler, other flags, another oneDNN."""
 
 import runpy
+import shutil
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -41,6 +43,44 @@ def test_objects_made_otherwise_lie_in_another_folder(script, tmp_path, monkeypa
     monkeypatch.setenv("RECLAP_DEBUG", "1")
     names.add(folder_of(script, tmp_path))
     assert len(names) == 5
+
+
+def collected(root):
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_a.py"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_core_of_other_sources_stops_the_tests(tmp_path):
+    """And the core says of which it was built, whatever became of times and folders."""
+    tracked = ("reclap", "csrc", "tests")
+    for name in tracked:
+        skip = shutil.ignore_patterns("models", "__pycache__", "data")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=skip)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "tests" / "test_a.py").write_text("def test_a(): pass\n")
+    assert collected(tmp_path)[0] == 0
+    source = tmp_path / "csrc" / "rng.c"
+    text = source.read_text()
+    source.write_text(text + "// another\n")
+    status, out = collected(tmp_path)
+    assert status == 3
+    assert "python setup.py build_ext --inplace" in out
+    assert "test_a" not in out
+    source.write_text(text)
+    assert collected(tmp_path)[0] == 0
+    source.rename(source.with_name("random.c"))
+    assert collected(tmp_path)[0] == 3
+
+
+def test_what_builds_the_core_comes_with_the_extra_of_developers():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extra = {
+        *project["project"]["optional-dependencies"]["dev"],
+        *project["project"]["dependencies"],
+    }
+    missing = set(project["build-system"]["requires"]) - extra
+    assert [line for line in missing if not line.startswith("numpy")] == []  # reclap needs it, too
 
 
 def test_sanitizers_see_assertions_overflow_and_casts(script, monkeypatch):
