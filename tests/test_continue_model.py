@@ -1,5 +1,6 @@
 """Training that goes on with a whole model."""
 
+import json
 import shutil
 
 import numpy as np
@@ -109,6 +110,29 @@ def test_run_with_a_model_continues_and_is_tied_to_it(sounds, source_folder, tmp
         f.write("\n")
     with pytest.raises(FormatError, match=r"model\.from: .*, now"):
         loop.train(plan, tmp_path / "out", resume=True)
+
+
+NEWER = {
+    "front": ["silence", "resampler"],
+    "audio": ["activation", "qkv_bias", "patch_norm", "fusion_ratio", "block_eps"],
+}
+
+
+def test_run_of_a_version_that_had_fewer_settings_continues(sounds, source_folder, tmp_path):
+    plan, out = recipe_of(sounds, source_folder), tmp_path / "out"
+    loop.train(plan, out)
+    path = out / "step-0000000002" / "state.json"
+    state = json.loads(path.read_text())
+    for part, names in NEWER.items():
+        for name in names:
+            del state["recipe"]["model"][part][name]
+    del state["recipe"]["optim"]["ema"]
+    path.write_text(json.dumps(state))
+    assert loop.train(plan, out, resume=True).loss is None
+    sections = plan.to_json()
+    sections["model"]["audio"] = {"activation": "relu"}
+    with pytest.raises(FormatError, match=r"model\.audio\.activation: 'gelu', now 'relu'"):
+        loop.train(Recipe.from_mapping(sections), out, resume=True)
 
 
 def test_other_sizes_of_the_tower_are_refused(sounds, source_folder, tmp_path):

@@ -6,6 +6,7 @@ import json
 import folders
 import numpy as np
 import pytest
+import training
 from oracle import LIVE
 from safetensors.numpy import load_file, save_file
 
@@ -13,6 +14,7 @@ import reclap
 from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio
+from reclap.training import loop, recipe
 
 if LIVE:
     import torch
@@ -271,3 +273,22 @@ def test_what_transformers_cannot_run_is_refused(rng, tmp_path, fused, says, mes
         theirs.get_audio_features(input_features=mel, is_longer=torch.tensor([[True]]))
     with pytest.raises(FormatError, match=message):
         reclap.load(save_folder(theirs, tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("place", ["folder", "hf"])
+def test_training_goes_on_with_all_options_and_makes_up_no_parameters(tmp_path, place):
+    model = reclap.load(write_own(tmp_path / "own", False, ALL[1]))
+    model.save(tmp_path / "hf", format="hf")
+    source = tmp_path / ("own" if place == "folder" else "hf")
+    sections = training.settings(training.write_set(tmp_path / "set"), "mini")
+    sections["model"] = {"from": str(source)}
+    sections["run"] = {"steps": 2, "save_first": True}
+    plan = recipe.Recipe.from_mapping(sections)
+    loop.train(plan, tmp_path / "out")
+    begun, ended = (reclap.load(path) for path in sorted((tmp_path / "out").glob("step-*"))[:2])
+    assert begun.digest == model.digest != ended.digest
+    assert ended.config.audio == model.config.audio
+    ended.save(tmp_path / "trained", format="hf")
+    assert has(reclap.load(tmp_path / "trained").config.audio, ALL[1])
+    before, after = (load_file(tmp_path / x / "model.safetensors") for x in ("hf", "trained"))
+    assert set(before) == set(after)

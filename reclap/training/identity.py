@@ -7,7 +7,7 @@ from typing import Any
 
 from reclap.progress import byte_bar
 
-__all__ = ["VERSION", "differences", "joined_sha256", "model_files", "sha256"]
+__all__ = ["VERSION", "completed", "differences", "joined_sha256", "model_files", "sha256"]
 
 VERSION = 2  # of `reclap.training.recipe.Recipe.identity`
 
@@ -56,6 +56,15 @@ def model_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(p for p in path.iterdir() if p.suffix in (".json", ".safetensors", ".bin"))
+
+
+def completed(identity: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with defaults for what it lacks: an older version had fewer settings."""
+    found = {**defaults, **identity}
+    for key, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(found[key], Mapping):
+            found[key] = completed(found[key], value)
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:

@@ -42,9 +42,9 @@ from reclap.training.folder import (
     refuse_begun,
     write_state,
 )
-from reclap.training.identity import differences
+from reclap.training.identity import completed, differences
 from reclap.training.learner import STATE, Learner
-from reclap.training.recipe import Recipe
+from reclap.training.recipe import Recipe, defaults
 
 __all__ = ["Result", "train"]
 
@@ -331,7 +331,8 @@ def _schedule_start(newest: Checkpoint, identity: Mapping[str, Any], threads: in
 
     A finished run may be extended: with more steps, and whatever the optimizer should then do.
     """
-    changed = differences(newest.recipe, identity)
+    usual = defaults()
+    changed = differences(completed(newest.recipe, usual), completed(identity, usual))
     more = identity["run"]["steps"] > newest.step == newest.recipe["run"]["steps"]
     extended = more and all(c.startswith(("run.steps:", "optim.")) for c in changed)
     if changed and not extended:

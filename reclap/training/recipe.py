@@ -26,6 +26,7 @@ __all__ = [
     "Optim",
     "Recipe",
     "Run",
+    "defaults",
     "front_differences",
     "load",
 ]
@@ -316,6 +317,21 @@ _SECTIONS: dict[str, type[Any]] = {
     "run": Run,
     "eval": Eval,
 }
+
+
+def defaults() -> dict[str, Any]:
+    """Return every setting that has a default, as an identity holds it; front end and tower too."""
+    found: dict[str, Any] = {
+        name: {
+            f.name: f.default
+            for f in dataclasses.fields(part)
+            if f.default is not dataclasses.MISSING
+        }
+        for name, part in _SECTIONS.items()
+    }
+    found["model"] |= {"front": AudioConfig().to_json(), "audio": vars(HtsatConfig())}
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
 
 
 def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
