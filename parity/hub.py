@@ -34,7 +34,8 @@ class Oracle:
         Fewer layers.
     """
 
-    rate, window, suffix, longest, captions, compat = 48000, WINDOW, "", 77, 1000, None
+    rate, window, suffix, captions, compat = 48000, WINDOW, "", 1000, None
+    longest = 512  # of 514 positions; the folder says no other length
 
     def __init__(self, folder: Path, size: str, *, fused: bool, reduced: bool) -> None:
         self.path, self.fused = folder / "model", fused
