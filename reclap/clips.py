@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import operator
 import os
@@ -108,6 +109,9 @@ class SoundFile:
             self.name, self._data = "standard input", _all_of(sys.stdin.buffer, "standard input")
         elif isinstance(source, (str, os.PathLike)):
             self.name = os.fspath(source)
+            if "://" in self.name and not Path(source).exists():
+                why = "a URL: download the sound and give its path"
+                raise FileNotFoundError(errno.ENOENT, why, self.name)
             with Path(source).open("rb") as file:
                 if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     self._path = Path(source)

@@ -196,6 +196,20 @@ def test_classify_stops_at_a_bad_file(run, tones):
     _fails(run("classify", tones[0], "none.wav", "--labels", "a"), "none.wav: No such file")
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("classify", "{url}", "--labels", "a"),
+        ("timeline", "{url}", "--labels", "a"),
+        ("embed", "{url}", "-o", "{tmp}/x.npz"),
+    ],
+)
+def test_a_url_is_called_one(run, tmp_path, args):
+    url = "https://example.com/a.wav"
+    result = run(*(part.format(url=url, tmp=tmp_path) for part in args))
+    _fails(result, f"{url}: a URL: download the sound")
+
+
 def test_classify_skips_a_bad_file_and_says_so(run, tones, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"no sound")
     files = [tones[0], tmp_path / "bad.wav", "none.wav", tones[1]]
