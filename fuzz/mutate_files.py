@@ -9,6 +9,8 @@ names it.
 
 import argparse
 import logging
+import multiprocessing
+import os
 import resource
 import shutil
 import sys
@@ -17,7 +19,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.append(str(ROOT / "tests"))
+if not os.environ.get("PYTHONSAFEPATH"):  # set where another build is to be tried
+    sys.path.insert(0, str(ROOT))
 
 import mutations  # noqa: E402
 import readers  # noqa: E402
@@ -32,27 +36,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     kinds = ("pt", "pth", *readers.KINDS)
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--jobs", type=int, default=1, help="kinds side by side")
     options = parser.parse_args()
+    todo = [(kind, options.count, options.seed) for kind in options.kinds]
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
+        for line in pool.imap(_run, todo, chunksize=1):
+            print(line, flush=True)
+
+
+def _run(work: tuple[str, int, int]) -> str:
+    """Return a line about `count` mutations of a kind; the folder stays where one failed."""
+    kind, count, seed = work
     logging.disable(logging.WARNING)  # of sounds that were cut off
     folder = Path(tempfile.mkdtemp(prefix="reclap-fuzz-"))
-    made = readers.write_all(folder / "made")
-    for kind in options.kinds:
-        path, load, seeds, allowed = _target(kind, folder, made)
-        began = time.perf_counter()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        fine = mutations.run(path, load, seeds, options.count, options.seed, allowed=allowed)
-        if path.is_relative_to(made):
-            path.write_bytes(seeds[0])  # for the kinds that are read with it
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-        print(
-            f"{kind:12} {options.count} mutations: {fine} loaded, {options.count - fine} refused,"
-            f" {time.perf_counter() - began:.0f} s, peak memory grew by {grown} MiB",
-            flush=True,
-        )
+    path, load, seeds, allowed = _target(kind, folder, readers.write_all(folder / "made"))
+    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    fine = mutations.run(path, load, seeds, count, seed, allowed=allowed)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     shutil.rmtree(folder)
+    return (
+        f"{kind:12} {count} mutations: {fine} loaded, {count - fine} refused,"
+        f" {time.perf_counter() - began:.0f} s, peak memory grew by {grown} MiB"
+    )
 
 
-def _target(kind, folder, made):
+def _target(kind: str, folder: Path, made: Path):
     """Return the path to write to, what reads it, the files to damage, and clean errors."""
     if kind in ("pt", "pth"):
         seeds = mutations.torch_files(legacy=kind == "pth")
