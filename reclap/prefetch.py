@@ -153,8 +153,11 @@ def _run(
         buffer.close()
         if interrupt is not None and not complete:
             interrupt()
-        for worker in workers:
-            worker.join()
+        # The garbage collector may free a generator in one of its own threads, which would wait for
+        # itself, or for those that need a lock it holds. They end alone.
+        if threading.current_thread() not in workers:
+            for worker in workers:
+                worker.join()
 
 
 def _start(buffer: "_Buffer[T]") -> threading.Thread:

@@ -1,9 +1,11 @@
 """Ordered, bounded prefetching."""
 
+import gc
 import itertools
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -176,3 +178,30 @@ def test_a_generator_left_open_does_not_hold_the_interpreter():
     )
     run = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)  # noqa: S603
     assert (run.returncode, run.stdout, run.stderr) == (0, "(0, 0)\n", "")
+
+
+def test_a_generator_may_be_collected_by_one_of_its_threads():
+    dropped, over = threading.Event(), threading.Event()
+
+    def job(turn):
+        yield turn
+        if turn == 0:
+            dropped.wait()
+            gc.collect()
+            over.set()
+        yield turn
+
+    found = prefetch([partial(job, 0), partial(job, 1)], 2, 4)
+    cycle = [found, next(found)]
+    cycle.append(cycle)
+    workers = [t for t in threading.enumerate() if t.name == "reclap-prefetch"]
+    gc.disable()  # or it is this thread that collects
+    try:
+        del found, cycle
+        dropped.set()
+        over.wait()
+    finally:
+        gc.enable()
+    for worker in workers:
+        worker.join()
+    assert len(workers) == 2
