@@ -131,7 +131,7 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyObject **slot)
     return *slot == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)*slot);
 }
 
-// What setup.py says of the sources, so that tests can tell a core that is older than these.
+/* What setup.py says of the sources, so that tests can tell a core that is older than these. */
 #ifndef RC_SOURCES
 #define RC_SOURCES ""
 #endif
