@@ -4,10 +4,10 @@
                                    [--threads N] [--rounds N]
 
 Both have their core built in place. Single calls alternate: other, this, this, other, ..., so that
-neither gains by its turn. Work is an audio tower (clips of 10 s) or a text tower of
-bench_text_tower.py (real captions; of flan-t5-large 77 tokens). Weights are random and the answers
-of both must agree. Printed: medians of both, and of the ratios this / other with their 10-90 %
-spread, by the clock and of processor time.
+neither gains by its turn. Work is an audio tower (clips of 10 s), a text tower of
+bench_text_tower.py (real captions; of flan-t5-large 77 tokens), or "front end": from the bytes of
+an OGG to log-mel. Weights are random and the answers of both must agree. Printed: medians of both,
+and of the ratios this / other with their 10-90 % spread, by the clock and of processor time.
 """
 
 import argparse
@@ -47,9 +47,17 @@ def text(work: str, items: int, dtype: str, threads: int) -> common.Call:
     return bench_text_tower.make_ours(config, weights, texts[:items], dtype, threads)
 
 
+def front_end(work: str, items: int, dtype: str, threads: int) -> common.Call:
+    """Return decoding, resampling and log-mel of so many clips as a function, on one thread."""
+    import bench_front_end
+
+    return bench_front_end.make_ours([bench_front_end.clip()] * items)
+
+
 def serve(args: argparse.Namespace) -> None:
     """Answer each line of standard input with the cost of a call; first write the answer."""
-    make = audio if args.work.startswith(("HTSAT", "Cnn14")) else text
+    kinds = {"HTSAT": audio, "Cnn14": audio, "front": front_end}
+    make = kinds.get(args.work.split()[0], text)
     run = make(args.work, args.items, args.dtype, args.threads)
     np.save(args.serve, run())
     print("ready", flush=True)
@@ -110,7 +118,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("other", type=Path, help="the other checkout")
-    p.add_argument("--work", default="HTSAT base", help="HTSAT base, Cnn14, roberta-base, ...")
+    p.add_argument(
+        "--work", default="HTSAT base", help="HTSAT base, Cnn14, roberta-base, front end, ..."
+    )
     p.add_argument("--items", type=int, default=8, help="clips or texts of a call")
     p.add_argument("--dtype", default="float32")
     p.add_argument("--threads", type=int, default=common.processors())
