@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import training
 
 from reclap import checkpoint
 from reclap.store import Store
 from reclap.text_encoder import TextEncoder
+from reclap.training import captions
 from reclap.training.captions import Captions
 
 TEXTS = [f"a{chr(97 + i % 26)} {chr(97 + i // 26)} sound" for i in range(300)]  # in three blocks
@@ -39,11 +41,18 @@ def made(encoder, path, texts=TEXTS):
 
 
 def test_features_are_those_of_the_tower(encoder, tmp_path):
-    captions = made(encoder, tmp_path / "c.store")
-    rows = captions([TEXTS[7], "another one", TEXTS[299], TEXTS[7]])
+    known = made(encoder, tmp_path / "c.store")
+    rows = known([TEXTS[7], "another one", TEXTS[299], TEXTS[7]])
     expected = encoder.features([TEXTS[7], "another one", TEXTS[299], TEXTS[7]])
     np.testing.assert_allclose(rows, expected, atol=1e-5)
     assert np.array_equal(rows[0], rows[3])
+
+
+def test_progress_counts_texts_that_are_there_too(encoder, tmp_path, monkeypatch):
+    bars = training.watch_bars(monkeypatch, captions)
+    for _ in range(2):
+        made(encoder, tmp_path / "c.store")
+    assert [(bar.told, bar.n) for bar in bars] == [((300, "text", False), 300)] * 2
 
 
 def test_killed_embedding_goes_on_at_its_block(encoder, tmp_path):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import re
 import threading
 
 import folders
@@ -16,7 +17,7 @@ from reclap.audio import AudioConfig
 from reclap.errors import FormatError
 from reclap.training import augment, spectra
 from reclap.training.augment import Augment
-from reclap.training.data import Batches, Data, Loader
+from reclap.training.data import Batches, Data, Loader, _unrank
 
 FRONT = AudioConfig.from_json(folders.CONFIG["front"])
 EVERYTHING = Augment(
@@ -124,6 +125,32 @@ def test_too_few_groups_are_refused(rows):
     with pytest.raises(FormatError, match="at most 200000 make sense"):
         make(rows, dataclasses.replace(EVERYTHING, compositions=10_001))
     make(rows, dataclasses.replace(EVERYTHING, compositions=10_000))  # 200,000 of 20 pairs
+    make(rows, batch=15, mixtures=10)
+
+
+def test_pairs_are_counted_without_rounding():
+    assert [_unrank(i) for i in range(4)] == [(1, 0), (2, 0), (2, 1), (3, 0)]
+    many = 10**18
+    first = many * (many - 1) // 2
+    assert [_unrank(first + i) for i in (-1, 0)] == [(many - 1, many - 2), (many, 0)]
+
+
+def test_batches_stay_what_they_are(rows):
+    """A run that began with an earlier version goes on as it would have."""
+    batch = make(rows, dataclasses.replace(EVERYTHING, compositions=3)).batch(1)
+    assert batch.rows == ((9, 9), (2, 2), (5,), (7,), (0, 0), (5, 9), (3, 4), (2, 8))
+    assert batch.captions[3:] == (
+        "The horn high.",
+        "The bell low.",
+        "flute low told loudly, followed by wind high told again.",
+        "drone high told again while the flute low.",
+        "The drone high while wind low told again.",
+    )
+    means = [-36.15, -36.34, -68.7, -17.86, -46.58, -69.56, -11.07, -26.26]
+    assert batch.mel.mean(axis=(1, 2)) == pytest.approx(means, abs=0.05)
+    dealt = make(rows, batch=4, mixtures=0, per_group=0)
+    plans = [[row for (row,) in dealt.plan(step)] for step in range(3)]
+    assert plans == [[2, 4, 0, 5], [8, 1, 3, 9], [7, 6, 7, 1]]
 
 
 # ---- What is said ----------------------------------------------------------------------------
@@ -182,6 +209,15 @@ def test_composed_captions_come_from_a_fixed_pool(rows):
     assert len(known) == len(set(known))
     assert sum(" while " in t or ", followed by " in t for t in known) > 60  # of 80, some alike
     assert {c for step in range(20) for c in batches.batch(step).captions} <= set(known)
+    for step in range(5):
+        batch = batches.batch(step)
+        for (a, b), caption in list(zip(batch.rows, batch.captions, strict=True))[5:]:
+            first, second = re.split(" while |, followed by ", caption)
+            assert rows[a].extra["group"] in first
+            assert rows[b].extra["group"] in second
+    for sequence, absent in ((0.0, ", followed by "), (1.0, " while ")):
+        found = make(rows, dataclasses.replace(how, sequence=sequence)).texts()
+        assert not [text for text in found if absent in text]
 
 
 @pytest.mark.parametrize(
@@ -345,7 +381,7 @@ def test_leaving_early_leaves_no_thread(rows):
 
 def test_cache_drops_what_was_not_used_for_longest():
     item = spectra.Spectrum(np.zeros((2, 3), np.float32), 1.0)  # 24 bytes
-    cache = spectra.Cache(50)
+    cache = spectra.Cache(48)
     cache.put("a", item)
     cache.put("b", item)
     assert cache.get("a") is item

@@ -8,6 +8,7 @@ import training
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.manifest import Caption, Row
+from reclap.training import evaluate
 from reclap.training.evaluate import ZeroShot
 
 CONFIG = ClapConfig.from_json(folders.CONFIG)
@@ -74,9 +75,10 @@ def test_windows_of_a_clip_decide_together(rows, tmp_path):
 
 
 def test_without_room_sounds_are_decoded_each_time(rows):
-    kept = exam(rows)
     prompts = {label: [label] for label in TONES}
-    again = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), threads=3, room=20_000)
+    window = CONFIG.front.frames * CONFIG.front.mels * 4  # bytes
+    again = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), threads=3, room=6 * window - 1)
+    kept = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), room=6 * window)
     for _ in range(2):
         assert again(Learner({0: 2}))["accuracy"] == kept(Learner({0: 2}))["accuracy"] == 0.5
     rows[1].path.unlink()
@@ -97,3 +99,50 @@ def test_prompts_of_an_unknown_label_are_refused(tmp_path, small_folder):
         plan = training.recipe(manifest, small_folder, eval={"every": 1, "prompts": {name: "A"}})
         with pytest.raises(FormatError, match=rf"eval\.prompts\.{name}: no such label .*{message}"):
             ZeroShot.from_recipe(plan, CONFIG, Encoder())
+
+
+class Asked(Encoder):
+    """A text tower that keeps what it was asked."""
+
+    def features(self, texts):
+        self.texts = texts
+        return np.zeros((len(texts), 1), "f4")
+
+
+def test_recipe_asks_by_its_prompts_or_else_by_the_template(tmp_path, small_folder):
+    manifest = training.write_set(tmp_path)
+    given = {"every": 1, "prompts": {"bell": "ding", "horn": ["toot", "honk"]}}
+    where = {"group": ["bell", "horn", "wind"]}
+    encoder, exams = Asked(), []
+    for room in (0, 1):  # of log-mels, in MiB
+        part = training.recipe(
+            manifest, small_folder, eval=given | {"where": where}, data={"cache_mb": room}
+        )
+        exams.append(ZeroShot.from_recipe(part, CONFIG, encoder))
+        assert encoder.texts == ["ding", "toot", "honk", "a sound of wind"]
+        found = exams[-1](Learner({}))
+        assert (found["clips"], list(found["labels"])) == (6, ["bell", "horn", "wind"])
+    (tmp_path / "wind0.wav").unlink()
+    assert exams[1](Learner({}))["clips"] == 6
+    with pytest.raises(FormatError, match=r"jsonl:9: .*wind0\.wav"):
+        exams[0](Learner({}))
+
+
+def test_evaluation_needs_the_column_of_its_label(tmp_path, small_folder):
+    part = training.recipe(
+        training.write_set(tmp_path), small_folder, eval={"every": 1, "label": "kind"}
+    )
+    with pytest.raises(FormatError, match="no column kind to evaluate by"):
+        ZeroShot.from_recipe(part, CONFIG, Encoder())
+
+
+def test_progress_counts_clips(rows, monkeypatch):
+    """The last of which has three windows."""
+    bars = training.watch_bars(monkeypatch, evaluate)
+    prompts = {label: [label] for label in TONES}
+    for options in ({}, {"progress": True}):
+        ZeroShot(rows, "label", prompts, CONFIG, Encoder(), **options)
+    assert [(bar.told, bar.n) for bar in bars] == [
+        ((4, "clip", False), 4),
+        ((4, "clip", True), 4),
+    ]

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pytest
 from folders import CONFIG, RATE, tone, write_wav
 
 from reclap import checkpoint
@@ -85,4 +87,43 @@ def read_log(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-__all__ = ["GROUPS", "RATE", "read_log", "read_run", "recipe", "settings", "to_toml", "write_set"]
+class Bar:
+    """A progress bar that keeps what it is told; takes the place of `reclap.progress.bar`."""
+
+    def __init__(self, total: int, unit: str, *, shown: bool) -> None:
+        self.told = (total, unit, shown)
+        self.n = 0
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+
+def watch_bars(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Bar]:
+    """Return the list of the bars that a module will make."""
+    bars: list[Bar] = []
+
+    def make(total: int, unit: str, *, shown: bool) -> Bar:
+        bars.append(Bar(total, unit, shown=shown))
+        return bars[-1]
+
+    monkeypatch.setattr(module, "progress_bar", make)
+    return bars
+
+
+__all__ = [
+    "GROUPS",
+    "RATE",
+    "read_log",
+    "read_run",
+    "recipe",
+    "settings",
+    "to_toml",
+    "watch_bars",
+    "write_set",
+]

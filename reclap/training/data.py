@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -358,9 +359,7 @@ def _order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
 
 def _unrank(index: int) -> tuple[int, int]:
     """Return the pair (a, b), b < a, at a place in the list (1, 0), (2, 0), (2, 1), ..."""
-    a = int((1 + (1 + 8 * index) ** 0.5) / 2)
-    while a * (a - 1) // 2 > index:  # the root is rounded
-        a -= 1
+    a = (1 + math.isqrt(1 + 8 * index)) // 2
     return a, index - a * (a - 1) // 2
 
 
