@@ -137,20 +137,18 @@ static void add_gradient(const combine_job *job, scratch *s, double *gradient,
     }
 }
 
-/* A step of mirror descent on entropy + sum of w log w, and a fresh gradient for the next. */
-static void descend(double *log_weight, double *gradient, double rows, int64_t sets)
+/* A step of mirror descent on entropy + sum of w log w. */
+static void descend(double *log_weight, const double *gradient, double rows, int64_t sets)
 {
-    for (int64_t j = 0; j < sets; j++) {
+    for (int64_t j = 0; j < sets; j++)
         log_weight[j] = (1 - STEP) * log_weight[j] - STEP * gradient[j] / rows;
-        gradient[j] = 0;
-    }
 }
 
 static void entropy_weights(const combine_job *job, scratch *s, const float *cosine)
 {
     memset(s->log_weight, 0, (size_t)job->sets * sizeof *s->log_weight);
-    memset(s->gradient, 0, (size_t)job->sets * sizeof *s->gradient);
     for (int step = 0; step < STEPS; step++) {
+        memset(s->gradient, 0, (size_t)job->sets * sizeof *s->gradient);
         add_gradient(job, s, s->gradient, s->log_weight, cosine);
         descend(s->log_weight, s->gradient, 1, job->sets);
     }

@@ -21,7 +21,7 @@ void rc_class_vectors(float *y, const float *x, const int32_t *first, int64_t la
         for (int64_t p = first[i]; p < first[i + 1]; p++) {
             double s = 0;
             for (int64_t j = 0; j < c; j++) s += (double)x[p * c + j] * x[p * c + j];
-            double by = s <= 0 ? 0 : 1 / __builtin_sqrt(s);
+            double by = 1 / __builtin_sqrt(s); /* infinite where all values are 0 */
             float k = by > FLT_MAX ? FLT_MAX : (float)by;
             for (int64_t j = 0; j < c; j++) yi[j] += k * x[p * c + j];
         }

@@ -12,7 +12,7 @@ AREAS = {
 # Quick ones first: the first failure ends a run. A file has its own row or that of its folder.
 TESTS = {
     "reclap/training": "recipe data run_folder continue_model train",
-    "reclap/training/augment.py": "augment settings data training_front",
+    "reclap/training/augment.py": "augment settings recipe data training_front",
     "reclap/training/captions.py": "caption_features data train",
     "reclap/training/data.py": "data augment recipe caption_features train",
     "reclap/training/draw.py": "augment settings data recipe",

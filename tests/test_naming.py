@@ -247,14 +247,29 @@ def test_lists_of_labels_are_embedded_once(fresh, small_folder, cache, monkeypat
         fresh.timeline(tones[0], {"rain": ["wet", "drops"], "dog": ["wet"]})
         fresh.classify(tones[0], ["dog", "rain"], template="{label}")
     assert calls == [2, 2, 2]
+    fresh.class_vectors([f"few {i}" for i in range(255)])
     assert not cache.exists()
-    many = [f"label {i}" for i in range(embeddings.STORED)]
+    many = [f"label {i}" for i in range(256)]
     _, want = fresh.class_vectors(many)
     again = reclap.load(small_folder)
     more = counted(again, monkeypatch)
     np.testing.assert_array_equal(again.class_vectors(many)[1], want)
     assert more == []
     np.testing.assert_array_equal(again.class_vectors(many, cache=False)[1], want)
+
+
+def test_what_another_process_keeps_meanwhile_stays(fresh, small_folder, cache, monkeypatch):
+    other, embed = PromptBank.from_prompts({"a": ["kept meanwhile"]}), fresh.embed_text
+
+    def slow(texts):
+        reclap.load(small_folder).class_vectors(other)
+        return embed(texts)
+
+    monkeypatch.setattr(fresh, "embed_text", slow)
+    fresh.class_vectors(BANK)
+    (folder,) = cache.iterdir()
+    texts = [text for group in PROMPTS.values() for text in group]
+    assert Store(folder).items == ("kept meanwhile", *texts)
 
 
 @pytest.mark.parametrize("damage", ["rows", "header", "dim"])

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import random
+import re
 
 import pytest
 
@@ -172,6 +173,31 @@ def test_a_damaged_file_is_named_with_the_place(tmp_path, data, words):
     with pytest.raises(reclap.FormatError, match=words) as caught:
         PromptBank.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("length", "cut"), [(58, ""), (59, "...")])
+def test_bad_values_are_shown_up_to_sixty_characters(length, cut):
+    data = FULL.to_json() | {"format": "x" * length}
+    shown = f"'{'x' * length}'" if not cut else f"'{'x' * 56}..."
+    with pytest.raises(reclap.FormatError, match=rf'"reclap-prompts-1", got {re.escape(shown)}$'):
+        PromptBank.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        (Description("a bark", status="good"), "'dog', description 2: status is 'good'"),
+        (Description(" "), r"'dog', description 2, text\[0\] is empty"),
+        (Description("", (Prompt("a", "good"),)), "'dog', description 2, prompt 1: status is 'g"),
+        (Description("", (Prompt(" "),)), r"'dog', description 2, prompts\[0\] is empty"),
+    ],
+)
+def test_a_bank_made_in_python_is_checked_too(description, words):
+    entry = Entry("dog", "", (Description("a yelp"), description))
+    with pytest.raises(ValueError, match=words):
+        PromptBank("x", {}, {"dog": entry})
+    with pytest.raises(ValueError, match="labels: expected at least one"):
+        PromptBank("x", {}, {})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the review page is told: decisions, what is nearest, clips."""
 
+import contextlib
 import http.client
 import io
 import json
@@ -218,6 +219,25 @@ def test_a_clip_that_breaks_off_ends_its_answer(tmp_path, clips, monkeypatch):
         with pytest.raises(http.client.IncompleteRead) as caught:
             ask(server, path=f"/clip?label=0&clip=0&key={server.clip_key(0)}")
     assert caught.value.partial == b""
+
+
+def test_a_connection_outlives_a_clip_of_many_pieces(tmp_path, clips):
+    path, sound = tmp_path / "bank.json", clips / "Dog" / "0.wav"
+    reviews.bank().save(path)
+    sound.write_bytes(bytes(range(256)) * 1024)
+    with (
+        served(path, clips) as server,
+        contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        ) as connection,
+    ):
+        address = f"/clip?label=0&clip=0&key={server.clip_key(0)}"
+        connection.request("GET", address)
+        assert connection.getresponse().read() == sound.read_bytes()
+        first = connection.sock
+        connection.request("GET", address, headers={"Range": "bytes=65530-131080"})
+        assert connection.getresponse().read() == sound.read_bytes()[65530:131081]
+        assert connection.sock is first is not None
 
 
 def test_clips_come_from_a_manifest_too(tmp_path, clips):

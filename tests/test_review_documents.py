@@ -144,3 +144,24 @@ def test_a_row_that_does_not_hold_together_is_named(tmp_path, more, message):
 def test_a_manifest_without_rewrites_is_nothing_to_review(tmp_path):
     with pytest.raises(FormatError, match="nothing to review"):
         open_document(write(tmp_path / "x.jsonl", {"path": "a.wav", "caption": "A dog"}))
+
+
+def test_what_people_read_stays_readable(tmp_path):
+    path = write(tmp_path / "x.jsonl", {"caption": "Größe", "rewrites": ["Äste knarren im Wind."]})
+    session = session_of(path)
+    session.decide([0], "accepted", 0)
+    session.close()
+    text = path.read_text("utf-8")
+    assert '"caption": "Größe"' in text
+    assert text.count("Äste knarren im Wind.") == 2
+
+
+def test_new_rewrites_are_checked_against_their_caption(tmp_path):
+    row = {
+        "caption": "A dog barks and rain falls",
+        "rewrites": ["A dog barks and rain falls on the"],
+    }
+    row["rewrites"].append("A dog barks")
+    (one, two) = open_document(write(tmp_path / "x.jsonl", row)).items
+    assert one.prompt.flags == ("unfinished: ends with 'the'",)
+    assert two.prompt.flags == ("lost: rain ('rain')",)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import sqlite3
@@ -186,6 +187,34 @@ def test_a_second_process_is_refused_until_the_first_is_killed(bank):
     session = session_of(bank)
     assert session.items[0].prompt.status == "accepted"
     session.close()
+
+
+def test_journal_is_as_documented(bank):
+    session = session_of(bank, pause=NEVER)
+    session.decide([0], "accepted", 0)
+    session.undo(1)
+    session.redo(2)
+    connection = session._journal._records._connection
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    assert level == 3  # every decision is on disk before it counts
+    leave(session)
+    with contextlib.closing(sqlite3.connect(journal(bank))) as connection:
+        steps = [json.loads(text) for (text,) in connection.execute("SELECT content FROM steps")]
+    change = [0, {"status": "new"}, {"status": "accepted"}]
+    assert steps == [{"do": [change]}, {"undo": True}, {"redo": True}]
+
+
+def test_a_new_journal_has_all_of_its_decisions_to_come(bank):
+    """After another file has taken the place of the one that was reviewed."""
+    session = session_of(bank)
+    session.decide([0], "accepted", 0)
+    session.close()
+    reviews.bank().replace(name="theirs").save(bank)
+    session = session_of(bank, pause=NEVER)
+    session.decide([1], "rejected", 0)
+    leave(session)
+    session_of(bank).close()
+    assert statuses(bank) == list("nrnnnnnn")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,12 @@ def test_an_edit_without_a_usable_text_is_refused(review, text):
         review.edit(1, text, 0)
 
 
+def test_a_text_has_one_to_two_thousand_characters(review):
+    review.edit(1, "x", 0)
+    review.edit(1, " " + "x" * 2000, 1)
+    assert len(review.items[1].prompt.text) == 2000
+
+
 @pytest.mark.parametrize("place", [-1, 8])
 def test_an_item_that_is_not_there_is_refused(review, place):
     with pytest.raises(ValueError, match="expected 0 to 7"):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 
 import pytest
@@ -18,7 +19,7 @@ from reviews import embed, session_of
 from reclap.cli import main
 from reclap.prompts.bank import Prompt, PromptBank
 from reclap.review.documents import open_document
-from reclap.review.neighbours import Neighbours
+from reclap.review.neighbours import Near, Nearest, Neighbours
 from reclap.review.terminal import Terminal
 
 
@@ -57,6 +58,24 @@ def test_the_flagged_item_comes_first_with_all_that_is_known(bank):
         "  ! label: fits 'rain'",
     ]
     assert re.search(r"  nearest elsewhere \(\d\.\d\d\): rain: Rain", first)
+
+
+def test_how_much_was_compared_is_told_until_it_is_all(bank):
+    assert "compared so far" not in review(bank, "j\n")
+    session = session_of(bank)
+    out, found = io.StringIO(), Nearest(Near(6, 0.5), None, 0.254)
+    near = types.SimpleNamespace(nearest=lambda place: found)
+    Terminal(session, near, io.StringIO(), out).run()
+    session.close()
+    assert "  nearest elsewhere (0.50): rain: Rain hisses.\n" in out.getvalue()
+    assert out.getvalue().endswith("  (25% of all texts compared so far)\n> ")
+
+
+def test_keys_go_where_they_say(bank):
+    """Places in the queue: first the flagged caption, then all others."""
+    shown = review(bank, "k\nj\nj\nk\na\no\nr\ne\nA bay.\nu\n")
+    at = [int(n) for n in re.findall(r"^\[(\d) of 8", shown, re.M)]
+    assert at == [1, 1, 2, 3, 2, 3, 3, 4, 4, 4]
 
 
 def test_keys_decide_and_go_on(bank):

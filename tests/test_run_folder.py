@@ -1,5 +1,6 @@
 """The folder of a run: whatever was done to it, no complete checkpoint is lost."""
 
+import dataclasses
 import fcntl
 import shutil
 
@@ -147,6 +148,13 @@ def test_folder_that_holds_anything_is_refused(plan, tmp_path):
         loop.train(plan(), tmp_path)
     with pytest.raises(FileExistsError, match=r"no run to resume, but thesis\.txt"):
         loop.train(plan(), tmp_path, resume=True)
+
+
+def test_folder_of_another_run_is_refused_before_the_sounds_are_looked_for(plan, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    lost = dataclasses.replace(plan().data, manifest=str(tmp_path / "none.csv"))
+    with pytest.raises(FileExistsError, match="not empty"):
+        loop.train(dataclasses.replace(plan(), data=lost), tmp_path)
 
 
 # ---- Two processes ---------------------------------------------------------------------------

@@ -228,6 +228,29 @@ def test_other_folders_are_left_alone(tmp_path):
 # ---- Damage --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("dim", "fits"), [(0, False), (1, True), (2**20, True), (2**20 + 1, False)]
+)
+def test_width_of_rows_has_two_ends(dim, fits):
+    if fits:
+        assert Header("d", dim, "audio").dim == dim
+    else:
+        with pytest.raises(ValueError, match=f"dim is {dim}, expected 1 to 1048576"):
+            Header("d", dim, "audio")
+
+
+def test_a_whole_store_is_opened_without_a_word(store, caplog):
+    assert len(Store(store)) == 4
+    assert caplog.text == ""
+
+
+def test_without_a_checkpoint_the_first_row_is_looked_at_too(store):
+    (store / MARK).unlink()
+    with (store / ROWS).open("r+b") as f:
+        f.write(b"\xff\xff")
+    assert len(Store(store)) == 0
+
+
 def test_a_damaged_row_is_found(store):
     with (store / ROWS).open("r+b") as f:
         f.seek(2 * DIM * 4)
@@ -414,6 +437,23 @@ def test_filling_continues_where_it_was_stopped(tmp_path):
     found = Store(tmp_path / "s")
     assert found.items == tuple(texts[:9])
     np.testing.assert_array_equal(found.rows[:, 0], range(1, 10))
+
+
+def test_new_store_and_all_of_its_files_are_put_on_disk(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)  # noqa: PTH115
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with Writer(tmp_path / "s", HEADER_32) as w:
+        assert tmp_path.name in synced  # which lists the new folder
+        w.append(numbered(1), names(1))
+        synced.clear()
+        w.checkpoint()
+        assert {ROWS, TEXT, INDEX} <= set(synced)
+        assert max(map(synced.index, (ROWS, TEXT, INDEX))) < len(synced) - 1  # the mark comes last
 
 
 def test_rows_are_put_on_disk_as_they_grow(tmp_path, monkeypatch):

@@ -135,6 +135,14 @@ def test_initial_values_have_the_promised_spread():
     assert normal["audio_projection.0.weight"].std() == pytest.approx(0.02, rel=0.01)
 
 
+def test_fan_in_counts_all_that_a_value_sums():
+    """Channels, too."""
+    name = "audio_branch.patch_embed.proj."
+    shapes = [(f"{name}weight", (64, 2, 4, 4), 0), (f"{name}bias", (64,), 0)]
+    for values in initial_values(shapes, 1, "xavier_uniform"):
+        assert 0.8 * 32**-0.5 < np.abs(values).max() <= 32**-0.5
+
+
 def test_evaluation_leaves_training_alone(plan, whole, tmp_path):
     result = loop.train(plan(eval={"every": 3}), tmp_path)
     assert read_run(tmp_path) == read_run(whole)
