@@ -48,6 +48,13 @@ def test_bank_gets_flags(bank):
     assert report.texts == 4
 
 
+def test_repeats_within_a_label_name_the_text_alone():
+    checked, _ = checks.check_bank(plain({"dog": [SEVERAL[0], SEVERAL[0]], "pug": [SEVERAL[0]]}))
+    flags = [p.flags for entry in checked.entries.values() for p in entry.live]
+    assert flags[:2] == [(), (f"duplicate: equals {SEVERAL[0]!r}",)]
+    assert f"duplicate: equals {SEVERAL[0]!r} of 'dog'" in flags[2]
+
+
 def test_report_counts_and_names(bank):
     _, report = checks.check_bank(bank)
     data = json.loads(json.dumps(report.to_json()))

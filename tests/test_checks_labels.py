@@ -147,9 +147,10 @@ def test_labels_that_mean_the_same_do_not_compete(near, is_flagged):
 
 
 def test_text_that_holds_the_words_of_its_label_fits_it():
-    for label in ("gronk", "Quux, gronk", "gronk (quux)", "Gronks"):
+    for label in ("gronk", "Quux, gronk", "gronk (quux)", "Gronks", "gronk_hum"):
         text = "a gronk hums over rooftops"
         assert about(text, label, ["siren"], {(text, "siren"): 0.9}) == []
+    assert about("a gronk", "gronk", ["siren"], {("a gronk", "siren"): 0.9}) == []
     for label in ("gronk quux", "quux"):
         (found,) = about(text, label, ["siren"], {(text, "siren"): 0.9})
         assert found.startswith("label: fits 'siren' (0.90) better")
@@ -170,6 +171,7 @@ def test_text_that_holds_the_words_of_its_label_fits_it():
             ["cat (at_night)"],
             "label: names 'cat (at_night)', another label",
         ),
+        ("a cat", "siren", ["cat"], "label: names 'cat', another label"),
         ("a cat meows", "animal", ["cat"], ""),  # kin
         ("an animal", "cat", ["animal"], ""),
         ("a cat meows", "gronk", ["cat"], ""),  # nobody knows what a gronk is

@@ -6,7 +6,7 @@ from reclap import checks
 from reclap.checks.connectives import tokens_of
 from reclap.checks.scene import kingdom, read_scene
 from reclap.checks.sources import lexicon
-from reclap.checks.words import key, stem
+from reclap.checks.words import key, split, stem
 
 
 def told(text):
@@ -165,6 +165,7 @@ def test_connectives_become_tokens():
     ]
     assert tokens_of("before it, once a bark") == ["@fronted", "it", ",", "once", "a", "bark"]
     assert tokens_of("a bark, once the rain") == ["a", "bark", ",", "once", "the", "rain"]
+    assert tokens_of("a knock-knock") == ["a", "knock", "knock"]
     assert tokens_of("over a roof; over rooftops") == [
         "@once",
         "a",
@@ -223,11 +224,16 @@ def test_longest_phrase_is_found_first():
         ("is", "is"),
         ("rattle rattles rattled rattling", "rattl"),
         ("breeze breezes", "breez"),
+        ("smoke smokes", "smok"),
         ("wolf wolves", "wolf"),
     ],
 )
 def test_forms_of_a_word_share_a_stem(forms, base):
     assert {stem(form) for form in forms.split()} == {base}
+
+
+def test_words_are_split_at_all_but_apostrophes():
+    assert split("A dog\u2019s bark_loud, 2 times!") == ["a", "dog's", "bark", "loud", "2", "times"]
 
 
 def test_key_is_letters_and_digits_alone():

@@ -15,7 +15,7 @@ from reclap.training import recipe
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 from reclap.training.identity import differences, sha256
-from reclap.training.recipe import Optim, Recipe
+from reclap.training.recipe import Optim, Recipe, Run
 
 
 @pytest.fixture
@@ -181,6 +181,10 @@ def test_documented_defaults_are_those_of_the_code():
                 assert json.loads(json.dumps(default)) == value, name
                 found[section, name] = value
         assert {name for s, name in found if s == section} == set(fields)
+    run = text.split("### `[run]`")[1].split("\n### ")[0]
+    defaults = dataclasses.asdict(Run(steps=1))
+    told = {n: json.loads(v) for n, v in re.findall(r"`(\w+)`\s(\d+|false)", run)}
+    assert told | {"steps": 1} == defaults
 
 
 # ---- A whole model to go on with -------------------------------------------------------------

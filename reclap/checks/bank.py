@@ -140,7 +140,7 @@ def _report(bank: PromptBank, texts: Mapping[_Place, str], found: _Found) -> Rep
 def _uneven(prompts: Mapping[str, Sequence[str]]) -> dict[str, Finding]:
     """Find labels without prompts, or with fewer than most have."""
     counts = Counter(map(len, prompts.values()))
-    usual = max(counts, key=lambda n: (counts[n], n), default=0)
+    usual = max(counts, key=lambda n: (counts[n], n))
     return {
         label: Finding("structure", f"{len(texts)} prompts, most labels have {usual}",
                        fatal=not texts)

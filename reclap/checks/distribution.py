@@ -101,6 +101,6 @@ def _phrases(text: str) -> list[str]:
 
 
 def _habits(label: str, texts: Sequence[str]) -> _Shares:
-    own = set(content(label.replace("_", " ")))
+    own = set(content(label))
     shares = _shares(texts, content)
     return tuple((w, share) for w, share in shares if share >= _OF_A_LABEL and w not in own)

@@ -125,7 +125,7 @@ def _parts(labels: tuple[str, ...]) -> Mapping[str, list[tuple[str, frozenset[st
 @functools.lru_cache(4096)
 def _label_parts(label: str) -> tuple[frozenset[str], ...]:
     """Return the stems of each part of a label: "Gull, seagull" has two."""
-    names = label.replace("_", " ").replace("(", ",").split(",")
+    names = label.replace("(", ",").split(",")
     return tuple(part for part in (frozenset(content(name)) for name in names) if part)
 
 

@@ -49,7 +49,7 @@ def check_related(
     """
     words = content(text)
     if kind == "description":
-        named = set(content(label.replace("_", " ")))
+        named = set(content(label))
         if not any(_is_acoustic(word) for word in words if word not in named):
             yield _finding(f"says nothing of how {label!r} sounds")
     elif not (set(words) & set(content(own)) or _share_a_source(text, own)):
