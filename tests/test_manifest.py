@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from needs import needs
 
 from reclap import manifest
 from reclap.errors import FormatError
@@ -246,8 +247,8 @@ def test_wrong_references_to_captions_name_the_line(tmp_path, reference):
 
 
 def test_parquet_rows_are_counted_through_all_batches(sounds, monkeypatch):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = needs("pyarrow", "parquet")
+    parquet = needs("pyarrow.parquet", "parquet")
     monkeypatch.setattr(manifest, "_BATCH", 2)
     captions = ["A", "B", "C", " ", "E"]
     rows = [{"path": "a.wav", "caption": c, "fold": i} for i, c in enumerate(captions)]
