@@ -174,6 +174,7 @@ def test_clips_are_served_by_number_and_in_ranges(tmp_path, clips):
             ("bytes=0-", 0, len(data) - 1),
             ("bytes=10-19", 10, 19),
             ("bytes=-5", len(data) - 5, len(data) - 1),
+            ("bytes=-99999", 0, len(data) - 1),
             ("bytes=2000-99999", 2000, len(data) - 1),
         ):
             answer, got = ask(server, path=f"{address}&clip=0", Range=given)

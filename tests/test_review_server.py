@@ -1,5 +1,6 @@
 """The review page's server: who may ask, and what it never says."""
 
+import contextlib
 import json
 import re
 import socket
@@ -209,6 +210,22 @@ def test_a_bad_decision_is_refused_in_one_line(server, body, reason):
 def test_a_body_that_is_none_or_huge_is_not_read(server, headers, status):
     given = {"Content-Length": "2", **headers}
     refused(ask(server, "POST", "/decide", b"{}", headers=given), status, "")
+
+
+def test_a_body_that_is_refused_is_no_request_of_its_own(server):
+    hidden = f"GET /app.js HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n".encode()
+    head = (
+        f"POST /decide HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n"
+        f"X-Reclap-Token: {server.token}\r\nContent-Type: text/plain\r\n"
+        f"Content-Length: {len(hidden)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(head.encode() + hidden)
+        with connection.makefile("rb") as answers, contextlib.suppress(ConnectionResetError):
+            lines = [answers.readline()]
+            lines += answers
+    assert lines[0].startswith(b"HTTP/1.1 415")
+    assert not any(line.startswith(b"HTTP/1.1") for line in lines[1:])
 
 
 def test_a_post_elsewhere_is_refused(server):

@@ -1,5 +1,6 @@
 """Stores of embeddings: against a list, whatever happens to the files."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -58,6 +59,17 @@ def test_what_was_appended_is_read(store):
     found.verify()
     with pytest.raises(IndexError):
         found.metadata(4)
+
+
+def test_stores_of_different_headers_are_not_read_as_one(store, tmp_path):
+    others = {"dim": DIM + 1, "digest": "e" * 64, "kind": "text", "preparation": "window_hop 0.5"}
+    for i, (field, value) in enumerate(others.items()):
+        header = dataclasses.replace(HEADER_32, **{field: value})
+        with Writer(tmp_path / f"{i}.store", header) as w:
+            w.append(numbered(1, dim=header.dim), names(1))
+        with pytest.raises(FormatError, match=rf"{i}\.store: .*: these cannot be merged"):
+            Store(store, tmp_path / f"{i}.store")
+    assert len(Store(store, store)) == 8
 
 
 def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
