@@ -9,7 +9,6 @@ and ``tokenizer.json``. Tensors are float32, float16, bfloat16, or int8 rows wit
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -283,11 +282,10 @@ def digest(
     names of the weights tell which kind of audio tower it is.
     """
     total, given = digesting(config), list(parameters)
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for _, x in given)
-    with byte_bar(size, "digest", shown=progress) as bar:
+    with byte_bar(sum(x.nbytes for _, x in given), "digest", shown=progress) as bar:
         for name, array in given:
             digest_one(total, name, array)
-            bar.update(math.prod(array.shape) * array.dtype.itemsize)
+            bar.update(array.nbytes)
     return total.hexdigest()
 
 

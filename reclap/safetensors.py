@@ -155,15 +155,14 @@ def write_to(f: IO[bytes], tensors: Tensors, metadata: Mapping[str, str] | None 
     at = 0
     for name, array in tensors.items():
         kind = kinds.get(array.dtype.newbyteorder("<"))
-        size = math.prod(array.shape) * array.dtype.itemsize
         if kind is None:
             raise TypeError(f"{name}: safetensors files hold no {array.dtype} here")
         header[name] = {
             "dtype": kind,
             "shape": list(array.shape),
-            "data_offsets": [at, at + size],
+            "data_offsets": [at, at + array.nbytes],
         }
-        at += size
+        at += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 64)  # data starts on a cache line, as float32 views need
     f.write(len(text).to_bytes(8, "little") + text)

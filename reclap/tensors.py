@@ -1,5 +1,6 @@
 """Tensors that are made only when needed, and mapped files whose pages are given back after use."""
 
+import math
 import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ class Lazy:
         parts: "Sequence[Stored]" = (),
     ) -> None:
         self.shape, self.dtype, self.ndim = shape, dtype, len(shape)
+        self.nbytes = math.prod(shape) * dtype.itemsize
         self._make, self.parts = make, parts
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
