@@ -42,7 +42,7 @@ from reclap.training.folder import (
     refuse_begun,
     write_state,
 )
-from reclap.training.identity import completed, differences
+from reclap.training.identity import VERSION, completed, differences
 from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe, defaults
 
@@ -139,8 +139,9 @@ def _train_into(
     identity = recipe.identity(text, audio, source, progress=progress)
     newest, start = folder.newest, 0
     if newest:
-        version = newest.version
-        same = recipe.identity(text, audio, source, version=version, progress=progress)
+        version, same = newest.version, identity
+        if version != VERSION:
+            same = recipe.identity(text, audio, source, version=version, progress=progress)
         start = _schedule_start(newest, same, threads)
     encoder = TextEncoder(text, threads, progress=progress)
     config = recipe.model.config(encoder.config.text)
