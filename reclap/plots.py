@@ -16,7 +16,22 @@ with needs("matplotlib", "drawing a timeline", "plot"):
 if TYPE_CHECKING:
     from reclap.results import Timeline
 
-__all__ = ["save_timeline"]
+__all__ = ["require_format", "save_timeline"]
+
+
+def require_format(path: str | os.PathLike[str]) -> str:
+    """Return the format of a picture that its suffix names, PNG where there is none.
+
+    Raises
+    ------
+    ValueError
+        If matplotlib does not know it.
+    """
+    name = Path(path).suffix[1:].lower() or "png"
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if name not in known:
+        raise ValueError(f"{path}: expected a suffix of {', '.join(known)}, got {name}")
+    return name
 
 
 def save_timeline(timeline: "Timeline", path: str | os.PathLike[str]) -> None:
@@ -36,6 +51,7 @@ def save_timeline(timeline: "Timeline", path: str | os.PathLike[str]) -> None:
     OSError
         If the file cannot be written.
     """
+    path, suffix = Path(path), require_format(path)
     count = len(timeline.labels)
     figure = Figure(figsize=(9, 1.4 + 0.3 * count), layout="constrained")
     axes = figure.add_subplot()
@@ -48,9 +64,8 @@ def save_timeline(timeline: "Timeline", path: str | os.PathLike[str]) -> None:
     axes.set_xlabel("seconds")
     axes.set_title(Path(timeline.file).name, loc="left")
     figure.colorbar(mesh, label="probability", pad=0.01)
-    path = Path(path)
     with files.atomic(path) as f:
-        figure.savefig(f, format=path.suffix[1:].lower() or "png", dpi=150)
+        figure.savefig(f, format=suffix, dpi=150)
 
 
 def _edges(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -252,13 +252,19 @@ def test_folder_without_sounds(run, tmp_path):
         ["classify", "a.wav", "--labels", "a", "--errors", "ignore"],
         ["embed", "a.wav"],
         ["train", "a.toml"],
+        ["timeline", "a.wav", "--labels", "a", "--window-hop", "0"],
+        ["info", "two\nlines", "more"],
     ],
 )
 def test_arguments_that_make_no_sense(args, capsys):
     with pytest.raises(SystemExit) as caught:
         main(args)
     assert caught.value.code == 2
-    assert "usage: reclap" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    command = " ".join(["reclap", *args[:1]]) if args[:1] not in ([], ["nonsense"]) else "reclap"
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"{command}: ")
+    assert err.endswith(f"({command} --help)\n")
 
 
 def test_unknown_model(tones, capsys):
@@ -296,10 +302,20 @@ def test_timeline_draws_a_picture(run, long_clip, tmp_path):
     status, _, _ = run("timeline", long_clip, "--labels", "a,b", "--plot", out)
     assert status == 0
     assert out.read_bytes().startswith(b"\x89PNG")
-    unknown = run("timeline", long_clip, "--labels", "a,b", "--plot", tmp_path / "picture.xyz")
-    assert unknown[0] == 2
-    assert "xyz" in unknown[2]
-    assert not list(tmp_path.glob("*.xyz*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("p.xyz", "expected a suffix of"), ("no/p.png", "no: No such file"), (".", "Is a directory")],
+)
+def test_timeline_refuses_a_picture_before_the_work(
+    run, long_clip, tmp_path, monkeypatch, name, text
+):
+    needs("matplotlib", "plot")
+    monkeypatch.setattr(reclap.Model, "timeline", None)
+    told = run("timeline", long_clip, "--labels", "a,b", "--plot", tmp_path / name)
+    _fails(told, str(tmp_path), text)
+    assert not list(tmp_path.glob("p.*"))
 
 
 def test_timeline_picture_needs_matplotlib(run, long_clip, tmp_path, monkeypatch):
@@ -549,7 +565,7 @@ def test_embed_continues_after_a_kill(run, small, small_folder, tones, tmp_path)
         ),
         (["a.wav", "-o", "{tmp}"], "Is a directory"),
         (["a.wav", "-o", "{tmp}/none/x.npz"], "none: No such file"),
-        (["--text", " ", "-o", "{tmp}/x.npz"], "texts[0] is empty"),
+        (["--text", " ", "-o", "{tmp}/x.npz"], "--text[0] is empty"),
         (["--text-file", "{tmp}/none.txt", "-o", "{tmp}/x.npz"], "none.txt"),
     ],
 )
@@ -664,7 +680,11 @@ def labels_used(run, tone, *args):
 def test_labels_with_commas_are_quoted(run, tones):
     found = labels_used(run, tones[0], "--labels", '"dog, barking", "rain, hard" , rain ,5" gun')
     assert found == {"dog, barking", "rain, hard", "rain", '5" gun'}
-    _fails(run("classify", tones[0], "--labels", '"dog, rain'), "--labels", "unexpected end")
+
+
+@pytest.mark.parametrize("labels", ['"dog, rain', "dog\nrain", "dog\rrain", '"dog" barks,rain'])
+def test_labels_that_cannot_be_told_apart(run, tones, labels):
+    _fails(run("classify", tones[0], "--labels", labels), "--labels: ", repr(labels), "on one line")
 
 
 @pytest.mark.parametrize(
@@ -692,7 +712,8 @@ def test_files_of_labels(run, tones, tmp_path, name, text, want):
     [
         ("a.csv", b"x,y\n1,2\n", "no column of labels among x; y"),
         ("a.csv", b"x,label\n1\n", "row 1 has 1 columns"),
-        ("a.csv", b'label\n"a', "unexpected end of data"),
+        ("a.csv", b'label\n"a', "a.csv: line 2: expected cells with ',' between them"),
+        ("a.tsv", b"label\na\n\nb\rc\n", "a.tsv: line 4: expected cells with '\\t' between them"),
         ("a.csv", b"label\n", "no label"),
         ("a.txt", b"rain\ncaf\xe9\n", "a.txt: line 2 is not UTF-8"),
     ],

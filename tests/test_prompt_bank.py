@@ -213,6 +213,28 @@ def test_text_that_is_no_bank(tmp_path, text, words):
         PromptBank.load(tmp_path / "bad.json")
 
 
+def test_plain_prompts_are_a_bank_named_after_their_file(tmp_path):
+    (tmp_path / "two.json").write_text(json.dumps(PLAIN))
+    assert PromptBank.load(tmp_path / "two.json") == PromptBank.from_prompts(PLAIN, "two")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"dog": "a bark"}, "expected a bank or"),
+        ({"dog": []}, r"labels\['dog'\]: expected at least one"),
+        ({"format": [" "]}, r"labels\['format'\]\[0\] is empty"),
+        ({}, "labels: expected at least one"),
+    ],
+)
+def test_plain_prompts_that_are_none(tmp_path, data, words):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(reclap.FormatError, match=words) as caught:
+        PromptBank.load(path)
+    assert str(path) in str(caught.value)
+
+
 def test_damaged_bytes_are_refused_or_read(tmp_path):
     FULL.save(tmp_path / "good.json")
     good, path = (tmp_path / "good.json").read_bytes(), tmp_path / "bad.json"

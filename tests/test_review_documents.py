@@ -25,6 +25,16 @@ def rows(tmp_path):
     return reviews.write_rewrites(tmp_path / "rows.jsonl")
 
 
+def test_plain_prompts_are_reviewed_and_become_a_bank(tmp_path):
+    path = tmp_path / "plain.json"
+    path.write_text('{"dog": ["a bark", "a growl"], "rain": ["a hiss"]}')
+    session = session_of(path)
+    session.decide([1], "rejected", 0)
+    session.close()
+    assert reviews.PromptBank.load(path).prompts() == {"dog": ["a bark"], "rain": ["a hiss"]}
+    assert [item.prompt.status for item in session_of(path).items] == ["new", "rejected", "new"]
+
+
 def test_items_are_rewrites_with_their_caption_and_sound(rows):
     items = open_document(rows).items
     assert [(x.kind, x.label, x.prompt.text) for x in items] == [

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 import reclap
 from reclap.cli import (
@@ -50,8 +51,18 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for what the terminal cannot show
     with filtered():
-        args = _parser().parse_args(argv)
+        args, rest = _parser().parse_known_args(argv)
+        if rest:
+            args.command.error(f"unrecognized arguments: {' '.join(rest)}")
         return _run(args)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as those of the commands are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with 2."""
+        self.exit(FAILED, f"{self.prog}: {' '.join(message.split())} ({self.prog} --help)\n")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -95,7 +106,7 @@ def _occupy_standard_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="reclap", description="Contrastive language-audio models on CPUs."
     )
     parser.add_argument("--version", action="version", version=f"reclap {reclap.__version__}")
@@ -114,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     rewrite.add_rewrite(commands)
     cache.add_cache(commands)
     for command in commands.choices.values():
+        command.set_defaults(command=command)
         command.add_argument(
             "--traceback",
             action="store_true",

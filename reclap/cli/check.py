@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reclap.cli import labels, options
+from reclap.cli import options
 from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
@@ -42,15 +42,18 @@ def add_check(commands: Commands) -> None:
 
 def _run_check(args: argparse.Namespace) -> int:
     from reclap.checks import Sense, check_bank
+    from reclap.prompts.bank import PromptBank
 
     is_manifest = Path(args.file).suffix.lower() in _MANIFESTS
     if is_manifest and args.out is not None:
         raise ReclapError(f"--out: {args.file} is a manifest; only a bank keeps flags")
+    if args.out is not None:
+        options.check_out(args.out, force=True)
     sense = Sense(options.load_model(args).embed_text) if args.sense else None
     if is_manifest:
         report = _check_manifest(args.file, sense)
     else:
-        bank, report = check_bank(labels.read_prompts(args.file), sense)
+        bank, report = check_bank(PromptBank.load(args.file), sense)
         if args.out is not None:
             bank.save(args.out)
     print(json.dumps(report.to_json()) if args.json else report)

@@ -27,8 +27,7 @@ def add_convert(commands: Commands) -> None:
 
 
 def _run_convert(args: argparse.Namespace) -> int:
-    if args.out.exists() and not args.force:
-        raise FileExistsError(f"{args.out}: is there already; --force replaces it")
+    options.check_out(args.out, args.force, folder=True)
     model = options.load_model(args)
     model.save(args.out, args.format, overwrite=args.force)
     print(f"{args.out}: {model.info()['family']}, digest {model.digest}")

@@ -89,7 +89,9 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _texts_of(args: argparse.Namespace) -> list[str]:
-    texts = list(args.text)
+    from reclap.text import check_texts
+
+    texts = check_texts(args.text, "--text") if args.text else []
     for text in texts:
         if Path(text).suffix.lower() in SUFFIXES and Path(text).is_file():
             raise ReclapError(f"--text: {text} is a sound file; give either sound files or texts")
@@ -155,10 +157,7 @@ def _missing(items: Sequence[str], there: Iterable[str]) -> list[str]:
 
 def _embed_texts(model: "Model", texts: list[str], writer: "Writer") -> None:
     from reclap.progress import bar
-    from reclap.text import check_texts
 
-    if texts:
-        check_texts(texts)
     with bar(len(texts), "text", shown=options.is_watched(len(texts))) as shown:
         for start in range(0, len(texts), _TEXTS):
             part = texts[start : start + _TEXTS]

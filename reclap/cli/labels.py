@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reclap.prompts.bank import PromptBank
     from reclap.prompts.strategies import Labels
 
-__all__ = ["add_labels", "labels_of", "naming_of", "read_prompts"]
+__all__ = ["add_labels", "labels_of", "naming_of"]
 
 # Columns of published lists of classes that hold the label, the first that is there.
 _COLUMNS = ("label", "labels", "display_name", "category", "class", "name")
@@ -80,7 +80,9 @@ def labels_of(args: argparse.Namespace) -> "list[str] | PromptBank":
         If the prompts are neither a bank nor a JSON object of lists of texts.
     """
     if args.prompts is not None:
-        return read_prompts(args.prompts)
+        from reclap.prompts.bank import PromptBank
+
+        return PromptBank.load(args.prompts)
     if args.labels_file is not None:
         where = str(args.labels_file)
         separator = _SEPARATORS.get(args.labels_file.suffix.lower())
@@ -95,17 +97,23 @@ def _split(given: str) -> list[str]:
     try:
         [row] = csv.reader([close], skipinitialspace=True, strict=True)
     except csv.Error as error:
-        raise ReclapError(f"--labels: {given!r}: {error}") from error
+        raise ReclapError(
+            f"--labels: {given!r}: expected labels with commas between them, on one line; one that "
+            "holds a comma or a quote in double quotes, its quotes doubled"
+        ) from error
     return row
 
 
 def _column(where: str, lines: Sequence[str], separator: str) -> list[str]:
     """Return the labels of a table: its column of labels, or the only one, each once."""
+    table = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
     try:
-        table = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
         rows = [row for row in table if any(map(str.strip, row))]
     except csv.Error as error:
-        raise FormatError(f"{where}: {error}") from error
+        raise FormatError(
+            f"{where}: line {table.line_num}: expected cells with {separator!r} between them; one "
+            "that holds it, a quote or a line break in double quotes, its quotes doubled"
+        ) from error
     if not rows:
         return []
     names = [name.strip().lower() for name in rows[0]]
@@ -150,22 +158,3 @@ def _checked(where: str, given: Iterable[str]) -> list[str]:
     if twice:
         raise ReclapError(f"{where}: {shown_name(twice[0])!r} more than once")
     return labels
-
-
-def read_prompts(name: str) -> "PromptBank":
-    """Read a bank, or a file of plain prompts as one."""
-    from reclap.files import parse_json
-    from reclap.prompts.bank import PromptBank
-
-    path = Path(name)
-    if not path.is_file():
-        return PromptBank.load(name)
-    data = parse_json(name, path.read_bytes(), unique=True)
-    if isinstance(data, dict) and isinstance(data.get("format"), str):
-        return PromptBank.from_json(data, name)
-    if not isinstance(data, dict) or not all(isinstance(p, list) for p in data.values()):
-        raise FormatError(f'{name}: expected a bank or {{"label": ["a prompt", ...], ...}}')
-    try:
-        return PromptBank.from_prompts(data, path.stem)
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"{name}: {error}") from error

@@ -105,6 +105,9 @@ def add_timeline(commands: Commands) -> None:
 def _run_timeline(args: argparse.Namespace) -> int:
     if args.plot is not None:
         from reclap import plots  # first of all: it may ask for a library
+
+        plots.require_format(args.plot)
+        options.check_out(args.plot, force=True)
     given = labels.labels_of(args)
     model = options.load_model(args)
     timeline = model.timeline(

@@ -136,6 +136,8 @@ def check_out(path: Path, force: bool, *, folder: bool = False) -> None:
         raise FileExistsError(errno.EEXIST, "exists; --force replaces it", str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
 def read_lines(path: Path) -> list[str]:

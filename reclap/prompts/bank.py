@@ -156,18 +156,26 @@ class PromptBank:
         Parameters
         ----------
         name_or_path : str or path
-            Name of a bank that comes with the package, as ``"esc50"``, or a file.
+            Name of a bank that comes with the package, as ``"esc50"``, or a file: a bank, or plain
+            prompts ``{"label": ["a prompt", ...], ...}``, which are named after the file.
 
         Raises
         ------
         FileNotFoundError
             If it is neither; the message lists the names.
         FormatError
-            If the file is no bank, naming file, place, what was expected and what is there.
+            If the file is neither, naming file, place, what was expected and what is there.
         """
         path = _find(name_or_path)
         data = files.parse_json(str(path), path.read_bytes(), unique=True)
-        return cls.from_json(data, str(path))
+        if not isinstance(data, dict) or isinstance(data.get("format"), str):
+            return cls.from_json(data, str(path))
+        if not all(isinstance(prompts, list) for prompts in data.values()):
+            raise FormatError(f'{path}: expected a bank or {{"label": ["a prompt", ...], ...}}')
+        try:
+            return cls.from_prompts(data, path.stem)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank atomically: UTF-8, one text a line, in a stable order."""
