@@ -119,10 +119,18 @@ class HtsatConfig(Settings):
     block_eps: Eps | None = None
 
     def __post_init__(self) -> None:
-        """Check; a whole `mlp_ratio` is kept as an integer, as older files and digests have it."""
+        """Check, and say what is the same in one way, as files and digests have it.
+
+        A whole `mlp_ratio` is an integer; a `block_eps` that equals `eps` is none; without fusion
+        its ratio is the default.
+        """
         super().__post_init__()
         if self.mlp_ratio == int(self.mlp_ratio):
             object.__setattr__(self, "mlp_ratio", int(self.mlp_ratio))
+        if self.block_eps == self.eps:
+            object.__setattr__(self, "block_eps", None)
+        if not self.fusion:
+            object.__setattr__(self, "fusion_ratio", type(self).fusion_ratio)
         if len(self.heads) != len(self.depths):
             raise ValueError(f"heads has {len(self.heads)} stages, depths has {len(self.depths)}")
 

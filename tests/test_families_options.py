@@ -99,6 +99,16 @@ def test_options_are_written_and_read_back(tmp_path, tones, case):
     assert len(biases) == (0 if lacks[0] else 2) + (0 if lacks[1] else 1)
 
 
+@pytest.mark.parametrize("fields", [{"block_eps": 1e-5}, {"fusion_ratio": 7}, {"mlp_ratio": 4.0}])
+def test_what_changes_nothing_changes_no_digest(tmp_path, fields):
+    """Nor the identity of a run, nor what comes back from a folder of transformers."""
+    plain = reclap.load(write_own(tmp_path / "plain", False, {}))
+    model = reclap.load(write_own(tmp_path / "own", False, fields))
+    model.save(tmp_path / "hf", format="hf")
+    assert reclap.load(tmp_path / "hf").digest == model.digest == plain.digest
+    assert model.config.audio == plain.config.audio
+
+
 def reworded(folder, section, change):
     """Change settings of config.json; None takes one out."""
     path = folder / "config.json"
