@@ -294,8 +294,10 @@ class Embedder:
         Raises
         ------
         ValueError
-            If `window_hop` is out of range.
+            If `kind` is another, or `window_hop` is out of range.
         """
+        if kind not in ("audio", "text"):
+            raise ValueError(f"kind is {kind!r}, expected audio or text")
         if kind == "text":
             return f"tokenizer {self._tokenizer.digest}" if self._tokenizer else ""
         hop = sources.Reading(window_hop=window_hop).front(self.config.front).window_hop

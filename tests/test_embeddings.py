@@ -48,6 +48,14 @@ def test_paths_may_be_texts(sounds, tmp_path, name, kind):
     )
 
 
+def test_preparation_is_of_sounds_or_of_texts(small):
+    assert small.preparation("audio") == ""
+    assert small.preparation("audio", 0.5) == "window_hop 0.5"
+    assert small.preparation("text").startswith("tokenizer ")
+    with pytest.raises(ValueError, match="kind is 'texts', expected audio or text"):
+        small.preparation("texts")
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.store"])
 def test_files_of_earlier_versions_are_read(sounds, tmp_path, name):
     """They do not tell the preparation."""
