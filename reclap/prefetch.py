@@ -5,6 +5,7 @@ training (`reclap.training.data`), requests to a language model (`reclap.llm.par
 """
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -59,6 +60,8 @@ def prefetch(
     BaseException
         What a job raises, after the job's last result; what `jobs` raises, after the results of
         the jobs that it gave.
+    RuntimeError
+        If the process was forked meanwhile, in its child, which has none of the threads.
 
     Notes
     -----
@@ -124,6 +127,7 @@ def _run(
 ) -> Generator[tuple[int, T], None, None]:
     workers: list[threading.Thread] = []
     submitted = turn = 0
+    owner = os.getpid()
     failure: BaseException | None = None
     more, complete = True, False
     try:
@@ -145,19 +149,31 @@ def _run(
                 break
             for result in buffer.results(turn):
                 yield turn, result
+                if os.getpid() != owner:
+                    raise RuntimeError(
+                        "this process is a fork of the one that began to read ahead, whose threads "
+                        "it does not have; begin anew in it"
+                    )
             turn += 1
         if failure is not None:
             raise failure
         complete = True
     finally:
-        buffer.close()
-        if interrupt is not None and not complete:
-            interrupt()
-        # The garbage collector may free a generator in one of its own threads, which would wait for
-        # itself, or for those that need a lock it holds. They end alone.
-        if threading.current_thread() not in workers:
-            for worker in workers:
-                worker.join()
+        if os.getpid() == owner:  # in the child of a fork a lock may be held for ever
+            _end(workers, buffer, None if complete else interrupt)
+
+
+def _end(
+    workers: list[threading.Thread], buffer: "_Buffer[T]", interrupt: Callable[[], None] | None
+) -> None:
+    buffer.close()
+    if interrupt is not None:
+        interrupt()
+    # The garbage collector may free a generator in one of its own threads, which would wait for
+    # itself, or for those that need a lock it holds. They end alone.
+    if threading.current_thread() not in workers:
+        for worker in workers:
+            worker.join()
 
 
 def _start(buffer: "_Buffer[T]") -> threading.Thread:

@@ -8,7 +8,9 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from models import decibels, new_model
 import reclap
 from reclap._libraries import core, sndfile
 from reclap.errors import FormatError
+from reclap.prefetch import prefetch
 
 FORKS = 8
 STUCK = 60  # seconds after which a child counts as hanging
@@ -79,6 +82,32 @@ def loads(folder: Path) -> tuple[Call, Call]:
     return load, load
 
 
+def reads_ahead() -> tuple[Call, Call]:
+    """A child has no thread that would read on, and no part in the locks of those that did."""
+
+    def begin() -> Any:
+        return prefetch([partial(range, 99)] * 9, 2, 4)
+
+    owner, found = os.getpid(), [begin(), begin()]
+    first = [next(x) for x in found]
+    one, other = (x.gi_frame.f_locals["buffer"]._change for x in found)
+
+    def hold() -> None:
+        with one, other:
+            time.sleep(0.01)
+
+    def child() -> Any:
+        if os.getpid() != owner:
+            found[0].close()
+            try:
+                next(found[1])
+            except RuntimeError as error:
+                assert "is a fork of the one that began" in str(error)  # noqa: PT017
+        return [first, [value for _, value in begin()]]
+
+    return hold, child
+
+
 def trains() -> tuple[Call, Call]:
     """What was changed when the process was forked says so; all else works."""
     model, _ = new_model(np.random.default_rng(0))
@@ -126,6 +155,7 @@ def main(state: str, folder: Path, sound: Path) -> None:
         "opens": lambda: opens(sound),
         "embeds": lambda: embeds(folder, sound),
         "loads": lambda: loads(folder),
+        "reads_ahead": reads_ahead,
         "trains": trains,
     }
     work, call = states[state]()

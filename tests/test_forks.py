@@ -29,7 +29,9 @@ def run(program, what, folder):
 
 
 @needs_fork
-@pytest.mark.parametrize("state", ["contexts", "products", "opens", "embeds", "loads", "trains"])
+@pytest.mark.parametrize(
+    "state", ["contexts", "products", "opens", "embeds", "loads", "reads_ahead", "trains"]
+)
 def test_children_of_a_process_at_work_do_their_work(small_folder, state):
     done = run("forks.py", state, small_folder)
     assert done.stdout.strip() == "0", done.stderr[-3000:]
