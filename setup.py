@@ -186,8 +186,9 @@ class BuildExt(build_ext):
 
     def compile_in_parallel(self) -> None:
         compile_all = self.compiler.compile
-        headers = [*HERE.glob("csrc/*.h"), Path(__file__)]
-        newest = max(p.stat().st_mtime for p in headers)
+        common = hashlib.sha256()
+        for path in [*sorted(HERE.glob("csrc/*.h")), Path(__file__)]:
+            common.update(path.read_bytes())
         sources = f'-DRC_SOURCES="{sources_digest()}"'  # of all files, in one object
 
         def compile_one(source: str, options: dict[str, Any]) -> list[str]:
@@ -196,10 +197,16 @@ class BuildExt(build_ext):
                 more = [*(options.get("extra_postargs") or []), sources]
                 return compile_all([source], **options | {"extra_postargs": more})
             made = self.compiler.object_filenames([source], output_dir=out)
-            stamp = max(newest, Path(source).stat().st_mtime)
-            if Path(made[0]).exists() and Path(made[0]).stat().st_mtime > stamp:
+            total = common.copy()  # a file that is put back may be older than its object
+            total.update(Path(source).read_bytes())
+            known = Path(f"{made[0]}.sha256")
+            known_digest = known.read_text() if known.exists() else ""
+            if known_digest == total.hexdigest() and Path(made[0]).exists():
                 return made
-            return compile_all([source], **options)
+            known.unlink(missing_ok=True)
+            compile_all([source], **options)
+            known.write_text(total.hexdigest())
+            return made
 
         def compile_parallel(sources: list[str], **options: Any) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:

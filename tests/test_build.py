@@ -1,5 +1,6 @@
 """What setup.py keeps apart: objects of another compiler, other flags, another oneDNN."""
 
+import os
 import runpy
 import shutil
 import subprocess
@@ -43,6 +44,47 @@ def test_objects_made_otherwise_lie_in_another_folder(script, tmp_path, monkeypa
     monkeypatch.setenv("RECLAP_DEBUG", "1")
     names.add(folder_of(script, tmp_path))
     assert len(names) == 5
+
+
+def test_objects_are_those_of_what_the_files_hold(script, tmp_path):
+    """Whatever their times say: a file that is put back is older than the object."""
+    (tmp_path / "csrc").mkdir()
+    one, two, header = (tmp_path / "csrc" / name for name in ("one.c", "two.c", "all.h"))
+    for path in (one, two, header):
+        path.write_text("1\n")
+    build = script["BuildExt"](setuptools.Distribution())
+    build.compile_in_parallel.__globals__["HERE"] = tmp_path
+    compiled = []
+
+    def compile_some(sources, **_):
+        compiled.extend(sources)
+        for source in sources:
+            Path(source).with_suffix(".o").write_text(Path(source).read_text())
+        return [str(Path(source).with_suffix(".o")) for source in sources]
+
+    def remade():
+        build.compiler = types.SimpleNamespace(
+            compile=compile_some,
+            object_filenames=lambda sources, **_: [str(Path(sources[0]).with_suffix(".o"))],
+        )
+        build.compile_in_parallel()
+        compiled.clear()
+        made = build.compiler.compile([str(one), str(two)])
+        assert made == [str(one.with_suffix(".o")), str(two.with_suffix(".o"))]
+        assert Path(made[0]).read_text() == one.read_text()
+        return {Path(source).name for source in compiled}
+
+    assert (remade(), remade()) == ({"one.c", "two.c"}, set())
+    before = one.stat()
+    one.write_text("2\n")
+    assert remade() == {"one.c"}
+    one.write_text("1\n")
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (remade(), remade()) == ({"one.c"}, set())
+    one.with_suffix(".o").unlink()
+    assert remade() == {"one.c"}
+    header.write_text("2\n")
+    assert remade() == {"one.c", "two.c"}
 
 
 def collected(root):
