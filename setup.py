@@ -150,8 +150,9 @@ def compiler_version(command: str) -> str:
 def sources_digest() -> str:
     """Return a digest of csrc/, which the core carries: tests refuse one of other sources."""
     total = hashlib.sha256()
-    for path in sorted((HERE / "csrc").glob("*.[ch]")):
-        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted((HERE / "csrc").glob("*/*.[ch]")):
+        name = f"{path.parent.name}/{path.name}"
+        total.update(name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -187,7 +188,7 @@ class BuildExt(build_ext):
     def compile_in_parallel(self) -> None:
         compile_all = self.compiler.compile
         common = hashlib.sha256()
-        for path in [*sorted(HERE.glob("csrc/*.h")), Path(__file__)]:
+        for path in [*sorted(HERE.glob("csrc/*/*.h")), Path(__file__)]:
             common.update(path.read_bytes())
         sources = f'-DRC_SOURCES="{sources_digest()}"'  # of all files, in one object
 
@@ -221,8 +222,8 @@ def extension() -> Extension:
     compile_args, link_args = flags()
     return Extension(
         "reclap._core",
-        sources=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*.c")),
-        depends=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*.h")),
+        sources=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*/*.c")),
+        depends=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*/*.h")),
         include_dirs=["csrc"],
         libraries=["dnnl", "m", "dl"],
         extra_compile_args=compile_args,

@@ -5,7 +5,7 @@ AREAS = {
     "checks": ["reclap/checks/*.py"],
     "review": ["reclap/review/*.py"],
     "prompts": ["reclap/prompts/*.py"],
-    "score": ["csrc/score.c", "csrc/combine.c", "csrc/ranks.c", "csrc/tiles.c"],
+    "score": ["csrc/score/*.c"],
     "store": ["reclap/store/*.py"],
 }
 
@@ -45,7 +45,7 @@ TESTS = {
     "reclap/prompts/bank.py": "prompt_bank banks checks_bank review_session naming",
     "reclap/prompts/strategies.py": "strategies eval_prompts banks cli",
     "reclap/store": "store caption_features embeddings",
-    "csrc": "score combine naming eval_prompts",
+    "csrc/score": "score combine naming eval_prompts",
 }
 
 

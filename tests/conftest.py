@@ -36,8 +36,9 @@ def pytest_configure() -> None:
     if Path(reclap.__file__).resolve().parent != root / "reclap" or not (root / "csrc").is_dir():
         return  # an installed one, or one of a build of its own
     total = hashlib.sha256()
-    for path in sorted((root / "csrc").glob("*.[ch]")):
-        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted((root / "csrc").glob("*/*.[ch]")):
+        name = f"{path.parent.name}/{path.name}"
+        total.update(name.encode() + b"\0" + path.read_bytes())
     built = getattr(_libraries.core, "sources", "")
     if built != total.hexdigest()[:16]:
         pytest.exit(

@@ -102,7 +102,7 @@ def test_core_of_other_sources_stops_the_tests(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "tests" / "test_a.py").write_text("def test_a(): pass\n")
     assert collected(tmp_path)[0] == 0
-    source = tmp_path / "csrc" / "rng.c"
+    source = tmp_path / "csrc" / "base" / "rng.c"
     text = source.read_text()
     source.write_text(text + "// another\n")
     status, out = collected(tmp_path)

@@ -11,47 +11,52 @@ import pytest
 from reclap._libraries import core
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted([*ROOT.glob("csrc/*.c"), *ROOT.glob("csrc/*.h")])
-NAMES = [p.name for p in SOURCES]
+SOURCES = sorted((ROOT / "csrc").glob("*/*.[ch]"))
+NAMES = [f"{p.parent.name}/{p.name}" for p in SOURCES]
 
-# What each layer may include, from the bottom up. A file belongs to the layer of its header.
-BASE = {"base.h", "vector.h"}
-SPLIT = BASE | {"split.h"}
-DNN = SPLIT | {"dnn.h"}
-KERNELS = BASE | {"kernels.h"}
-AUDIO = BASE | {"audio.h"}
-MODEL = DNN | KERNELS | {
-    "model.h", "head.h", "swin.h", "fusion.h", "htsat.h", "transformer.h", "score.h",
-}  # fmt: skip
-BINDING = MODEL | AUDIO | {"py.h", "py_model.h"}
-LAYERS = {
-    **dict.fromkeys(("base.c", "base.h", "guard.c", "rng.c", "parallel.c", "vector.h"), BASE),
-    "split.h": SPLIT,
-    **dict.fromkeys(("split.c", "split_blocks.c", "split_inside.h"), SPLIT | {"split_inside.h"}),
-    "dnn.h": DNN,
-    **dict.fromkeys(("dnn.c", "packed.c", "narrow.c", "dnn_inside.h"), DNN | {"dnn_inside.h"}),
-    **dict.fromkeys(("norm.c", "act.c", "attention.c", "window.c", "embed.c", "optim.c"), KERNELS),
-    "kernels.h": KERNELS,
-    **dict.fromkeys(
-        ("transformer_inside.h", "transformer_layer.c", "transformer_run.c"),
-        MODEL | {"transformer_inside.h"},
-    ),
-    **dict.fromkeys(("audio.h", "decode.c", "mel.c"), AUDIO),
+# Folders are layers, from the bottom up: a file includes its own folder and those before it.
+FOLDERS = (
+    "base",  # status, memory, threads, random numbers
+    "product",  # matrix products: oneDNN and our own
+    "kernels",  # the mathematics, serial
+    "audio",  # files to samples, samples to log-mel
+    "layers",  # parameters, linear layers, blocks, heads, contexts
+    "towers",  # HTS-AT, Cnn14, texts; both with their heads
+    "train",  # loss, trainer
+    "score",  # scores, rules, ranks
+    "python",  # the binding
+)
+# Headers that only some files of their own folder share.
+PRIVATE = {
+    "product/dnn_inside.h": {"dnn.c", "packed.c"},
+    "product/split_blocks.h": {"split.c", "split_blocks.c"},
+    "towers/htsat_inside.h": {"htsat.c", "htsat_input.c", "htsat_run.c"},
+    "towers/text_inside.h": {"text.c", "text_call.h"},
+    "towers/text_call.h": {"text_run.c", "text_layer.c"},
 }
 FOREIGN = {
-    "oneapi/dnnl/dnnl.h": {"dnn_inside.h"},
-    "Python.h": {"py.h"},
-    "numpy/arrayobject.h": {"py.h"},
-    "xmmintrin.h": {"parallel.c"},
-    "cpuid.h": {"split_blocks.c"},
-    "immintrin.h": {"split_blocks.c"},
-    "sys/syscall.h": {"split_blocks.c", "py_module.c"},  # tile registers; which thread this is
+    "oneapi/dnnl/dnnl.h": {"product/dnn_inside.h"},
+    "Python.h": {"python/py.h"},
+    "numpy/arrayobject.h": {"python/py.h"},
+    "xmmintrin.h": {"base/parallel.c"},
+    "cpuid.h": {"product/split_blocks.c"},
+    "immintrin.h": {"product/split_blocks.c"},
+    "sys/syscall.h": {
+        "product/split_blocks.c",
+        "python/py_module.c",
+    },  # tile registers; which thread this is
     "sndfile.h": set(),  # decode.c restates what it uses
-    "dlfcn.h": {"decode.c"},
-    "pthread.h": {"decode.c", "parallel.c"},
-    "signal.h": {"parallel.c"},  # to keep signals off our threads
-    "time.h": {"py_module.c"},  # to look for Ctrl-C five times a second
-    "unistd.h": {"decode.c", "guard.c", "parallel.c", "py_module.c", "split_blocks.c"},
+    "dlfcn.h": {"audio/decode.c"},
+    "pthread.h": {"audio/decode.c", "base/parallel.c"},
+    "signal.h": {"base/parallel.c"},  # to keep signals off our threads
+    "time.h": {"python/py_module.c"},  # to look for Ctrl-C five times a second
+    "unistd.h": {
+        "audio/decode.c",
+        "base/guard.c",
+        "base/parallel.c",
+        "python/py_module.c",
+        "product/split_blocks.c",
+    },
 }
 C_LIBRARY = {
     "assert.h", "errno.h", "float.h", "limits.h", "math.h", "stdarg.h", "stdbool.h", "stddef.h",
@@ -60,21 +65,17 @@ C_LIBRARY = {
 
 # Every piece of memory that outlives a call and is not constant, and why it may.
 MUTABLE = {
-    ("split.c", "limit"): "what RECLAP_AMX rules out, for the whole process",
-    ("split.c", "best"): "what the processor can do does not change",
-    ("base.c", "message"): "thread-local: the reason of this thread's last failure",
-    ("decode.c", "opens"): "libsndfile keeps the reason of a failed open process-wide",
-    ("decode.c", "opens_once"): "whether a child of a fork will forget who held it",
-    ("parallel.c", "library_lock"): "oneDNN's locks are the process's",
-    ("parallel.c", "library_once"): "whether a fork will wait for it",
-    ("parallel.c", "watch"): "thread-local: who may end this thread's call",
-    ("parallel.c", "region_of"): "thread-local: the pool that a worker belongs to",
+    ("product/split.c", "limit"): "what RECLAP_AMX rules out, for the whole process",
+    ("product/split.c", "best"): "what the processor can do does not change",
+    ("base/base.c", "message"): "thread-local: the reason of this thread's last failure",
+    ("audio/decode.c", "opens"): "libsndfile keeps the reason of a failed open process-wide",
+    ("audio/decode.c", "opens_once"): "whether a child of a fork will forget who held it",
+    ("base/parallel.c", "library_lock"): "oneDNN's locks are the process's",
+    ("base/parallel.c", "library_once"): "whether a fork will wait for it",
+    ("base/parallel.c", "watch"): "thread-local: who may end this thread's call",
+    ("base/parallel.c", "region_of"): "thread-local: the pool that a worker belongs to",
 }
-LONGEST = 450
-
-
-def layer(name):
-    return LAYERS.get(name, BINDING if name.startswith("py") else MODEL)
+LONGEST, LONGEST_HEADER = 450, 105
 
 
 def code(path):
@@ -85,36 +86,62 @@ def code(path):
     return "\n".join(re.sub(r"//.*", "", x) for x in lines)
 
 
-CODE = {p.name: code(p) for p in SOURCES}
+CODE = {name: code(p) for name, p in zip(NAMES, SOURCES, strict=True)}
+
+
+def included(name):
+    return re.findall(r'#include "(.+?)"', CODE[name])
 
 
 def test_the_sources_are_found():
-    assert len(SOURCES) > 20
+    assert {name.split("/")[0] for name in NAMES} == set(FOLDERS)
+    assert len(list((ROOT / "csrc").rglob("*.[ch]"))) == len(SOURCES) > 50
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_includes_point_downwards(name):
-    ours = re.findall(r'#include "(.+?)"', CODE[name])
-    assert set(ours) <= layer(name), f"{name} may include {sorted(layer(name))}"
+    folder, file = name.split("/")
+    for header in included(name):
+        assert header in CODE, f"{name}: {header} is not named from csrc/ on"
+        below = FOLDERS[: FOLDERS.index(folder) + 1]
+        assert header.split("/")[0] in below, f"{name} includes {header} of a layer above"
+        assert file in PRIVATE.get(header, {file}), f"{name}: {header} is not for it"
     for foreign in re.findall(r"#include <(.+?)>", CODE[name]):
         assert foreign in C_LIBRARY or name in FOREIGN.get(foreign, ()), f"{name}: <{foreign}>"
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".c")])
+def test_no_header_comes_back_to_itself():
+    below = {name: set(included(name)) for name in NAMES}
+    while any(below.values()):
+        free = {name for name, rest in below.items() if not rest}
+        assert free, f"a circle among {sorted(below)}"
+        below = {n: rest - free for n, rest in below.items() if n not in free}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_files_stay_short(name):
-    assert len((ROOT / "csrc" / name).read_text().splitlines()) <= LONGEST
+    most = LONGEST if name.endswith(".c") else LONGEST_HEADER
+    assert len((ROOT / "csrc" / name).read_text().splitlines()) <= most
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".c")])
+def test_a_file_begins_with_its_own_header(name):
+    header = f"{name[:-1]}h"
+    users = [h for h, files in PRIVATE.items() if name.split("/")[1] in files]
+    expected = {header, *users} & set(NAMES) or {"python/py.h", "python/py_model.h"}
+    assert included(name)[0] in expected
 
 
 def test_the_interpreter_lock_is_released_in_one_place():
     lock = re.compile(r"ALLOW_THREADS|PyEval_\w+Thread|PyGILState")
     found = {n: lock.findall(c) for n, c in CODE.items() if lock.search(c)}
     kept, given = "PyEval_RestoreThread", "PyEval_SaveThread"
-    assert found == {"py_module.c": [kept, given, given, kept]}  # to handle signals; to run
+    assert found == {"python/py_module.c": [kept, given, given, kept]}  # to handle signals; to run
 
 
 def test_threads_are_started_in_one_place():
     starts = re.compile(r"#pragma\s+omp|\bpthread_create\b")
-    assert [n for n, c in CODE.items() if starts.search(c)] == ["parallel.c"]
+    assert [n for n, c in CODE.items() if starts.search(c)] == ["base/parallel.c"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +154,7 @@ def test_c_neither_prints_nor_ends_nor_looks_around(name):
         r"\b(time|clock|clock_gettime|gettimeofday|rand|srand|random)\s*\(",
     )
     text = CODE[name]
-    if name == "py_module.c":  # how often a long call looks for Ctrl-C
+    if name == "python/py_module.c":  # how often a long call looks for Ctrl-C
         text = text.replace("clock_gettime(CLOCK_MONOTONIC, &t);", "", 1)
     for pattern in forbidden:
         found = re.search(pattern, text)
@@ -201,9 +228,9 @@ def test_build_flags_leave_arithmetic_and_machines_alone():
 
 
 def test_public_c_names_have_our_prefix():
-    for path in ROOT.glob("csrc/*.h"):
-        for name in re.findall(r"^\w[\w \*]*?\b(\w+)\(", CODE[path.name], re.MULTILINE):
-            assert name.startswith("rc_") or name in {"__attribute__"}, f"{path.name}: {name}"
+    for header in (n for n in NAMES if n.endswith(".h")):
+        for name in re.findall(r"^\w[\w \*]*?\b(\w+)\(", CODE[header], re.MULTILINE):
+            assert name.startswith("rc_") or name in {"__attribute__"}, f"{header}: {name}"
 
 
 # ---- Python --------------------------------------------------------------------------------------

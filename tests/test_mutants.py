@@ -120,8 +120,8 @@ def test_only_narrows_the_draw_to_a_file_or_folder():
     found = mutants.everything("reclap/store/")
     assert {m.path for x in found.values() for m in x} >= {"reclap/store/writer.py"}
     assert not found["score"]
-    (one,) = {m.path for x in mutants.everything("csrc/score.c").values() for m in x}
-    assert one == "csrc/score.c"
+    (one,) = {m.path for x in mutants.everything("csrc/score/score.c").values() for m in x}
+    assert one == "csrc/score/score.c"
 
 
 def test_every_source_has_tests_that_exist():
@@ -147,7 +147,7 @@ def test_the_list_of_equivalent_mutants_is_read_block_by_block():
 
 def test_a_log_gives_results_back_as_long_as_source_and_tests_stay(tmp_path, monkeypatch):
     log = tmp_path / "log"
-    (mutant, *_) = mutants.everything("csrc/score.c")["score"]
+    (mutant, *_) = mutants.everything("csrc/score/score.c")["score"]
     log.write_text(f'{{"stamp": "{mutants.stamp(mutant)}", "result": "killed"}}\n{{"stam')
     assert mutants.read_log(log) == {mutants.stamp(mutant): "killed"}
     before = mutants.stamp(mutant)

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 __all__ = ["RULES", "Rule", "place_of"]
 
-# In the order of rc_rule in csrc/model.h.
+# In the order of rc_rule in csrc/score/combine.h.
 Rule: TypeAlias = Literal[
     "mean_embedding",
     "mean_logit",

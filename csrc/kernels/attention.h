@@ -1,0 +1,29 @@
+/* attention: softmax attention over one window or sequence. */
+#ifndef RC_ATTENTION_H
+#define RC_ATTENTION_H
+
+#include "base/base.h"
+
+/* t queries of one sequence or window and the first `keys` of its keys: o = softmax(scale q kᵀ +
+ * bias
+ * + mask) v per head. Rows of q hold (h, d) and lie ldq floats apart, rows of k (h, d) and behind
+ * them the values (h, d), ldk apart; o has h d a row. bias (h, side, side) and mask (side, side)
+ * are added where not NULL, their first t rows and `keys` columns, so that one table serves
+ * sequences of any length. */
+typedef struct {
+    int64_t t, h, d, keys, side, ldq, ldk;
+    float scale;
+} rc_attention;
+
+/* Floats of scratch that either direction needs. */
+int64_t rc_attention_scratch(const rc_attention *a);
+void rc_attention_forward(float *o, const float *q, const float *k, const float *bias,
+                          const float *mask, const rc_attention *a, float *scratch);
+
+/* Of queries, keys and values that share rows of qkv, so ldq = ldk = 3 h d. The probabilities are
+ * computed again, so nothing is kept. dbias (h, side, side) accumulates or is NULL. */
+void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const float *qkv,
+                           const float *bias, const float *mask, const rc_attention *a,
+                           float *scratch);
+
+#endif

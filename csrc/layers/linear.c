@@ -1,0 +1,284 @@
+/* Linear layers over chunks of rows, and the weight gradients that sum over all rows. */
+#include "layers/linear.h"
+
+#include "kernels/act.h"
+#include "kernels/norm.h"
+
+enum {
+    CHUNK_ROWS = 512,
+    SHARES = 8,
+    STEP = 64,              /* outputs that shares differ by, about */
+    ACTIVE_ROWS = 32,       /* rows of an activation that threads share */
+    SHARED_ROWS = 512,      /* at most, for threads to share a layer's outputs */
+    SHARED_WEIGHT = 1 << 18 /* values of a weight, at least: work for several threads */
+};
+
+int64_t rc_chunk_rows(int64_t total, int64_t unit)
+{
+    int64_t units = (total / SHARES + unit - 1) / unit;
+    return unit * rc_max(1, rc_min(units, rc_max(1, CHUNK_ROWS / unit)));
+}
+
+static int64_t inputs(const rc_param *w)
+{
+    return w->count / w->size[0];
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* Outputs from..to-1 of a layer; `packed` is their weight or, where that is NULL, it is not packed.
+ */
+static rc_linear outputs(const rc_params *p, rc_pair pair, int64_t from, int64_t to,
+                         const rc_packed *packed)
+{
+    const rc_param *w = &p->item[pair.w];
+    rc_linear l = {.packed = packed, .n = to - from, .k = inputs(w)};
+    l.f = packed != NULL ? rc_packed_factor(packed, 0) : (rc_factor){.b = w->x + from * inputs(w)};
+    l.f.bias = pair.b < 0 ? NULL : p->item[pair.b].x + from;
+    return l;
+}
+
+static rc_product_shape shape_of(const rc_linear *l, int64_t m, int64_t n, bool sum)
+{
+    int64_t ldb = l->packed != NULL ? l->n : l->k;
+    rc_product_shape s = {.m = m, .n = n, .k = l->k, .lda = l->k, .ldb = ldb, .ldc = l->n, .tb = 1};
+    s.bias = l->f.bias != NULL;
+    s.sum = sum;
+    return s;
+}
+
+static rc_status get_chunks(rc_linear *l, rc_dnn *dnn, int64_t total, int64_t rows, bool sum)
+{
+    l->full_rows = rc_min(rows, total);
+    RC_TRY(rc_product_get(dnn, &l->full, shape_of(l, l->full_rows, l->n, sum), l->packed));
+    return rc_product_get(dnn, &l->tail, shape_of(l, total % rows, l->n, sum), l->packed);
+}
+
+/* Outputs that stay together, a multiple of what the weight's layout asks for; 0: all of them. */
+static int64_t step_of(const rc_packed *packed)
+{
+    int64_t unit = packed != NULL ? rc_packed_unit(packed) : 1;
+    return unit == 0 ? 0 : unit * ((STEP + unit - 1) / unit);
+}
+
+/* Equal shares, but for the first ones, which have a step more where these cannot be equal; one
+ * share of all outputs where these are no whole number of steps. */
+static rc_status get_shares(rc_linear *l, rc_dnn *dnn, int64_t rows, bool sum)
+{
+    int64_t step = step_of(l->packed);
+    if (step == 0 || l->n % step != 0) return get_chunks(l, dnn, rows, rows, sum);
+    int64_t steps = l->n / step;
+    l->dnn = dnn;
+    l->full_rows = rows;
+    l->step = step;
+    l->shares = rc_min(SHARES, steps);
+    l->more = steps % l->shares;
+    l->share = steps / l->shares * l->step;
+    int64_t more = l->more > 0 ? l->share + l->step : 0;
+    RC_TRY(rc_product_get(dnn, &l->tail, shape_of(l, rows, more, sum), l->packed));
+    return rc_product_get(dnn, &l->full, shape_of(l, rows, l->share, sum), l->packed);
+}
+
+static rc_status get(rc_linear *l, rc_dnn *dnn, int64_t total, int64_t rows, bool sum)
+{
+    return rows == RC_SHARED ? get_shares(l, dnn, total, sum)
+                             : get_chunks(l, dnn, total, rows, sum);
+}
+
+rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                        int64_t total, int64_t rows, bool sum)
+{
+    const rc_param *w = &p->item[pair.w];
+    *out = outputs(p, pair, 0, w->size[0], w->packed);
+    return get(out, dnn, total, rows, sum);
+}
+
+rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                             rc_part part, int64_t total, int64_t rows)
+{
+    const rc_param *w = &p->item[pair.w];
+    *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, w->packed)
+                            : outputs(p, pair, w->cut, w->size[0], w->rest);
+    return get(out, dnn, total, rows, false);
+}
+
+bool rc_linear_shares(const rc_params *p, rc_pair pair, int64_t rows)
+{
+    const rc_param *w = &p->item[pair.w];
+    int64_t step = step_of(w->packed);
+    bool cuts = step > 0 && w->size[0] % step == 0;
+    return rows <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
+}
+
+static rc_product *product_of(const rc_linear *l, int64_t rows)
+{
+    return rows == l->full_rows ? l->full : l->tail;
+}
+
+typedef struct {
+    const rc_linear *l;
+    float *y;
+    const void *form;
+} share_job;
+
+static void run_share(void *arg, int64_t index, int worker)
+{
+    const share_job *job = arg;
+    const rc_linear *l = job->l;
+    bool more = index < l->more;
+    int64_t from = index * l->share + rc_min(index, l->more) * l->step;
+    rc_factor f = l->packed != NULL ? rc_packed_factor(l->packed, from)
+                                    : (rc_factor){.b = l->f.b + from * l->k};
+    f.bias = l->f.bias == NULL ? NULL : l->f.bias + from;
+    rc_product_run_laid(more ? l->tail : l->full, worker, job->y + from, job->form, f);
+}
+
+void rc_linear_run_laid(const rc_linear *l, int worker, float *y, const void *form, int64_t rows)
+{
+    share_job job = {l, y, form};
+    if (l->shares > 0)
+        rc_parallel(rc_dnn_pool(l->dnn), l->shares, run_share, &job);
+    else
+        rc_product_run_laid(product_of(l, rows), worker, y, form, l->f);
+}
+
+void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows)
+{
+    rc_product *p = product_of(l, rows);
+    if (p != NULL) rc_linear_run_laid(l, worker, y, rc_product_form(p, worker, x), rows);
+}
+
+int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
+{
+    const rc_param *w = &p->item[pair.w];
+    return (rc_form_size(w->packed, rows, inputs(w)) + 63) / 64 * 16;
+}
+
+bool rc_linear_takes_floats(const rc_linear *l)
+{
+    return rc_product_takes_floats(l->full);
+}
+
+void rc_linear_lay(const rc_linear *l, void *form, const float *x, int64_t from, int64_t some,
+                   int64_t rows)
+{
+    rc_product_lay(product_of(l, rows), form, x, from, some);
+}
+
+typedef struct {
+    const rc_linear *next;
+    void *to;
+    float *y;
+    rc_activation *activate;
+    int64_t rows;
+} activate_job;
+
+static void activate_rows(void *arg, int64_t index, int worker)
+{
+    (void)worker;
+    const activate_job *job = arg;
+    int64_t from = index * ACTIVE_ROWS;
+    rc_product_activate(job->next->full, job->to, job->y, from,
+                        rc_min(ACTIVE_ROWS, job->rows - from), job->activate);
+}
+
+void rc_linear_run_between(const rc_linear *l, const rc_linear *next, int worker, void *to,
+                           float *y, const void *form, rc_activation *activate, int64_t rows)
+{
+    activate_job job = {next, to, y, activate, rows};
+    if (l->shares == 0) {
+        rc_product_run_between(product_of(l, rows), product_of(next, rows), worker, to, y, form,
+                               l->f, activate);
+        return;
+    }
+    rc_linear_run_laid(l, worker, y, form, rows);
+    rc_parallel(rc_dnn_pool(l->dnn), (rows + ACTIVE_ROWS - 1) / ACTIVE_ROWS, activate_rows, &job);
+}
+
+/* ---- Backward -------------------------------------------------------------------------------- */
+
+rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
+                                 int64_t total, int64_t rows)
+{
+    const rc_param *w = &p->item[pair.w];
+    int64_t n = w->size[0], k = inputs(w);
+    *out = (rc_linear){.f.b = w->x, .full_rows = rc_min(rows, total)};
+    rc_product_shape s = {.n = k, .k = n, .lda = n, .ldb = k, .ldc = k};
+    s.m = rc_min(rows, total);
+    RC_TRY(rc_product_get(dnn, &out->full, s, NULL));
+    s.m = total % rows;
+    return rc_product_get(dnn, &out->tail, s, NULL);
+}
+
+void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
+                            int64_t rows)
+{
+    rc_product_run(product_of(l, rows), worker, dx, dy, l->f.b, NULL);
+}
+
+/* ---- Weight gradients ------------------------------------------------------------------------ */
+
+typedef struct {
+    const rc_param *w, *b;
+    rc_product *full, *tail;
+    const float *dy, *x;
+    int64_t total, n, k, slice;
+} weight_job;
+
+static void weight_slice(void *arg, int64_t index, int worker)
+{
+    const weight_job *job = arg;
+    int64_t from = index * job->slice, columns = rc_min(job->slice, job->n - from);
+    rc_product_run(columns == job->slice ? job->full : job->tail, worker,
+                   job->w->dx + from * job->k, job->dy + from, job->x, NULL);
+    if (job->b != NULL) rc_add_rows(job->b->dx + from, job->dy + from, job->total, job->n, columns);
+}
+
+enum { SLICES = 8, SLICE_UNIT = 16 };
+
+rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pair, const float *dy,
+                                    const float *x, int64_t total)
+{
+    const rc_param *w = &p->item[pair.w];
+    int64_t n = w->size[0], k = w->count / n;
+    int64_t slice = (n + SLICES - 1) / SLICES;
+    slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
+    weight_job job = {.w = w,
+                      .b = pair.b < 0 ? NULL : &p->item[pair.b],
+                      .dy = dy,
+                      .x = x,
+                      .total = total,
+                      .n = n,
+                      .k = k,
+                      .slice = slice};
+    rc_product_shape s = {.n = k, .k = total, .lda = n, .ldb = k, .ldc = k, .ta = 1, .sum = 1};
+    s.m = slice;
+    RC_TRY(rc_product_get(dnn, &job.full, s, NULL));
+    s.m = n % slice;
+    RC_TRY(rc_product_get(dnn, &job.tail, s, NULL));
+    rc_parallel(rc_dnn_pool(dnn), (n + slice - 1) / slice, weight_slice, &job);
+    return RC_OK;
+}
+
+typedef struct {
+    const rc_param *w, *b;
+    const float *dy, *x, *mean, *rstd;
+    int64_t total, c;
+} norm_job;
+
+static void norm_columns(void *arg, int64_t index, int worker)
+{
+    (void)worker;
+    const norm_job *job = arg;
+    int64_t from = index * SLICE_UNIT;
+    rc_layernorm_backward_weight(job->w->dx, job->b->dx, job->dy, job->x, job->mean, job->rstd,
+                                 job->total, job->c, from, rc_min(from + SLICE_UNIT, job->c));
+}
+
+void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,
+                             const float *x, const float *mean, const float *rstd, int64_t total)
+{
+    norm_job job = {&p->item[pair.w],     &p->item[pair.b], dy, x, mean, rstd, total,
+                    p->item[pair.w].count};
+    rc_parallel(pool, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
+}

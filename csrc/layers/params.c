@@ -1,0 +1,146 @@
+/* The table of parameters: names, shapes, and where their values and gradients lie. */
+#include "layers/params.h"
+
+#include "kernels/act.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static rc_status make_room(rc_params *p)
+{
+    if (p->count < p->room) return RC_OK;
+    int64_t room = p->room == 0 ? 64 : 2 * p->room;
+    rc_param *item = realloc(p->item, (size_t)room * sizeof *item);
+    if (item == NULL)
+        return rc_fail(RC_ENOMEM, "out of memory: table of %lld parameters", (long long)room);
+    p->item = item;
+    p->room = room;
+    return RC_OK;
+}
+
+int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
+                      ...)
+{
+    if (p->status == RC_OK) p->status = make_room(p);
+    if (p->status != RC_OK) return 0; /* the declaring function reports it at its end */
+    rc_param *item = &p->item[p->count];
+    *item = (rc_param){.kind = kind, .rank = rank, .count = 1};
+    for (int i = 0; i < rank && p->status == RC_OK; i++) {
+        item->size[i] = size[i];
+        p->status = rc_mul(&item->count, item->count, size[i]);
+    }
+    va_list args;
+    va_start(args, format);
+    vsnprintf(item->name, sizeof item->name, format, args);
+    va_end(args);
+    return p->count++;
+}
+
+static int64_t inputs(const rc_param *p)
+{
+    return p->count / p->size[0];
+}
+
+rc_status rc_param_check(const rc_param *p, const float *x)
+{
+    bool finite = rc_all_finite(x, p->count);
+    for (int64_t i = 0; (!finite || p->variance) && i < p->count; i++) {
+        if (!isfinite(x[i]))
+            return rc_fail(RC_EINVAL, "%s: value %lld is %g, expected finite values", p->name,
+                           (long long)i, x[i]);
+        if (p->variance && x[i] < 0)
+            return rc_fail(RC_EINVAL, "%s: value %lld is %g, a variance is not negative", p->name,
+                           (long long)i, x[i]);
+    }
+    return RC_OK;
+}
+
+rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
+{
+    if (p->rest != NULL) RC_TRY(rc_packed_read(out + p->cut * inputs(p), dnn, p->rest));
+    if (p->packed != NULL) return rc_packed_read(out, dnn, p->packed);
+    memcpy(out, p->x, (size_t)p->count * sizeof *out);
+    return RC_OK;
+}
+
+rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type)
+{
+    if (p->packing == RC_PACK_NO) return RC_OK;
+    if (p->packing == RC_PACK_F32) type = RC_F32;
+    if (p->packed != NULL && rc_packed_type(p->packed) != type)
+        return rc_fail(RC_EINVAL, "pack: %s is packed in another type already", p->name);
+    if (p->packed != NULL) return RC_OK;
+    int64_t k = inputs(p), n = p->size[0], first = p->cut > 0 ? p->cut : n;
+    if (p->cut > 0) RC_TRY(rc_packed_new(&p->rest, dnn, p->x + first * k, n - first, k, type));
+    rc_status status = rc_packed_new(&p->packed, dnn, p->x, first, k, type);
+    if (status != RC_OK) rc_param_unpack(p);
+    return status;
+}
+
+void rc_param_unpack(rc_param *p)
+{
+    rc_packed_free(p->packed);
+    rc_packed_free(p->rest);
+    p->packed = p->rest = NULL;
+}
+
+void rc_param_packs(rc_params *p, int64_t i, rc_packing packing)
+{
+    if (p->status == RC_OK) p->item[i].packing = packing;
+}
+
+void rc_param_cut(rc_params *p, int64_t i, int64_t cut)
+{
+    if (p->status == RC_OK) p->item[i].cut = cut;
+}
+
+void rc_params_free(rc_params *p)
+{
+    for (int64_t i = 0; i < p->count; i++) rc_param_unpack(&p->item[i]);
+    free(p->item);
+    *p = (rc_params){0};
+}
+
+rc_status rc_check_range(const char *name, int64_t value, int64_t least, int64_t most)
+{
+    if (value >= least && value <= most) return RC_OK;
+    return rc_fail(RC_EINVAL, "%s: expected %lld to %lld, got %lld", name, (long long)least,
+                   (long long)most, (long long)value);
+}
+
+/* Far enough from 0 that a variance of 0 gives no infinity. */
+rc_status rc_check_eps(const char *name, double eps)
+{
+    if (eps >= 1e-30 && eps <= 1) return RC_OK;
+    return rc_fail(RC_EINVAL, "%s: expected 1e-30 to 1, got %g", name, eps);
+}
+
+rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char *name)
+{
+    rc_pair pair;
+    pair.w = rc_params_add(p, RC_BIAS, 1, &c, "%s%s.weight", prefix, name);
+    pair.b = rc_params_add(p, RC_BIAS, 1, &c, "%s%s.bias", prefix, name);
+    return pair;
+}
+
+rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
+                          const char *name)
+{
+    rc_pair pair = {.b = -1};
+    pair.w = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){n, c}, "%s%s.weight", prefix, name);
+    rc_param_packs(p, pair.w, RC_PACK_ANY);
+    if (bias) pair.b = rc_params_add(p, RC_BIAS, 1, &n, "%s%s.bias", prefix, name);
+    return pair;
+}
+
+rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix, const char *name)
+{
+    rc_batch_norm norm = {.scale = rc_declare_norm(p, c, prefix, name)};
+    norm.mean = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_mean", prefix, name);
+    norm.var = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_var", prefix, name);
+    if (p->status == RC_OK) p->item[norm.var].variance = true;
+    return norm;
+}

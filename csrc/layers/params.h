@@ -1,0 +1,81 @@
+/* params: the table of parameters: names, shapes, where values and gradients lie. */
+#ifndef RC_PARAMS_H
+#define RC_PARAMS_H
+
+#include "product/packed.h"
+
+enum { RC_NAME_MAX = 112, RC_STAGES_MAX = 8 };
+
+typedef enum {
+    RC_WEIGHT, /* a matrix or table: weight decay applies */
+    RC_BIAS,   /* a vector, a scalar, a table of biases: no decay */
+    RC_BUFFER, /* a statistic: no gradient */
+} rc_kind;
+
+/* Whether a parameter is the weight of a product, and then in which types it may be packed. */
+typedef enum { RC_PACK_NO, RC_PACK_F32, RC_PACK_ANY } rc_packing;
+
+typedef struct {
+    char name[RC_NAME_MAX];
+    rc_kind kind;
+    int rank;
+    int64_t size[4], count;
+    float *x;          /* bound memory, not owned; NULL once packed */
+    float *dx;         /* gradient, NULL outside training */
+    rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
+    rc_packed *rest;   /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
+    int64_t cut;
+    rc_packing packing;
+    bool variance; /* a statistic that cannot be negative */
+} rc_param;
+
+/* Parameters in the order of declaration; towers keep indices into it. */
+typedef struct {
+    rc_param *item;
+    int64_t count, room;
+    rc_status status; /* first failure while declaring, reported once at the end */
+} rc_params;
+
+/* Index of a new parameter. */
+int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
+                      ...) __attribute__((format(printf, 5, 6)));
+void rc_params_free(rc_params *p);
+void rc_param_packs(rc_params *p, int64_t i, rc_packing packing);
+
+/* Pack the first `cut` outputs and the rest apart, so that products can have either alone. */
+void rc_param_cut(rc_params *p, int64_t i, int64_t cut);
+
+/* Nothing where it may not be, or is already; RC_EINVAL where it is in another type. x stays. */
+rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type);
+void rc_param_unpack(rc_param *p); /* free what is packed */
+
+/* RC_EINVAL, naming the parameter, where its values (count) are not all finite, or where variances
+ * are negative. */
+rc_status rc_param_check(const rc_param *p, const float *x);
+
+/* Copy the values of a parameter, packed or not. */
+rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
+
+/* Weight and bias indices; -1 for an absent bias. */
+typedef struct {
+    int64_t w, b;
+} rc_pair;
+
+/* Declare prefix + name + ".weight" and ".bias": a norm of c, or a linear layer c -> n. */
+rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
+rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
+                          const char *name);
+
+/* RC_EINVAL names the setting that is out of its range. */
+rc_status rc_check_range(const char *name, int64_t value, int64_t least, int64_t most);
+rc_status rc_check_eps(const char *name, double eps); /* what norms add to a variance */
+
+/* A batch norm: scale and bias, running mean and variance. */
+typedef struct {
+    rc_pair scale;
+    int64_t mean, var;
+} rc_batch_norm;
+
+rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
+
+#endif

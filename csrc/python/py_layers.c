@@ -1,0 +1,358 @@
+/* Attention, linear layers, the loss and the optimizer as plain functions, for tests and
+ * benchmarks. */
+#include "python/py_model.h"
+
+#include "kernels/attention.h"
+#include "kernels/optim.h"
+#include "layers/linear.h"
+#include "product/split.h"
+#include "train/loss.h"
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+enum { MOST_TOKENS = 1 << 14 };
+
+/* attention(qkv (t, 3 h d), heads, keys, scale, bias or None, mask or None[, dout]) */
+static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
+{
+    PyArrayObject *qkv = NULL, *bias = NULL, *mask = NULL, *dout = NULL, *y = NULL, *dbias = NULL;
+    PyObject *result = NULL;
+    long long h, keys;
+    double scale;
+    float *scratch = NULL;
+    if (!PyArg_ParseTuple(args, "O&LLdO&O&|O&:attention", rc_py_f32, &qkv, &h, &keys, &scale,
+                          rc_py_f32_or_none, &bias, rc_py_f32_or_none, &mask, rc_py_f32, &dout))
+        goto done;
+    if (rc_py_rank(qkv, 2, "qkv") < 0) goto done;
+    int64_t t = rc_py_size(qkv, 0), wide = rc_py_size(qkv, 1);
+    if (h < 1 || h > wide || wide % (3 * h) != 0 || keys < 1 || keys > t || t > MOST_TOKENS) {
+        PyErr_SetString(PyExc_ValueError,
+                        "attention: heads do not divide qkv, or keys out of range");
+        goto done;
+    }
+    rc_attention a = {t, h, wide / 3 / h, keys, t, wide, wide, (float)scale};
+    int64_t bias_shape[3] = {h, t, t}, out_shape[2] = {t, wide / 3}, qkv_shape[2] = {t, wide};
+    if (bias != NULL && rc_py_shape(bias, "bias", 3, bias_shape) < 0) goto done;
+    if (mask != NULL && rc_py_shape(mask, "mask", 2, bias_shape + 1) < 0) goto done;
+    if (dout != NULL && rc_py_shape(dout, "dout", 2, out_shape) < 0) goto done;
+    rc_status status =
+        rc_alloc((void **)&scratch, rc_attention_scratch(&a) * (int64_t)sizeof(float));
+    if (status != RC_OK) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    if ((y = rc_py_new(2, dout == NULL ? out_shape : qkv_shape, NPY_FLOAT32)) == NULL) goto done;
+    if (dout == NULL) {
+        const float *q = rc_py_data(qkv), *k = q + wide / 3;
+        rc_attention_forward(rc_py_data(y), q, k, rc_py_data(bias), rc_py_data(mask), &a, scratch);
+        result = Py_NewRef((PyObject *)y);
+    } else if ((dbias = rc_py_new(3, bias_shape, NPY_FLOAT32)) != NULL) {
+        memset(PyArray_DATA(dbias), 0, (size_t)PyArray_NBYTES(dbias));
+        rc_attention_backward(rc_py_data(y), rc_py_data(dbias), rc_py_data(dout), rc_py_data(qkv),
+                              rc_py_data(bias), rc_py_data(mask), &a, scratch);
+        result = PyTuple_Pack(2, y, dbias);
+    }
+done:
+    rc_free(scratch);
+    Py_XDECREF(qkv);
+    Py_XDECREF(bias);
+    Py_XDECREF(mask);
+    Py_XDECREF(dout);
+    Py_XDECREF(y);
+    Py_XDECREF(dbias);
+    return result;
+}
+
+/* ---- Linear ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    rc_param item[2]; /* weight and bias */
+    const float *x, *dy;
+    float *y, *dx;
+    rc_linear layer;
+    int64_t n, rows;
+    int threads;
+    rc_type type; /* used where the weight may be packed */
+} linear_job;
+
+static void linear_chunk(void *arg, int64_t i, int worker)
+{
+    const linear_job *job = arg;
+    int64_t from = i * job->rows, rows = rc_min(job->rows, job->n - from);
+    int64_t out = job->item[0].size[0], in = job->item[0].size[1];
+    if (job->dy == NULL)
+        rc_linear_run(&job->layer, worker, job->y + from * out, job->x + from * in, rows);
+    else
+        rc_linear_backward_run(&job->layer, worker, job->dx + from * in, job->dy + from * out,
+                               rows);
+}
+
+static rc_status linear_run(linear_job *job, rc_dnn *dnn)
+{
+    rc_params p = {.item = job->item, .count = 2};
+    rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
+    RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
+    bool shared = job->rows == 0 && rc_linear_shares(&p, pair, job->n);
+    if (job->rows == 0 || job->rows > job->n) job->rows = rc_max(job->n, 1);
+    if (job->dy == NULL)
+        RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, shared ? RC_SHARED : job->rows,
+                             false));
+    else
+        RC_TRY(rc_linear_backward_get(&job->layer, dnn, &p, pair, job->n, job->rows));
+    rc_parallel(rc_dnn_pool(dnn), (job->n + job->rows - 1) / job->rows, linear_chunk, job);
+    if (job->dy != NULL) RC_TRY(rc_linear_backward_weight(dnn, &p, pair, job->dy, job->x, job->n));
+    return rc_dnn_check(dnn);
+}
+
+static rc_status linear_work(void *arg)
+{
+    linear_job *job = arg;
+    rc_dnn *dnn;
+    RC_TRY(rc_dnn_new(&dnn, job->threads));
+    rc_status status = linear_run(job, dnn);
+    rc_param_unpack(&job->item[0]);
+    rc_dnn_free(dnn);
+    return status;
+}
+
+static void fill_items(linear_job *job, PyArrayObject *w, PyArrayObject *b)
+{
+    job->item[0] = (rc_param){.rank = 2,
+                              .size = {rc_py_size(w, 0), rc_py_size(w, 1)},
+                              .count = PyArray_SIZE(w),
+                              .x = rc_py_data(w)};
+    job->item[1] = (rc_param){.rank = 1, .x = rc_py_data(b)};
+}
+
+/* The towers have no empty layers and no empty chunks; callers from Python might. */
+static int check_linear(PyArrayObject *w, long long rows, int least)
+{
+    if (rows >= least && PyArray_SIZE(w) > 0) return 0;
+    if (rows < least)
+        PyErr_Format(PyExc_ValueError, "rows: expected at least %d, got %lld", least, rows);
+    else
+        PyErr_SetString(PyExc_ValueError, "w: needs at least one row and one column");
+    return -1;
+}
+
+/* linear_forward(x (n, in), w (out, in), b or None, threads=1, rows=64, packed=None); with rows=0
+ * all rows are one chunk, whose outputs threads share where sizes allow it */
+static PyObject *linear_forward(PyObject *module, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"x", "w", "b", "threads", "rows", "packed", NULL};
+    PyArrayObject *x = NULL, *w = NULL, *b = NULL, *y = NULL;
+    linear_job job = {.threads = 1, .rows = 64};
+    long long rows = 64;
+    PyObject *packed = Py_None;
+    rc_type type = RC_F32;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iLO:linear_forward", names, rc_py_f32, &x,
+                                     rc_py_f32, &w, rc_py_f32_or_none, &b, &job.threads, &rows,
+                                     &packed))
+        goto done;
+    if (packed != Py_None && !rc_py_type(packed, &type)) goto done;
+    if (rc_py_rank(x, 2, "x") < 0) goto done;
+    int64_t w_shape[2] = {-1, rc_py_size(x, 1)};
+    if (rc_py_shape(w, "w", 2, w_shape) < 0 || check_linear(w, rows, 0) < 0) goto done;
+    int64_t out[2] = {rc_py_size(x, 0), rc_py_size(w, 0)};
+    if (b != NULL && rc_py_shape(b, "b", 1, out + 1) < 0) goto done;
+    if ((y = rc_py_new(2, out, NPY_FLOAT32)) == NULL) goto done;
+    fill_items(&job, w, b);
+    job.x = rc_py_data(x);
+    job.y = rc_py_data(y);
+    job.n = out[0];
+    job.rows = rows;
+    job.item[0].packing = packed != Py_None ? RC_PACK_ANY : RC_PACK_NO;
+    job.type = type;
+    if (rc_py_run(module, linear_work, &job) < 0) Py_CLEAR(y);
+done:
+    Py_XDECREF(x);
+    Py_XDECREF(w);
+    Py_XDECREF(b);
+    return (PyObject *)y;
+}
+
+/* split_kind(most=None): what split products run on; `most` rules out what is better */
+static PyObject *split_kind(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static const char *names[] = {"plain", "avx512", "amx"}; /* by rc_split_kind */
+    const char *most = NULL;
+    if (!PyArg_ParseTuple(args, "|z:split_kind", &most)) return NULL;
+    for (int i = 0; most != NULL; i++) {
+        if (i == 3) return PyErr_Format(PyExc_ValueError, "split_kind: unknown kind '%s'", most);
+        if (strcmp(most, names[i]) != 0) continue;
+        rc_split_limit((rc_split_kind)i);
+        break;
+    }
+    return PyUnicode_FromString(names[rc_split_choice()]);
+}
+
+static PyObject *int8_weight(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    return PyLong_FromLong(rc_int8_weight());
+}
+
+/* linear_backward(dy (n, out), x (n, in), w (out, in), threads=1, rows=64): (dx, dw, db) */
+static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"dy", "x", "w", "threads", "rows", NULL};
+    PyArrayObject *dy = NULL, *x = NULL, *w = NULL, *dx = NULL, *dw = NULL, *db = NULL;
+    PyObject *result = NULL;
+    linear_job job = {.threads = 1};
+    long long rows = 64;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iL:linear_backward", names, rc_py_f32, &dy,
+                                     rc_py_f32, &x, rc_py_f32, &w, &job.threads, &rows))
+        goto done;
+    if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows, 1) < 0)
+        goto done;
+    int64_t out = rc_py_size(w, 0), in = rc_py_size(w, 1), n = rc_py_size(x, 0);
+    if (rc_py_shape(x, "x", 2, (int64_t[]){n, in}) < 0 ||
+        rc_py_shape(dy, "dy", 2, (int64_t[]){n, out}) < 0)
+        goto done;
+    dx = rc_py_new(2, (int64_t[]){n, in}, NPY_FLOAT32);
+    dw = rc_py_new(2, (int64_t[]){out, in}, NPY_FLOAT32);
+    db = rc_py_new(1, &out, NPY_FLOAT32);
+    if (dx == NULL || dw == NULL || db == NULL) goto done;
+    memset(PyArray_DATA(dw), 0, (size_t)PyArray_NBYTES(dw));
+    memset(PyArray_DATA(db), 0, (size_t)PyArray_NBYTES(db));
+    fill_items(&job, w, NULL);
+    job.item[0].dx = rc_py_data(dw);
+    job.item[1].dx = rc_py_data(db);
+    job.x = rc_py_data(x);
+    job.dy = rc_py_data(dy);
+    job.dx = rc_py_data(dx);
+    job.n = n;
+    job.rows = rows;
+    if (rc_py_run(module, linear_work, &job) == 0) result = PyTuple_Pack(3, dx, dw, db);
+done:
+    Py_XDECREF(dy);
+    Py_XDECREF(x);
+    Py_XDECREF(w);
+    Py_XDECREF(dx);
+    Py_XDECREF(dw);
+    Py_XDECREF(db);
+    return result;
+}
+
+/* ---- Loss ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const float *a, *t;
+    float *da, *dt, s, ds;
+    double loss;
+    int64_t n, c;
+    int threads;
+} contrastive_job;
+
+static rc_status contrastive_run(contrastive_job *j, rc_dnn *dnn, rc_arena *arena)
+{
+    rc_contrastive k;
+    rc_arena counting = {0};
+    if (j->n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
+    rc_contrastive_take(&k, &counting, j->n, j->threads);
+    RC_TRY(rc_arena_reserve(arena, counting.peak));
+    rc_contrastive_take(&k, arena, j->n, j->threads);
+    RC_TRY(rc_contrastive_forward(&j->loss, &k, dnn, j->a, j->t, j->s, j->n, j->c));
+    return rc_contrastive_backward(j->da, j->dt, &j->ds, &k, dnn, j->a, j->t, j->s, j->n, j->c);
+}
+
+static rc_status contrastive_work(void *arg)
+{
+    contrastive_job *j = arg;
+    rc_dnn *dnn;
+    rc_arena arena = {0};
+    RC_TRY(rc_dnn_new(&dnn, j->threads));
+    rc_status status = contrastive_run(j, dnn, &arena);
+    rc_arena_free(&arena);
+    rc_dnn_free(dnn);
+    return status;
+}
+
+/* contrastive(a, t, log_scale, threads=1): (loss, da, dt, dscale) */
+static PyObject *contrastive(PyObject *module, PyObject *args)
+{
+    PyArrayObject *a = NULL, *t = NULL, *da = NULL, *dt = NULL;
+    PyObject *result = NULL;
+    contrastive_job job = {.threads = 1};
+    if (!PyArg_ParseTuple(args, "O&O&f|i:contrastive", rc_py_f32, &a, rc_py_f32, &t, &job.s,
+                          &job.threads))
+        goto done;
+    if (rc_py_rank(a, 2, "a") < 0) goto done;
+    int64_t shape[2] = {job.n = rc_py_size(a, 0), job.c = rc_py_size(a, 1)};
+    if (rc_py_shape(t, "t", 2, shape) < 0) goto done;
+    if (job.c < 1) {
+        PyErr_SetString(PyExc_ValueError, "contrastive: the embeddings have no columns");
+        goto done;
+    }
+    da = rc_py_new(2, shape, NPY_FLOAT32);
+    dt = rc_py_new(2, shape, NPY_FLOAT32);
+    if (da == NULL || dt == NULL) goto done;
+    job.a = rc_py_data(a);
+    job.t = rc_py_data(t);
+    job.da = rc_py_data(da);
+    job.dt = rc_py_data(dt);
+    if (rc_py_run(module, contrastive_work, &job) == 0)
+        result = Py_BuildValue("(dOOf)", job.loss, da, dt, job.ds);
+done:
+    Py_XDECREF(a);
+    Py_XDECREF(t);
+    Py_XDECREF(da);
+    Py_XDECREF(dt);
+    return result;
+}
+
+/* ---- Optimizer ------------------------------------------------------------------------------- */
+
+/* adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale): in place */
+static PyObject *adamw_step(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyArrayObject *w = NULL, *m = NULL, *v = NULL, *g = NULL;
+    long long step;
+    rc_adamw how;
+    bool good = false;
+    if (!PyArg_ParseTuple(args, "O&O&O&O&Lffffff:adamw_step", rc_py_f32_inout, &w, rc_py_f32_inout,
+                          &m, rc_py_f32_inout, &v, rc_py_f32, &g, &step, &how.lr, &how.beta1,
+                          &how.beta2, &how.eps, &how.weight_decay, &how.grad_scale))
+        goto done;
+    int64_t n = PyArray_SIZE(w);
+    good = PyArray_SIZE(m) == n && PyArray_SIZE(v) == n && PyArray_SIZE(g) == n && step >= 1;
+    how.step = step;
+    if (good)
+        rc_adamw_step(rc_py_data(w), rc_py_data(m), rc_py_data(v), rc_py_data(g), n, &how);
+    else
+        PyErr_SetString(PyExc_ValueError, "adamw_step: sizes differ, or step below 1");
+done:
+    Py_XDECREF(w);
+    Py_XDECREF(m);
+    Py_XDECREF(v);
+    Py_XDECREF(g);
+    if (!good) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *sum_squares(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    PyArrayObject *x = NULL;
+    if (!rc_py_f32(arg, &x)) return NULL;
+    double s = rc_sum_squares(rc_py_data(x), PyArray_SIZE(x));
+    Py_DECREF(x);
+    return PyFloat_FromDouble(s);
+}
+
+PyMethodDef rc_py_layer_methods[] = {
+    {"attention", attention, METH_VARARGS,
+     "attention(qkv, heads, keys, scale, bias, mask[, dout]): o, or (dqkv, dbias) with dout."},
+    {"linear_forward", (PyCFunction)(void (*)(void))linear_forward, METH_VARARGS | METH_KEYWORDS,
+     "linear_forward(x, w, b, threads=1, rows=64, packed=None): x wT + b; packed names a dtype, "
+     "with rows=0 threads share outputs."},
+    {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
+     "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
+    {"split_kind", split_kind, METH_VARARGS,
+     "split_kind(most=None): plain, avx512 or amx; most rules out what is better from now on."},
+    {"int8_weight", int8_weight, METH_NOARGS, "int8_weight(): the largest that is used."},
+    {"contrastive", contrastive, METH_VARARGS,
+     "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
+    {"adamw_step", adamw_step, METH_VARARGS,
+     "adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale): in place."},
+    {"sum_squares", sum_squares, METH_O, "Sum of squares, in double."},
+    {NULL, NULL, 0, NULL},
+};

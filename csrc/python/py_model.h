@@ -1,0 +1,29 @@
+/* py_model: what the types Model, Context and Trainer know of each other. */
+#ifndef RC_PY_MODEL_H
+#define RC_PY_MODEL_H
+
+#include "python/py.h"
+
+#include "towers/clap.h"
+
+typedef struct {
+    PyObject_HEAD rc_clap *model;
+    PyObject *bound; /* list of the arrays that hold the parameters, None for packed ones */
+    float *trained;  /* or what a trainer left; ours to free */
+} rc_py_model;
+
+typedef struct {
+    PyObject_HEAD rc_context *context;
+} rc_py_context;
+
+/* Converter of arguments: the name of an rc_type. In py_params.c. */
+int rc_py_type(PyObject *object, void *type);
+
+/* py_params.c: -1 with RuntimeError before bind; methods of Model. */
+int rc_py_model_ready(rc_py_model *self);
+PyObject *rc_py_model_parameters(PyObject *self, PyObject *none);
+PyObject *rc_py_model_bind(PyObject *self, PyObject *args, PyObject *kw);
+PyObject *rc_py_model_pack(PyObject *self, PyObject *args, PyObject *kw);
+PyObject *rc_py_model_read(PyObject *self, PyObject *place);
+
+#endif

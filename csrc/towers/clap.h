@@ -1,0 +1,88 @@
+/* clap: both towers and their heads as one model.
+ *
+ * An rc_clap holds configuration and parameters and is read-only in use, so any number of contexts
+ * may share it; whoever changes it claims it. */
+#ifndef RC_CLAP_H
+#define RC_CLAP_H
+
+#include "base/guard.h"
+#include "layers/head.h"
+#include "towers/cnn14.h"
+#include "towers/htsat.h"
+#include "towers/text.h"
+
+/* The kinds count in the order of reclap/towers.py. */
+typedef enum { RC_AUDIO_HTSAT, RC_AUDIO_CNN14 } rc_audio_kind;
+
+typedef struct {
+    rc_audio_kind kind;
+    rc_htsat_config htsat; /* used where the kind says so, as cnn14 */
+    rc_cnn14_config cnn14;
+} rc_audio_config;
+
+/* An audio tower of either kind, and what holds for both. */
+typedef struct {
+    rc_htsat *htsat; /* NULL where it is the other kind, as cnn14 */
+    rc_cnn14 *cnn14;
+    int64_t mels, views; /* bands; pictures a clip: 1, with fusion RC_VIEWS */
+    int64_t least, most; /* frames of a picture */
+    int64_t width;       /* of the embedding before the head */
+} rc_audio_tower;
+
+typedef struct {
+    bool has_audio, has_text;
+    rc_audio_config audio;
+    rc_text_config text;
+    int64_t text_width; /* of the text features that enter the text head */
+    rc_head_kind audio_head, text_head;
+    int64_t dim; /* joint space */
+} rc_clap_config;
+
+typedef struct {
+    rc_clap_config config;
+    rc_params params;
+    rc_audio_tower audio;
+    rc_text *text;
+    rc_head audio_head, text_head;
+    int64_t logit_scale; /* index */
+    rc_guard guard;
+} rc_clap;
+
+rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c);
+void rc_clap_free(rc_clap *m);
+
+/* Around whatever changes parameters: RC_EBUSY, naming `what`, while another thread reads or
+ * changes them. All that reads them, below, is refused meanwhile. */
+rc_status rc_clap_claim(rc_clap *m, const char *what);
+void rc_clap_release(rc_clap *m);
+
+/* Around what reads parameters: RC_EBUSY while another thread changes them. */
+rc_status rc_clap_enter(const rc_clap *m);
+void rc_clap_leave(const rc_clap *m);
+
+/* Lay out the linear weights among parameters from..to-1 for inference, in `type` where they may be
+ * (RC_PACK_ANY), else in float32; the memory that they were bound to is not looked at again. All of
+ * them or, on failure, none. For who has claimed the model. */
+rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type);
+
+/* Copy the values of parameter i. */
+rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i);
+
+/* Clips or texts of one call: with the bounds of configurations, so few that no size overflows. */
+enum { RC_BATCH_MAX = 1 << 16 };
+rc_status rc_check_batch(const char *name, int64_t n);
+
+/* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before
+ * the head, (b, width), not normalised. With fusion mel is (b, RC_VIEWS, frames, mels) and longer
+ * (b) says which clips are fused; the others are their first picture. */
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel,
+                        const bool *longer, int64_t b, int64_t frames, bool features);
+
+/* n sequences of ids, one after the other; sequence i is id[first[i]]..id[first[i + 1] - 1]. */
+rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,
+                       const int32_t *first, int64_t n, bool features);
+
+/* Text features (n, text_width) through the text head -> y (n, dim), unit rows. */
+rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n);
+
+#endif

@@ -1,0 +1,225 @@
+/* A layer of the text tower: what a branch reads and writes, attention, the MLP. */
+#include "towers/text_call.h"
+
+#include "kernels/act.h"
+#include "kernels/norm.h"
+
+#include <math.h>
+
+enum { ROUND = RC_TEXT_ROUND };
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+void rc_text_norm(const rc_text_call *job, rc_pair pair, float *y, const float *x, int64_t rows)
+{
+    const rc_text_config *c = &job->t->config;
+    if (c->norm == RC_NORM_RMS)
+        rc_rmsnorm_forward(y, NULL, x, rc_text_value(job, pair.w), rows, c->width, (float)c->eps);
+    else
+        rc_layernorm_forward(y, NULL, NULL, x, rc_text_value(job, pair.w),
+                             rc_text_value(job, pair.b), rows, c->width, (float)c->eps);
+}
+
+/* After a branch was added to the stream x. */
+static void branch_end(const rc_text_call *job, rc_pair norm, float *x, int64_t rows)
+{
+    if (job->t->config.place == RC_PLACE_POST) rc_text_norm(job, norm, x, x, rows);
+}
+
+rc_attention rc_text_attention(const rc_text_call *job, int64_t rows, int64_t keys)
+{
+    int64_t d = rc_text_head_width(&job->t->config);
+    float scale = job->t->config.scaled ? 1 / sqrtf((float)d) : 1;
+    return (rc_attention){rows, job->t->config.heads, d, keys, job->longest, job->ldq, job->ldk,
+                          scale};
+}
+
+/* ---- A few rows at a time -------------------------------------------------------------------- */
+
+/* Rows on their way between layers: those of `x`, or their norm; or h and what gates it. */
+typedef struct {
+    const rc_text_call *job;
+    const rc_linear *next; /* whose first factor they become, in the form `to` */
+    void *to;
+    rc_pair norm;
+    const float *x, *gate;
+    float *h;
+    int64_t rows;
+} text_rows;
+
+static int64_t some_of(const text_rows *k, int64_t i)
+{
+    return rc_min(ROUND, k->rows - i * ROUND);
+}
+
+static void each_few(text_rows *k, int worker, rc_task *task)
+{
+    rc_each(k->job->shared ? k->job->pool : NULL, worker, (k->rows + ROUND - 1) / ROUND, task, k);
+}
+
+static void norm_few(void *arg, int64_t i, int worker)
+{
+    const text_rows *k = arg;
+    bool floats = rc_linear_takes_floats(k->next);
+    int64_t c = k->job->t->config.width, at = i * ROUND * c;
+    float *y = floats ? (float *)k->to + at : k->job->room + worker * k->job->room_size;
+    rc_text_norm(k->job, k->norm, y, k->x + at, some_of(k, i));
+    if (!floats) rc_linear_lay(k->next, k->to, y, i * ROUND, some_of(k, i), k->rows);
+}
+
+static void lay_few(void *arg, int64_t i, int worker)
+{
+    (void)worker;
+    const text_rows *k = arg;
+    const float *x = k->x + i * ROUND * k->job->t->config.width;
+    rc_linear_lay(k->next, k->to, x, i * ROUND, some_of(k, i), k->rows);
+}
+
+static void gate_few(void *arg, int64_t i, int worker)
+{
+    (void)worker;
+    const text_rows *k = arg;
+    int64_t wide = k->job->t->config.mlp, at = i * ROUND * wide, n = some_of(k, i) * wide;
+    rc_act_of(k->job->t->config.activation)->forward(k->h + at, k->h + at, n);
+    rc_gated_forward(k->h + at, k->h + at, k->gate + at, n);
+    rc_linear_lay(k->next, k->to, k->h + at, i * ROUND, some_of(k, i), k->rows);
+}
+
+/* What a layer at the start of a branch reads: the rows x, or their norm, in the form that it
+ * wants, which is x itself or lies in `room`. */
+static const void *branch_input(const rc_text_call *job, const rc_linear *l, rc_pair norm,
+                                int worker, float *room, const float *x, int64_t rows)
+{
+    bool post = job->t->config.place == RC_PLACE_POST;
+    text_rows k = {.job = job, .next = l, .to = room, .norm = norm, .x = x, .rows = rows};
+    if (post && rc_linear_takes_floats(l)) return x;
+    each_few(&k, worker, post ? lay_few : norm_few);
+    return room;
+}
+
+/* `to`, the form of the MLP's second layer, = activate(h) gate; both are scratch, and `to` is h
+ * where that layer takes floats. */
+static void close_gate(const rc_text_call *job, int worker, void *to, float *h, const float *gate,
+                       int64_t rows)
+{
+    text_rows k = {.job = job, .next = &job->fc2, .to = to, .gate = gate, .h = h, .rows = rows};
+    each_few(&k, worker, gate_few);
+}
+
+static int64_t chunks_of(int64_t total, int64_t rows)
+{
+    return (total + rows - 1) / rows;
+}
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+/* A product of the norm of some rows. */
+static void product_rows(const rc_text_call *job, const rc_linear *l, int worker, float *y,
+                         int64_t at, int64_t rows)
+{
+    float *room = job->chunk + worker * job->chunk_size;
+    const float *x = job->x + at * job->t->config.width;
+    rc_linear_run_laid(l, worker, y, branch_input(job, l, job->layer->norm1, worker, room, x, rows),
+                       rows);
+}
+
+/* Chunks of queries, or of all three, then chunks of keys and values where these are apart. */
+static void qkv_chunk(void *arg, int64_t index, int worker)
+{
+    const rc_text_call *job = arg;
+    int64_t chunks = chunks_of(job->total, job->rows), at = index * job->rows;
+    if (index < chunks)
+        product_rows(job, &job->qkv, worker, job->q + at * job->ldq, at,
+                     rc_min(job->rows, job->total - at));
+    if (job->shared && rc_text_padded(job)) index = chunks; /* both, one after the other */
+    at = (index - chunks) * job->seen_rows;
+    if (index >= chunks)
+        product_rows(job, &job->kv, worker, job->k + at * job->ldk, at,
+                     rc_min(job->seen_rows, job->seen - at));
+}
+
+/* Rows at..at+rows-1 are those of sequence i from its position `from` on. */
+static void attend_rows(const rc_text_call *job, int64_t i, int64_t at, int64_t from, int64_t rows,
+                        float *scratch)
+{
+    int64_t corner = from * job->longest;
+    rc_attention a = rc_text_attention(job, rows, rc_text_tokens(job, i));
+    rc_attention_forward(job->o + at * rc_text_inner(&job->t->config), job->q + at * job->ldq,
+                         job->k + job->first[i] * job->ldk,
+                         job->bias == NULL ? NULL : job->bias + corner,
+                         job->mask == NULL ? NULL : job->mask + corner, &a, scratch);
+}
+
+static void attend_sequence(void *arg, int64_t i, int worker)
+{
+    const rc_text_call *job = arg;
+    float *scratch = job->room + worker * job->room_size;
+    int64_t tokens = rc_text_tokens(job, i), padding = rc_text_padding(job, i);
+    attend_rows(job, i, job->first[i], 0, tokens, scratch);
+    if (padding > 0) attend_rows(job, i, rc_text_padding_row(job, i), tokens, padding, scratch);
+}
+
+rc_status rc_text_attend(rc_text_call *job, rc_dnn *dnn)
+{
+    const rc_params *p = job->p;
+    rc_pair qkv = job->layer->qkv;
+    int64_t total = job->total, rows = job->shared ? RC_SHARED : job->rows;
+    int64_t seen_rows = job->shared ? RC_SHARED : job->seen_rows;
+    int64_t chunks = chunks_of(total, job->rows);
+    if (rc_text_padded(job)) {
+        RC_TRY(rc_linear_get_part(&job->qkv, dnn, p, qkv, RC_FIRST, total, rows));
+        RC_TRY(rc_linear_get_part(&job->kv, dnn, p, qkv, RC_REST, job->seen, seen_rows));
+        if (!job->shared) chunks += chunks_of(job->seen, job->seen_rows);
+    } else {
+        RC_TRY(rc_linear_get(&job->qkv, dnn, p, qkv, total, rows, false));
+    }
+    rc_parallel(job->pool, chunks, qkv_chunk, job);
+    rc_parallel(job->pool, job->n, attend_sequence, job);
+    return RC_OK;
+}
+
+/* ---- The rest of a layer --------------------------------------------------------------------- */
+
+int64_t rc_text_chunk_size(const rc_text_call *job)
+{
+    const rc_text_config *c = &job->t->config;
+    int64_t hidden = (c->gated ? 2 : 1) * job->most * c->mlp;
+    return job->form + hidden + rc_linear_form(job->p, job->t->layer->fc2, job->most);
+}
+
+static void rest_chunk(void *arg, int64_t index, int worker)
+{
+    const rc_text_call *job = arg;
+    const rc_text_config *c = &job->t->config;
+    int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
+    float *x = job->x + at * c->width, *room = job->chunk + worker * job->chunk_size;
+    float *h = room + job->form, *gate = h + job->most * c->mlp;
+    float *last = c->gated ? gate + job->most * c->mlp : gate;
+    if (rc_linear_takes_floats(&job->fc2)) last = h;
+    rc_linear_run(&job->proj, worker, x, job->o + at * rc_text_inner(c), rows); /* adds into x */
+    branch_end(job, job->layer->norm1, x, rows);
+    const void *in = branch_input(job, &job->fc1, job->layer->norm2, worker, room, x, rows);
+    if (c->gated) {
+        rc_linear_run_laid(&job->gate, worker, gate, in, rows);
+        rc_linear_run_laid(&job->fc1, worker, h, in, rows);
+        close_gate(job, worker, last, h, gate, rows);
+    } else {
+        rc_linear_run_between(&job->fc1, &job->fc2, worker, last, h, in,
+                              rc_act_of(c->activation)->forward, rows);
+    }
+    rc_linear_run_laid(&job->fc2, worker, x, last, rows);
+    branch_end(job, job->layer->norm2, x, rows);
+}
+
+rc_status rc_text_rest(rc_text_call *job, rc_dnn *dnn)
+{
+    const rc_text_layer *l = job->layer;
+    int64_t total = job->total, rows = job->shared ? RC_SHARED : job->rows;
+    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, total, rows, true));
+    RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, total, rows, false));
+    if (job->t->config.gated)
+        RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, total, rows, false));
+    RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, total, rows, true));
+    rc_parallel(job->pool, chunks_of(total, job->rows), rest_chunk, job);
+    return RC_OK;
+}
