@@ -185,6 +185,16 @@ def test_rows_of_another_header_are_refused(store, other):
     assert Store(store).header == header
 
 
+def test_texts_of_an_earlier_version_are_said_to_lack_their_tokenizer(tmp_path):
+    header = Header("d" * 64, DIM, "text", "small")
+    with Writer(tmp_path / "s", header) as w:
+        w.append(numbered(1), ["rain"])
+    told = dataclasses.replace(header, preparation="tokenizer a")
+    with pytest.raises(ReclapError, match=r"d, tokenizer not told; cannot .*d, tokenizer a$"):
+        Writer(tmp_path / "s", told)
+    assert HEADER_32.describe().endswith("ddd")  # sounds that have the model's hop
+
+
 def test_writing_anew_leaves_readers_their_rows(store):
     found = Store(store)
     with Writer(store, HEADER_32, force=True) as w:

@@ -91,7 +91,8 @@ class Header:
     def describe(self) -> str:
         """Return a short text for messages, with the digest in full."""
         text = f"{self.kind} of {self.model or 'a model'}, {self.dim} {self.type}, {self.digest}"
-        return f"{text}, {self.preparation}" if self.preparation else text
+        told = self.preparation or ("tokenizer not told" if self.kind == "text" else "")
+        return f"{text}, {told}" if told else text
 
     def to_json(self) -> dict[str, Any]:
         """Return what the header's file holds; a preparation only where there is one."""
