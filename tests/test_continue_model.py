@@ -96,6 +96,14 @@ def test_heads_of_other_sizes_begin_at_random(sounds, source_folder, tmp_path, c
             assert not same
 
 
+@pytest.mark.parametrize("text", ["hf", "hf/config.json", "hf/empty"])
+def test_text_tower_is_of_a_model_folder_or_a_plain_model(sounds, source_folder, tmp_path, text):
+    (tmp_path / "hf" / "empty").mkdir(parents=True)
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "clap"}')
+    with pytest.raises(FormatError, match=rf"{text}: neither a model folder, .* reclap convert"):
+        loop.train(recipe_of(sounds, source_folder, text=str(tmp_path / text)), tmp_path / "out")
+
+
 def copied(source, folder):
     reclap.load(source, threads=1).save(folder)
     return folder

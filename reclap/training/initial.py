@@ -51,10 +51,20 @@ def text_tower(source: str, out: Path, *, progress: bool = False) -> Path:
         Folder of the run, which then holds a model folder with the tower of a plain model.
     progress : bool
         Show a progress bar where digests take longer than a second.
+
+    Raises
+    ------
+    FormatError
+        If it is neither.
     """
     path = locate(source)
-    if not text_folder.is_text_folder(path):
+    if (path / checkpoint.TEXT).is_file():
         return path
+    if not text_folder.is_text_folder(path):
+        raise FormatError(
+            f"{path}: neither a model folder, which holds {checkpoint.TEXT}, nor a plain text "
+            "model; reclap convert makes a model folder of another project's checkpoint"
+        )
     made = out / f"{TEXT}{sha256(*text_folder.sources(path), progress=progress)[:12]}"
     if not (made / checkpoint.CONFIG).is_file():
         text_folder.convert(path, made)
