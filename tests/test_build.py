@@ -48,8 +48,9 @@ def test_objects_made_otherwise_lie_in_another_folder(script, tmp_path, monkeypa
 
 def test_objects_are_those_of_what_the_files_hold(script, tmp_path):
     """Whatever their times say: a file that is put back is older than the object."""
-    (tmp_path / "csrc").mkdir()
-    one, two, header = (tmp_path / "csrc" / name for name in ("one.c", "two.c", "all.h"))
+    folder = tmp_path / "csrc" / "base"
+    folder.mkdir(parents=True)
+    one, two, header = (folder / name for name in ("one.c", "two.c", "all.h"))
     for path in (one, two, header):
         path.write_text("1\n")
     build = script["BuildExt"](setuptools.Distribution())
