@@ -77,7 +77,7 @@ def config_of(tower: str) -> "ClapConfig":
 
 def make_ours(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
     """Return our tower as a function."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     config = config_of(tower)
     model = core.Model(**config.core_arguments(with_text=False))

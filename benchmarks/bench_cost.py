@@ -58,7 +58,7 @@ def points(tower: str, rounds: int, quick: bool) -> Iterator[Point]:
 def label_points(rounds: int, few: slice) -> Iterator[Point]:
     """Measure labels: their prompts, and scores once they are embedded."""
     import reclap
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     model, context = reclap.load("mini", threads=1), core.Context(1)
     x = np.random.default_rng(0).standard_normal((1, 512), dtype=np.float32)

@@ -85,8 +85,8 @@ def long_files(args: argparse.Namespace, folder: Path) -> None:
 
 def modes(args: argparse.Namespace) -> None:
     """Compare chunks of a batch on all threads with a batch for each thread."""
-    from reclap._libraries import core
     from reclap.config import ClapConfig, HtsatConfig
+    from reclap.runtime.libraries import core
 
     config = ClapConfig(audio=HtsatConfig.preset("tiny"))
     model = core.Model(**config.core_arguments(with_text=False))
@@ -127,7 +127,7 @@ def resident() -> float:
 
 def batches(args: argparse.Namespace) -> None:
     """Measure what larger batches bring and take."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     for tower in ("HTSAT tiny", "HTSAT base", "Cnn14")[: 1 if args.quick else None]:
         config = bench_audio_tower.config_of(tower)

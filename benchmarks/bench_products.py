@@ -65,7 +65,7 @@ def keep_memory() -> None:
 
 def seconds_a_row(width: int, out: int, dtype: str, rounds: int) -> float:
     """Return the processor time of one row of a product."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     rows = int(WORK / (2 * width * out))
     x = RNG.standard_normal((rows + FEW, width), dtype=np.float32)
@@ -92,7 +92,7 @@ def product_rows(dtype: str, rounds: int) -> tuple[dict[str, tuple[float, float]
 
 def other_rows(rounds: int) -> dict[str, tuple[float, float]]:
     """Return seconds and GFLOP a clip of what is no product with weights; float32 in every type."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     kinds = dict.fromkeys(("attention", "GELU", "norms"), (0.0, 0.0))
     known: dict[tuple[int, int, int], tuple[float, float, float]] = {}

@@ -41,8 +41,8 @@ def pairs(rows: int) -> np.ndarray:
 
 def make_ours(rule: str, rows: int, threads: int) -> common.Call:
     """Return our work as a function that returns the best scores or the ranks."""
-    from reclap._libraries import core
     from reclap.prompts.combine import place_of
+    from reclap.runtime.libraries import core
 
     context, x, w = core.Context(threads), units(rows, 0), prompts_of(rule)
     if rule == "class vectors":
@@ -56,7 +56,7 @@ def make_ours(rule: str, rows: int, threads: int) -> common.Call:
 
 def make_product(rule: str, rows: int, threads: int) -> common.Call:
     """Return the product alone, over the same rows, with columns as in one of our tiles."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     x, w = units(PIECE, 0), prompts_of(rule)
     tiles = [w[i : i + 500] for i in range(0, len(w), 500)]

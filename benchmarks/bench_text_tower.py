@@ -92,8 +92,8 @@ def make_ours(
     config: "TextConfig", weights: dict[str, np.ndarray], texts: list[Any], dtype: str, threads: int
 ) -> common.Call:
     """Return our tower as a function."""
-    from reclap._libraries import core
     from reclap.config import ClapConfig
+    from reclap.runtime.libraries import core
     from reclap.weights import Weights
 
     whole, zero = ClapConfig(text=config), np.zeros((), np.float32)

@@ -41,7 +41,7 @@ def make_batch(config: Any, clips: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make_ours(kind: str, clips: int, threads: int) -> common.Call:
     """Return our step as a function that returns its loss."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     config = make_config(kind)
     model = core.Model(**config.core_arguments(with_text=False))

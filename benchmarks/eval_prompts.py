@@ -23,10 +23,10 @@ import common
 import numpy as np
 
 import reclap
-from reclap._libraries import core
 from reclap.naming import Classes
 from reclap.prompts.combine import RULES
 from reclap.prompts.strategies import make
+from reclap.runtime.libraries import core
 
 LABELS = {  # of the clips, and of the bank
     "baby_cry": "crying_baby",

@@ -26,7 +26,7 @@ def pictures(clips: int, frames: int = 1001, mels: int = 64) -> np.ndarray:
 
 def random_weights(config: "ClapConfig") -> dict[str, np.ndarray]:
     """Draw weights of which every one matters for the output; the same in every process."""
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     rng = np.random.default_rng(0)
     weights = {}

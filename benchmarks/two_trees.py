@@ -32,7 +32,7 @@ def text(work: str, items: int, dtype: str, threads: int) -> common.Call:
     """Return a text tower on so many texts as a function."""
     import bench_text_tower
 
-    from reclap._libraries import core
+    from reclap.runtime.libraries import core
 
     config = bench_text_tower.config_of(work, False)
     texts = bench_text_tower.texts_of(work, config, False)
@@ -66,11 +66,12 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Tree:
-    """The work in a process of its own, with the package of one checkout; benchmarks are ours."""
+    """The work in a process of its own, with the package and the benchmarks of one checkout."""
 
     def __init__(self, root: Path, arguments: list[str], answer: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(root)}
-        command = [sys.executable, __file__, *arguments, "--serve", str(answer)]
+        script = str(root / "benchmarks" / Path(__file__).name)
+        command = [sys.executable, script, *arguments, "--serve", str(answer)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=pipe, stdout=pipe, text=True, env=environment

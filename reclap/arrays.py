@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap._libraries import core
 from reclap.errors import BadSound, BadSoundType
+from reclap.runtime.libraries import core
 
 __all__ = ["amplitudes", "refuse_non_finite"]
 

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from reclap._libraries import core
 from reclap.arrays import refuse_non_finite
 from reclap.clips import Clip, Samples, Source, load, read
 from reclap.errors import BadSound, FormatError
 from reclap.resample import Kind as ResamplerKind
+from reclap.runtime.libraries import core
 from reclap.settings import Settings, from_mapping
 from reclap.streams import Stream, Whole, cut, open_stream
 

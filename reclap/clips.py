@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import headers
-from reclap._libraries import core, sndfile
 from reclap.arrays import amplitudes, refuse_non_finite
 from reclap.errors import BadSoundType, FormatError
 from reclap.levels import Levels
 from reclap.media import MediaReader
 from reclap.resample import Kind, resample
+from reclap.runtime.libraries import core, sndfile
 
 __all__ = [
     "CHANNELS",

@@ -17,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import sources
-from reclap._libraries import core
-from reclap.batches import TEXT_BATCH, batch_of, batches, default_threads
+from reclap.batches import TEXT_BATCH, batch_of, batches
 from reclap.clips import is_file
 from reclap.config import ClapConfig
 from reclap.errors import Errors, FormatError, ReclapError, SkippedWarning, one_line, shown_name
 from reclap.fusion import Picture
-from reclap.progress import bar as progress_bar
 from reclap.results import Embedding
+from reclap.runtime.libraries import core
+from reclap.runtime.progress import bar as progress_bar
+from reclap.runtime.threads import default_threads
 from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 
@@ -164,7 +165,7 @@ class Embedder:
 
         Notes
         -----
-        Sounds are decoded ahead, see `reclap.prefetch`; closing the generator ends that.
+        Sounds are decoded ahead, see `reclap.runtime.prefetch`; closing the generator ends that.
         """
         reading = sources.Reading(rate, channels_first, window_hop)
         for group in self._groups(source, reading, errors, progress):

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import store
-from reclap._libraries import core
-from reclap.batches import default_threads
 from reclap.errors import FormatError, ReclapError, shown_name
 from reclap.files import atomic
+from reclap.runtime.libraries import core
+from reclap.runtime.threads import default_threads
 
 __all__ = ["Embeddings", "Nearest", "nearest", "require_short", "require_suffix"]
 

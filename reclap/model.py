@@ -14,12 +14,12 @@ import numpy as np
 from reclap import checkpoint, naming, sources
 from reclap.embedder import Embedder, Floats, pool, require_errors
 from reclap.errors import Errors, ReclapError
-from reclap.progress import bar as progress_bar
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import Rule, place_of
 from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Embedding, Timeline
+from reclap.runtime.progress import bar as progress_bar
 from reclap.towers import Dtype
 from reclap.weights import Weights
 

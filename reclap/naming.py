@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from reclap._libraries import core
 from reclap.errors import shown_names
 from reclap.prompts.bank import PromptBank, sample
 from reclap.prompts.combine import Rule, place_of
 from reclap.prompts.strategies import Labels
 from reclap.results import Attribution
+from reclap.runtime.libraries import core
 from reclap.text import Tokenizer, check_texts, prompt_of
 
 __all__ = ["Classes", "Scores", "prompts_of", "warn_of_unknown"]

@@ -16,7 +16,7 @@ from reclap.audio import AudioConfig, open_front
 from reclap.clips import Source, check_rate, is_file
 from reclap.errors import BadSound, FormatError, one_line
 from reclap.fusion import Picture, pictures
-from reclap.prefetch import prefetch
+from reclap.runtime.prefetch import prefetch
 from reclap.streams import Stream, Whole, cut
 
 __all__ = [

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reclap._libraries import core
 from reclap.clips import (
     ARRAY,
     Channels,
@@ -21,6 +20,7 @@ from reclap.clips import (
 from reclap.errors import FormatError
 from reclap.levels import Levels, sounding
 from reclap.resample import Kind, resampled_length, resampler_of
+from reclap.runtime.libraries import core
 
 __all__ = ["Stream", "Whole", "cut", "open_stream"]
 

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint
-from reclap._libraries import core
-from reclap.batches import TEXT_BATCH, batches, default_threads
+from reclap.batches import TEXT_BATCH, batches
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
+from reclap.runtime.libraries import core
+from reclap.runtime.threads import default_threads
 from reclap.text import Tokenizer, check_texts
 from reclap.weights import Weights
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint
-from reclap._libraries import core, describe
 from reclap.config import ClapConfig
 from reclap.errors import FormatError, ReclapError
-from reclap.progress import byte_bar
+from reclap.runtime.libraries import core, describe
+from reclap.runtime.progress import byte_bar
 from reclap.tensors import Array, Lazy
 from reclap.towers import DTYPES, Dtype
 

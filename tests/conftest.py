@@ -13,7 +13,7 @@ import pytest
 
 import reclap
 import reclap.checkpoint
-from reclap import _libraries
+from reclap.runtime import libraries
 
 # A shell ignores ctrl-C for what it starts in the background, and children inherit that: tests of
 # ctrl-C would wait for ever.
@@ -39,7 +39,7 @@ def pytest_configure() -> None:
     for path in sorted((root / "csrc").glob("*/*.[ch]")):
         name = f"{path.parent.name}/{path.name}"
         total.update(name.encode() + b"\0" + path.read_bytes())
-    built = getattr(_libraries.core, "sources", "")
+    built = getattr(libraries.core, "sources", "")
     if built != total.hexdigest()[:16]:
         pytest.exit(
             "reclap/_core was built of other sources than csrc/ holds: pip install -e . builds it, "

@@ -11,8 +11,8 @@ from tokenizers import pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 from reclap import checkpoint
-from reclap._libraries import core
 from reclap.config import ClapConfig
+from reclap.runtime.libraries import core
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sounds"
 RATE = 16000

@@ -18,9 +18,9 @@ import numpy as np
 from models import decibels, new_model
 
 import reclap
-from reclap._libraries import core, sndfile
 from reclap.errors import FormatError
-from reclap.prefetch import prefetch
+from reclap.runtime.libraries import core, sndfile
+from reclap.runtime.prefetch import prefetch
 
 FORKS = 8
 STUCK = 60  # seconds after which a child counts as hanging

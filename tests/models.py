@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from reclap._libraries import core
 from reclap.config import TextConfig
+from reclap.runtime.libraries import core
 
 # 16 x 16 tokens, then 8 x 8, then 4 x 4: windows of 4 are shifted in the first two stages only.
 AUDIO = {

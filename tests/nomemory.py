@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from models import AUDIO, MLP, TEXT, decibels, draw_parameter, new_model
 
-from reclap._libraries import core, sndfile
+from reclap.runtime.libraries import core, sndfile
 
 MOST = 20_000  # allocations; more are a test that has gone wrong
 QUIET = 40  # times that nothing happens: with CPython's hooks there is no other sign of the end

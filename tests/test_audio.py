@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reclap import _libraries, audio, sources
-from reclap._libraries import core
+from reclap import audio, sources
 from reclap.audio import AudioConfig
 from reclap.errors import BackendError, FormatError
+from reclap.runtime import libraries
+from reclap.runtime.libraries import core
 from reclap.training import spectra
 
 soundfile = pytest.importorskip("soundfile")
@@ -480,12 +481,12 @@ def test_wrong_json_names_the_field(data, message):
 
 def test_missing_libsndfile_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("RECLAP_SNDFILE", str(tmp_path / "none.so"))
-    _libraries.sndfile.cache_clear()
+    libraries.sndfile.cache_clear()
     try:
         with pytest.raises(BackendError, match=r"none\.so.*pip install soundfile"):
-            _libraries.sndfile()
+            libraries.sndfile()
     finally:
-        _libraries.sndfile.cache_clear()
+        libraries.sndfile.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names a Linux library")
@@ -496,15 +497,15 @@ def test_library_without_the_functions_is_refused():
 
 def test_sndfile_path_prefers_the_environment(monkeypatch):
     monkeypatch.setenv("RECLAP_SNDFILE", "elsewhere.so")
-    assert _libraries.sndfile_path() == "elsewhere.so"
+    assert libraries.sndfile_path() == "elsewhere.so"
     monkeypatch.delenv("RECLAP_SNDFILE")
-    monkeypatch.setattr(_libraries.importlib.util, "find_spec", lambda name: None)
-    assert _libraries.sndfile_path().startswith("libsndfile.")
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
+    assert libraries.sndfile_path().startswith("libsndfile.")
 
 
 def test_import_loads_neither_core_nor_soundfile():
     code = (
-        "import sys, reclap, reclap._libraries as l; l.sndfile_path();"
+        "import sys, reclap, reclap.runtime.libraries as l; l.sndfile_path();"
         "assert 'reclap._core' not in sys.modules and 'soundfile' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))  # noqa: S603

@@ -145,7 +145,7 @@ def test_no_second_openmp_is_linked(script, monkeypatch):
 
 def test_at_most_one_openmp_runtime_is_loaded():
     script = (
-        "from reclap._libraries import core\n"
+        "from reclap.runtime.libraries import core\n"
         "import numpy as np\n"
         "core.linear_forward(np.ones((64, 64)), np.ones((64, 64)), None)\n"
         "paths = {line.split()[-1] for line in open('/proc/self/maps')}\n"

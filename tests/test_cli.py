@@ -14,9 +14,10 @@ from folders import tone, write_wav
 from needs import needs
 
 import reclap
-from reclap import cli, progress
+from reclap import cli
 from reclap.cli import main
 from reclap.prompts.strategies import make
+from reclap.runtime import progress
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from models import CNN14, LINEAR, MLP, MS, STATISTIC, decibels, new_model, unit
 
-from reclap._libraries import core
 from reclap.config import ClapConfig, Cnn14Config
 from reclap.errors import FormatError
+from reclap.runtime.libraries import core
 
 ODD = CNN14 | {"mels": 13, "widths": [3, 5, 7, 9]}  # 13 mels become 6, 3, 1
 ONE = CNN14 | {"mels": 5, "widths": [11]}

@@ -7,8 +7,8 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
 from reclap.prompts.combine import RULES, place_of
+from reclap.runtime.libraries import core
 
 SHAPES = [  # rows, prompts of each label, width
     (1, [1], 1),

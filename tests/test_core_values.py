@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from models import AUDIO, CNN14, MLP, TEXT, decibels, new_model
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 ROOT = Path(__file__).resolve().parents[1]
 NAN = float("nan")
@@ -84,7 +84,7 @@ def test_a_small_configuration_takes_little_memory():
         "import resource, sys\n"
         "sys.path.insert(0, 'tests')\n"
         "import models\n"
-        "from reclap._libraries import core\n"
+        "from reclap.runtime.libraries import core\n"
         "wide = {'spec_size': 2048, 'patch': 4, 'window': 64, 'mels': 64}\n"
         "wide |= {'depths': [2] * 4, 'heads': [1] * 4}\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

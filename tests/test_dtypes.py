@@ -6,8 +6,8 @@ from folders import EXAMPLES
 
 import reclap
 from reclap import weights
-from reclap._libraries import core
 from reclap.errors import ReclapError
+from reclap.runtime.libraries import core
 from reclap.weights import choose_dtype
 
 TEXTS = ["a dog barks", "rain on a tin roof", "an engine idles", "people talk"]

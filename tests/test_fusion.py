@@ -9,8 +9,8 @@ from test_towers import ALL_OPTIONS, BASE, SHORT, TINY, hf_embeddings
 
 import reclap
 from reclap import FormatError, audio
-from reclap._libraries import core
 from reclap.config import ClapConfig
+from reclap.runtime.libraries import core
 
 FUSED = AUDIO | {"fusion": True}
 NARROW = FUSED | {"patch": 2, "depths": [1, 2], "heads": [2, 7], "embed": 14, "window": 8}

@@ -16,7 +16,7 @@ import pytest
 import reference
 from closeness import EPSILON, ROUNDINGS, assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 EPS = 1e-5
 

@@ -7,7 +7,7 @@ import pytest
 from models import AUDIO, MLP, decibels, new_model
 
 import reclap
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 WAIT = 120.0  # seconds after which a test counts as stuck
 BUSY = "busy|serves another thread"

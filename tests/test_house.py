@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "csrc").glob("*/*.[ch]"))
@@ -260,7 +260,7 @@ def is_call_of(node, name):
 
 # Files outside cli/ that talk to a person, and how.
 TALKS = {
-    "progress.py": "bars on stderr",
+    "runtime/progress.py": "bars on stderr",
 }
 
 
@@ -276,7 +276,7 @@ def test_only_the_command_line_prints(path):
 
 @pytest.mark.parametrize("path", PYTHON, ids=INSIDE.get)
 def test_the_core_is_imported_through_libraries_only(path):
-    if INSIDE[path] in ("_libraries.py", "__init__.py"):
+    if INSIDE[path] in ("runtime/libraries.py", "__init__.py"):
         return
     for node in typing_free(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "reclap":

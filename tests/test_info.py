@@ -9,8 +9,8 @@ from needs import needs
 from test_families import clap_model, laion_state, save_folder, write_tokenizer
 from test_initial import text_model
 
-from reclap import progress
 from reclap.cli import main
+from reclap.runtime import progress
 
 torch = needs("torch", "oracle")
 transformers = needs("transformers", "oracle")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import TEXT, decibels, new_model
 
-from reclap._libraries import core, sndfile
+from reclap.runtime.libraries import core, sndfile
 
 TASKS = Path("/proc/self/task")
 pytestmark = pytest.mark.skipif(not TASKS.exists(), reason="handles signals as on Linux")

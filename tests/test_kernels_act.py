@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import EPSILON, assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 SIZES = [1, 7, 16, 1025, 4099]
 

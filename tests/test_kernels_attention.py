@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 T = [1, 5, 16, 17, 64, 77]
 WIDTHS = [24, 32, 64, 7]

@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 
 @pytest.mark.parametrize(("rows", "n", "c"), [(1, 1, 1), (7, 0, 3), (7, 64, 5), (101, 77, 384)])

@@ -5,7 +5,7 @@ import pytest
 from closeness import assert_close, f32
 
 import reclap
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 SIZES = [(1, 1, 1), (7, 5, 3), (64, 96, 384), (65, 96, 97), (200, 1025, 17), (129, 7, 288)]
 

@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 SIZES = [(1, 1), (1, 7), (3, 7), (64, 768), (5, 1025), (7, 97), (2, 16)]
 EPS = 1e-5

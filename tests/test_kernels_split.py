@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from closeness import f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 KINDS = ("plain", "avx512", "amx")
 PARTS = {"bfloat16x1": 1, "float32x3": 2, "float32x6": 3}
@@ -86,7 +86,7 @@ def test_unknown_kinds_are_refused():
 
 
 def test_the_environment_rules_out_amx():
-    code = "from reclap._libraries import core; print(core.split_kind())"
+    code = "from reclap.runtime.libraries import core; print(core.split_kind())"
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code],
         env=os.environ | {"RECLAP_AMX": "0"},

@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 GRIDS = [(8, 8, 0), (16, 8, 0), (16, 8, 4), (64, 8, 4), (6, 3, 1), (4, 1, 0), (1, 1, 0), (15, 5, 2)]
 

@@ -127,7 +127,7 @@ def test_model_works_beside_the_core_that_was_loaded_first():
     """The symbols of oneDNN are none for llama.cpp to take for its own: that ends the process."""
     needs("xllamacpp", "local-llm")
     code = (
-        "from reclap._libraries import load_core; load_core()\n"
+        "from reclap.runtime.libraries import load_core; load_core()\n"
         "from reclap.llm import Message, Request\n"
         "from reclap.llm.embedded import Embedded, default_weights\n"
         "schema = {'type': 'object', 'properties': {'1': {'type': 'string'}}, 'required': ['1']}\n"

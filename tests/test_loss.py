@@ -10,7 +10,7 @@ import pytest
 import reference
 from closeness import EPSILON, assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [
@@ -73,7 +73,7 @@ def test_contrastive_is_the_same_on_any_number_of_threads(rng, n):
 PROCESS = """
 import os, resource
 import numpy as np
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 x = np.eye(8, dtype=np.float32)[np.arange(6000) % 8]
 core.contrastive(x[:20], x[:20], 1.0, 1)
 threads, before = len(os.listdir("/proc/self/task")), resource.getrusage(resource.RUSAGE_SELF)

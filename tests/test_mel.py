@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from reclap import audio
-from reclap._libraries import core
 from reclap.audio import AudioConfig
+from reclap.runtime.libraries import core
 
 SMALL = AudioConfig(rate=8000, samples=4000, n_fft=64, hop=20, mels=8, fmin=20.0, fmax=4000.0)
 

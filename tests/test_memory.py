@@ -11,7 +11,7 @@ from closeness import f32
 from models import AUDIO, CNN14, MLP, TEXT, decibels, new_model
 from needs import needs
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 psutil = needs("psutil", "test")
 

@@ -7,7 +7,7 @@ from models import AUDIO, CNN14, MLP, MS, STATISTIC, TEXT, decibels, draw_parame
 
 import reclap
 from reclap import checkpoint
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 DTYPES = ["float32", "bfloat16", "int8", "bfloat16x1", "float32x3", "float32x6"]
 # A quiet NaN, and those that rounding to bfloat16 by an addition turns into 0 or infinity.

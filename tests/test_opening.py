@@ -5,8 +5,8 @@ import threading
 import pytest
 from folders import EXAMPLES
 
-from reclap._libraries import sndfile
 from reclap.errors import FormatError
+from reclap.runtime.libraries import sndfile
 
 ROUNDS = 200
 REASONS = {

@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 HOW = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclap.prefetch import prefetch, prefetch_map
+from reclap.runtime.prefetch import prefetch, prefetch_map
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -173,7 +173,7 @@ def test_bounds_below_one_are_refused_at_once(threads, room, ahead):
 
 def test_a_generator_left_open_does_not_hold_the_interpreter():
     code = (
-        "import itertools; from reclap.prefetch import prefetch; "
+        "import itertools; from reclap.runtime.prefetch import prefetch; "
         "found = prefetch([itertools.count] * 3, 2, 2); print(next(found))"
     )
     run = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)  # noqa: S603

@@ -5,7 +5,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap._libraries import core
+from reclap.runtime.libraries import core
 
 
 @pytest.fixture(scope="module")

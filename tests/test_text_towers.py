@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from models import TEXT, new_model, unit
 
-from reclap._libraries import core
 from reclap.errors import BackendError, FormatError
 from reclap.families import text as families
+from reclap.runtime.libraries import core
 from reclap.towers import KINDS, TextConfig
 
 UNIT = 2e-6  # between unit vectors; five times the worst that was measured

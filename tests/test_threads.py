@@ -12,7 +12,9 @@ from models import new_model
 
 import reclap
 from reclap.audio import AudioConfig
-from reclap.batches import BATCH, batch_of, cgroup_quota, default_threads
+from reclap.batches import BATCH, batch_of
+from reclap.runtime import threads
+from reclap.runtime.threads import cgroup_quota, default_threads
 
 WAIT = 60.0  # seconds after which a test counts as stuck
 
@@ -148,9 +150,9 @@ def test_quotas_of_control_groups(tmp_path, groups, files, quota):
 
 @pytest.mark.parametrize(("quota", "most"), [(None, None), (1.5, 2), (0.1, 1), (1e6, None)])
 def test_threads_heed_the_quota(monkeypatch, quota, most):
-    monkeypatch.setattr(reclap.batches, "cgroup_quota", lambda: None)
+    monkeypatch.setattr(threads, "cgroup_quota", lambda: None)
     bound = default_threads()
-    monkeypatch.setattr(reclap.batches, "cgroup_quota", lambda: quota)
+    monkeypatch.setattr(threads, "cgroup_quota", lambda: quota)
     assert default_threads() == (bound if most is None else min(bound, most))
 
 

@@ -20,8 +20,8 @@ from models import (
     unit,
 )
 
-from reclap._libraries import core
 from reclap.errors import BackendError, FormatError
+from reclap.runtime.libraries import core
 
 # Between unit vectors of float32 towers; ten times what was measured (2.4e-7), far below what two
 # clips of a random model are apart (2e-3).

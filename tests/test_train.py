@@ -20,9 +20,9 @@ from training import read_log, read_run
 
 import reclap
 from reclap import checkpoint, manifest
-from reclap._libraries import core
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
+from reclap.runtime.libraries import core
 from reclap.store import Store
 from reclap.text_encoder import TextEncoder
 from reclap.training import loop, recipe

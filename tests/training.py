@@ -88,7 +88,7 @@ def read_log(out: Path) -> list[dict]:
 
 
 class Bar:
-    """A progress bar that keeps what it is told; takes the place of `reclap.progress.bar`."""
+    """A progress bar that keeps what it is told, in place of `reclap.runtime.progress.bar`."""
 
     def __init__(self, total: int, unit: str, *, shown: bool) -> None:
         self.told = (total, unit, shown)

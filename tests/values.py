@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from reclap._libraries import core
 from reclap.audio import mel_filters
 from reclap.config import ClapConfig
 from reclap.errors import ReclapError
+from reclap.runtime.libraries import core
 from reclap.towers import Cnn14Config, HtsatConfig, TextConfig
 
 Case = dict[str, Any]

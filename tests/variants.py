@@ -17,8 +17,8 @@ if len(sys.argv) > 2:  # before anything imports the core
 
 from test_gradients import PAIRS
 
-from reclap._libraries import core
 from reclap.audio import AudioConfig, log_mel
+from reclap.runtime.libraries import core
 
 SOUNDS = sorted((Path(__file__).parents[1] / "examples" / "sounds").glob("*.ogg"))
 TEXTS = ["a dog barks", "rain on a tin roof while somebody walks by", "rooster", "wind"] * 8

@@ -59,8 +59,8 @@ def add_bench(commands: Commands) -> None:
 
 
 def _run_bench(args: argparse.Namespace) -> int:
-    from reclap import _libraries
-    from reclap.batches import default_threads
+    from reclap.runtime import libraries
+    from reclap.runtime.threads import default_threads
 
     if not args.seconds > 0:
         raise ValueError(f"--seconds is {args.seconds}, expected above 0")
@@ -80,7 +80,7 @@ def _run_bench(args: argparse.Namespace) -> int:
             cosine = float((embedded * reference).sum(axis=1).min())
             rows.append({"dtype": dtype, "threads": threads, **row, "cosine": cosine, "load": load})
     about = {"model": model.config.name, "window_seconds": model.config.front.window_seconds}
-    _show(about | _libraries.describe() | {"rows": rows}, as_json=args.json)
+    _show(about | libraries.describe() | {"rows": rows}, as_json=args.json)
     return 0
 
 

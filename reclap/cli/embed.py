@@ -156,7 +156,7 @@ def _missing(items: Sequence[str], there: Iterable[str]) -> list[str]:
 
 
 def _embed_texts(model: "Model", texts: list[str], writer: "Writer") -> None:
-    from reclap.progress import bar
+    from reclap.runtime.progress import bar
 
     with bar(len(texts), "text", shown=options.is_watched(len(texts))) as shown:
         for start in range(0, len(texts), _TEXTS):

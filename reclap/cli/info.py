@@ -36,15 +36,15 @@ def add_info(commands: Commands) -> None:
 
 
 def _run_info(args: argparse.Namespace) -> int:
-    from reclap import _libraries
     from reclap.families import alone
     from reclap.loading import locate
+    from reclap.runtime import libraries
 
     path = locate(args.model, args.revision, offline=args.offline)
     info = alone.describe(path, progress=options.is_watched())
     if info is None:
         args.offline = True  # by now it is on this machine
-        info = options.load_model(args).info() | _libraries.describe()
+        info = options.load_model(args).info() | libraries.describe()
     if args.json:
         print(json.dumps(info))
         return 0

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap import progress as bars
 from reclap.checks import Sense, check_bank
 from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
@@ -25,6 +24,7 @@ from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.runtime import progress as bars
 from reclap.settings import Positive, Settings
 from reclap.text import check_texts
 

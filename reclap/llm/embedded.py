@@ -104,7 +104,7 @@ def settings_of(weights: Path, threads: int | None = None) -> Any:
     """Return what llama.cpp is told about a file of weights."""
     import xllamacpp
 
-    from reclap.batches import default_threads
+    from reclap.runtime.threads import default_threads
 
     settings = xllamacpp.CommonParams()
     settings.model.path = os.fspath(weights)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from reclap.llm.request import StoppedError
 from reclap.llm.session import Session
-from reclap.prefetch import prefetch_map
+from reclap.runtime.prefetch import prefetch_map
 
 __all__ = ["ordered", "unbroken"]
 
@@ -23,7 +23,8 @@ def ordered(
     """Yield the results of `work`, which asks `llm`, in the order of the items.
 
     When the generator is closed early, or an item raises, no further request starts; those on
-    their way are awaited, so that their replies are kept. See `reclap.prefetch.prefetch_map`.
+    their way are awaited, so that their replies are kept. See
+    `reclap.runtime.prefetch.prefetch_map`.
     """
     return prefetch_map(work, items, workers, _AHEAD * workers, interrupt=llm.stop)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from reclap import manifest
-from reclap import progress as bars
 from reclap.checks import Sense
 from reclap.checks.form import check_injection
 from reclap.errors import FormatError
@@ -26,6 +25,7 @@ from reclap.llm.rows import Finished, Rows
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
 from reclap.manifest import FLAGS, Caption
+from reclap.runtime import progress as bars
 from reclap.settings import Positive, Settings
 
 __all__ = ["RewritePlan", "rewrite", "survey"]

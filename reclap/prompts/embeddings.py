@@ -15,8 +15,8 @@ import numpy.typing as npt
 from reclap.batches import batches
 from reclap.caching import cache_folder, prune
 from reclap.errors import FormatError, ReclapError
-from reclap.progress import bar
 from reclap.prompts.bank import PromptBank
+from reclap.runtime.progress import bar
 from reclap.store import SUFFIX, Header, Store, Writer
 
 __all__ = ["Encoder", "PromptEmbeddings"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from reclap.batches import TEXT_BATCH
 from reclap.errors import FormatError
-from reclap.progress import bar as progress_bar
+from reclap.runtime.progress import bar as progress_bar
 from reclap.store import Header, Store, Writer
 from reclap.text_encoder import TextEncoder
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from reclap.audio import AudioConfig
 from reclap.errors import Errors, FormatError, ReclapError
 from reclap.manifest import Row
-from reclap.prefetch import prefetch_map
+from reclap.runtime.prefetch import prefetch_map
 from reclap.settings import Count, Positive, Probability, Settings
 from reclap.training import augment
 from reclap.training.augment import Augment

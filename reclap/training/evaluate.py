@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import manifest, sources
-from reclap._libraries import core
 from reclap.batches import batches
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.manifest import Row
-from reclap.progress import bar as progress_bar
+from reclap.runtime.libraries import core
+from reclap.runtime.progress import bar as progress_bar
 from reclap.text import prompt_of
 from reclap.text_encoder import TextEncoder
 from reclap.training.learner import Learner

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.progress import byte_bar
+from reclap.runtime.progress import byte_bar
 
 __all__ = ["VERSION", "completed", "differences", "joined_sha256", "model_files", "sha256"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint
-from reclap._libraries import core
 from reclap.config import ClapConfig
+from reclap.runtime.libraries import core
 from reclap.tensors import Stored
 from reclap.training.draw import INIT, generator
 from reclap.training.recipe import Optim, Recipe

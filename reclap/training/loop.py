@@ -22,12 +22,12 @@ from types import FrameType
 from typing import Any
 
 from reclap import checkpoint, files, manifest
-from reclap.batches import default_threads
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.loading import locate
 from reclap.manifest import Row
-from reclap.progress import bar as progress_bar
+from reclap.runtime.progress import bar as progress_bar
+from reclap.runtime.threads import default_threads
 from reclap.text_encoder import TextEncoder
 from reclap.training import initial
 from reclap.training.captions import Captions

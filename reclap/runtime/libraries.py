@@ -28,7 +28,7 @@ _DNNL_FILE = "libdnnl.so.3"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the C core at ``from reclap._libraries import core``."""
+    """Load the C core at ``from reclap.runtime.libraries import core``."""
     if name == "core":
         return load_core()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""What runs beneath everything else: shared libraries, threads, prefetching, progress bars."""
