@@ -28,14 +28,15 @@ FOLDERS = (
 )
 # Headers that only some files of their own folder share.
 PRIVATE = {
-    "product/dnn_inside.h": {"dnn.c", "packed.c"},
+    "product/engines.h": {"dnn_inside.h"},
+    "product/dnn_inside.h": {"dnn.c", "engines.c", "packed.c"},
     "product/split_blocks.h": {"split.c", "split_blocks.c"},
     "towers/htsat_inside.h": {"htsat.c", "htsat_input.c", "htsat_run.c"},
     "towers/text_inside.h": {"text.c", "text_call.h"},
     "towers/text_call.h": {"text_run.c", "text_layer.c"},
 }
 FOREIGN = {
-    "oneapi/dnnl/dnnl.h": {"product/dnn_inside.h"},
+    "oneapi/dnnl/dnnl.h": {"product/engines.h"},
     "Python.h": {"python/py.h"},
     "numpy/arrayobject.h": {"python/py.h"},
     "xmmintrin.h": {"base/parallel.c"},

@@ -147,23 +147,22 @@ static void attend(const swin_job *job, float *o, const float *qkv, int64_t firs
 
 /* ---- Inference ------------------------------------------------------------------------------- */
 
-/* A chunk on its way: the stream in place, the first factor of a layer, queries, keys and values.
- */
+/* A chunk on its way: the stream in place, the first factor of the next layer, queries, keys and
+ * values. */
 typedef struct {
     const swin_job *job;
-    int64_t first, rows;
-    float *x, *form, *qkv;
+    int64_t first;
+    float *x, *qkv;
+    rc_sink next;
 } swin_chunk;
 
-/* The norm of window i, as the first factor of a layer. */
-static void norm_window(const swin_chunk *k, const rc_linear *l, rc_pair norm, int64_t i,
-                        int worker)
+/* The norm of window i goes to the next layer. */
+static void norm_window(const swin_chunk *k, rc_pair norm, int64_t i, int worker)
 {
-    int64_t t = k->job->attention.t, at = i * t * k->job->s->c;
-    bool floats = rc_linear_takes_floats(l);
-    float *y = floats ? k->form + at : room_of(k->job, worker);
-    norm_rows(k->job, y, k->x + at, norm, t);
-    if (!floats) rc_linear_lay(l, k->form, y, i * t, t, k->rows);
+    int64_t t = k->job->attention.t;
+    float *y = rc_sink_at(&k->next, i * t, room_of(k->job, worker));
+    norm_rows(k->job, y, k->x + i * t * k->job->s->c, norm, t);
+    rc_sink_put(&k->next, y, i * t, t);
 }
 
 static void first_norm(void *arg, int64_t i, int worker)
@@ -171,13 +170,13 @@ static void first_norm(void *arg, int64_t i, int worker)
     const swin_chunk *k = arg;
     int64_t t = k->job->attention.t;
     gather_chunk(k->job, k->x + i * t * k->job->s->c, k->first + i * t, t);
-    norm_window(k, &k->job->qkv, k->job->s->norm1, i, worker);
+    norm_window(k, k->job->s->norm1, i, worker);
 }
 
 static void second_norm(void *arg, int64_t i, int worker)
 {
     const swin_chunk *k = arg;
-    norm_window(k, &k->job->fc1, k->job->s->norm2, i, worker);
+    norm_window(k, k->job->s->norm2, i, worker);
 }
 
 static void attend_window(void *arg, int64_t i, int worker)
@@ -185,14 +184,13 @@ static void attend_window(void *arg, int64_t i, int worker)
     const swin_chunk *k = arg;
     const swin_job *job = k->job;
     int64_t t = job->attention.t, at = i * t, c = job->s->c;
-    bool floats = rc_linear_takes_floats(&job->proj);
-    float *room = room_of(job, worker), *o = floats ? k->form + at * c : room;
+    float *room = room_of(job, worker), *o = rc_sink_at(&k->next, at, room);
     attend(job, o, k->qkv + at * 3 * c, k->first + at, t, room + t * c);
-    if (!floats) rc_linear_lay(&job->proj, k->form, o, at, t, k->rows);
+    rc_sink_put(&k->next, o, at, t);
 }
 
-/* The residual stream is updated in place, the products add into it, and what feeds a product
- * writes the form that this wants. */
+/* The residual stream is updated in place, the products add into it, and what feeds a product goes
+ * through its sink. */
 static void infer_chunk(void *arg, int64_t index, int worker)
 {
     const swin_job *job = arg;
@@ -201,16 +199,19 @@ static void infer_chunk(void *arg, int64_t index, int worker)
     float *hidden = wide + job->rows * rc_max(3 * job->s->c, job->s->mlp);
     rc_pool *pool = job->shared ? job->pool : NULL;
     int64_t windows = rows / job->attention.t;
-    swin_chunk k = {job, first, rows, job->y + first * job->s->c, a, wide};
+    swin_chunk k = {.job = job, .first = first, .x = job->y + first * job->s->c, .qkv = wide};
+    k.next = rc_linear_sink(&job->qkv, a, a, rows);
     rc_each(pool, worker, windows, first_norm, &k);
-    rc_linear_run_laid(&job->qkv, worker, wide, a, rows);
+    rc_linear_run(&job->qkv, worker, wide, rc_sink_rows(&k.next), rows);
+    k.next = rc_linear_sink(&job->proj, a, a, rows);
     rc_each(pool, worker, windows, attend_window, &k);
-    rc_linear_run_laid(&job->proj, worker, k.x, a, rows);
+    rc_linear_run(&job->proj, worker, k.x, rc_sink_rows(&k.next), rows);
+    k.next = rc_linear_sink(&job->fc1, a, a, rows);
     rc_each(pool, worker, windows, second_norm, &k);
-    if (rc_linear_takes_floats(&job->fc2)) hidden = wide;
-    rc_linear_run_between(&job->fc1, &job->fc2, worker, hidden, wide, a, job->s->act->forward,
-                          rows);
-    rc_linear_run_laid(&job->fc2, worker, k.x, hidden, rows);
+    rc_sink active = rc_linear_sink(&job->fc2, wide, hidden, rows);
+    rc_linear_run_into(&job->fc1, worker, &active, wide, rc_sink_rows(&k.next),
+                       job->s->act->forward, rows);
+    rc_linear_run(&job->fc2, worker, k.x, rc_sink_rows(&active), rows);
 }
 
 /* ---- Training -------------------------------------------------------------------------------- */
@@ -229,16 +230,16 @@ static void train_chunk(void *arg, int64_t index, int worker)
     gather_chunk(job, x, first, rows);
     rc_layernorm_forward(a, k->mean1 + first, k->rstd1 + first, x, value(job, s->norm1.w),
                          value(job, s->norm1.b), rows, c, s->eps);
-    rc_linear_run(&job->qkv, worker, qkv, a, rows);
+    rc_linear_run(&job->qkv, worker, qkv, rc_floats(a), rows);
     attend(job, o, qkv, first, rows, scratch);
-    rc_linear_run(&job->proj, worker, mid, o, rows);
+    rc_linear_run(&job->proj, worker, mid, rc_floats(o), rows);
     drop_branch(job, mid, 0, first, rows);
     rc_add(mid, x, rows * c);
     rc_layernorm_forward(a, k->mean2 + first, k->rstd2 + first, mid, value(job, s->norm2.w),
                          value(job, s->norm2.b), rows, c, s->eps);
-    rc_linear_run(&job->fc1, worker, hidden, a, rows);
+    rc_linear_run(&job->fc1, worker, hidden, rc_floats(a), rows);
     s->act->forward(wide, hidden, rows * s->mlp);
-    rc_linear_run(&job->fc2, worker, y, wide, rows);
+    rc_linear_run(&job->fc2, worker, y, rc_floats(wide), rows);
     drop_branch(job, y, 2, first, rows);
     rc_add(y, mid, rows * c);
 }

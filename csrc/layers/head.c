@@ -72,10 +72,10 @@ static void residual_forward(const head_job *job, const float *x, int64_t from, 
     const rc_head *h = job->h;
     const rc_head_tape *k = job->k;
     int64_t at = from * h->out, n = rows * h->out;
-    rc_linear_run(&job->first, worker, k->hidden + at, x, rows);
+    rc_linear_run(&job->first, worker, k->hidden + at, rc_floats(x), rows);
     rc_gelu_forward(k->active + at, k->hidden + at, n);
     memcpy(k->sum + at, k->hidden + at, (size_t)n * sizeof(float));
-    rc_linear_run(&job->second, worker, k->sum + at, k->active + at, rows); /* adds */
+    rc_linear_run(&job->second, worker, k->sum + at, rc_floats(k->active + at), rows); /* adds */
     rc_layernorm_forward(k->raw + at, k->mean + from, k->rstd + from, k->sum + at,
                          job->p->item[h->norm.w].x, job->p->item[h->norm.b].x, rows, h->out,
                          MS_EPS);
@@ -89,12 +89,12 @@ static void forward_chunk(void *arg, int64_t index, int worker)
     int64_t from = index * HEAD_ROWS, rows = rc_min(HEAD_ROWS, job->n - from), at = from * h->out;
     const float *raw = job->x + from * h->in;
     if (h->kind == RC_HEAD_LINEAR) {
-        rc_linear_run(&job->first, worker, k->raw + at, raw, rows);
+        rc_linear_run(&job->first, worker, k->raw + at, rc_floats(raw), rows);
         raw = k->raw + at;
     } else if (h->kind == RC_HEAD_MLP) {
-        rc_linear_run(&job->first, worker, k->hidden + at, raw, rows);
+        rc_linear_run(&job->first, worker, k->hidden + at, rc_floats(raw), rows);
         rc_relu_forward(k->active + at, k->hidden + at, rows * h->out);
-        rc_linear_run(&job->second, worker, k->raw + at, k->active + at, rows);
+        rc_linear_run(&job->second, worker, k->raw + at, rc_floats(k->active + at), rows);
         raw = k->raw + at;
     } else if (h->kind == RC_HEAD_MS) {
         residual_forward(job, raw, from, rows, worker);

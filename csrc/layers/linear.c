@@ -118,7 +118,7 @@ static rc_product *product_of(const rc_linear *l, int64_t rows)
 typedef struct {
     const rc_linear *l;
     float *y;
-    const void *form;
+    rc_rows x;
 } share_job;
 
 static void run_share(void *arg, int64_t index, int worker)
@@ -130,44 +130,33 @@ static void run_share(void *arg, int64_t index, int worker)
     rc_factor f = l->packed != NULL ? rc_packed_factor(l->packed, from)
                                     : (rc_factor){.b = l->f.b + from * l->k};
     f.bias = l->f.bias == NULL ? NULL : l->f.bias + from;
-    rc_product_run_laid(more ? l->tail : l->full, worker, job->y + from, job->form, f);
+    rc_product_run(more ? l->tail : l->full, worker, job->y + from, job->x, f);
 }
 
-void rc_linear_run_laid(const rc_linear *l, int worker, float *y, const void *form, int64_t rows)
+void rc_linear_run(const rc_linear *l, int worker, float *y, rc_rows x, int64_t rows)
 {
-    share_job job = {l, y, form};
-    if (l->shares > 0)
-        rc_parallel(rc_dnn_pool(l->dnn), l->shares, run_share, &job);
-    else
-        rc_product_run_laid(product_of(l, rows), worker, y, form, l->f);
-}
-
-void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows)
-{
-    rc_product *p = product_of(l, rows);
-    if (p != NULL) rc_linear_run_laid(l, worker, y, rc_product_form(p, worker, x), rows);
+    if (l->shares == 0) {
+        rc_product_run(product_of(l, rows), worker, y, x, l->f);
+        return;
+    }
+    share_job job = {l, y, rc_product_rows(l->full, worker, x)};
+    rc_parallel(rc_dnn_pool(l->dnn), l->shares, run_share, &job);
 }
 
 int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
 {
     const rc_param *w = &p->item[pair.w];
-    return (rc_form_size(w->packed, rows, inputs(w)) + 63) / 64 * 16;
+    rc_type type = w->packed == NULL ? RC_F32 : rc_packed_type(w->packed);
+    return (rc_form_bytes(type, rows, inputs(w)) + 63) / 64 * 16;
 }
 
-bool rc_linear_takes_floats(const rc_linear *l)
+rc_sink rc_linear_sink(const rc_linear *l, float *floats, void *form, int64_t rows)
 {
-    return rc_product_takes_floats(l->full);
-}
-
-void rc_linear_lay(const rc_linear *l, void *form, const float *x, int64_t from, int64_t some,
-                   int64_t rows)
-{
-    rc_product_lay(product_of(l, rows), form, x, from, some);
+    return (rc_sink){product_of(l, rows), floats, form};
 }
 
 typedef struct {
-    const rc_linear *next;
-    void *to;
+    const rc_sink *sink;
     float *y;
     rc_activation *activate;
     int64_t rows;
@@ -178,20 +167,18 @@ static void activate_rows(void *arg, int64_t index, int worker)
     (void)worker;
     const activate_job *job = arg;
     int64_t from = index * ACTIVE_ROWS;
-    rc_product_activate(job->next->full, job->to, job->y, from,
-                        rc_min(ACTIVE_ROWS, job->rows - from), job->activate);
+    rc_sink_activate(job->sink, job->y, from, rc_min(ACTIVE_ROWS, job->rows - from), job->activate);
 }
 
-void rc_linear_run_between(const rc_linear *l, const rc_linear *next, int worker, void *to,
-                           float *y, const void *form, rc_activation *activate, int64_t rows)
+void rc_linear_run_into(const rc_linear *l, int worker, const rc_sink *sink, float *y, rc_rows x,
+                        rc_activation *activate, int64_t rows)
 {
-    activate_job job = {next, to, y, activate, rows};
+    activate_job job = {sink, y, activate, rows};
     if (l->shares == 0) {
-        rc_product_run_between(product_of(l, rows), product_of(next, rows), worker, to, y, form,
-                               l->f, activate);
+        rc_product_run_into(product_of(l, rows), worker, sink, y, x, l->f, activate);
         return;
     }
-    rc_linear_run_laid(l, worker, y, form, rows);
+    rc_linear_run(l, worker, y, x, rows);
     rc_parallel(rc_dnn_pool(l->dnn), (rows + ACTIVE_ROWS - 1) / ACTIVE_ROWS, activate_rows, &job);
 }
 
@@ -213,7 +200,7 @@ rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p
 void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
                             int64_t rows)
 {
-    rc_product_run(product_of(l, rows), worker, dx, dy, l->f.b, NULL);
+    rc_product_run(product_of(l, rows), worker, dx, rc_floats(dy), (rc_factor){.b = l->f.b});
 }
 
 /* ---- Weight gradients ------------------------------------------------------------------------ */
@@ -230,7 +217,7 @@ static void weight_slice(void *arg, int64_t index, int worker)
     const weight_job *job = arg;
     int64_t from = index * job->slice, columns = rc_min(job->slice, job->n - from);
     rc_product_run(columns == job->slice ? job->full : job->tail, worker,
-                   job->w->dx + from * job->k, job->dy + from, job->x, NULL);
+                   job->w->dx + from * job->k, rc_floats(job->dy + from), (rc_factor){.b = job->x});
     if (job->b != NULL) rc_add_rows(job->b->dx + from, job->dy + from, job->total, job->n, columns);
 }
 

@@ -40,20 +40,17 @@ rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair
 rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
                              rc_part part, int64_t total, int64_t rows);
 
-void rc_linear_run(const rc_linear *l, int worker, float *y, const float *x, int64_t rows);
+void rc_linear_run(const rc_linear *l, int worker, float *y, rc_rows x, int64_t rows);
 
-/* The same in steps (see rc_product_lay) on a chunk of `rows` rows, whose form has room for so many
- * floats, 0 where it takes floats. */
+/* Where the first factor of a chunk of `rows` rows goes (see rc_sink): as floats, or laid in
+ * `form`, which has room for so many floats, 0 where it stays floats. */
 int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows);
-bool rc_linear_takes_floats(const rc_linear *l);
-void rc_linear_lay(const rc_linear *l, void *form, const float *x, int64_t from, int64_t some,
-                   int64_t rows);
-void rc_linear_run_laid(const rc_linear *l, int worker, float *y, const void *form, int64_t rows);
+rc_sink rc_linear_sink(const rc_linear *l, float *floats, void *form, int64_t rows);
 
-/* `to`, the form of `next`, = activate(the layer); y (rows, outputs) is scratch, and `to` itself
- * where next takes floats. */
-void rc_linear_run_between(const rc_linear *l, const rc_linear *next, int worker, void *to,
-                           float *y, const void *form, rc_activation *activate, int64_t rows);
+/* activate(the layer) goes into the sink of the next one; y (rows, outputs) is scratch, and where
+ * that keeps floats. */
+void rc_linear_run_into(const rc_linear *l, int worker, const rc_sink *sink, float *y, rc_rows x,
+                        rc_activation *activate, int64_t rows);
 
 /* dx = dy w. */
 rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,

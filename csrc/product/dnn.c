@@ -125,8 +125,6 @@ void rc_parts_free(matmul_parts *p)
     if (p->c != NULL) dnnl_memory_desc_destroy(p->c);
 }
 
-static const dnnl_data_type_t INPUT[] = {dnnl_f32, dnnl_bf16, dnnl_s8}; /* by rc_type */
-
 static rc_status describe_b(matmul_parts *p, const rc_product_shape *s, const rc_packed *packed,
                             const rc_type *any)
 {
@@ -136,7 +134,8 @@ static rc_status describe_b(matmul_parts *p, const rc_product_shape *s, const rc
     else if (packed != NULL)
         DNN_TRY(dnnl_memory_desc_create_submemory(&p->b, packed->desc, dims, (dnnl_dims_t){0, 0}));
     else if (any != NULL)
-        DNN_TRY(dnnl_memory_desc_create_with_tag(&p->b, 2, dims, INPUT[*any], dnnl_format_tag_any));
+        DNN_TRY(dnnl_memory_desc_create_with_tag(&p->b, 2, dims, rc_engine_of(*any)->input,
+                                                 dnnl_format_tag_any));
     else
         DNN_TRY(rc_matrix_desc(&p->b, s->k, s->n, s->ldb, s->tb, dnnl_f32));
     return RC_OK;
@@ -153,13 +152,6 @@ static rc_status describe_attributes(matmul_parts *p, bool sum)
     return RC_OK;
 }
 
-/* Whether a result goes elsewhere first: integers where floats are to be added to, and some outputs
- * of all, because oneDNN falls back to a plain loop where the rows of a result lie apart. */
-static bool apart(const rc_product_shape *s, rc_type type)
-{
-    return s->ldc != s->n || (s->sum && type == RC_S8);
-}
-
 /* An int8 product gives integer sums; rc_dequantize does what else there is to do. */
 rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape *s,
                             const rc_packed *packed, const rc_type *any)
@@ -167,8 +159,8 @@ rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape
     rc_type type = packed != NULL ? packed->type : any != NULL ? *any : RC_F32;
     bool integer = type == RC_S8;
     int64_t lda = type == RC_F32 ? s->lda : s->k;
-    bool sum = s->sum && !integer && !apart(s, type);
-    DNN_TRY(rc_matrix_desc(&p->a, s->m, s->k, lda, s->ta, INPUT[type]));
+    bool sum = s->sum && !integer && !rc_result_apart(s, type);
+    DNN_TRY(rc_matrix_desc(&p->a, s->m, s->k, lda, s->ta, rc_engine_of(type)->input));
     RC_TRY(describe_b(p, s, packed, any));
     DNN_TRY(rc_matrix_desc(&p->c, s->m, s->n, s->n, 0, integer ? dnnl_s32 : dnnl_f32));
     if (s->bias && !integer) DNN_TRY(rc_matrix_desc(&p->bias, 1, s->n, s->n, 0, dnnl_f32));
@@ -201,23 +193,11 @@ static rc_status grow_scratch(rc_dnn *dnn, int64_t bytes)
     return RC_OK;
 }
 
-static rc_type type_of(const product_key *key)
-{
-    return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
-}
-
-/* Then it lies behind the first factor. */
-static int64_t apart_at(const product_key *key)
-{
-    return (rc_form_bytes(type_of(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
-}
-
 static rc_status grow_narrow(rc_dnn *dnn, const product_key *key)
 {
     const rc_product_shape *s = &key->shape;
-    rc_type type = type_of(key);
-    int64_t bytes = apart_at(key);
-    if (apart(s, type)) bytes += s->m * s->n * (int64_t)sizeof(float);
+    int64_t bytes = rc_result_at(key);
+    if (rc_result_apart(s, rc_key_type(key))) bytes += s->m * s->n * (int64_t)sizeof(float);
     if (bytes <= dnn->narrow_bytes) return RC_OK;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow((void **)&dnn->worker[i].narrow, bytes));
     dnn->narrow_bytes = bytes;
@@ -239,14 +219,13 @@ static rc_status make_args(rc_product *p, const matmul_parts *parts,
     return RC_OK;
 }
 
-static rc_status product_fill(rc_product *p, matmul_parts *parts, const rc_packed *packed)
+static rc_status build_matmul(rc_product *p, matmul_parts *parts, const rc_packed *packed)
 {
     rc_dnn *dnn = p->dnn;
     RC_TRY(rc_parts_describe(dnn, parts, &p->key.shape, packed, NULL));
     const_dnnl_memory_desc_t scratch =
         dnnl_primitive_desc_query_md(parts->desc, dnnl_query_scratchpad_md, 0);
     RC_TRY(grow_scratch(dnn, (int64_t)dnnl_memory_desc_get_size(scratch)));
-    RC_TRY(grow_narrow(dnn, &p->key));
     RC_TRY(make_args(p, parts, scratch));
     const char *info = "";
     DNN_TRY(dnnl_primitive_desc_query(parts->desc, dnnl_query_impl_info_str, 0, &info));
@@ -264,9 +243,9 @@ static rc_status product_build(rc_dnn *dnn, rc_product *p, const product_key *ke
                                const rc_packed *packed)
 {
     matmul_parts parts = {0};
-    *p = (rc_product){.key = *key, .dnn = dnn};
-    bool split = rc_type_parts(type_of(key)) > 0;
-    rc_status status = split ? grow_narrow(dnn, key) : product_fill(p, &parts, packed);
+    *p = (rc_product){.key = *key, .dnn = dnn, .engine = rc_engine_of(rc_key_type(key))};
+    rc_status status = grow_narrow(dnn, key);
+    if (status == RC_OK && p->engine->parts == 0) status = build_matmul(p, &parts, packed);
     rc_parts_free(&parts);
     if (status != RC_OK) {
         product_clear(p, dnn->threads);
@@ -308,119 +287,5 @@ rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
         }
         *out = p;
         return RC_OK;
-    }
-}
-
-/* ---- Running --------------------------------------------------------------------------------- */
-
-static void execute(rc_product *p, int worker, void *c, const void *a, const void *b,
-                    const float *bias)
-{
-    static const int name[ARGS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_BIAS, DNNL_ARG_DST,
-                                   DNNL_ARG_SCRATCHPAD};
-    dnn_worker *w = &p->dnn->worker[worker];
-    void *data[ARGS] = {(void *)a, (void *)b, (void *)bias, c, w->scratch};
-    dnnl_exec_arg_t args[ARGS];
-    int count = 0;
-    for (int i = 0; i < ARGS; i++) {
-        dnnl_memory_t memory = p->args[worker].memory[i];
-        if (memory == NULL) continue;
-        dnnl_memory_set_data_handle(memory, data[i]);
-        args[count++] = (dnnl_exec_arg_t){name[i], memory};
-    }
-    dnnl_status_t st = dnnl_primitive_execute(p->primitive, w->stream, count, args);
-    if (st != dnnl_success) __atomic_store_n(&p->dnn->failed, (int)st, __ATOMIC_RELAXED);
-}
-
-static void execute_int8(rc_product *p, int worker, float *c, const void *form, rc_factor f)
-{
-    const rc_product_shape *s = &p->key.shape;
-    void *sums = apart(s, RC_S8) ? p->dnn->worker[worker].narrow + apart_at(&p->key) : (void *)c;
-    execute(p, worker, sums, form, f.b, NULL);
-    rc_dequantize(c, s->ldc, sums, rc_form_scales(form, s->m, s->k), f.scale, f.bias, s->m, s->n,
-                  s->sum);
-}
-
-static void execute_apart(rc_product *p, int worker, float *c, const void *form, rc_factor f)
-{
-    const rc_product_shape *s = &p->key.shape;
-    float *some = (float *)(p->dnn->worker[worker].narrow + apart_at(&p->key));
-    execute(p, worker, some, form, f.b, f.bias);
-    rc_place(c, s->ldc, some, s->m, s->n, s->sum);
-}
-
-static void execute_split(rc_product *p, float *c, const void *form, rc_factor f, void *next,
-                          rc_activation *activate)
-{
-    const rc_product_shape *s = &p->key.shape;
-    rc_split_shape shape = {.m = s->m,
-                            .n = s->n,
-                            .terms = s->k,
-                            .ldy = s->ldc,
-                            .parts = rc_type_parts(type_of(&p->key)),
-                            .add = s->sum,
-                            .next = next,
-                            .activate = activate};
-    rc_split_product(c, form, (const uint16_t *)f.b, f.bias, &shape, p->dnn->split);
-}
-
-bool rc_product_takes_floats(const rc_product *p)
-{
-    return type_of(&p->key) == RC_F32;
-}
-
-void rc_product_lay(const rc_product *p, void *form, const float *x, int64_t from, int64_t rows)
-{
-    rc_form_lay(type_of(&p->key), form, x, from, rows, p->key.shape.m, p->key.shape.k);
-}
-
-void rc_product_run_laid(rc_product *p, int worker, float *c, const void *form, rc_factor f)
-{
-    rc_type type = type_of(&p->key);
-    if (type == RC_S8)
-        execute_int8(p, worker, c, form, f);
-    else if (rc_type_parts(type) > 0)
-        execute_split(p, c, form, f, NULL, NULL);
-    else if (apart(&p->key.shape, type))
-        execute_apart(p, worker, c, form, f);
-    else
-        execute(p, worker, c, form, f.b, f.bias);
-}
-
-const void *rc_product_form(const rc_product *p, int worker, const float *a)
-{
-    if (rc_product_takes_floats(p)) return a;
-    rc_product_lay(p, p->dnn->worker[worker].narrow, a, 0, p->key.shape.m);
-    return p->dnn->worker[worker].narrow;
-}
-
-void rc_product_run(rc_product *p, int worker, float *c, const float *a, const float *b,
-                    const float *bias)
-{
-    if (p != NULL) execute(p, worker, c, a, b, bias);
-}
-
-void rc_product_run_between(rc_product *p, const rc_product *next, int worker, void *to, float *c,
-                            const void *form, rc_factor f, rc_activation *activate)
-{
-    const rc_product_shape *s = &p->key.shape;
-    if (rc_type_parts(type_of(&p->key)) > 0 && type_of(&p->key) == type_of(&next->key)) {
-        execute_split(p, c, form, f, to, activate);
-        rc_split_pad(to, s->m, s->n, rc_type_parts(type_of(&p->key)));
-        return;
-    }
-    rc_product_run_laid(p, worker, c, form, f);
-    rc_product_activate(next, to, c, 0, s->m, activate);
-}
-
-void rc_product_activate(const rc_product *next, void *to, float *c, int64_t from, int64_t rows,
-                         rc_activation *activate)
-{
-    enum { ROWS = 16 };
-    int64_t k = next->key.shape.k;
-    for (int64_t i = from, some; i < from + rows; i += some) {
-        some = rc_min(ROWS, from + rows - i);
-        activate(c + i * k, c + i * k, some * k);
-        if (to != c) rc_product_lay(next, to, c + i * k, i, some);
     }
 }

@@ -5,7 +5,8 @@
  * Results therefore do not depend on the number of threads, and a chunk of windows can pass through
  * a whole block while it is warm in the cache.
  *
- * Look-ups (rc_product_get) happen outside parallel regions, runs (rc_product_run) inside. An
+ * Look-ups (rc_product_get) happen outside parallel regions, runs (rc_product_run) inside. What the
+ * types of factors differ in is a table in engines.c. An
  * rc_dnn serves one caller at a time. */
 #ifndef RC_DNN_H
 #define RC_DNN_H
@@ -14,11 +15,6 @@
 #include "product/form.h"
 
 typedef struct rc_packed rc_packed; /* a weight in oneDNN's preferred layout: packed.h */
-
-/* The second factor, packed or not; scales of its int8 columns and a bias, where there are some. */
-typedef struct {
-    const float *b, *scale, *bias;
-} rc_factor;
 
 typedef struct rc_dnn rc_dnn; /* engine, one stream and scratchpad per worker, primitive cache */
 typedef struct rc_product rc_product; /* one compiled product of the cache */
@@ -42,33 +38,40 @@ rc_pool *rc_dnn_pool(const rc_dnn *dnn); /* its workers, for rc_parallel */
 rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
                          const rc_packed *packed);
 
-/* Run on `worker`'s memory objects. Not to be called for one worker from two threads. A refusal by
- * oneDNN is remembered for rc_dnn_check. For factors of floats. */
-void rc_product_run(rc_product *product, int worker, float *c, const float *a, const float *b,
-                    const float *bias);
+/* Run on `worker`'s memory objects. Not to be called for one worker from two threads. Float rows
+ * are laid before, in memory of the worker, where the product's type wants another form. A refusal
+ * by oneDNN is remembered for rc_dnn_check. */
+void rc_product_run(rc_product *product, int worker, float *c, rc_rows a, rc_factor b);
 
-/* The same in steps, so that what fills the first factor can do so a few rows at a time. A form
- * holds the whole factor as the product wants it: float32 rows, which need not be laid, or narrower
- * ones, or tiles. The last rows are laid last. `packed` is the product's weight, NULL for one that
- * is not packed. */
-bool rc_product_takes_floats(const rc_product *product);
-void rc_product_lay(const rc_product *product, void *form, const float *x, int64_t from,
-                    int64_t rows);
-void rc_product_run_laid(rc_product *product, int worker, float *c, const void *form, rc_factor f);
+/* A first factor in the form that the product wants: `a` itself, or laid in memory of `worker`. */
+rc_rows rc_product_rows(const rc_product *product, int worker, rc_rows a);
 
-/* All rows of a first factor, laid in memory of `worker`; `a` itself where the product takes that.
- */
-const void *rc_product_form(const rc_product *product, int worker, const float *a);
+/* Where rows go that become the first factor of a product: the one place that knows whether they
+ * are laid or stay float rows. What fills it does so a few rows at a time, the last ones last. */
+typedef struct {
+    const rc_product *product;
+    float *floats; /* (m, k), where float rows stay */
+    void *form;    /* rc_form_bytes, where others are laid; may be the same memory */
+} rc_sink;
 
-/* activate(c) goes into the form `to` of the next product, whose first factor it is; c is scratch.
- * Where both are float32, `to` is c. */
+/* Where rows from.. are to be computed: in place, or in `scratch`; rc_sink_put then takes them from
+ * there. */
+float *rc_sink_at(const rc_sink *sink, int64_t from, float *scratch);
+void rc_sink_put(const rc_sink *sink, const float *x, int64_t from, int64_t rows);
+bool rc_sink_lays(const rc_sink *sink);
+rc_rows rc_sink_rows(const rc_sink *sink); /* what was put, as a first factor */
+
+/* activate(c) goes into a sink whose float rows stay in c; c is scratch. */
 typedef void rc_activation(float *y, const float *x, int64_t n);
-void rc_product_run_between(rc_product *product, const rc_product *next, int worker, void *to,
-                            float *c, const void *form, rc_factor f, rc_activation *activate);
+void rc_product_run_into(rc_product *product, int worker, const rc_sink *sink, float *c, rc_rows a,
+                         rc_factor b, rc_activation *activate);
 
 /* Its second half, of some rows. */
-void rc_product_activate(const rc_product *next, void *to, float *c, int64_t from, int64_t rows,
-                         rc_activation *activate);
+void rc_sink_activate(const rc_sink *sink, float *c, int64_t from, int64_t rows,
+                      rc_activation *activate);
+
+/* Bytes of a first factor (m, k) laid in the form of a type; 0 of float rows. */
+int64_t rc_form_bytes(rc_type type, int64_t m, int64_t k);
 
 /* RC_EBACKEND if any run since the last check failed, RC_ESTOPPED if the call is to end. */
 rc_status rc_dnn_check(rc_dnn *dnn);

@@ -1,11 +1,9 @@
-/* dnn_inside: what dnn.c and packed.c, the only files that know oneDNN, share. */
+/* dnn_inside: what dnn.c, engines.c and packed.c, the only files that know oneDNN, share. */
 #ifndef RC_DNN_INSIDE_H
 #define RC_DNN_INSIDE_H
 
-#include "product/dnn.h"
+#include "product/engines.h"
 #include "product/split.h"
-
-#include <oneapi/dnnl/dnnl.h>
 
 enum { SLOTS = 512, ARGS = 5 };
 
@@ -22,8 +20,9 @@ typedef struct {
 
 struct rc_product {
     product_key key;
+    const rc_engine *engine;
     rc_dnn *dnn;
-    dnnl_primitive_t primitive; /* NULL: of split factors, or the slot is free */
+    dnnl_primitive_t primitive; /* NULL: not oneDNN's, or the slot is free */
     product_args *args;         /* one per worker, NULL without a primitive */
     bool slow;
 };
@@ -54,10 +53,22 @@ struct rc_packed {
                              apart; unit 0: not at all */
 };
 
-/* Bytes of the scales in front of the int8 layout of a weight with n outputs. */
-static inline int64_t rc_scale_bytes(int64_t n)
+static inline rc_type rc_key_type(const product_key *key)
 {
-    return (n * (int64_t)sizeof(float) + 63) / 64 * 64;
+    return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
+}
+
+/* Whether a result goes elsewhere first: integers where floats are to be added to, and some outputs
+ * of all, because oneDNN falls back to a plain loop where the rows of a result lie apart. Then it
+ * lies behind the laid first factor. */
+static inline bool rc_result_apart(const rc_product_shape *s, rc_type type)
+{
+    return s->ldc != s->n || (s->sum && type == RC_S8);
+}
+
+static inline int64_t rc_result_at(const product_key *key)
+{
+    return (rc_form_bytes(rc_key_type(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
 }
 
 #define DNN_TRY(call)                                                                              \

@@ -1,4 +1,4 @@
-/* Activations in the form in which a product wants them, and back. */
+/* Factors in the form in which a product wants them, and back. */
 #include "product/form.h"
 
 #include "base/clones.h"
@@ -94,49 +94,55 @@ void rc_place(float *y, int64_t ld, const float *x, int64_t n, int64_t c, bool a
         for (int64_t j = 0; j < c; j++) y[j] = x[j] + (add ? y[j] : 0);
 }
 
-/* ---- Forms ----------------------------------------------------------------------------------- */
+/* ---- Laid factors ---------------------------------------------------------------------------- */
 
-/* Of int8: the rows, then their scales, on cache lines of their own. */
+int64_t rc_bf16_size(int64_t m, int64_t k, int parts)
+{
+    (void)parts;
+    return m * k * 2;
+}
+
+void rc_bf16_lay(void *form, const float *x, int64_t from, int64_t rows, int64_t m, int64_t k,
+                 int parts)
+{
+    (void)m;
+    (void)parts;
+    rc_to_bf16((uint16_t *)form + from * k, x, rows * k);
+}
+
+/* The rows, then their scales, on cache lines of their own. */
 static int64_t scales_at(int64_t m, int64_t k)
 {
     return (m * k + 63) / 64 * 64;
 }
 
-const float *rc_form_scales(const void *form, int64_t m, int64_t k)
+const float *rc_int8_scales(const void *form, int64_t m, int64_t k)
 {
     return (const float *)((const char *)form + scales_at(m, k));
 }
 
-int64_t rc_form_bytes(rc_type type, int64_t m, int64_t k)
+int64_t rc_int8_size(int64_t m, int64_t k, int parts)
 {
-    switch (type) {
-    case RC_F32:
-        return 0;
-    case RC_BF16:
-        return m * k * 2;
-    case RC_S8:
-        return scales_at(m, k) + m * 4;
-    default:
-        return rc_split_bytes(m, k, rc_type_parts(type));
-    }
+    (void)parts;
+    return scales_at(m, k) + m * 4;
 }
 
-void rc_form_lay(rc_type type, void *form, const float *x, int64_t from, int64_t rows, int64_t m,
-                 int64_t k)
+void rc_int8_lay(void *form, const float *x, int64_t from, int64_t rows, int64_t m, int64_t k,
+                 int parts)
 {
-    int parts = rc_type_parts(type);
-    switch (type) {
-    case RC_F32:
-        break;
-    case RC_BF16:
-        rc_to_bf16((uint16_t *)form + from * k, x, rows * k);
-        break;
-    case RC_S8:
-        rc_quantize_rows((int8_t *)form + from * k, (float *)rc_form_scales(form, m, k) + from, x,
-                         rows, k, RC_INT8_MOST);
-        break;
-    default:
-        rc_split_rows(form, x, from, rows, k, parts);
-        if (from + rows == m) rc_split_pad(form, m, k, parts);
-    }
+    (void)parts;
+    rc_quantize_rows((int8_t *)form + from * k, (float *)rc_int8_scales(form, m, k) + from, x, rows,
+                     k, RC_INT8_MOST);
+}
+
+int64_t rc_tiles_size(int64_t m, int64_t k, int parts)
+{
+    return rc_split_bytes(m, k, parts);
+}
+
+void rc_tiles_lay(void *form, const float *x, int64_t from, int64_t rows, int64_t m, int64_t k,
+                  int parts)
+{
+    rc_split_rows(form, x, from, rows, k, parts);
+    if (from + rows == m) rc_split_pad(form, m, k, parts);
 }

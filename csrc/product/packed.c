@@ -8,8 +8,6 @@
 
 enum { PACK_ROWS = 256 };
 
-static const int64_t VALUE[] = {sizeof(float), sizeof(uint16_t), sizeof(int8_t)}; /* by rc_type */
-
 static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc, const void *from,
                          const_dnnl_memory_desc_t from_desc)
 {
@@ -35,9 +33,15 @@ static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc
     return st == dnnl_success ? RC_OK : rc_dnn_fail(st, "reorder of a weight");
 }
 
+/* Bytes of the scales in front of the int8 layout of a weight with n outputs. */
+static int64_t scale_bytes(int64_t n)
+{
+    return (n * (int64_t)sizeof(float) + 63) / 64 * 64;
+}
+
 static void *layout(const rc_packed *packed)
 {
-    return packed->base + (packed->type == RC_S8 ? rc_scale_bytes(packed->n) : 0);
+    return packed->base + (packed->type == RC_S8 ? scale_bytes(packed->n) : 0);
 }
 
 static rc_status fill(rc_packed *packed, rc_dnn *dnn, const void *w, dnnl_data_type_t type)
@@ -83,14 +87,14 @@ static rc_status pack_split(rc_packed *packed, const float *w, int parts)
 static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const float *w)
 {
     int64_t n = packed->n, k = packed->k;
-    int split = rc_type_parts(packed->type);
+    int split = rc_engine_of(packed->type)->parts;
     if (split > 0) return pack_split(packed, w, split);
     rc_product_shape shape = {.m = PACK_ROWS, .n = n, .k = k, .lda = k, .ldc = n, .bias = 1};
     RC_TRY(rc_parts_describe(dnn, parts, &shape, NULL, &packed->type));
     DNN_TRY(dnnl_memory_desc_clone(
         &packed->desc, dnnl_primitive_desc_query_md(parts->desc, dnnl_query_weights_md, 0)));
     int64_t bytes = (int64_t)dnnl_memory_desc_get_size(packed->desc);
-    if (packed->type == RC_S8) bytes += rc_scale_bytes(n);
+    if (packed->type == RC_S8) bytes += scale_bytes(n);
     RC_TRY(rc_alloc((void **)&packed->base, bytes));
     return packed->type == RC_S8 ? fill_int8(packed, dnn, w) : fill(packed, dnn, w, dnnl_f32);
 }
@@ -130,12 +134,12 @@ static bool has_more(const rc_packed *packed)
     if (dnnl_memory_desc_query(packed->desc, dnnl_query_padded_dims, &size) != dnnl_success)
         return true;
     return dnnl_memory_desc_get_size(packed->desc) !=
-           (size_t)((*size)[0] * (*size)[1] * VALUE[packed->type]);
+           (size_t)((*size)[0] * (*size)[1] * rc_engine_of(packed->type)->value);
 }
 
 static int64_t unit_of(const rc_packed *packed)
 {
-    if (rc_type_parts(packed->type) > 0) return rc_split_unit();
+    if (rc_engine_of(packed->type)->parts > 0) return rc_split_unit();
     int64_t unit = block_of(packed->desc);
     return unit >= packed->n || has_more(packed) ? 0 : unit;
 }
@@ -144,7 +148,7 @@ static int64_t unit_of(const rc_packed *packed)
 static void find_cuts(rc_packed *packed)
 {
     packed->unit = unit_of(packed);
-    if (packed->unit == 0 || rc_type_parts(packed->type) > 0) return;
+    if (packed->unit == 0 || rc_engine_of(packed->type)->parts > 0) return;
     packed->stride = place_of(packed, packed->unit, packed->n - packed->unit);
     if (packed->stride < 0) packed->unit = 0;
 }
@@ -192,11 +196,6 @@ rc_type rc_packed_type(const rc_packed *packed)
     return packed->type;
 }
 
-int64_t rc_form_size(const rc_packed *packed, int64_t m, int64_t k)
-{
-    return rc_form_bytes(packed == NULL ? RC_F32 : packed->type, m, k);
-}
-
 /* ---- Some of the outputs --------------------------------------------------------------------- */
 
 int64_t rc_packed_unit(const rc_packed *packed)
@@ -206,10 +205,11 @@ int64_t rc_packed_unit(const rc_packed *packed)
 
 rc_factor rc_packed_factor(const rc_packed *packed, int64_t from)
 {
-    int parts = rc_type_parts(packed->type);
+    int parts = rc_engine_of(packed->type)->parts;
     int64_t bytes = 0;
     if (from > 0 && parts > 0) bytes = rc_split_bytes(from, packed->k, parts);
-    if (from > 0 && parts == 0) bytes = from / packed->unit * packed->stride * VALUE[packed->type];
+    if (from > 0 && parts == 0)
+        bytes = from / packed->unit * packed->stride * rc_engine_of(packed->type)->value;
     const float *scale = packed->type == RC_S8 ? (const float *)packed->base + from : NULL;
     return (rc_factor){.b = (const float *)((char *)layout(packed) + bytes), .scale = scale};
 }

@@ -24,8 +24,4 @@ rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed);
 rc_factor rc_packed_factor(const rc_packed *packed, int64_t from);
 int64_t rc_packed_unit(const rc_packed *packed);
 
-/* Bytes of a first factor (m, k) in the form that a product with the weight `packed` (NULL for one
- * that is not packed) wants; 0 of floats. */
-int64_t rc_form_size(const rc_packed *packed, int64_t m, int64_t k);
-
 #endif

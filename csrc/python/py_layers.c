@@ -81,7 +81,8 @@ static void linear_chunk(void *arg, int64_t i, int worker)
     int64_t from = i * job->rows, rows = rc_min(job->rows, job->n - from);
     int64_t out = job->item[0].size[0], in = job->item[0].size[1];
     if (job->dy == NULL)
-        rc_linear_run(&job->layer, worker, job->y + from * out, job->x + from * in, rows);
+        rc_linear_run(&job->layer, worker, job->y + from * out, rc_floats(job->x + from * in),
+                      rows);
     else
         rc_linear_backward_run(&job->layer, worker, job->dx + from * in, job->dy + from * out,
                                rows);

@@ -48,6 +48,7 @@ rc_tile rc_tile_at(const rc_tiles *t, int64_t chunk, int64_t from, int worker)
 void rc_tile_run(const rc_tiles *t, const rc_tile *tile, int worker)
 {
     bool full = tile->rows == rc_min(t->rows, t->n);
-    rc_product_run(full ? t->full : t->tail, worker, tile->at, t->x + tile->first * t->width,
-                   t->w + tile->start * t->width, NULL);
+    rc_product_run(full ? t->full : t->tail, worker, tile->at,
+                   rc_floats(t->x + tile->first * t->width),
+                   (rc_factor){.b = t->w + tile->start * t->width});
 }

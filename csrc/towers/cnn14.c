@@ -229,7 +229,7 @@ static void conv_chunk(void *arg, int64_t index, int worker)
         neighbourhoods(near + i * wide * TAPS * l->c, job->x + clip * job->high * wide * l->c,
                        row % per_clip * pool + i % pool, job->high, wide, l->c);
     }
-    rc_linear_run(&job->linear, worker, full, near, rows * pool * wide);
+    rc_linear_run(&job->linear, worker, full, rc_floats(near), rows * pool * wide);
     norm_relu(full, job->scale, job->shift, rows * pool * wide, l->n);
     for (int64_t i = 0; pool > 1 && i < rows; i++)
         pool_rows(y + i * out, full + i * pool * wide * l->n, wide, l->n);
@@ -289,7 +289,7 @@ static void embed_chunk(void *arg, int64_t index, int worker)
     float *pooled = job->scratch + worker * job->scratch_size, *sum = pooled + job->rows * c;
     for (int64_t i = 0; i < rows; i++)
         pool_picture(pooled + i * c, sum, job->x + (first + i) * size, job->high, job->wide, c);
-    rc_linear_run(&job->linear, worker, job->y + first * c, pooled, rows);
+    rc_linear_run(&job->linear, worker, job->y + first * c, rc_floats(pooled), rows);
     rc_relu_forward(job->y + first * c, job->y + first * c, rows * c);
 }
 

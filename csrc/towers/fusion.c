@@ -133,7 +133,7 @@ static void local_patches(const rc_fusion_run *job, const clip_scratch *s, const
         float *to = s->local + row * f->side * f->c;
         for (int i = 0; i < RC_LOCALS; i++)
             rc_gather_rows(s->pixels + i * n, wide + i * f->picture, f->from + row * n, n, 1);
-        rc_linear_run(&job->conv, worker, to, s->pixels, filled);
+        rc_linear_run(&job->conv, worker, to, rc_floats(s->pixels), filled);
         memset(to + filled * f->c, 0, (size_t)((f->side - filled) * f->c) * sizeof *to);
     }
 }
@@ -157,11 +157,11 @@ static void run_branch(const rc_fusion_run *job, const rc_fusion_branch *branch,
                        const float *shift, int64_t n, int worker)
 {
     int64_t c = job->f->c, narrow = job->f->few;
-    rc_linear_run(&product[0], worker, few, x, n);
+    rc_linear_run(&product[0], worker, few, rc_floats(x), n);
     norm_rows(job, few, few, &branch->squeeze_norm, value(job, branch->squeeze_norm.scale.b), n,
               narrow);
     rc_relu_forward(few, few, n * narrow);
-    rc_linear_run(&product[1], worker, y, few, n);
+    rc_linear_run(&product[1], worker, y, rc_floats(few), n);
     norm_rows(job, y, y, &branch->widen_norm, shift, n, c);
 }
 

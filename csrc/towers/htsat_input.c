@@ -72,7 +72,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
     }
     stretch(job, wide, normed, mel, clip);
     rc_gather_rows(pixels, wide, t->patch_from, n * area, 1);
-    rc_linear_run(&job->linear, worker, out, pixels, n);
+    rc_linear_run(&job->linear, worker, out, rc_floats(pixels), n);
     if (c->fusion && job->longer[clip]) fuse(job, out, mel, clip, worker);
     if (!c->patch_norm) return; /* out is y */
     rc_layernorm_forward(y, mean, rstd, out, rc_call_value(job, t->patch_norm.w),

@@ -84,7 +84,7 @@ static void merge_chunk(void *arg, int64_t index, int worker)
     rc_layernorm_forward(a, mean, rstd, x, rc_call_value(job, s->merge_norm.w),
                          rc_call_value(job, s->merge_norm.b), rows, wide,
                          (float)job->t->config.eps);
-    rc_linear_run(&job->linear, worker, job->y + first * 2 * s->c, a, rows);
+    rc_linear_run(&job->linear, worker, job->y + first * 2 * s->c, rc_floats(a), rows);
 }
 
 static void merge_rows(rc_htsat_call *job, int64_t stage)

@@ -39,8 +39,7 @@ rc_attention rc_text_attention(const rc_text_call *job, int64_t rows, int64_t ke
 /* Rows on their way between layers: those of `x`, or their norm; or h and what gates it. */
 typedef struct {
     const rc_text_call *job;
-    const rc_linear *next; /* whose first factor they become, in the form `to` */
-    void *to;
+    rc_sink next; /* the layer whose first factor they become */
     rc_pair norm;
     const float *x, *gate;
     float *h;
@@ -60,11 +59,10 @@ static void each_few(text_rows *k, int worker, rc_task *task)
 static void norm_few(void *arg, int64_t i, int worker)
 {
     const text_rows *k = arg;
-    bool floats = rc_linear_takes_floats(k->next);
-    int64_t c = k->job->t->config.width, at = i * ROUND * c;
-    float *y = floats ? (float *)k->to + at : k->job->room + worker * k->job->room_size;
-    rc_text_norm(k->job, k->norm, y, k->x + at, some_of(k, i));
-    if (!floats) rc_linear_lay(k->next, k->to, y, i * ROUND, some_of(k, i), k->rows);
+    const float *x = k->x + i * ROUND * k->job->t->config.width;
+    float *y = rc_sink_at(&k->next, i * ROUND, k->job->room + worker * k->job->room_size);
+    rc_text_norm(k->job, k->norm, y, x, some_of(k, i));
+    rc_sink_put(&k->next, y, i * ROUND, some_of(k, i));
 }
 
 static void lay_few(void *arg, int64_t i, int worker)
@@ -72,7 +70,7 @@ static void lay_few(void *arg, int64_t i, int worker)
     (void)worker;
     const text_rows *k = arg;
     const float *x = k->x + i * ROUND * k->job->t->config.width;
-    rc_linear_lay(k->next, k->to, x, i * ROUND, some_of(k, i), k->rows);
+    rc_sink_put(&k->next, x, i * ROUND, some_of(k, i));
 }
 
 static void gate_few(void *arg, int64_t i, int worker)
@@ -82,27 +80,26 @@ static void gate_few(void *arg, int64_t i, int worker)
     int64_t wide = k->job->t->config.mlp, at = i * ROUND * wide, n = some_of(k, i) * wide;
     rc_act_of(k->job->t->config.activation)->forward(k->h + at, k->h + at, n);
     rc_gated_forward(k->h + at, k->h + at, k->gate + at, n);
-    rc_linear_lay(k->next, k->to, k->h + at, i * ROUND, some_of(k, i), k->rows);
+    rc_sink_put(&k->next, k->h + at, i * ROUND, some_of(k, i));
 }
 
-/* What a layer at the start of a branch reads: the rows x, or their norm, in the form that it
- * wants, which is x itself or lies in `room`. */
-static const void *branch_input(const rc_text_call *job, const rc_linear *l, rc_pair norm,
-                                int worker, float *room, const float *x, int64_t rows)
+/* What a layer at the start of a branch reads: the rows x, or their norm in `room`. */
+static rc_rows branch_input(const rc_text_call *job, const rc_linear *l, rc_pair norm, int worker,
+                            float *room, const float *x, int64_t rows)
 {
     bool post = job->t->config.place == RC_PLACE_POST;
-    text_rows k = {.job = job, .next = l, .to = room, .norm = norm, .x = x, .rows = rows};
-    if (post && rc_linear_takes_floats(l)) return x;
+    text_rows k = {.job = job, .norm = norm, .x = x, .rows = rows};
+    k.next = rc_linear_sink(l, room, room, rows);
+    if (post && !rc_sink_lays(&k.next)) return rc_floats(x);
     each_few(&k, worker, post ? lay_few : norm_few);
-    return room;
+    return rc_sink_rows(&k.next);
 }
 
-/* `to`, the form of the MLP's second layer, = activate(h) gate; both are scratch, and `to` is h
- * where that layer takes floats. */
-static void close_gate(const rc_text_call *job, int worker, void *to, float *h, const float *gate,
-                       int64_t rows)
+/* activate(h) gate goes to the MLP's second layer; both are scratch. */
+static void close_gate(const rc_text_call *job, int worker, const rc_sink *next, float *h,
+                       const float *gate, int64_t rows)
 {
-    text_rows k = {.job = job, .next = &job->fc2, .to = to, .gate = gate, .h = h, .rows = rows};
+    text_rows k = {.job = job, .next = *next, .gate = gate, .h = h, .rows = rows};
     each_few(&k, worker, gate_few);
 }
 
@@ -119,8 +116,8 @@ static void product_rows(const rc_text_call *job, const rc_linear *l, int worker
 {
     float *room = job->chunk + worker * job->chunk_size;
     const float *x = job->x + at * job->t->config.width;
-    rc_linear_run_laid(l, worker, y, branch_input(job, l, job->layer->norm1, worker, room, x, rows),
-                       rows);
+    rc_linear_run(l, worker, y, branch_input(job, l, job->layer->norm1, worker, room, x, rows),
+                  rows);
 }
 
 /* Chunks of queries, or of all three, then chunks of keys and values where these are apart. */
@@ -195,19 +192,20 @@ static void rest_chunk(void *arg, int64_t index, int worker)
     float *x = job->x + at * c->width, *room = job->chunk + worker * job->chunk_size;
     float *h = room + job->form, *gate = h + job->most * c->mlp;
     float *last = c->gated ? gate + job->most * c->mlp : gate;
-    if (rc_linear_takes_floats(&job->fc2)) last = h;
-    rc_linear_run(&job->proj, worker, x, job->o + at * rc_text_inner(c), rows); /* adds into x */
+    rc_sink active = rc_linear_sink(&job->fc2, h, last, rows);
+    rc_linear_run(&job->proj, worker, x, rc_floats(job->o + at * rc_text_inner(c)),
+                  rows); /* adds into x */
     branch_end(job, job->layer->norm1, x, rows);
-    const void *in = branch_input(job, &job->fc1, job->layer->norm2, worker, room, x, rows);
+    rc_rows in = branch_input(job, &job->fc1, job->layer->norm2, worker, room, x, rows);
     if (c->gated) {
-        rc_linear_run_laid(&job->gate, worker, gate, in, rows);
-        rc_linear_run_laid(&job->fc1, worker, h, in, rows);
-        close_gate(job, worker, last, h, gate, rows);
+        rc_linear_run(&job->gate, worker, gate, in, rows);
+        rc_linear_run(&job->fc1, worker, h, in, rows);
+        close_gate(job, worker, &active, h, gate, rows);
     } else {
-        rc_linear_run_between(&job->fc1, &job->fc2, worker, last, h, in,
-                              rc_act_of(c->activation)->forward, rows);
+        rc_linear_run_into(&job->fc1, worker, &active, h, in, rc_act_of(c->activation)->forward,
+                           rows);
     }
-    rc_linear_run_laid(&job->fc2, worker, x, last, rows);
+    rc_linear_run(&job->fc2, worker, x, rc_sink_rows(&active), rows);
     branch_end(job, job->layer->norm2, x, rows);
 }
 

@@ -156,7 +156,7 @@ static void pooler_chunk(void *arg, int64_t index, int worker)
 {
     const rc_text_call *job = arg;
     int64_t c = job->t->config.width, at = index * ROUND, rows = rc_min(ROUND, job->n - at);
-    rc_linear_run(&job->pooler, worker, job->y + at * c, job->pooled + at * c, rows);
+    rc_linear_run(&job->pooler, worker, job->y + at * c, rc_floats(job->pooled + at * c), rows);
     rc_tanh_forward(job->y + at * c, job->y + at * c, rows * c);
 }
 

@@ -64,8 +64,9 @@ static float *tile_of(const loss_job *job, int worker)
 /* Cosines of some rows of a with some of t. */
 static void run_tile(const loss_job *job, float *tile, block rows, block columns, int worker)
 {
-    rc_product_run(job->logits[rows.last][columns.last], worker, tile, job->a + rows.from * job->c,
-                   job->t + columns.from * job->c, NULL);
+    rc_product_run(job->logits[rows.last][columns.last], worker, tile,
+                   rc_floats(job->a + rows.from * job->c),
+                   (rc_factor){.b = job->t + columns.from * job->c});
 }
 
 static rc_status get_logits(loss_job *job, rc_dnn *dnn)
@@ -199,8 +200,8 @@ static void gradients_of_rows(const loss_job *job, int64_t index, int worker)
     for (int64_t b = 0; b < job->blocks; b++) {
         block columns = block_at(job, b);
         run_gradients(job, tile, rows, columns, partial, worker);
-        rc_product_run(job->for_a[rows.last][columns.last][b > 0], worker, da, tile,
-                       job->t + columns.from * job->c, NULL);
+        rc_product_run(job->for_a[rows.last][columns.last][b > 0], worker, da, rc_floats(tile),
+                       (rc_factor){.b = job->t + columns.from * job->c});
     }
     scale_rows(da, rows.size * job->c, job->scale);
 }
@@ -212,8 +213,8 @@ static void gradients_of_columns(const loss_job *job, int64_t index, int worker)
     for (int64_t b = 0; b < job->blocks; b++) {
         block rows = block_at(job, b);
         run_gradients(job, tile, rows, columns, NULL, worker);
-        rc_product_run(job->for_t[rows.last][columns.last][b > 0], worker, dt, tile,
-                       job->a + rows.from * job->c, NULL);
+        rc_product_run(job->for_t[rows.last][columns.last][b > 0], worker, dt, rc_floats(tile),
+                       (rc_factor){.b = job->a + rows.from * job->c});
     }
     scale_rows(dt, columns.size * job->c, job->scale);
 }
