@@ -106,8 +106,8 @@ def read(
     FileNotFoundError
         If the manifest, or a sound file, does not exist; all missing ones are counted.
     FormatError
-        Naming file and line of every faulty row: a missing or empty column, a bad list; or if no
-        row is left.
+        Naming file and line of every faulty row: a missing or empty column, a bad list, a URL where
+        files are checked; or if no row is left.
     """
     path = Path(path)
     root = path.parent if root is None else Path(root)
@@ -117,7 +117,7 @@ def read(
     for line, item in items(path):
         try:
             if _keep(f"{path}:{line}", item, allowed):
-                rows.append(_row(f"{path}:{line}", item, root, shared))
+                rows.append(_row(f"{path}:{line}", item, root, shared, check_files))
         except FormatError as error:
             faults.append(str(error))
     _refuse_faulty(path, faults)
@@ -263,11 +263,15 @@ class SharedCaptions:
         return self._files[name]
 
 
-def _row(at: str, item: dict[str, Any], root: Path, shared: SharedCaptions) -> Row:
+def _row(
+    at: str, item: dict[str, Any], root: Path, shared: SharedCaptions, check_files: bool
+) -> Row:
     names = [name for name in _PATH if name in item]
     if not names:
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
     sound = _text(at, names[0], item.pop(names[0]))
+    if check_files and "://" in sound and not (root / sound).is_file():
+        raise FormatError(f"{at}: {names[0]} {sound} is a URL: download the sound, give its path")
     captions = take_captions(at, item, shared)
     return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()}, at)
 

@@ -185,6 +185,17 @@ def test_bad_json_line_is_named_with_its_line(sounds, lines, message):
         manifest.read(write(sounds, "m.jsonl", *lines))
 
 
+def test_a_url_is_called_one_where_files_are_checked(sounds):
+    url = "https://example.com/a.wav"
+    path = write(sounds, "m.jsonl", *({"path": x, "caption": "A"} for x in ("a.wav", url)))
+    with pytest.raises(FormatError, match=rf"m\.jsonl:2: path {url} is a URL: download"):
+        manifest.read(path)
+    assert len(manifest.read(path, check_files=False)) == 2
+    (sounds / "https:" / "example.com").mkdir(parents=True)
+    (sounds / "https:" / "example.com" / "a.wav").touch()
+    assert len(manifest.read(path)) == 2
+
+
 def test_all_missing_files_are_counted_and_some_named(sounds):
     rows = [{"path": f"no{i}.wav", "caption": "A"} for i in range(8)]
     path = write(sounds, "m.jsonl", {"path": "a.wav", "caption": "A"}, *rows)
