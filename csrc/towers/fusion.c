@@ -35,7 +35,7 @@ static rc_pair declare_conv(rc_params *p, const int64_t *kernel, const char *pre
 /* Members of LAION's Sequential are named by number. */
 static rc_batch_norm declare_norm(rc_params *p, int64_t c, const char *prefix, int number)
 {
-    char name[8];
+    char name[16];
     snprintf(name, sizeof name, "%d", number);
     return rc_declare_batch_norm(p, c, prefix, name);
 }
