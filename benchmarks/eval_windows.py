@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 import reclap
-from reclap import audio, checkpoint, fusion
-from reclap.streams import Whole
+from reclap import audio, checkpoint
+from reclap.audio import fusion, windowing
+from reclap.audio.streams import Whole
 
 SHARED = Path(os.environ.get("RECLAP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SECONDS = 12.0  # shortest recording
@@ -77,7 +78,7 @@ def rows_of(model: reclap.Model, clip: np.ndarray, hop: float) -> tuple[dict[str
     rate = front.rate
     pooled = {"skip": model.embed_audio(clip, rate=rate, window_hop=hop)[0]}
     front, stream = dataclasses.replace(front, silence="keep"), Whole(clip)
-    windows = list(audio.each_window(stream, front))
+    windows = list(windowing.each_window(stream, front))
     pictures = ((i, p) for i, p in enumerate(fusion.pictures(stream, front)))
     rows = np.stack([row for _, row in model._rows(pictures, str)])
     for name, weight in weights(windows, rate).items():

@@ -13,8 +13,9 @@ import torch
 import transformers
 
 import reclap
-from reclap import audio, fusion
-from reclap.streams import Whole
+from reclap import audio
+from reclap.audio import fusion, windowing
+from reclap.audio.streams import Whole
 
 
 class Oracle(Protocol):
@@ -132,7 +133,7 @@ def _starts(clip: np.ndarray, oracle: Oracle) -> list[int]:
         samples=oracle.window,
         silence="skip" if oracle.compat is None else "keep",
     )
-    return list(audio.window_starts(Whole(clip), front))
+    return list(windowing.window_starts(Whole(clip), front))
 
 
 def _pictures(
@@ -154,8 +155,8 @@ def _pictures(
         heard = want > want.max(axis=-1, keepdims=True) - 60
         pairs = {"mel_db": difference[heard], "mel_all_db": difference}
         if len(clip) <= front.samples:
-            [prepared] = audio.prepared(Whole(clip), front)
-            exact = _exact(audio.pad(prepared, front), front)
+            [prepared] = windowing.prepared(Whole(clip), front)
+            exact = _exact(windowing.pad(prepared, front), front)
             pairs |= {"mel_exact_db": ours - exact, "theirs_exact_db": want - exact}
         for key, values in pairs.items():
             found[key] = max(found[key], float(np.abs(values).max()))

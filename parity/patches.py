@@ -76,7 +76,7 @@ def import_msclap(text_tower: torch.nn.Module, tokenizer: Any) -> ModuleType:
 def crop_at(start: int) -> Iterator[None]:
     """Crop at `start`, and cut for fusion in the middle of each part, where upstream draws.
 
-    The middle is the place that `reclap.fusion.fused_features` documents.
+    The middle is the place that `reclap.audio.fusion.fused_features` documents.
     """
     with (
         mock.patch("numpy.random.randint", return_value=start),

@@ -5,9 +5,9 @@
 >>> text = model.embed_text(["rain on a tin roof", "a dog barks"])
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from reclap._lazy import exports
 from reclap.errors import (
     BackendError,
     FormatError,
@@ -43,7 +43,7 @@ __all__ = [
     "nearest",
 ]
 
-_HOME = {
+_HOMES = {
     "Classification": "reclap.results",
     "ClapConfig": "reclap.config",
     "Embedding": "reclap.results",
@@ -56,13 +56,4 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, so that ``import reclap`` stays cheap."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'reclap' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted([*__all__, "__version__"])
+__getattr__, __dir__ = exports(__name__, _HOMES)

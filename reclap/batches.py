@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 
 __all__ = ["BATCH", "PIXELS", "TEXT_BATCH", "batch_of", "batches"]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.errors import FormatError
 from reclap.settings import Settings, from_mapping
 from reclap.towers import AUDIO, AudioTower, Cnn14Config, HtsatConfig, TextConfig

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from reclap import sources
+from reclap.audio import inputs
+from reclap.audio.decode import is_file
+from reclap.audio.fusion import Picture
 from reclap.batches import TEXT_BATCH, batch_of, batches
-from reclap.clips import is_file
 from reclap.config import ClapConfig
 from reclap.errors import Errors, FormatError, ReclapError, SkippedWarning, one_line, shown_name
-from reclap.fusion import Picture
 from reclap.results import Embedding
 from reclap.runtime.libraries import core
 from reclap.runtime.progress import bar as progress_bar
@@ -75,7 +75,7 @@ class Embedder:
 
     def embed_audio(
         self,
-        source: sources.Sounds,
+        source: inputs.Sounds,
         *,
         rate: int | None = None,
         channels_first: bool = False,
@@ -120,13 +120,13 @@ class Embedder:
         -----
         A clip longer than the model's window is covered by windows (`reclap.audio.windows`) whose
         unit embeddings are averaged and normalised. A model with feature fusion takes any clip as
-        one input (`reclap.fusion.fused_features`). Nothing is cropped at random, and no row
+        one input (`reclap.audio.fusion.fused_features`). Nothing is cropped at random, and no row
         depends on the others.
         """
-        items = sources.as_list(source)
+        items = inputs.as_list(source)
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
         faults: dict[int, str] = {}
-        reading = sources.Reading(rate, channels_first, window_hop)
+        reading = inputs.Reading(rate, channels_first, window_hop)
         for found in itertools.chain.from_iterable(self._groups(items, reading, errors, progress)):
             rows[found.index] = found.row
             if found.error is not None:
@@ -137,7 +137,7 @@ class Embedder:
 
     def iter_embed(
         self,
-        source: sources.Sounds,
+        source: inputs.Sounds,
         *,
         rate: int | None = None,
         channels_first: bool = False,
@@ -167,7 +167,7 @@ class Embedder:
         -----
         Sounds are decoded ahead, see `reclap.runtime.prefetch`; closing the generator ends that.
         """
-        reading = sources.Reading(rate, channels_first, window_hop)
+        reading = inputs.Reading(rate, channels_first, window_hop)
         for group in self._groups(source, reading, errors, progress):
             yield from group
 
@@ -209,19 +209,19 @@ class Embedder:
         return rows
 
     def _groups(
-        self, source: sources.Sounds, reading: sources.Reading, errors: Errors, progress: bool
+        self, source: inputs.Sounds, reading: inputs.Reading, errors: Errors, progress: bool
     ) -> Generator[list[Embedding], None, None]:
         """Yield embeddings in order, those together that are complete together."""
         require_errors(errors)
         is_stream = isinstance(source, Iterator) and not is_file(source)
-        items: Any = source if is_stream else sources.as_list(source)
+        items: Any = source if is_stream else inputs.as_list(source)
         if not isinstance(items, Iterator):
-            sources.require_rate(items, reading.rate)
+            inputs.require_rate(items, reading.rate)
         total = None if isinstance(items, Iterator) else len(items)
         pending = _Pending(self.config.dim)
         watched = pending.watch(items, reading.rate)
         front = reading.front(self.config.front)
-        found = sources.features(watched, reading, front, self.threads)
+        found = inputs.features(watched, reading, front, self.threads)
         bar = progress_bar(total, "clip", shown=progress)
         batch: list[tuple[int, Picture]] = []
         fault: Exception | None = None
@@ -301,7 +301,7 @@ class Embedder:
             raise ValueError(f"kind is {kind!r}, expected audio or text")
         if kind == "text":
             return f"tokenizer {self._tokenizer.digest}" if self._tokenizer else ""
-        hop = sources.Reading(window_hop=window_hop).front(self.config.front).window_hop
+        hop = inputs.Reading(window_hop=window_hop).front(self.config.front).window_hop
         return "" if hop == self.config.front.window_hop else f"window_hop {float(hop)!r}"
 
     @property
@@ -335,8 +335,8 @@ class _Pending:
     def watch(self, items: Iterable[Any], rate: int | None) -> Iterator[Any]:
         """Yield the items, and remember their names."""
         for i, item in enumerate(items):
-            sources.require_rate([item], rate, first=i)
-            self._names.append(sources.name_of(item, i))
+            inputs.require_rate([item], rate, first=i)
+            self._names.append(inputs.name_of(item, i))
             self.count += 1
             yield item
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from reclap import checkpoint, naming, sources
+from reclap import checkpoint, naming
+from reclap.audio import inputs
 from reclap.embedder import Embedder, Floats, pool, require_errors
 from reclap.errors import Errors, ReclapError
 from reclap.prompts.bank import PromptBank
@@ -159,7 +160,7 @@ class Model(Embedder):
 
     def classify(
         self,
-        source: sources.Sounds,
+        source: inputs.Sounds,
         labels: Labels,
         top_k: int = 5,
         *,
@@ -207,13 +208,13 @@ class Model(Embedder):
         """
         _require_top_k(top_k)
         classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
-        reading = sources.Reading(rate, channels_first, window_hop)
+        reading = inputs.Reading(rate, channels_first, window_hop)
         found = itertools.chain.from_iterable(self._groups(source, reading, errors, progress))
         return self._classified(list(found), classes, top_k, explain=explain)
 
     def iter_classify(
         self,
-        source: sources.Sounds,
+        source: inputs.Sounds,
         labels: Labels,
         top_k: int = 5,
         *,
@@ -252,7 +253,7 @@ class Model(Embedder):
         if combine == "entropy_batch":
             raise ValueError('combine is "entropy_batch", which needs all sounds: use classify')
         classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
-        reading = sources.Reading(rate, channels_first, window_hop)
+        reading = inputs.Reading(rate, channels_first, window_hop)
         with contextlib.closing(self._groups(source, reading, errors, progress)) as groups:
             for group in groups:
                 yield from self._classified(group, classes, top_k, explain=explain)
@@ -287,7 +288,7 @@ class Model(Embedder):
 
     def timeline(
         self,
-        source: sources.Sounds,
+        source: inputs.Sounds,
         labels: Labels,
         window: float | None = None,
         hop: float | None = None,
@@ -332,17 +333,17 @@ class Model(Embedder):
         if not (0 < window < math.inf and 0 < hop < math.inf):
             raise ValueError(f"window is {window} s and hop {hop} s, expected both above 0")
         require_errors(errors)
-        items = sources.as_list(source)
+        items = inputs.as_list(source)
         if len(items) != 1:
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
-        sources.require_rate(items, rate)
+        inputs.require_rate(items, rate)
         classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
         size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
-        reading = sources.Reading(rate, channels_first)
-        found = sources.pieces(items[0], reading, front, size, step)
-        name, faults = sources.name_of(items[0], 0), list[str]()
+        reading = inputs.Reading(rate, channels_first)
+        found = inputs.pieces(items[0], reading, front, size, step)
+        name, faults = inputs.name_of(items[0], 0), list[str]()
         if errors == "skip":
-            found = sources.without_fault(found, faults)
+            found = inputs.without_fault(found, faults)
         bar = progress_bar(None, "window", shown=progress)
         spans: list[tuple[int, int]] = []
         parts: list[list[Floats]] = []

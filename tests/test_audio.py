@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reclap import audio, sources
-from reclap.audio import AudioConfig
+from reclap import audio
+from reclap.audio import AudioConfig, inputs
 from reclap.errors import BackendError, FormatError
 from reclap.runtime import libraries
 from reclap.runtime.libraries import core
@@ -393,7 +393,7 @@ def test_training_and_inference_hear_the_same(rng, tmp_path, field, value):
     noise = 0.2 * rng.standard_normal((int(44100 * seconds), 2)) * [1.0, 0.3]
     path = tmp_path / "noise.wav"
     soundfile.write(path, noise, 44100, subtype="FLOAT")
-    [(_, heard)] = sources.features([path], sources.Reading(), front, 1)
+    [(_, heard)] = inputs.features([path], inputs.Reading(), front, 1)
     trained = spectra.load(path, 1.0, front, wrap=False).power
     inference = heard.mel[0] if front.truncation == "fusion" else heard.mel
     np.testing.assert_allclose(10 * np.log10(np.maximum(trained, 1e-10)), inference, atol=1e-3)

@@ -8,10 +8,10 @@ import pytest
 from folders import tone
 
 import reclap
+from reclap.audio.inputs import AHEAD
 from reclap.batches import BATCH
 from reclap.errors import SkippedWarning
 from reclap.prompts.combine import RULES
-from reclap.sources import AHEAD
 
 pytestmark = pytest.mark.timeout(240)
 

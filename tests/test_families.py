@@ -9,10 +9,11 @@ from closeness import f32
 from needs import needs
 
 import reclap
-from reclap import audio, fusion
+from reclap import audio
+from reclap.audio import fusion
+from reclap.audio.streams import Whole
 from reclap.cli import main
 from reclap.errors import FormatError
-from reclap.streams import Whole
 
 torch = needs("torch", "oracle")
 transformers = needs("transformers", "oracle")

@@ -213,7 +213,7 @@ def test_fused_model_embeds_any_clip_as_one_input(fused_folder, tones):
     rows = model.embed_audio(tones)  # up to four windows long
     for path, row in zip(tones, rows, strict=True):
         clip = audio.load(path, model.config.front.rate)
-        mel, longer = reclap.fusion.fused_features(clip, model.config.front)
+        mel, longer = reclap.audio.fusion.fused_features(clip, model.config.front)
         assert longer == (len(clip) >= 16000 + 160)
         tower = reload_tower(model)
         want = tower.audio(core.Context(1), mel[np.newaxis], longer=[longer])[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reclap import audio
-from reclap.audio import AudioConfig
+from reclap.audio import AudioConfig, features
 from reclap.runtime.libraries import core
 
 SMALL = AudioConfig(rate=8000, samples=4000, n_fft=64, hop=20, mels=8, fmin=20.0, fmax=4000.0)
@@ -58,7 +58,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 def test_filters_match_formula(config):
-    plan = audio._mel(config)
+    plan = features._mel(config)
     assert np.abs(plan.filters() - reference_filters(config)).max() < 1e-7
 
 
@@ -99,7 +99,7 @@ def test_log_mel_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         audio.log_mel(np.zeros(0))
     with pytest.raises(ValueError, match="no samples"):
-        audio._mel(SMALL)(np.zeros(0, np.float32))
+        features._mel(SMALL)(np.zeros(0, np.float32))
 
 
 def test_log_mel_of_wrong_rank_or_nan_is_refused():
@@ -160,10 +160,10 @@ def clap_features(mel_scale: str):
             padding="repeatpad",
         )
 
-    def features(x: np.ndarray) -> np.ndarray:
+    def extract(x: np.ndarray) -> np.ndarray:
         return extractor(x, sampling_rate=48000, return_tensors="np")["input_features"][0, 0]
 
-    return features
+    return extract
 
 
 @pytest.mark.oracle
@@ -181,10 +181,10 @@ def test_noise_matches_transformers(rng, mel_scale, length):
 
 @pytest.mark.oracle
 def test_real_clips_match_transformers(real_clips):
-    features = clap_features("slaney")
+    extract = clap_features("slaney")
     for path in real_clips:
         x = audio.load(path)[:480_000]
-        assert np.abs(audio.window_features(x)[0] - features(x)).max() < 1e-3, path.name
+        assert np.abs(audio.window_features(x)[0] - extract(x)).max() < 1e-3, path.name
 
 
 def test_what_lies_at_the_floor_stays_there_at_any_level(rng):
@@ -192,6 +192,6 @@ def test_what_lies_at_the_floor_stays_there_at_any_level(rng):
     silent = rng.random((50, 8)) < 0.3
     picture[silent] = -100
     for level in (-40.0, -20.0, 30.0):
-        got = audio.set_level(picture, level)
+        got = features.set_level(picture, level)
         assert (got[silent] == -100).all()
         assert np.ptp(got[~silent] - picture[~silent]) < 1e-3

@@ -16,7 +16,8 @@ import pytest
 from folders import RATE, tone
 
 import reclap
-from reclap import audio, sources
+from reclap import audio
+from reclap.audio import inputs
 
 SAME = 1e-6  # the promise of the design, for unit rows
 
@@ -104,9 +105,7 @@ def test_long_sounds_are_not_decoded_far_ahead(small):
             started.append(self.i)
             return clip
 
-    found = sources.features(
-        [Counted(i) for i in range(40)], sources.Reading(RATE), front, threads=2
-    )
+    found = inputs.features([Counted(i) for i in range(40)], inputs.Reading(RATE), front, threads=2)
     for _ in range(20 * 40):  # forty windows each
         place, _ = next(found)
     found.close()
@@ -141,7 +140,7 @@ def test_no_sounds_give_no_rows(small):
     ],
 )
 def test_as_list_tells_one_sound_from_several(source, count):
-    assert len(sources.as_list(source)) == count
+    assert len(inputs.as_list(source)) == count
 
 
 def test_open_file_is_one_sound_not_its_lines(small, tones):

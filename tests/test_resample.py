@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from needs import needs
 
-from reclap import audio, resample
-from reclap.resample import RESAMPLERS, resampled_length, resampler_of
+from reclap import audio
+from reclap.audio import resample
+from reclap.audio.resample import RESAMPLERS, resampled_length, resampler_of
 
 # Samples, rate, new rate, and what became of them in librosa 0.11 (soxr_hq) and torchaudio 2.11.
 RECORDED = [
@@ -121,7 +122,7 @@ def test_odd_rate_keeps_a_tone():
 PEAK = """
 import resource, sys
 import numpy as np
-from reclap.resample import resample
+from reclap.audio.resample import resample
 resample(np.zeros(1000, np.float32), 44100, 48000, sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for old, new in ((44101, 44100), (22051, 44100), (4194303, 48000), (1009, 48000)):

@@ -8,8 +8,8 @@ from folders import RATE, tone
 from needs import needs
 
 import reclap
-from reclap import audio, sources
-from reclap.audio import AudioConfig
+from reclap import audio
+from reclap.audio import AudioConfig, inputs, windowing
 from reclap.errors import FormatError
 
 
@@ -114,7 +114,7 @@ def test_names_that_messages_begin_with_are_not_swallowed(small, tmp_path, monke
     with pytest.raises(FormatError, match=f"^{name}: not a sound file"):
         small.embed_audio(name)
     error = ValueError("samples: expected shape (T,)")
-    sources._name(error, "s")
+    inputs._name(error, "s")
     assert str(error) == "s: samples: expected shape (T,)"
 
 
@@ -127,7 +127,7 @@ def test_faults_of_ours_are_not_skipped(small, tones, monkeypatch, kind, errors)
     def broken(*_):
         raise kind("operands could not be broadcast together")
 
-    monkeypatch.setattr(sources, "pictures", broken)
+    monkeypatch.setattr(inputs, "pictures", broken)
     with pytest.raises(kind, match=r"^.?operands could not be broadcast"):
         small.embed_audio(tones, errors=errors)
 
@@ -175,9 +175,9 @@ class Breaks:
 
 @pytest.mark.parametrize("error", [FormatError("broken further on"), OSError(5, "gone"), None])
 def test_sound_that_fails_further_on_has_no_row(small, tones, monkeypatch, error):
-    plain, front = sources.open_front, small.config.front
+    plain, front = inputs.open_front, small.config.front
     monkeypatch.setattr(
-        sources,
+        inputs,
         "open_front",
         lambda item, *a, **k: Breaks(front, error) if item == "bad" else plain(item, *a, **k),
     )
@@ -201,11 +201,11 @@ def test_no_window_is_short(left):
 
     found = []
     with pytest.raises(FormatError, match="became shorter"):
-        found.extend(len(window) for window in audio.each_window(Shrunk(), front))
+        found.extend(len(window) for window in windowing.each_window(Shrunk(), front))
     assert found == [10] * (left // 10)
     long = dataclasses.replace(front, samples=40)
     with pytest.raises(FormatError, match="became shorter"):
-        list(audio.each_window(Shrunk(), long))
+        list(windowing.each_window(Shrunk(), long))
 
 
 def test_windows_begin_at_the_nearest_sample():

@@ -14,10 +14,10 @@ import pytest
 from folders import tone
 
 import reclap
-from reclap import audio, checkpoint, fusion, sources, streams
-from reclap.audio import AudioConfig
+from reclap import audio, checkpoint
+from reclap.audio import AudioConfig, fusion, inputs, streams, windowing
+from reclap.audio.resample import RESAMPLERS, resample, resampled_length, resampler_of
 from reclap.errors import FormatError
-from reclap.resample import RESAMPLERS, resample, resampled_length, resampler_of
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -284,12 +284,12 @@ def test_windows_cover_what_sounds(
         monkeypatch.setattr(streams, "BLOCK", 997)
     x = between(rng, before, seconds, after)
     stream = stream_of(write(tmp_path / "clip.wav", x, SECOND), FRONT)
-    starts = audio.window_starts(stream, FRONT)
+    starts = windowing.window_starts(stream, FRONT)
     want = [round(t * SECOND) for t in covered]
     assert (starts[0], starts[-1] + FRONT.samples) == (want[0], want[1])
     assert len(starts) == -(-(starts[-1] - starts[0]) // FRONT.samples) + 1
     keep = dataclasses.replace(FRONT, silence="keep")
-    kept = audio.window_starts(stream, keep)
+    kept = windowing.window_starts(stream, keep)
     assert (kept[0], kept[-1] + FRONT.samples) == (0, len(x))
 
 
@@ -314,7 +314,7 @@ def test_silence_alone_is_covered(small):
     silence = np.zeros(3 * SECOND + 1, np.float32)
     keep = dataclasses.replace(FRONT, silence="keep")
     whole = streams.Whole(silence)
-    assert audio.window_starts(whole, FRONT) == audio.window_starts(whole, keep)
+    assert windowing.window_starts(whole, FRONT) == windowing.window_starts(whole, keep)
     assert np.isfinite(small.embed_audio(silence, rate=SECOND)).all()
 
 
@@ -343,7 +343,7 @@ def test_hop_of_a_call_is_that_of_the_front_end(small, rng):
     assert np.abs(plain - finer).max() > 0
     np.testing.assert_array_equal(small.embed_audio(clip, rate=SECOND), plain)
     front = dataclasses.replace(small.config.front, window_hop=0.25)
-    [*heard] = sources.features([clip], sources.Reading(SECOND, window_hop=0.25), front, 1)
+    [*heard] = inputs.features([clip], inputs.Reading(SECOND, window_hop=0.25), front, 1)
     assert len(heard) == len(audio.windows(audio.load(clip, front.rate, rate=SECOND), front))
     [found] = small.classify(clip, ["a"], rate=SECOND, window_hop=0.25)
     coarser = small.classify(clip, ["a"], rate=SECOND)[0]

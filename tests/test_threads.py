@@ -22,7 +22,7 @@ WAIT = 60.0  # seconds after which a test counts as stuck
 def test_the_front_end_runs_while_the_tower_does(small, tones, monkeypatch):
     """A tower that waits until later sounds were decoded would wait for ever, did it not."""
     opened, enough = [], threading.Event()
-    plain = reclap.sources.open_front
+    plain = reclap.audio.inputs.open_front
 
     def watched(*args, **options):
         opened.append(args[0])
@@ -36,7 +36,7 @@ def test_the_front_end_runs_while_the_tower_does(small, tones, monkeypatch):
             return small._core.audio(*args, **options)
 
     model = reclap.load(small._source, threads=2)
-    monkeypatch.setattr(reclap.sources, "open_front", watched)
+    monkeypatch.setattr(reclap.audio.inputs, "open_front", watched)
     monkeypatch.setattr(model, "_core", Tower())
     assert len(model.embed_audio(tones * 3)) == 3 * len(tones)
 

@@ -4,8 +4,7 @@ import folders
 import numpy as np
 import pytest
 
-from reclap import sources
-from reclap.audio import AudioConfig
+from reclap.audio import AudioConfig, inputs
 from reclap.config import ClapConfig, HtsatConfig
 from reclap.manifest import Caption, Row
 from reclap.training import augment, spectra
@@ -65,7 +64,7 @@ def sounds(tmp_path_factory):
 
 def inference(row, front):
     """Return what the model embeds, shape (windows, frames, mels)."""
-    found = [result for _, result in sources.features([row.path], sources.Reading(), front, 1)]
+    found = [result for _, result in inputs.features([row.path], inputs.Reading(), front, 1)]
     assert not [x for x in found if isinstance(x, Exception)]
     return np.stack([picture.mel for picture in found])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reclap.audio import mel_filters
+from reclap.audio.features import mel_filters
 from reclap.config import ClapConfig
 from reclap.errors import ReclapError
 from reclap.runtime.libraries import core

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from reclap.audio import AudioConfig, Padding
+from reclap.audio.front import AudioConfig, Padding
 from reclap.config import ClapConfig, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families.activations import NAMES

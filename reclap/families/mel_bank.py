@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reclap.audio import AudioConfig, mel_filters
+from reclap.audio.features import mel_filters
+from reclap.audio.front import AudioConfig
 from reclap.errors import FormatError
 from reclap.tensors import Array, Stored
 

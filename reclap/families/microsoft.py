@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.config import AudioTower, ClapConfig, TextConfig
 from reclap.errors import FormatError, shown_names
 from reclap.families import audio, cnn14, mel_bank

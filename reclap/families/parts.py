@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.config import AudioTower, ClapConfig
 from reclap.errors import FormatError, shown_name
 from reclap.families.text_config import left_of, tower_of

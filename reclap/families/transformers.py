@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap import checkpoint, files
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import audio

@@ -1,6 +1,6 @@
 """Ordered, bounded prefetching on threads.
 
-The one prefetcher of the package: sounds on their way to a tower (`reclap.sources`), batches of
+The one prefetcher of the package: sounds on their way to a tower (`reclap.audio`), batches of
 training (`reclap.training.data`), requests to a language model (`reclap.llm.parallel`).
 """
 

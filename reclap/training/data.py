@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.errors import Errors, FormatError, ReclapError
 from reclap.manifest import Row
 from reclap.runtime.prefetch import prefetch_map

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import manifest, sources
+from reclap import manifest
+from reclap.audio import inputs
 from reclap.batches import batches
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
@@ -89,7 +90,7 @@ class ZeroShot:
     def _decoded(self) -> Iterator[tuple[int, Floats]]:
         """Yield the log-mel of each window as inference computes it, with the index of its row."""
         paths = [row.path for row in self._rows]
-        found = sources.features(paths, sources.Reading(), self._front, self._threads)
+        found = inputs.features(paths, inputs.Reading(), self._front, self._threads)
         with contextlib.closing(found):
             for i, result in found:
                 if isinstance(result, Exception):

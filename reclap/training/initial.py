@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reclap import checkpoint
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.config import AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import clap, htsat, text_folder

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from reclap import checkpoint, manifest
-from reclap.audio import AudioConfig
+from reclap.audio.front import AudioConfig
 from reclap.config import ClapConfig, Dim, Head, HtsatConfig, TextConfig, audio_from_json
 from reclap.errors import FormatError
 from reclap.settings import Count, Fraction, Positive, Settings, from_mapping

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import audio
-from reclap.audio import AudioConfig
+from reclap.audio import features, windowing
+from reclap.audio.front import AudioConfig, load_front
 from reclap.training import augment
 from reclap.training.draw import NOISE, generator
 
@@ -83,7 +83,7 @@ def load(path: Path, speed: float, front: AudioConfig, *, wrap: bool) -> Spectru
     wrap : bool
         One period of the clip's endless repetition; otherwise padded to a window as at inference.
     """
-    return _of(audio.load_front(path, front, speed=speed), front, wrap=wrap)
+    return _of(load_front(path, front, speed=speed), front, wrap=wrap)
 
 
 def _of(samples: Floats, front: AudioConfig, *, wrap: bool) -> Spectrum:
@@ -94,7 +94,7 @@ def _of(samples: Floats, front: AudioConfig, *, wrap: bool) -> Spectrum:
 def _whole(samples: Floats, front: AudioConfig) -> Floats:
     """Return the picture of a clip, padded and quantised as at inference, but not cut."""
     longer = dataclasses.replace(front, samples=max(len(samples), front.samples))
-    return audio.log_mel(audio.windows(samples, longer)[0], front)
+    return features.log_mel(windowing.windows(samples, longer)[0], front)
 
 
 def _wrapped(samples: Floats, front: AudioConfig) -> Floats:
@@ -104,7 +104,7 @@ def _wrapped(samples: Floats, front: AudioConfig) -> Floats:
     margin = -(-front.n_fft // (2 * front.hop))  # in frames, more than half a transform
     padded = np.resize(np.roll(period, margin * front.hop), (frames + 2 * margin) * front.hop)
     exactly = dataclasses.replace(front, samples=len(padded))
-    return audio.log_mel(audio.windows(padded, exactly)[0], front)[margin : margin + frames]
+    return features.log_mel(windowing.windows(padded, exactly)[0], front)[margin : margin + frames]
 
 
 @functools.lru_cache(maxsize=2)

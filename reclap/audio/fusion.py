@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reclap import audio
-from reclap.audio import AudioConfig
+from reclap.audio import features, windowing
+from reclap.audio.front import AudioConfig
+from reclap.audio.streams import Stream, Whole
 from reclap.errors import FormatError
-from reclap.streams import Stream, Whole
 
 __all__ = ["Picture", "fused_features", "pictures"]
 
@@ -52,7 +52,7 @@ def pictures(stream: Stream, config: AudioConfig) -> Iterator[Picture]:
     if config.truncation == "fusion":
         yield Picture(*_fused(stream, config))
         return
-    for mel in audio.each_picture(stream, config):
+    for mel in features.each_picture(stream, config):
         yield Picture(mel, False)
 
 
@@ -101,24 +101,24 @@ def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats,
     >>> mel.shape, longer
     ((4, 1001, 64), True)
     """
-    return _fused(Whole(audio.mono(samples)), config)
+    return _fused(Whole(windowing.mono(samples)), config)
 
 
 def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
     """Compute `fused_features` part by part; to set a level, the picture must be whole."""
     size, total, level = config.frames, stream.length // config.hop + 1, config.level_db
     if total <= size:
-        clip = np.concatenate(list(audio.prepared(stream, config)))
+        clip = np.concatenate(list(windowing.prepared(stream, config)))
         if len(clip) < stream.length:
             raise FormatError("the file became shorter while it was read")
-        mel = audio.log_mel(audio.pad(clip, config), config)
-        return np.stack([mel if level is None else audio.set_level(mel, level)] * VIEWS), False
+        mel = features.log_mel(windowing.pad(clip, config), config)
+        return np.stack([mel if level is None else features.set_level(mel, level)] * VIEWS), False
     shrink = Antialiased if config.fusion_resize == "antialias" else Bilinear
     cuts = [_Cut(start, size, config.mels) for start in cut_starts(total, size)]
     views = (shrink(total, size, config.mels), *cuts)
     at = 0
-    for part in audio.each_frames(stream, config, PART if level is None else total):
-        mel = part if level is None else audio.set_level(part, level)
+    for part in features.each_frames(stream, config, PART if level is None else total):
+        mel = part if level is None else features.set_level(part, level)
         for view in views:
             view.add(mel, at)
         at += len(mel)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reclap.clips import (
+from reclap.audio.decode import (
     ARRAY,
     Channels,
     Clip,
@@ -17,9 +17,9 @@ from reclap.clips import (
     convert,
     is_file,
 )
+from reclap.audio.levels import Levels, sounding
+from reclap.audio.resample import Kind, resampled_length, resampler_of
 from reclap.errors import FormatError
-from reclap.levels import Levels, sounding
-from reclap.resample import Kind, resampled_length, resampler_of
 from reclap.runtime.libraries import core
 
 __all__ = ["Stream", "Whole", "cut", "open_stream"]
@@ -37,7 +37,7 @@ class Stream(Protocol):
 
     @property
     def sounding(self) -> tuple[int, int]:
-        """First sample that is no silence, and one more than the last; see `reclap.levels`."""
+        """First sample that is no silence, and one more than the last: `reclap.audio.levels`."""
 
     def blocks(self) -> Iterator[Samples]:
         """Yield the samples from the beginning, in arrays (T,) of any length."""
@@ -75,7 +75,7 @@ def open_stream(
     Parameters
     ----------
     source, target_rate, rate, channels, resampler, channels_first
-        As `reclap.clips.load`, whose samples the stream has; channels are not kept.
+        As `reclap.audio.load`, whose samples the stream has; channels are not kept.
     place : str, optional
         What warnings call an array, and put before the name of bytes and file objects.
 
@@ -87,7 +87,7 @@ def open_stream(
     Raises
     ------
     OSError, FormatError, TypeError, ValueError
-        As `reclap.clips.load`; of a long file, what is wrong further on is raised by its blocks.
+        As `reclap.audio.load`; of a long file, what is wrong further on is raised by its blocks.
     """
     if not is_file(source) or rate is not None:
         check_rate("target_rate", target_rate)

@@ -15,12 +15,12 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard, get_args
 import numpy as np
 import numpy.typing as npt
 
-from reclap import headers
-from reclap.arrays import amplitudes, refuse_non_finite
+from reclap.audio import headers
+from reclap.audio.arrays import amplitudes, refuse_non_finite
+from reclap.audio.levels import Levels
+from reclap.audio.media import MediaReader
+from reclap.audio.resample import Kind, resample
 from reclap.errors import BadSoundType, FormatError
-from reclap.levels import Levels
-from reclap.media import MediaReader
-from reclap.resample import Kind, resample
 from reclap.runtime.libraries import core, sndfile
 
 __all__ = [
@@ -308,7 +308,7 @@ def load(
     channels : {"mean", "concatenate", "keep"}
         Average them, put one after the other in time (as MS-CLAP does), or keep them.
     resampler : {"soxr", "sinc", "librosa"}
-        See `reclap.resample.resample`.
+        See `reclap.audio.resample.resample`.
     channels_first : bool
         An array of two axes is (channels, T), as torchaudio and transformers make them.
 

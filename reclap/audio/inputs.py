@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from reclap.audio import AudioConfig, open_front
-from reclap.clips import Source, check_rate, is_file
+from reclap.audio.decode import Source, check_rate, is_file
+from reclap.audio.front import AudioConfig, open_front
+from reclap.audio.fusion import Picture, pictures
+from reclap.audio.streams import Stream, Whole, cut
 from reclap.errors import BadSound, FormatError, one_line
-from reclap.fusion import Picture, pictures
 from reclap.runtime.prefetch import prefetch
-from reclap.streams import Stream, Whole, cut
 
 __all__ = [
     "Reading",
@@ -182,7 +182,7 @@ def features(
     Notes
     -----
     Memory holds at most `AHEAD` pictures, or twice that; and of at most `threads` sounds `WHOLE`
-    decoded samples each, see `reclap.streams`, whatever their length.
+    decoded samples each, see `reclap.audio.streams`, whatever their length.
     """
 
     def work(i: int, item: Any) -> Iterator[Picture | Exception]:

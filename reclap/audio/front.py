@@ -1,0 +1,213 @@
+"""The audio front end of a model: its settings, and sounds opened as it takes them."""
+
+import dataclasses
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from reclap.audio.decode import Samples, Source
+from reclap.audio.resample import Kind as ResamplerKind
+from reclap.audio.streams import Stream, open_stream
+from reclap.settings import Settings, from_mapping
+
+__all__ = ["AudioConfig", "load_front", "open_front"]
+
+Rate: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+Padding: TypeAlias = Literal["repeatpad", "repeat", "pad"]
+Hertz: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioConfig(Settings):
+    """The audio front end of a model; the defaults are those of LAION-CLAP without fusion.
+
+    Parameters
+    ----------
+    rate : int
+        Samples per second (Hz) that the model was trained on.
+    samples : int
+        Length of one window in samples.
+    n_fft : int
+        Length of the Hann window and of its transform, a power of two in 32..65536.
+    hop : int
+        Samples between frames.
+    mels : int
+        Mel bands.
+    fmin, fmax : float
+        Range of the bands in Hz.
+    mel_scale : {"slaney", "htk"}
+        Frequency axis on which the bands are evenly spaced.
+    mel_norm : {"slaney", "none"}
+        Triangles of unit area, or of unit height.
+    bank_rate : int, optional
+        The rate in Hz that the filter bank is laid out for, where it is not `rate`. MS-CLAP 2023
+        applies a bank for 32 kHz to audio at 44.1 kHz (``msclap/models/config.py`` of
+        microsoft/CLAP).
+    padding : {"repeatpad", "repeat", "pad"}
+        How a short clip fills the window: whole copies, then zeros; copies, the last one cut;
+        zeros.
+    quantize : bool
+        Clamp to [-1, 1] and round towards zero to 16 bits, as LAION-CLAP does in training and
+        inference (``training/data.py``).
+    window_hop : float
+        Step between the windows of a long clip as a fraction of the window, in [0.001, 1].
+    silence : {"skip", "keep"}
+        Whether the windows of a long clip leave out the silence before and after it (below -80 dB,
+        at least 5 ms), where channels are averaged. Kept, it moves all windows.
+    level_db : float, optional
+        Shift the log-mel picture of every window to this level in dB: the mean power of its
+        frames, each weighted by its own power, so that silence around a sound does not count.
+        For models that were trained to ignore loudness; see `set_level`.
+    truncation : {"windows", "fusion"}
+        What becomes of a clip longer than the window: windows that are embedded one by one, or a
+        single input of four pictures for a model with feature fusion; see
+        `reclap.audio.fusion.fused_features`. Models with fusion go with ``mel_scale="htk"`` and
+        ``mel_norm="none"``.
+    fusion_resize : {"bilinear", "antialias"}
+        How fusion shrinks a long clip to one picture: two neighbours mixed, as transformers and,
+        before torchvision 0.17, LAION-CLAP; or by triangles that see every frame, as LAION-CLAP
+        since.
+    channels : {"mean", "concatenate"}
+        What becomes of several channels: their mean, or one after the other in time, as in
+        MS-CLAP (``msclap/CLAPWrapper.py``).
+    resampler : {"soxr", "sinc", "librosa"}
+        See `reclap.audio.resample.resample`.
+
+    Examples
+    --------
+    >>> AudioConfig().frames
+    1001
+    >>> AudioConfig.from_json({"rate": 44100, "samples": 308700, "hop": 320}).window_seconds
+    7.0
+    """
+
+    rate: Rate = 48000
+    samples: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 480000
+    n_fft: Annotated[int, msgspec.Meta(ge=32, le=65536)] = 1024
+    hop: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 480
+    mels: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    fmin: Hertz = 50.0
+    fmax: Hertz = 14000.0
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_norm: Literal["slaney", "none"] = "slaney"
+    bank_rate: Rate | None = None
+    padding: Padding = "repeatpad"
+    quantize: bool = False
+    window_hop: Annotated[float, msgspec.Meta(ge=0.001, le=1)] = 1.0
+    silence: Literal["skip", "keep"] = "skip"
+    level_db: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
+    truncation: Literal["windows", "fusion"] = "windows"
+    fusion_resize: Literal["bilinear", "antialias"] = "bilinear"
+    channels: Literal["mean", "concatenate"] = "mean"
+    resampler: ResamplerKind = "soxr"
+
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if self.n_fft & (self.n_fft - 1):
+            raise ValueError(f"n_fft is {self.n_fft}, expected a power of two")
+        if self.fmin >= self.fmax:
+            raise ValueError(f"fmin is {self.fmin}, expected below fmax, {self.fmax}")
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of one window in seconds."""
+        return self.samples / self.rate
+
+    @property
+    def frames(self) -> int:
+        """Frames of the log-mel picture of one window."""
+        return self.samples // self.hop + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that `from_json` takes."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "audio") -> "AudioConfig":
+        """Build a configuration from a dictionary; absent fields keep their default.
+
+        Parameters
+        ----------
+        data : mapping
+            Field names to values, as `to_json` writes them.
+        where : str
+            How messages call this mapping.
+
+        Raises
+        ------
+        FormatError
+            If a key is unknown, or a value has the wrong type or is out of range.
+        """
+        return from_mapping(cls, data, where)
+
+
+def open_front(
+    source: Source | npt.ArrayLike,
+    front: AudioConfig,
+    *,
+    rate: int | None = None,
+    channels_first: bool = False,
+    speed: float = 1.0,
+    place: str | None = None,
+) -> Stream:
+    """Open a sound as a front end takes it: its rate, its channels, its resampler.
+
+    Inference, training and evaluation all load sounds here, so a model is trained on what it hears
+    later.
+
+    Parameters
+    ----------
+    source : path, bytes-like, binary file object, or array of shape (T,) or (T, channels)
+        The sound.
+    front : AudioConfig
+        The front end.
+    rate : int, optional
+        Rate in Hz of an array.
+    channels_first : bool
+        An array of two axes is (channels, T).
+    speed : float
+        The sound plays faster and higher by this factor.
+    place : str, optional
+        What warnings call what has no name.
+
+    Returns
+    -------
+    Stream
+        Mono samples at ``front.rate``, not yet quantised or padded.
+
+    Raises
+    ------
+    OSError, FormatError, TypeError, ValueError
+        As `load`; of a long file, what is wrong further on is raised by its blocks.
+    """
+    target = max(1, round(front.rate / speed))
+    return open_stream(
+        source,
+        target,
+        rate=rate,
+        channels=front.channels,
+        resampler=front.resampler,
+        channels_first=channels_first,
+        place=place,
+    )
+
+
+def load_front(
+    source: Source | npt.ArrayLike,
+    front: AudioConfig,
+    *,
+    rate: int | None = None,
+    speed: float = 1.0,
+) -> Samples:
+    """Load a sound as a front end takes it: the samples of `open_front`, shape (T,).
+
+    Examples
+    --------
+    >>> load_front(np.zeros(44100), AudioConfig(rate=16000), rate=44100, speed=2.0).shape
+    (8000,)
+    """
+    blocks = list(open_front(source, front, rate=rate, speed=speed).blocks())
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
