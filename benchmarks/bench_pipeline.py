@@ -33,7 +33,7 @@ SAMPLE = ROOT / "examples" / "sounds" / "rain.ogg"
 LONG = """
 import json, resource, sys, time
 import reclap
-from reclap import streams
+from reclap.audio import streams
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

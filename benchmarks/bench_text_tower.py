@@ -20,7 +20,7 @@ import engines
 import numpy as np
 
 if TYPE_CHECKING:
-    from reclap.towers import TextConfig
+    from reclap.config.towers import TextConfig
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}
 BATCH = 64
@@ -39,7 +39,7 @@ FROM = {"flan-t5-large": "from_t5", "roberta-base": "from_roberta", "bert-base":
 
 def config_of(tower: str, quick: bool) -> "TextConfig":
     """Return the tower; two layers of it where it must be quick."""
-    from reclap.towers import TextConfig
+    from reclap.config.towers import TextConfig
 
     config = TextConfig.preset(tower)
     return dataclasses.replace(config, layers=2, vocab=30522) if quick else config

@@ -17,7 +17,7 @@ import numpy as np
 from eval_prompts import LABELS
 
 import reclap
-from reclap.towers import DTYPES
+from reclap.config.towers import DTYPES
 
 TEMPLATE = "The sound of {label}."
 

@@ -17,7 +17,7 @@ from reclap.errors import (
 )
 
 if TYPE_CHECKING:
-    from reclap.config import ClapConfig
+    from reclap.config.model import ClapConfig
     from reclap.embeddings import Embeddings, nearest
     from reclap.loading import load
     from reclap.model import Model

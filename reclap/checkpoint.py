@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reclap import files
-from reclap.config import ClapConfig
+from reclap.config.model import ClapConfig
 from reclap.errors import FormatError, shown_name, shown_names
+from reclap.io import files
 from reclap.runtime.progress import byte_bar
 from reclap.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
 from reclap.tensors import Array, Stored, release

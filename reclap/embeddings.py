@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from reclap import store
 from reclap.errors import FormatError, ReclapError, shown_name
-from reclap.files import atomic
+from reclap.io.files import atomic
 from reclap.runtime.libraries import core
 from reclap.runtime.threads import default_threads
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reclap import checkpoint
 from reclap.errors import ReclapError, needs, one_line
-from reclap.text import TOKENIZERS
+from reclap.text.tokenizer import TOKENIZERS
 
 __all__ = ["OFFLINE", "PREFIX", "is_hub_id", "locate"]
 

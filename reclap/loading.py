@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclap import checkpoint, hub
+from reclap.config.towers import Dtype
 from reclap.errors import FormatError
 from reclap.model import Model
-from reclap.text import TOKENIZERS, find_tokenizer
-from reclap.towers import Dtype
+from reclap.text.tokenizer import TOKENIZERS, find_tokenizer
 from reclap.weights import choose_dtype
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 
 from reclap import checkpoint, naming
 from reclap.audio import inputs
+from reclap.config.towers import Dtype
 from reclap.embedder import Embedder, Floats, pool, require_errors
 from reclap.errors import Errors, ReclapError
 from reclap.prompts.bank import PromptBank
@@ -21,7 +22,6 @@ from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
 from reclap.results import Classification, Embedding, Timeline
 from reclap.runtime.progress import bar as progress_bar
-from reclap.towers import Dtype
 from reclap.weights import Weights
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from reclap.prompts.combine import Rule, place_of
 from reclap.prompts.strategies import Labels
 from reclap.results import Attribution
 from reclap.runtime.libraries import core
-from reclap.text import Tokenizer, check_texts, prompt_of
+from reclap.text.tokenizer import Tokenizer, check_texts, prompt_of
 
 __all__ = ["Classes", "Scores", "prompts_of", "warn_of_unknown"]
 

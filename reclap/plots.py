@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from reclap import files
 from reclap.errors import needs
+from reclap.io import files
 
 with needs("matplotlib", "drawing a timeline", "plot"):
     from matplotlib.figure import Figure

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from reclap import checkpoint
 from reclap.batches import TEXT_BATCH, batches
-from reclap.config import ClapConfig
+from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
 from reclap.runtime.libraries import core
 from reclap.runtime.threads import default_threads
-from reclap.text import Tokenizer, check_texts
+from reclap.text.tokenizer import Tokenizer, check_texts
 from reclap.weights import Weights
 
 __all__ = ["TextEncoder"]

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint
-from reclap.config import ClapConfig
+from reclap.config.model import ClapConfig
+from reclap.config.towers import DTYPES, Dtype
 from reclap.errors import FormatError, ReclapError
 from reclap.runtime.libraries import core, describe
 from reclap.runtime.progress import byte_bar
 from reclap.tensors import Array, Lazy
-from reclap.towers import DTYPES, Dtype
 
 __all__ = ["Weights", "choose_dtype"]
 

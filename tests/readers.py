@@ -11,8 +11,9 @@ import numpy as np
 import soundfile
 import training
 
-from reclap import audio, manifest
+from reclap import audio
 from reclap.embeddings import Embeddings
+from reclap.io import manifest
 from reclap.prompts.bank import PromptBank
 from reclap.store import Header, Store, Writer
 from reclap.training import recipe

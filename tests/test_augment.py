@@ -12,7 +12,7 @@ import pytest
 from folders import RATE
 
 from reclap.audio import AudioConfig
-from reclap.manifest import Caption, Row
+from reclap.io.manifest import Caption, Row
 from reclap.training import augment, draw, spectra
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data

@@ -12,9 +12,10 @@ import pytest
 import training
 from folders import RATE
 
-from reclap import audio, manifest
+from reclap import audio
 from reclap.audio import AudioConfig
 from reclap.errors import FormatError
+from reclap.io import manifest
 from reclap.training import augment, spectra
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data, Loader, _unrank

@@ -7,7 +7,7 @@ import training
 
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
-from reclap.manifest import Caption, Row
+from reclap.io.manifest import Caption, Row
 from reclap.training import evaluate
 from reclap.training.evaluate import ZeroShot
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from reclap import files
 from reclap.errors import BackendError, FormatError, ReclapError
+from reclap.io import files
 
 
 def _mode(path):

@@ -11,8 +11,9 @@ import pytest
 from llm_server import Server, answer_well, captions
 from needs import needs
 
-from reclap import cli, manifest
+from reclap import cli
 from reclap.errors import FormatError, ReclapError
+from reclap.io import manifest
 from reclap.llm import StoppedError
 from reclap.llm.cache import Cache
 from reclap.llm.gather import Sampling

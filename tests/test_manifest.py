@@ -5,8 +5,8 @@ import json
 import pytest
 from needs import needs
 
-from reclap import manifest
 from reclap.errors import FormatError
+from reclap.io import manifest
 
 
 @pytest.fixture

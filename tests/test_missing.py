@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import reclap
-from reclap import manifest, plots
+from reclap import plots
 from reclap.audio import load
 from reclap.errors import MissingDependencyError
+from reclap.io import manifest
 from reclap.llm.embedded import Embedded
 from reclap.llm.server import Server
 
@@ -32,7 +33,7 @@ USES = {
 MODULES = {
     "matplotlib": ["matplotlib.figure"],
     "pyarrow": ["pyarrow.parquet"],
-    "tokenizers": ["reclap.vocabulary", "reclap.tokenizer_limits"],
+    "tokenizers": ["reclap.text.vocabulary", "reclap.text.tokenizer_limits"],
 }
 
 

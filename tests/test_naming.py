@@ -317,7 +317,7 @@ def test_the_cache_of_prompts_does_not_grow_for_ever(fresh, fused_folder, cache,
     other = reclap.load(fused_folder)
     other.class_vectors(BANK)
     os.utime(cache / f"{other.text_digest}.store", (1, 1))  # long ago
-    one = reclap.caching.size_of(cache / f"{other.text_digest}.store")
+    one = reclap.io.cache_dir.size_of(cache / f"{other.text_digest}.store")
     monkeypatch.setattr(embeddings, "MOST", one + one // 2)
     fresh.class_vectors(BANK)
     assert [p.name for p in cache.iterdir()] == [f"{fresh.text_digest}.store"]
@@ -335,13 +335,13 @@ def test_a_folder_that_cannot_be_written_is_done_without(fresh, tmp_path, monkey
 
 def test_cache_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("RECLAP_CACHE", str(tmp_path))
-    assert reclap.caching.cache_folder() == tmp_path
+    assert reclap.io.cache_dir.cache_folder() == tmp_path
     monkeypatch.delenv("RECLAP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert reclap.caching.cache_folder() == tmp_path / "xdg" / "reclap"
+    assert reclap.io.cache_dir.cache_folder() == tmp_path / "xdg" / "reclap"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert reclap.caching.cache_folder() == tmp_path / "home" / ".cache" / "reclap"
+    assert reclap.io.cache_dir.cache_folder() == tmp_path / "home" / ".cache" / "reclap"
 
 
 CHILD = """

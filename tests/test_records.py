@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from reclap.errors import FormatError, ReclapError
+from reclap.io.records import Kind, Records
 from reclap.llm.cache import Cache
 from reclap.llm.request import Reply
-from reclap.records import Kind, Records
 
 TABLE = "CREATE TABLE numbers (n INTEGER PRIMARY KEY)"
 SHARED = Kind("list of numbers", 0x1234, 1, (TABLE,))
@@ -56,7 +56,7 @@ def test_a_kill_inside_and_after_a_block(tmp_path, kind):
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from reclap.records import Kind, Records\n"
+        "from reclap.io.records import Kind, Records\n"
         "records = Records(Path(sys.argv[1]), Kind('list of numbers', 0x1234, 1, (sys.argv[2],),\n"
         "                                          sys.argv[3] == 'True', sys.argv[3] == 'True'))\n"
         "for n in range(2):\n"

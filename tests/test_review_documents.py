@@ -6,8 +6,8 @@ import pytest
 import reviews
 from reviews import session_of
 
-from reclap import manifest
 from reclap.errors import FormatError
+from reclap.io import manifest
 from reclap.review.documents import open_document
 
 

@@ -9,9 +9,10 @@ import reviews
 from llm_server import Server, answer_well
 from needs import needs
 
-from reclap import llm, manifest
+from reclap import llm
 from reclap.cli import main
 from reclap.errors import ReclapError
+from reclap.io import manifest
 from reclap.llm.cache import Cache
 from reclap.llm.gather import Sampling
 from reclap.llm.server import Server as Client

@@ -215,7 +215,7 @@ def test_an_answer_that_comes_after_a_decision_on_its_item_is_dropped(bank):
     ("name", "text", "message"),
     [
         ("a.txt", "x", "expected a prompt bank"),
-        ("a.json", "{}", "reclap-prompts-1"),
+        ("a.json", "{}", "expected at least one"),
         ("a.json", '{"format": "reclap-prompts-1", "name": "x", "labels": {"a": {}}}', "nothing"),
     ],
 )

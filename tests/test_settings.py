@@ -12,10 +12,10 @@ from reclap import checkpoint
 from reclap.audio import AudioConfig
 from reclap.config import ClapConfig, Cnn14Config, HtsatConfig, TextConfig
 from reclap.errors import FormatError
+from reclap.io.settings import Settings, from_mapping
 from reclap.llm.describe import Plan
 from reclap.llm.gather import Sampling
 from reclap.llm.rewrite import RewritePlan
-from reclap.settings import Settings, from_mapping
 from reclap.training import recipe
 from reclap.training.augment import Augment
 from reclap.training.data import Data

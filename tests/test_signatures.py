@@ -24,7 +24,7 @@ MODULES = (
     "reclap.llm",
     "reclap.llm.cache",
     "reclap.llm.embedded",
-    "reclap.manifest",
+    "reclap.io.manifest",
     "reclap.pickles",
     "reclap.plots",
     "reclap.text_encoder",

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from models import TEXT, new_model, unit
 
+from reclap.config.towers import KINDS, TextConfig
 from reclap.errors import BackendError, FormatError
 from reclap.families import text as families
 from reclap.runtime.libraries import core
-from reclap.towers import KINDS, TextConfig
 
 UNIT = 2e-6  # between unit vectors; five times the worst that was measured
 LENGTHS = [77, 1, 5, 64, 2, 20, 33, 1, 76]

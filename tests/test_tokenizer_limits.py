@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from reclap import text, tokenizer_limits, vocabulary
+from reclap import text
 from reclap.config import TextConfig
 from reclap.errors import FormatError
+from reclap.text import tokenizer_limits, vocabulary
 
 CONFIG = TextConfig(max_tokens=32)
 

@@ -19,9 +19,10 @@ import training
 from training import read_log, read_run
 
 import reclap
-from reclap import checkpoint, manifest
+from reclap import checkpoint
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
+from reclap.io import manifest
 from reclap.runtime.libraries import core
 from reclap.store import Store
 from reclap.text_encoder import TextEncoder

@@ -6,7 +6,7 @@ import pytest
 
 from reclap.audio import AudioConfig, inputs
 from reclap.config import ClapConfig, HtsatConfig
-from reclap.manifest import Caption, Row
+from reclap.io.manifest import Caption, Row
 from reclap.training import augment, spectra
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data

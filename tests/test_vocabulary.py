@@ -10,10 +10,11 @@ import pytest
 from needs import needs
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from reclap import text, vocabulary
+from reclap import text
 from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.families.microsoft import GPT2
+from reclap.text import vocabulary
 
 transformers = needs("transformers", "oracle")
 pytestmark = pytest.mark.oracle

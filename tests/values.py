@@ -15,9 +15,9 @@ import numpy as np
 
 from reclap.audio.features import mel_filters
 from reclap.config import ClapConfig
+from reclap.config.towers import Cnn14Config, HtsatConfig, TextConfig
 from reclap.errors import ReclapError
 from reclap.runtime.libraries import core
-from reclap.towers import Cnn14Config, HtsatConfig, TextConfig
 
 Case = dict[str, Any]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reclap import manifest
+from reclap.io import manifest
 from reclap.loading import load
 from reclap.model import Model
 from reclap.text import prompt_of

@@ -2,7 +2,7 @@
 
     python recipes/mini/make_manifest.py ../shared/audio/esc10/esc10.csv
 
-Training draws one of the label's captions for a clip at every use, see `reclap.manifest`.
+Training draws one of the label's captions for a clip at every use, see `reclap.io.manifest`.
 """
 
 import argparse

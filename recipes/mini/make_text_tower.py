@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reclap import checkpoint, files
+from reclap import checkpoint
 from reclap.config import ClapConfig
+from reclap.io import files
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 EMBEDDINGS = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from reclap.audio.decode import Samples, Source
 from reclap.audio.resample import Kind as ResamplerKind
 from reclap.audio.streams import Stream, open_stream
-from reclap.settings import Settings, from_mapping
+from reclap.io.settings import Settings, from_mapping
 
 __all__ = ["AudioConfig", "load_front", "open_front"]
 

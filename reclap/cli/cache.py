@@ -2,9 +2,9 @@
 
 import argparse
 
-from reclap.caching import PARTS, cache_folder, clear, sizes
 from reclap.cli.options import Commands
 from reclap.cli.tables import print_table
+from reclap.io.cache_dir import PARTS, cache_folder, clear, sizes
 
 __all__ = ["add_cache"]
 

@@ -78,7 +78,7 @@ def _check_manifest(path: str, sense: "Sense | None") -> "Report":
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     """Yield captions and their rewrites, row by row."""
-    from reclap import manifest
+    from reclap.io import manifest
 
     shared = manifest.SharedCaptions(path.parent)
     for line, item in manifest.items(path):

@@ -89,7 +89,7 @@ def _check_out(args: argparse.Namespace) -> None:
 
 
 def _texts_of(args: argparse.Namespace) -> list[str]:
-    from reclap.text import check_texts
+    from reclap.text.tokenizer import check_texts
 
     texts = check_texts(args.text, "--text") if args.text else []
     for text in texts:

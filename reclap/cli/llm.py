@@ -135,7 +135,7 @@ def resumable(error: "StoppedError", session: "Session") -> ReclapError:
 
 def write_report(report: "Report", out: Path) -> int:
     """Print a report, write it beside the result, return the exit status."""
-    from reclap.files import write_text
+    from reclap.io.files import write_text
 
     text = json.dumps(report.to_json(), indent=1, ensure_ascii=False)
     write_text(out.with_suffix(".report.json"), text + "\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from reclap.cli.files import gather
+from reclap.config.towers import DTYPES
 from reclap.errors import FormatError
-from reclap.towers import DTYPES
 
 if TYPE_CHECKING:
     from reclap.model import Model

@@ -1,7 +1,7 @@
 """Activations by the names that transformers has for them."""
 
+from reclap.config.towers import Activation
 from reclap.errors import FormatError
-from reclap.towers import Activation
 
 __all__ = ["NAMES", "activation_of"]
 

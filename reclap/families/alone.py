@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint, files
-from reclap.config import ClapConfig
+from reclap import checkpoint
+from reclap.config.model import ClapConfig
 from reclap.families import clap, htsat, text_folder
+from reclap.io import files
 from reclap.tensors import Stored
-from reclap.text import Tokenizer
+from reclap.text.tokenizer import Tokenizer
 
 __all__ = ["describe"]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reclap.config import HtsatConfig
+from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.tensors import Stored, joined, split
 

@@ -14,7 +14,7 @@ from reclap import checkpoint, pickles
 from reclap.errors import FormatError, shown_names
 from reclap.families import laion, microsoft, transformers
 from reclap.families.parts import Found, Tensors, below
-from reclap.text import find_tokenizer
+from reclap.text.tokenizer import find_tokenizer
 
 __all__ = ["Found", "contents_of", "read"]
 

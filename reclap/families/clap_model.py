@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from reclap.audio.front import AudioConfig, Padding
-from reclap.config import ClapConfig, HtsatConfig
+from reclap.config.model import ClapConfig
+from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.families.activations import NAMES
-from reclap.settings import from_mapping
+from reclap.io.settings import from_mapping
 
 __all__ = ["EPS", "Extractor", "contradictions", "described"]
 

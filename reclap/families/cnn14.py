@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reclap.config import Cnn14Config
+from reclap.config.towers import Cnn14Config
 from reclap.errors import FormatError, shown_name
 from reclap.families.audio import BRANCH, shape_of
 from reclap.tensors import Lazy, Stored

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from reclap import checkpoint, files
-from reclap.config import ClapConfig, HtsatConfig, TextConfig
+from reclap import checkpoint
+from reclap.config.model import ClapConfig
+from reclap.config.towers import HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.families import audio, text
 from reclap.families.clap_model import EPS, Extractor, described
 from reclap.families.transformers import EXTRACTOR
+from reclap.io import files
 from reclap.tensors import Stored
 
 __all__ = ["misfits", "write"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from reclap.config import HtsatConfig
+from reclap.config.towers import HtsatConfig
 from reclap.families import audio
 from reclap.families.parts import Tensors, below
 from reclap.tensors import Stored

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reclap.audio.front import AudioConfig
-from reclap.config import AudioTower, ClapConfig, TextConfig
+from reclap.config.model import ClapConfig
+from reclap.config.towers import AudioTower, TextConfig
 from reclap.errors import FormatError, shown_names
 from reclap.families import audio, cnn14, mel_bank
 from reclap.families.parts import Found, Tensors, below, scalar, without

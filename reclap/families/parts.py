@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from reclap.audio.front import AudioConfig
-from reclap.config import AudioTower, ClapConfig
+from reclap.config.model import ClapConfig
+from reclap.config.towers import AudioTower
 from reclap.errors import FormatError, shown_name
 from reclap.families.text_config import left_of, tower_of
 from reclap.tensors import Array, Stored

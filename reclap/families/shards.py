@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from reclap import checkpoint, files, pickles
+from reclap import checkpoint, pickles
 from reclap.errors import FormatError, shown_name, shown_names
+from reclap.io import files
 from reclap.tensors import Stored
 
 __all__ = ["NAMES", "weight_files", "weights"]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reclap.config import TextConfig
+from reclap.config.towers import TextConfig
 from reclap.errors import FormatError
 from reclap.families import text
 from reclap.tensors import Lazy, Stored

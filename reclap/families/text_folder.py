@@ -9,17 +9,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint, files
-from reclap.config import ClapConfig, TextConfig
+from reclap import checkpoint
+from reclap.config.model import ClapConfig
+from reclap.config.towers import Activation, TextConfig
 from reclap.errors import FormatError
 from reclap.families.activations import activation_of
 from reclap.families.microsoft import BERT, GPT2
 from reclap.families.parts import Tensors, below
 from reclap.families.shards import weight_files, weights
 from reclap.families.text_config import kind_of, left_of, tower_of
+from reclap.io import files
 from reclap.tensors import Stored
-from reclap.text import find_tokenizer
-from reclap.towers import Activation
+from reclap.text.tokenizer import find_tokenizer
 
 __all__ = ["TextTower", "convert", "is_text_folder", "read", "sources"]
 
@@ -102,7 +103,7 @@ class TextTower:
     tensors : dict of str to ndarray
         By our names.
     tokenizer : Path
-        See `reclap.vocabulary.load`.
+        See `reclap.text.vocabulary.load`.
     ignored : list of str
         Tensors that the tower does not need: heads, an unused pooler, the picture side of CLIP.
     """
@@ -219,7 +220,7 @@ def _compare(config: TextConfig, said: dict[str, Any], dialect: Dialect) -> None
 def convert(source: Path, folder: Path) -> None:
     """Write the tower of a text model as the text side of a model folder, without an audio side."""
     tower = read(source)
-    from reclap import vocabulary  # here, because the library takes 50 ms
+    from reclap.text import vocabulary  # here, because the library takes 50 ms
 
     config = ClapConfig(name=source.name, text=tower.config, text_head="none")
     config = dataclasses.replace(config, dim=tower.config.width)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint, files
+from reclap import checkpoint
 from reclap.audio.front import AudioConfig
-from reclap.config import HtsatConfig
+from reclap.config.towers import Activation, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import audio
 from reclap.families.activations import activation_of
@@ -16,7 +16,7 @@ from reclap.families.clap_model import EPS, Extractor, contradictions
 from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
 from reclap.families.shards import weights
 from reclap.families.text_config import FEWEST_TOKENS
-from reclap.towers import Activation
+from reclap.io import files
 
 __all__ = ["EXTRACTOR", "is_clap_model", "read", "read_file"]
 

@@ -4,8 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
+from reclap.io.records import Kind, Records
 from reclap.llm.request import Reply
-from reclap.records import Kind, Records
 
 __all__ = ["Cache"]
 

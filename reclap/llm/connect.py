@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from reclap.caching import cache_folder
 from reclap.errors import ReclapError
+from reclap.io.cache_dir import cache_folder
 from reclap.llm import embedded
 from reclap.llm.cache import Cache
 from reclap.llm.request import LanguageModel
@@ -41,7 +41,7 @@ def open_llm(
         Ask for one property at a time, with examples, as models below a few billion weights
         need it. By default if the model runs in this process.
     cache : path, optional
-        File of replies; ``llm.sqlite`` in `reclap.caching.cache_folder` by default.
+        File of replies; ``llm.sqlite`` in `reclap.io.cache_dir.cache_folder` by default.
     replay : bool
         Give recorded replies only: nothing is sent and no model is loaded.
     max_requests, max_tokens : int, optional

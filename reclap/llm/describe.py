@@ -16,6 +16,7 @@ from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
 from reclap.checks.words import key
 from reclap.errors import FormatError
+from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
 from reclap.llm.gather import Gathered, Rejected, Sampling, gather
 from reclap.llm.judges import description_judge, prompt_judge
@@ -25,8 +26,7 @@ from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.runtime import progress as bars
-from reclap.settings import Positive, Settings
-from reclap.text import check_texts
+from reclap.text.tokenizer import check_texts
 
 __all__ = ["Plan", "describe", "estimate", "read_labels"]
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import msgspec
 
 from reclap.checks import Finding
+from reclap.io.settings import Positive, Settings
 from reclap.llm import replies
 from reclap.llm.judges import Judge
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
 from reclap.llm.steps import Messages, Step
-from reclap.settings import Positive, Settings
 
 __all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "gather"]
 

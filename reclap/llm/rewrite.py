@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap import manifest
 from reclap.checks import Sense
 from reclap.checks.form import check_injection
 from reclap.errors import FormatError
+from reclap.io import manifest
+from reclap.io.manifest import FLAGS, Caption
+from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
 from reclap.llm.gather import Gathered, Rejected, Sampling, gather
 from reclap.llm.judges import rewrite_judge
@@ -24,9 +26,7 @@ from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.rows import Finished, Rows
 from reclap.llm.session import Session
 from reclap.llm.steps import prompt_tokens
-from reclap.manifest import FLAGS, Caption
 from reclap.runtime import progress as bars
-from reclap.settings import Positive, Settings
 
 __all__ = ["RewritePlan", "rewrite", "survey"]
 
@@ -111,7 +111,7 @@ def rewrite(
     Parameters
     ----------
     path : path
-        A manifest that `reclap.manifest.items` reads; rows need no sound.
+        A manifest that `reclap.io.manifest.items` reads; rows need no sound.
     out : path
         JSON lines with the columns of the manifest and ``rewrites``, for training. Relative paths
         of sounds are written relative to its folder. A rewrite that passed with a doubt stands in

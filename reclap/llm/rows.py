@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from reclap.errors import FormatError, ReclapError
-from reclap.files import atomic, parse_json
+from reclap.io.files import atomic, parse_json
+from reclap.io.records import Kind, Records
 from reclap.llm.gather import Rejected
 from reclap.llm.report import Item
-from reclap.records import Kind, Records
 
 __all__ = ["Finished", "Rows"]
 

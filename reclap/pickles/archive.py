@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from reclap import files
 from reclap.errors import FormatError
+from reclap.io import files
 from reclap.pickles.machine import Budget, Machine, Opaque, shown
 from reclap.pickles.opcodes import run
 from reclap.pickles.rebuild import CALLS, ITEM_SIZES, Array, Order, Storage, is_size

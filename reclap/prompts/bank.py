@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from reclap import files
 from reclap.errors import FormatError
-from reclap.text import check_texts
+from reclap.io import files
+from reclap.text.tokenizer import check_texts
 
 __all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "Status", "sample"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.batches import batches
-from reclap.caching import cache_folder, prune
 from reclap.errors import FormatError, ReclapError
+from reclap.io.cache_dir import cache_folder, prune
 from reclap.prompts.bank import PromptBank
 from reclap.runtime.progress import bar
 from reclap.store import SUFFIX, Header, Store, Writer
@@ -114,7 +114,7 @@ def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
         rows = {
             text: np.array(store.rows[i]) for i, text in enumerate(store.items) if text in wanted
         }
-        os.utime(path)  # used, see `reclap.caching.prune`
+        os.utime(path)  # used, see `reclap.io.cache_dir.prune`
     except FileNotFoundError:
         return {}, False
     except (OSError, FormatError) as error:

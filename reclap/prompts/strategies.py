@@ -7,7 +7,7 @@ model choose words for each label, the lists below serve all labels alike.
 from collections.abc import Callable, Mapping, Sequence
 
 from reclap.prompts.bank import Entry, PromptBank
-from reclap.text import check_texts, prompt_of
+from reclap.text.tokenizer import check_texts, prompt_of
 
 __all__ = ["STRATEGIES", "TEMPLATE", "Labels", "make", "sentence"]
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from reclap import manifest
 from reclap.errors import FormatError, shown_name, shown_names
+from reclap.io import manifest
 from reclap.review.documents import Item
 
 __all__ = ["KINDS", "clips_of"]

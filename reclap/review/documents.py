@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from reclap import manifest
 from reclap.checks import check_rewrite
 from reclap.errors import FormatError
-from reclap.files import atomic
-from reclap.manifest import FLAGS, Caption
+from reclap.io import manifest
+from reclap.io.files import atomic
+from reclap.io.manifest import FLAGS, Caption
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.review.journal import digest
 

@@ -1,6 +1,6 @@
 """Decisions of a review, kept beside the reviewed file before they count.
 
-A SQLite file (`reclap.records`) of two tables: ``steps``, each ``{"do": [[place, {old fields},
+A SQLite file (`reclap.io.records`) of two tables: ``steps``, each ``{"do": [[place, {old fields},
 {new fields}], ...]}``, ``{"undo": true}`` or ``{"redo": true}``; and ``marks`` around each writing
 of the reviewed file: it has this digest once the first n steps are in it. The rest have to be
 applied once more.
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from reclap.errors import FormatError, ReclapError
-from reclap.files import parse_json
-from reclap.records import Kind, Records
+from reclap.io.files import parse_json
+from reclap.io.records import Kind, Records
 
 __all__ = ["Journal", "digest"]
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from reclap.errors import FormatError, ReclapError, one_line
-from reclap.files import parse_json
+from reclap.io.files import parse_json
 from reclap.review.answers import Review, clip_of, decide, items, nearest, plain
 from reclap.review.clips import KINDS
 from reclap.review.session import StaleError

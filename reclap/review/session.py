@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from reclap.errors import FormatError, ReclapError, one_line
-from reclap.files import staged
+from reclap.io.files import staged
 from reclap.prompts.bank import STATUSES, Prompt
 from reclap.review.documents import Document, Item
 from reclap.review.journal import Journal, digest

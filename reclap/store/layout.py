@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import FormatError
-from reclap.files import parse_json
+from reclap.io.files import parse_json
 
 __all__ = [
     "CHECKED",

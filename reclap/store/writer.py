@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import ReclapError
-from reclap.files import lock as lock_file
-from reclap.files import sync, write_text
+from reclap.io.files import lock as lock_file
+from reclap.io.files import sync, write_text
 from reclap.store.layout import (
     CHECKED,
     HEADER,

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from reclap.settings import Decibels, Probability, Settings
+from reclap.io.settings import Decibels, Probability, Settings
 
 __all__ = [
     "FLOOR",

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from reclap.audio.front import AudioConfig
 from reclap.errors import Errors, FormatError, ReclapError
-from reclap.manifest import Row
+from reclap.io.manifest import Row
+from reclap.io.settings import Count, Positive, Probability, Settings
 from reclap.runtime.prefetch import prefetch_map
-from reclap.settings import Count, Positive, Probability, Settings
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.draw import ITEM, ORDER, PLAN, POOL, generator
@@ -40,7 +40,7 @@ class Data(Settings):
     Parameters
     ----------
     manifest : str
-        See `reclap.manifest.read`; a relative path starts at the recipe.
+        See `reclap.io.manifest.read`; a relative path starts at the recipe.
     root : str
         Folder that relative sound paths start from; the manifest's own if empty.
     where : dict of str to list
@@ -119,7 +119,7 @@ class Batches:
     Parameters
     ----------
     rows : sequence of Row
-        See `reclap.manifest.read`.
+        See `reclap.io.manifest.read`.
     data, how : Data, Augment
         How batches are made.
     front : AudioConfig

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import manifest
 from reclap.audio import inputs
 from reclap.batches import batches
-from reclap.config import ClapConfig
+from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
-from reclap.manifest import Row
+from reclap.io import manifest
+from reclap.io.manifest import Row
 from reclap.runtime.libraries import core
 from reclap.runtime.progress import bar as progress_bar
-from reclap.text import prompt_of
+from reclap.text.tokenizer import prompt_of
 from reclap.text_encoder import TextEncoder
 from reclap.training.learner import Learner
 from reclap.training.recipe import Recipe

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from reclap import checkpoint, files
+from reclap import checkpoint
 from reclap.errors import FormatError, ReclapError
+from reclap.io import files
 from reclap.training.identity import VERSION
 from reclap.training.initial import TEXT
 from reclap.training.learner import STATE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reclap import checkpoint
 from reclap.audio.front import AudioConfig
-from reclap.config import AudioTower, HtsatConfig
+from reclap.config.towers import AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import clap, htsat, text_folder
 from reclap.loading import load, locate

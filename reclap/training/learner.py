@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint
-from reclap.config import ClapConfig
+from reclap.config.model import ClapConfig
 from reclap.runtime.libraries import core
 from reclap.tensors import Stored
 from reclap.training.draw import INIT, generator

@@ -21,11 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from reclap import checkpoint, files, manifest
-from reclap.config import ClapConfig
+from reclap import checkpoint
+from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
+from reclap.io import files, manifest
+from reclap.io.manifest import Row
 from reclap.loading import locate
-from reclap.manifest import Row
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.text_encoder import TextEncoder

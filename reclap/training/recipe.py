@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from reclap import checkpoint, manifest
+from reclap import checkpoint
 from reclap.audio.front import AudioConfig
-from reclap.config import ClapConfig, Dim, Head, HtsatConfig, TextConfig, audio_from_json
+from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
+from reclap.config.towers import HtsatConfig, TextConfig
 from reclap.errors import FormatError
-from reclap.settings import Count, Fraction, Positive, Settings, from_mapping
+from reclap.io import manifest
+from reclap.io.settings import Count, Fraction, Positive, Settings, from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 from reclap.training.identity import VERSION, joined_sha256, model_files, sha256
@@ -206,7 +208,7 @@ class Eval(Settings):
     every : int
         Steps between evaluations; 0: none.
     manifest : str
-        See `reclap.manifest.read`; the training manifest if empty. Captions are not used.
+        See `reclap.io.manifest.read`; the training manifest if empty. Captions are not used.
     where : dict of str to list
         Which of its rows.
     label : str

@@ -8,18 +8,11 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 
 from reclap.audio.front import AudioConfig
+from reclap.config.towers import AUDIO, AudioTower, HtsatConfig, TextConfig
 from reclap.errors import FormatError
-from reclap.settings import Settings, from_mapping
-from reclap.towers import AUDIO, AudioTower, Cnn14Config, HtsatConfig, TextConfig
+from reclap.io.settings import Settings, from_mapping
 
-__all__ = [
-    "AudioTower",
-    "ClapConfig",
-    "Cnn14Config",
-    "HtsatConfig",
-    "TextConfig",
-    "audio_from_json",
-]
+__all__ = ["ClapConfig", "audio_from_json"]
 
 # The C core counts kinds in this order.
 Head: TypeAlias = Literal["none", "linear", "mlp", "ms"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reclap.config.towers import TextConfig
 from reclap.errors import FormatError, needs
-from reclap.towers import TextConfig
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]
 
@@ -22,7 +22,7 @@ Ids = npt.NDArray[np.int32]
 _UNKNOWN = {"[UNK]", "<unk>", "\u2581"}  # the last one is SentencePiece's start of a word
 _BLOCK = 1000  # texts whose encodings, some kilobytes each, are in memory at once
 
-# Files that a tokenizer can be made of (`reclap.vocabulary`); the first one in a folder counts.
+# Files that a tokenizer can be made of (`vocabulary`); the first one in a folder counts.
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -100,8 +100,8 @@ class Tokenizer:
 
     def __init__(self, path: Path, config: TextConfig) -> None:
         with needs("tokenizers", "embedding texts"):
-            from reclap import vocabulary  # here, because the library takes 50 ms
-            from reclap.tokenizer_limits import longest_text
+            from reclap.text import vocabulary  # here, because the library takes 50 ms
+            from reclap.text.tokenizer_limits import longest_text
 
         self._tokenizer, self.path = vocabulary.load(path), path
         self._longest = longest_text(path, self._tokenizer)
@@ -189,7 +189,7 @@ class Tokenizer:
         They would also not survive a fork. A text takes 0.04 ms, its embedding a hundred times
         that.
         """
-        from reclap.vocabulary import library_errors
+        from reclap.text.vocabulary import library_errors
 
         with library_errors(self.path, "not a usable tokenizer"):
             return [self._tokenizer.encode(text + self._suffix) for text in texts]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 
-from reclap.settings import Fraction, Probability, Settings
+from reclap.io.settings import Fraction, Probability, Settings
 
 __all__ = [
     "AUDIO",

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import tokenizers
 
-from reclap import files
 from reclap.errors import FormatError
+from reclap.io import files
 
 __all__ = ["LARGEST_FILE", "check_file", "check_size", "longest_text"]
 

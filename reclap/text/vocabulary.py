@@ -15,11 +15,11 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
-from reclap import sentencepiece
 from reclap.errors import FormatError
-from reclap.files import parse_json, read_json
-from reclap.settings import from_mapping
-from reclap.tokenizer_limits import check_file, check_size
+from reclap.io.files import parse_json, read_json
+from reclap.io.settings import from_mapping
+from reclap.text import sentencepiece
+from reclap.text.tokenizer_limits import check_file, check_size
 
 __all__ = ["library_errors", "load", "to_json"]
 

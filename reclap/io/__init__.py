@@ -1,0 +1,1 @@
+"""Files and settings: manifests, JSON, records in SQLite, the cache folder, checked settings."""
