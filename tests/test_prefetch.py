@@ -205,3 +205,25 @@ def test_a_generator_may_be_collected_by_one_of_its_threads():
     for worker in workers:
         worker.join()
     assert len(workers) == 2
+
+
+def test_the_garbage_collector_waits_for_no_job():
+    """It works in the middle of anything, such as with a lock that the job wants."""
+    lock, inside = threading.Lock(), threading.Event()
+
+    def job():
+        yield 0
+        inside.set()
+        with lock:
+            yield 1
+
+    found = prefetch([job], 1, 4)
+    with lock:
+        cycle = [found, next(found)]
+        cycle.append(cycle)
+        (worker,) = (t for t in threading.enumerate() if t.name == "reclap-prefetch")
+        inside.wait()
+        del found, cycle
+        gc.collect()
+        assert worker.is_alive()
+    worker.join()

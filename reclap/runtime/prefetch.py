@@ -5,6 +5,7 @@ training (`reclap.training.data`), requests to a language model (`reclap.llm.par
 """
 
 import contextlib
+import gc
 import os
 import threading
 from collections import deque
@@ -66,8 +67,9 @@ def prefetch(
     Notes
     -----
     Threads start with the first result that is asked for. When the generator is closed or raises,
-    queued jobs never start, running ones end at their next result, and all threads are awaited. A
-    generator that is neither closed nor consumed does not keep the interpreter from exiting.
+    queued jobs never start, running ones end at their next result, and all threads are awaited, but
+    where the garbage collector closes it. A generator that is neither closed nor consumed does not
+    keep the interpreter from exiting.
     """
     ahead = room + threads if ahead is None else ahead
     if min(threads, room, ahead) < 1:
@@ -169,11 +171,25 @@ def _end(
     buffer.close()
     if interrupt is not None:
         interrupt()
-    # The garbage collector may free a generator in one of its own threads, which would wait for
-    # itself, or for those that need a lock it holds. They end alone.
-    if threading.current_thread() not in workers:
+    # A thread that drops the generator itself is not awaited, and none where the garbage collector
+    # frees it: in the middle of anything, with any lock held, those of `threading` too.
+    here = threading.get_ident()
+    if _collecting.thread != here and all(worker.ident != here for worker in workers):
         for worker in workers:
             worker.join()
+
+
+class _Collecting:
+    """The thread in which the garbage collector is at work, if it is."""
+
+    thread: int | None = None
+
+    def __call__(self, phase: str, _: dict[str, int]) -> None:
+        self.thread = threading.get_ident() if phase == "start" else None
+
+
+_collecting = _Collecting()
+gc.callbacks.append(_collecting)
 
 
 def _start(buffer: "_Buffer[T]") -> threading.Thread:
