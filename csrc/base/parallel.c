@@ -253,12 +253,12 @@ void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job)
     restore_denormals(state);
 }
 
-void rc_each(rc_pool *pool, int worker, int64_t count, rc_task *task, void *job)
+void rc_each(rc_crew crew, int64_t count, rc_task *task, void *job)
 {
-    if (pool != NULL)
-        rc_parallel(pool, count, task, job);
+    if (crew.pool != NULL)
+        rc_parallel(crew.pool, count, task, job);
     else
-        for (int64_t i = 0; i < count; i++) task(job, i, worker);
+        for (int64_t i = 0; i < count; i++) task(job, i, crew.worker);
 }
 
 /* ---- Life ------------------------------------------------------------------------------------ */

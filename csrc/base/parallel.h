@@ -23,9 +23,19 @@ int rc_pool_threads(const rc_pool *pool);
  * one index. */
 void rc_parallel(rc_pool *pool, int64_t count, rc_task *task, void *job);
 
-/* The same on all threads of `pool` or, where that is NULL, by `worker` alone, who may be inside a
- * region. */
-void rc_each(rc_pool *pool, int worker, int64_t count, rc_task *task, void *job);
+/* Who does a piece of work: all threads of a pool, outside of its regions; or, where that is NULL,
+ * a worker alone, who may be inside one. */
+typedef struct {
+    rc_pool *pool;
+    int worker;
+} rc_crew;
+
+static inline rc_crew rc_alone(int worker)
+{
+    return (rc_crew){NULL, worker};
+}
+
+void rc_each(rc_crew crew, int64_t count, rc_task *task, void *job);
 
 /* ---- Ending early, and libraries ------------------------------------------------------------- */
 

@@ -28,12 +28,10 @@ typedef struct {
     rc_attention attention;
     rc_linear qkv, proj, fc1, fc2;
     float *bias;                   /* (heads, t, t) of this block */
-    float *chunk, *room;           /* per worker, the first only once where a chunk is shared */
+    float *chunk, *room;           /* per worker, the first only once where there is one chunk */
     int64_t chunk_size, room_size; /* in floats */
     int64_t form;                  /* floats of a first factor with c terms */
-    int64_t total, rows;           /* all rows, rows of a chunk */
-    bool shared;
-    rc_pool *pool;
+    rc_grid grid;                  /* of all rows */
     rc_draw draw;
     float *y;
     const float *x;
@@ -54,16 +52,11 @@ static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_
                      rc_draw draw)
 {
     int64_t t = s->window * s->window;
-    *job = (swin_job){.s = s, .p = p, .total = b * s->tokens, .draw = draw};
-    job->shared = infer && rc_linear_shares(p, s->fc1, job->total);
-    job->rows = job->shared ? job->total : rc_chunk_rows(job->total, t);
+    int64_t total = b * s->tokens, rows = rc_chunk_rows(total, t);
+    *job = (swin_job){.s = s, .p = p, .draw = draw};
+    job->grid = infer ? rc_linear_grid(p, s->fc1, total, rows) : rc_grid_rows(total, rows);
     float scale = 1 / sqrtf((float)(s->c / s->heads));
     job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, t, 3 * s->c, 3 * s->c, scale};
-}
-
-static int64_t job_chunks(const swin_job *job)
-{
-    return (job->total + job->rows - 1) / job->rows;
 }
 
 static float *chunk_of(const swin_job *job, int worker)
@@ -191,55 +184,54 @@ static void attend_window(void *arg, int64_t i, int worker)
 
 /* The residual stream is updated in place, the products add into it, and what feeds a product goes
  * through its sink. */
-static void infer_chunk(void *arg, int64_t index, int worker)
+static void infer_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const swin_job *job = arg;
-    int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *a = chunk_of(job, worker), *wide = a + job->form;
-    float *hidden = wide + job->rows * rc_max(3 * job->s->c, job->s->mlp);
-    rc_pool *pool = job->shared ? job->pool : NULL;
+    float *a = chunk_of(job, crew.worker), *wide = a + job->form;
+    float *hidden = wide + job->grid.rows * rc_max(3 * job->s->c, job->s->mlp);
     int64_t windows = rows / job->attention.t;
     swin_chunk k = {.job = job, .first = first, .x = job->y + first * job->s->c, .qkv = wide};
     k.next = rc_linear_sink(&job->qkv, a, a, rows);
-    rc_each(pool, worker, windows, first_norm, &k);
-    rc_linear_run(&job->qkv, worker, wide, rc_sink_rows(&k.next), rows);
+    rc_each(crew, windows, first_norm, &k);
+    rc_linear_run(&job->qkv, crew, wide, rc_sink_rows(&k.next), rows);
     k.next = rc_linear_sink(&job->proj, a, a, rows);
-    rc_each(pool, worker, windows, attend_window, &k);
-    rc_linear_run(&job->proj, worker, k.x, rc_sink_rows(&k.next), rows);
+    rc_each(crew, windows, attend_window, &k);
+    rc_linear_run(&job->proj, crew, k.x, rc_sink_rows(&k.next), rows);
     k.next = rc_linear_sink(&job->fc1, a, a, rows);
-    rc_each(pool, worker, windows, second_norm, &k);
+    rc_each(crew, windows, second_norm, &k);
     rc_sink active = rc_linear_sink(&job->fc2, wide, hidden, rows);
-    rc_linear_run_into(&job->fc1, worker, &active, wide, rc_sink_rows(&k.next),
-                       job->s->act->forward, rows);
-    rc_linear_run(&job->fc2, worker, k.x, rc_sink_rows(&active), rows);
+    rc_linear_run_into(&job->fc1, crew, &active, wide, rc_sink_rows(&k.next), job->s->act->forward,
+                       rows);
+    rc_linear_run(&job->fc2, crew, k.x, rc_sink_rows(&active), rows);
 }
 
 /* ---- Training -------------------------------------------------------------------------------- */
 
 /* The same steps, what backward needs is kept. */
-static void train_chunk(void *arg, int64_t index, int worker)
+static void train_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const swin_job *job = arg;
     const rc_swin *s = job->s;
     const rc_swin_tape *k = job->tape;
-    int64_t c = s->c, first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *a = chunk_of(job, worker), *wide = a + job->form, *scratch = room_of(job, worker);
+    int64_t c = s->c;
+    float *a = chunk_of(job, crew.worker), *wide = a + job->form;
+    float *scratch = room_of(job, crew.worker);
     float *x = k->x + first * c, *mid = k->mid + first * c, *y = job->y + first * c;
     float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c,
           *hidden = k->hidden + first * s->mlp;
     gather_chunk(job, x, first, rows);
     rc_layernorm_forward(a, k->mean1 + first, k->rstd1 + first, x, value(job, s->norm1.w),
                          value(job, s->norm1.b), rows, c, s->eps);
-    rc_linear_run(&job->qkv, worker, qkv, rc_floats(a), rows);
+    rc_linear_run(&job->qkv, crew, qkv, rc_floats(a), rows);
     attend(job, o, qkv, first, rows, scratch);
-    rc_linear_run(&job->proj, worker, mid, rc_floats(o), rows);
+    rc_linear_run(&job->proj, crew, mid, rc_floats(o), rows);
     drop_branch(job, mid, 0, first, rows);
     rc_add(mid, x, rows * c);
     rc_layernorm_forward(a, k->mean2 + first, k->rstd2 + first, mid, value(job, s->norm2.w),
                          value(job, s->norm2.b), rows, c, s->eps);
-    rc_linear_run(&job->fc1, worker, hidden, rc_floats(a), rows);
+    rc_linear_run(&job->fc1, crew, hidden, rc_floats(a), rows);
     s->act->forward(wide, hidden, rows * s->mlp);
-    rc_linear_run(&job->fc2, worker, y, rc_floats(wide), rows);
+    rc_linear_run(&job->fc2, crew, y, rc_floats(wide), rows);
     drop_branch(job, y, 2, first, rows);
     rc_add(y, mid, rows * c);
 }
@@ -250,13 +242,14 @@ static void take_scratch(swin_job *job, rc_arena *arena, int threads)
     const rc_swin *s = job->s;
     int64_t t = job->attention.t;
     job->bias = rc_take(arena, s->heads * t * t);
-    job->form = rc_max(job->rows * s->c, rc_linear_form(job->p, s->qkv, job->rows));
-    job->chunk_size = job->form + job->rows * rc_max(3 * s->c, s->mlp) +
-                      rc_linear_form(job->p, s->fc2, job->rows);
+    int64_t rows = job->grid.rows;
+    job->form = rc_max(rows * s->c, rc_linear_form(job->p, s->qkv, rows));
+    job->chunk_size =
+        job->form + rows * rc_max(3 * s->c, s->mlp) + rc_linear_form(job->p, s->fc2, rows);
     job->room_size = t * s->c + rc_attention_scratch(&job->attention);
     job->chunk_size = (job->chunk_size + 15) / 16 * 16;
     job->room_size = (job->room_size + 15) / 16 * 16;
-    job->chunk = rc_take(arena, (job->shared ? 1 : threads) * job->chunk_size);
+    job->chunk = rc_take(arena, rc_grid_places(&job->grid, threads) * job->chunk_size);
     job->room = rc_take(arena, threads * job->room_size);
 }
 
@@ -269,17 +262,15 @@ rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, flo
     job.tape = tape;
     job.y = y;
     job.x = x;
-    job.pool = rc_dnn_pool(dnn);
     take_scratch(&job, arena, rc_dnn_threads(dnn));
     if (arena->base == NULL) return RC_OK;
     bool add = tape == NULL;
-    int64_t rows = job.shared ? RC_SHARED : job.rows;
-    RC_TRY(rc_linear_get(&job.qkv, dnn, p, s->qkv, job.total, rows, false));
-    RC_TRY(rc_linear_get(&job.proj, dnn, p, s->proj, job.total, rows, add));
-    RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, job.total, rows, false));
-    RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, job.total, rows, add));
+    RC_TRY(rc_linear_get(&job.qkv, dnn, p, s->qkv, &job.grid, false));
+    RC_TRY(rc_linear_get(&job.proj, dnn, p, s->proj, &job.grid, add));
+    RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, &job.grid, false));
+    RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, &job.grid, add));
     rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_parallel(rc_dnn_pool(dnn), job_chunks(&job), tape == NULL ? infer_chunk : train_chunk, &job);
+    rc_grid_run(&job.grid, rc_dnn_pool(dnn), tape == NULL ? infer_chunk : train_chunk, &job);
     return RC_OK;
 }
 
@@ -326,14 +317,15 @@ static void backward_attention(const swin_job *job, float *dx, float *dmid, int6
     rc_add(dx, dmid, rows * c);
 }
 
-static void backward_chunk(void *arg, int64_t index, int worker)
+static void backward_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const swin_job *job = arg;
+    int worker = crew.worker;
     int64_t c = job->s->c, t = job->attention.t, table = job->s->heads * t * t;
-    int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *dmid = chunk_of(job, worker), *dx = dmid + job->rows * c, *dout = dx + job->rows * c;
+    float *dmid = chunk_of(job, worker), *dx = dmid + job->grid.rows * c;
+    float *dout = dx + job->grid.rows * c;
     float *scratch = room_of(job, worker);
-    float *dbias = job->dbias + index * table;
+    float *dbias = job->dbias + first / job->grid.rows * table;
     memset(dbias, 0, (size_t)table * sizeof *dbias);
     backward_mlp(job, dmid, first, rows, worker);
     backward_attention(job, dx, dmid, first, rows, worker, dbias, dout, scratch);
@@ -342,7 +334,7 @@ static void backward_chunk(void *arg, int64_t index, int worker)
 
 static void take_gradients(swin_job *job, rc_arena *arena)
 {
-    int64_t c = job->s->c, t = job->attention.t, n = job->total;
+    int64_t c = job->s->c, t = job->attention.t, n = job->grid.total;
     job->a1 = rc_take(arena, n * c);
     job->a2 = rc_take(arena, n * c);
     job->h = rc_take(arena, n * job->s->mlp);
@@ -352,13 +344,14 @@ static void take_gradients(swin_job *job, rc_arena *arena)
     job->dh = rc_take(arena, n * job->s->mlp);
     job->da1 = rc_take(arena, n * c);
     job->da2 = rc_take(arena, n * c);
-    job->dbias = rc_take(arena, job_chunks(job) * job->s->heads * t * t);
+    job->dbias = rc_take(arena, rc_grid_chunks(&job->grid) * job->s->heads * t * t);
 }
 
 static void relpos_gradient(const swin_job *job)
 {
     int64_t t = job->attention.t, table = job->s->heads * t * t;
-    for (int64_t i = 1; i < job_chunks(job); i++) rc_add(job->dbias, job->dbias + i * table, table);
+    for (int64_t i = 1; i < rc_grid_chunks(&job->grid); i++)
+        rc_add(job->dbias, job->dbias + i * table, table);
     rc_relpos_backward(job->p->item[job->s->relpos].dx, job->dbias, job->s->window, job->s->heads);
 }
 
@@ -367,13 +360,14 @@ static rc_status weight_gradients(const swin_job *job, rc_dnn *dnn)
     const rc_swin *s = job->s;
     const rc_swin_tape *k = job->tape;
     rc_pool *pool = rc_dnn_pool(dnn);
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc2, job->dbranch2, job->h, job->total));
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc1, job->dh, job->a2, job->total));
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->proj, job->dbranch1, k->o, job->total));
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->qkv, job->dqkv, job->a1, job->total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc2, job->dbranch2, job->h, job->grid.total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc1, job->dh, job->a2, job->grid.total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->proj, job->dbranch1, k->o, job->grid.total));
+    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->qkv, job->dqkv, job->a1, job->grid.total));
     rc_norm_backward_weight(pool, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2,
-                            job->total);
-    rc_norm_backward_weight(pool, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1, job->total);
+                            job->grid.total);
+    rc_norm_backward_weight(pool, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1,
+                            job->grid.total);
     relpos_gradient(job);
     return RC_OK;
 }
@@ -390,11 +384,11 @@ rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, fl
     take_scratch(&job, arena, rc_dnn_threads(dnn));
     take_gradients(&job, arena);
     if (arena->base == NULL) return RC_OK;
-    RC_TRY(rc_linear_backward_get(&job.qkv, dnn, p, s->qkv, job.total, job.rows));
-    RC_TRY(rc_linear_backward_get(&job.proj, dnn, p, s->proj, job.total, job.rows));
-    RC_TRY(rc_linear_backward_get(&job.fc1, dnn, p, s->fc1, job.total, job.rows));
-    RC_TRY(rc_linear_backward_get(&job.fc2, dnn, p, s->fc2, job.total, job.rows));
+    RC_TRY(rc_linear_backward_get(&job.qkv, dnn, p, s->qkv, &job.grid));
+    RC_TRY(rc_linear_backward_get(&job.proj, dnn, p, s->proj, &job.grid));
+    RC_TRY(rc_linear_backward_get(&job.fc1, dnn, p, s->fc1, &job.grid));
+    RC_TRY(rc_linear_backward_get(&job.fc2, dnn, p, s->fc2, &job.grid));
     rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_parallel(rc_dnn_pool(dnn), job_chunks(&job), backward_chunk, &job);
+    rc_grid_run(&job.grid, rc_dnn_pool(dnn), backward_chunk, &job);
     return weight_gradients(&job, dnn);
 }

@@ -62,42 +62,41 @@ typedef struct {
     rc_linear first, second;
     const float *x, *dy;
     float *dx;
-    int64_t n;
 } head_job;
 
 /* raw = layer norm of e1 + W2 gelu(e1). */
 static void residual_forward(const head_job *job, const float *x, int64_t from, int64_t rows,
-                             int worker)
+                             rc_crew crew)
 {
     const rc_head *h = job->h;
     const rc_head_tape *k = job->k;
     int64_t at = from * h->out, n = rows * h->out;
-    rc_linear_run(&job->first, worker, k->hidden + at, rc_floats(x), rows);
+    rc_linear_run(&job->first, crew, k->hidden + at, rc_floats(x), rows);
     rc_gelu_forward(k->active + at, k->hidden + at, n);
     memcpy(k->sum + at, k->hidden + at, (size_t)n * sizeof(float));
-    rc_linear_run(&job->second, worker, k->sum + at, rc_floats(k->active + at), rows); /* adds */
+    rc_linear_run(&job->second, crew, k->sum + at, rc_floats(k->active + at), rows); /* adds */
     rc_layernorm_forward(k->raw + at, k->mean + from, k->rstd + from, k->sum + at,
                          job->p->item[h->norm.w].x, job->p->item[h->norm.b].x, rows, h->out,
                          MS_EPS);
 }
 
-static void forward_chunk(void *arg, int64_t index, int worker)
+static void forward_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
 {
     const head_job *job = arg;
     const rc_head *h = job->h;
     const rc_head_tape *k = job->k;
-    int64_t from = index * HEAD_ROWS, rows = rc_min(HEAD_ROWS, job->n - from), at = from * h->out;
+    int64_t at = from * h->out;
     const float *raw = job->x + from * h->in;
     if (h->kind == RC_HEAD_LINEAR) {
-        rc_linear_run(&job->first, worker, k->raw + at, rc_floats(raw), rows);
+        rc_linear_run(&job->first, crew, k->raw + at, rc_floats(raw), rows);
         raw = k->raw + at;
     } else if (h->kind == RC_HEAD_MLP) {
-        rc_linear_run(&job->first, worker, k->hidden + at, rc_floats(raw), rows);
+        rc_linear_run(&job->first, crew, k->hidden + at, rc_floats(raw), rows);
         rc_relu_forward(k->active + at, k->hidden + at, rows * h->out);
-        rc_linear_run(&job->second, worker, k->raw + at, rc_floats(k->active + at), rows);
+        rc_linear_run(&job->second, crew, k->raw + at, rc_floats(k->active + at), rows);
         raw = k->raw + at;
     } else if (h->kind == RC_HEAD_MS) {
-        residual_forward(job, raw, from, rows, worker);
+        residual_forward(job, raw, from, rows, crew);
         raw = k->raw + at;
     }
     rc_l2norm_forward(k->y + at, k->length + from, raw, rows, h->out);
@@ -106,12 +105,12 @@ static void forward_chunk(void *arg, int64_t index, int worker)
 rc_status rc_head_forward(const rc_head *h, const rc_params *p, rc_dnn *dnn, const rc_head_tape *k,
                           const float *x, int64_t n)
 {
-    head_job job = {.h = h, .p = p, .k = k, .x = x, .n = n};
-    if (h->kind != RC_HEAD_NONE)
-        RC_TRY(rc_linear_get(&job.first, dnn, p, h->first, n, HEAD_ROWS, false));
+    head_job job = {.h = h, .p = p, .k = k, .x = x};
+    rc_grid grid = rc_grid_rows(n, HEAD_ROWS);
+    if (h->kind != RC_HEAD_NONE) RC_TRY(rc_linear_get(&job.first, dnn, p, h->first, &grid, false));
     if (deep(h))
-        RC_TRY(rc_linear_get(&job.second, dnn, p, h->second, n, HEAD_ROWS, h->kind == RC_HEAD_MS));
-    rc_parallel(rc_dnn_pool(dnn), (n + HEAD_ROWS - 1) / HEAD_ROWS, forward_chunk, &job);
+        RC_TRY(rc_linear_get(&job.second, dnn, p, h->second, &grid, h->kind == RC_HEAD_MS));
+    rc_grid_run(&grid, rc_dnn_pool(dnn), forward_chunk, &job);
     return RC_OK;
 }
 
@@ -128,36 +127,37 @@ static void residual_backward(const head_job *job, int64_t from, int64_t rows, i
     rc_add(k->dhidden + at, k->dsum + at, n);
 }
 
-static void backward_chunk(void *arg, int64_t index, int worker)
+static void backward_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
 {
     const head_job *job = arg;
     const rc_head *h = job->h;
     const rc_head_tape *k = job->k;
-    int64_t from = index * HEAD_ROWS, rows = rc_min(HEAD_ROWS, job->n - from), at = from * h->out;
+    int64_t at = from * h->out;
     float *dx = job->dx == NULL ? NULL : job->dx + from * h->in;
     float *dfirst = h->kind == RC_HEAD_NONE ? dx : k->draw + at;
     if (dfirst != NULL)
         rc_l2norm_backward(dfirst, job->dy + at, k->y + at, k->length + from, rows, h->out);
     if (h->kind == RC_HEAD_MLP) {
         dfirst = k->dhidden + at;
-        rc_linear_backward_run(&job->second, worker, dfirst, k->draw + at, rows);
+        rc_linear_backward_run(&job->second, crew.worker, dfirst, k->draw + at, rows);
         rc_relu_backward(dfirst, dfirst, k->hidden + at, rows * h->out);
     } else if (h->kind == RC_HEAD_MS) {
         dfirst = k->dhidden + at;
-        residual_backward(job, from, rows, worker);
+        residual_backward(job, from, rows, crew.worker);
     }
     if (dx != NULL && h->kind != RC_HEAD_NONE)
-        rc_linear_backward_run(&job->first, worker, dx, dfirst, rows);
+        rc_linear_backward_run(&job->first, crew.worker, dx, dfirst, rows);
 }
 
 rc_status rc_head_backward(const rc_head *h, const rc_params *p, rc_dnn *dnn, float *dx,
                            const float *dy, const rc_head_tape *k, const float *x, int64_t n)
 {
-    head_job job = {.h = h, .p = p, .k = k, .x = x, .dx = dx, .dy = dy, .n = n};
+    head_job job = {.h = h, .p = p, .k = k, .x = x, .dx = dx, .dy = dy};
+    rc_grid grid = rc_grid_rows(n, HEAD_ROWS);
     if (h->kind != RC_HEAD_NONE)
-        RC_TRY(rc_linear_backward_get(&job.first, dnn, p, h->first, n, HEAD_ROWS));
-    if (deep(h)) RC_TRY(rc_linear_backward_get(&job.second, dnn, p, h->second, n, HEAD_ROWS));
-    rc_parallel(rc_dnn_pool(dnn), (n + HEAD_ROWS - 1) / HEAD_ROWS, backward_chunk, &job);
+        RC_TRY(rc_linear_backward_get(&job.first, dnn, p, h->first, &grid));
+    if (deep(h)) RC_TRY(rc_linear_backward_get(&job.second, dnn, p, h->second, &grid));
+    rc_grid_run(&grid, rc_dnn_pool(dnn), backward_chunk, &job);
     if (h->kind == RC_HEAD_NONE) return RC_OK;
     const float *dsecond = h->kind == RC_HEAD_MS ? k->dsum : k->draw;
     if (deep(h)) RC_TRY(rc_linear_backward_weight(dnn, p, h->second, dsecond, k->active, n));

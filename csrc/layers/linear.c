@@ -5,19 +5,12 @@
 #include "kernels/norm.h"
 
 enum {
-    CHUNK_ROWS = 512,
     SHARES = 8,
     STEP = 64,              /* outputs that shares differ by, about */
     ACTIVE_ROWS = 32,       /* rows of an activation that threads share */
     SHARED_ROWS = 512,      /* at most, for threads to share a layer's outputs */
     SHARED_WEIGHT = 1 << 18 /* values of a weight, at least: work for several threads */
 };
-
-int64_t rc_chunk_rows(int64_t total, int64_t unit)
-{
-    int64_t units = (total / SHARES + unit - 1) / unit;
-    return unit * rc_max(1, rc_min(units, rc_max(1, CHUNK_ROWS / unit)));
-}
 
 static int64_t inputs(const rc_param *w)
 {
@@ -47,13 +40,6 @@ static rc_product_shape shape_of(const rc_linear *l, int64_t m, int64_t n, bool 
     return s;
 }
 
-static rc_status get_chunks(rc_linear *l, rc_dnn *dnn, int64_t total, int64_t rows, bool sum)
-{
-    l->full_rows = rc_min(rows, total);
-    RC_TRY(rc_product_get(dnn, &l->full, shape_of(l, l->full_rows, l->n, sum), l->packed));
-    return rc_product_get(dnn, &l->tail, shape_of(l, total % rows, l->n, sum), l->packed);
-}
-
 /* Outputs that stay together, a multiple of what the weight's layout asks for; 0: all of them. */
 static int64_t step_of(const rc_packed *packed)
 {
@@ -63,84 +49,90 @@ static int64_t step_of(const rc_packed *packed)
 
 /* Equal shares, but for the first ones, which have a step more where these cannot be equal; one
  * share of all outputs where these are no whole number of steps. */
-static rc_status get_shares(rc_linear *l, rc_dnn *dnn, int64_t rows, bool sum)
+static void cut(rc_linear *l, bool columns)
 {
-    int64_t step = step_of(l->packed);
-    if (step == 0 || l->n % step != 0) return get_chunks(l, dnn, rows, rows, sum);
-    int64_t steps = l->n / step;
-    l->dnn = dnn;
-    l->full_rows = rows;
+    int64_t step = columns ? step_of(l->packed) : 0;
+    l->shares = 1;
+    l->share = l->n;
+    if (step == 0 || l->n % step != 0) return;
     l->step = step;
-    l->shares = rc_min(SHARES, steps);
-    l->more = steps % l->shares;
-    l->share = steps / l->shares * l->step;
-    int64_t more = l->more > 0 ? l->share + l->step : 0;
-    RC_TRY(rc_product_get(dnn, &l->tail, shape_of(l, rows, more, sum), l->packed));
-    return rc_product_get(dnn, &l->full, shape_of(l, rows, l->share, sum), l->packed);
+    l->shares = rc_min(SHARES, l->n / step);
+    l->longer = l->n / step % l->shares;
+    l->share = l->n / step / l->shares * step;
 }
 
-static rc_status get(rc_linear *l, rc_dnn *dnn, int64_t total, int64_t rows, bool sum)
+static rc_status get(rc_linear *l, rc_dnn *dnn, const rc_grid *grid, bool sum)
 {
-    return rows == RC_SHARED ? get_shares(l, dnn, total, sum)
-                             : get_chunks(l, dnn, total, rows, sum);
+    l->rows = rc_min(grid->rows, grid->total);
+    cut(l, grid->columns);
+    for (int last = 0; last < 2; last++)
+        for (int longer = 0; longer < 2; longer++) {
+            int64_t rows = last ? grid->total % grid->rows : l->rows;
+            int64_t n = !longer ? l->share : l->longer > 0 ? l->share + l->step : 0;
+            RC_TRY(rc_product_get(dnn, &l->product[last][longer], shape_of(l, rows, n, sum),
+                                  l->packed));
+        }
+    return RC_OK;
 }
 
 rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                        int64_t total, int64_t rows, bool sum)
+                        const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
     *out = outputs(p, pair, 0, w->size[0], w->packed);
-    return get(out, dnn, total, rows, sum);
+    return get(out, dnn, grid, sum);
 }
 
 rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                             rc_part part, int64_t total, int64_t rows)
+                             rc_part part, const rc_grid *grid)
 {
     const rc_param *w = &p->item[pair.w];
     *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, w->packed)
                             : outputs(p, pair, w->cut, w->size[0], w->rest);
-    return get(out, dnn, total, rows, false);
+    return get(out, dnn, grid, false);
 }
 
-bool rc_linear_shares(const rc_params *p, rc_pair pair, int64_t rows)
+rc_grid rc_linear_grid(const rc_params *p, rc_pair pair, int64_t total, int64_t rows)
 {
     const rc_param *w = &p->item[pair.w];
     int64_t step = step_of(w->packed);
     bool cuts = step > 0 && w->size[0] % step == 0;
-    return rows <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
+    bool few = total <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
+    return few ? rc_grid_columns(total) : rc_grid_rows(total, rows);
 }
 
-static rc_product *product_of(const rc_linear *l, int64_t rows)
+static rc_product *product_of(const rc_linear *l, int64_t rows, bool longer)
 {
-    return rows == l->full_rows ? l->full : l->tail;
+    return l->product[rows != l->rows][longer];
 }
 
 typedef struct {
     const rc_linear *l;
     float *y;
     rc_rows x;
+    int64_t rows;
 } share_job;
 
 static void run_share(void *arg, int64_t index, int worker)
 {
     const share_job *job = arg;
     const rc_linear *l = job->l;
-    bool more = index < l->more;
-    int64_t from = index * l->share + rc_min(index, l->more) * l->step;
+    int64_t from = index * l->share + rc_min(index, l->longer) * l->step;
     rc_factor f = l->packed != NULL ? rc_packed_factor(l->packed, from)
                                     : (rc_factor){.b = l->f.b + from * l->k};
     f.bias = l->f.bias == NULL ? NULL : l->f.bias + from;
-    rc_product_run(more ? l->tail : l->full, worker, job->y + from, job->x, f);
+    rc_product_run(product_of(l, job->rows, index < l->longer), worker, job->y + from, job->x, f);
 }
 
-void rc_linear_run(const rc_linear *l, int worker, float *y, rc_rows x, int64_t rows)
+void rc_linear_run(const rc_linear *l, rc_crew crew, float *y, rc_rows x, int64_t rows)
 {
-    if (l->shares == 0) {
-        rc_product_run(product_of(l, rows), worker, y, x, l->f);
+    rc_product *first = product_of(l, rows, false);
+    if (l->shares == 1) {
+        rc_product_run(first, crew.worker, y, x, l->f);
         return;
     }
-    share_job job = {l, y, rc_product_rows(l->full, worker, x)};
-    rc_parallel(rc_dnn_pool(l->dnn), l->shares, run_share, &job);
+    share_job job = {l, y, rc_product_rows(first, crew.worker, x), rows};
+    rc_each(crew, l->shares, run_share, &job);
 }
 
 int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
@@ -152,7 +144,7 @@ int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
 
 rc_sink rc_linear_sink(const rc_linear *l, float *floats, void *form, int64_t rows)
 {
-    return (rc_sink){product_of(l, rows), floats, form};
+    return (rc_sink){product_of(l, rows, false), floats, form};
 }
 
 typedef struct {
@@ -170,37 +162,37 @@ static void activate_rows(void *arg, int64_t index, int worker)
     rc_sink_activate(job->sink, job->y, from, rc_min(ACTIVE_ROWS, job->rows - from), job->activate);
 }
 
-void rc_linear_run_into(const rc_linear *l, int worker, const rc_sink *sink, float *y, rc_rows x,
+void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, float *y, rc_rows x,
                         rc_activation *activate, int64_t rows)
 {
     activate_job job = {sink, y, activate, rows};
-    if (l->shares == 0) {
-        rc_product_run_into(product_of(l, rows), worker, sink, y, x, l->f, activate);
+    if (l->shares == 1) {
+        rc_product_run_into(product_of(l, rows, false), crew.worker, sink, y, x, l->f, activate);
         return;
     }
-    rc_linear_run(l, worker, y, x, rows);
-    rc_parallel(rc_dnn_pool(l->dnn), (rows + ACTIVE_ROWS - 1) / ACTIVE_ROWS, activate_rows, &job);
+    rc_linear_run(l, crew, y, x, rows);
+    rc_each(crew, (rows + ACTIVE_ROWS - 1) / ACTIVE_ROWS, activate_rows, &job);
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
 rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                                 int64_t total, int64_t rows)
+                                 const rc_grid *grid)
 {
     const rc_param *w = &p->item[pair.w];
     int64_t n = w->size[0], k = inputs(w);
-    *out = (rc_linear){.f.b = w->x, .full_rows = rc_min(rows, total)};
+    *out = (rc_linear){.f.b = w->x, .rows = rc_min(grid->rows, grid->total)};
     rc_product_shape s = {.n = k, .k = n, .lda = n, .ldb = k, .ldc = k};
-    s.m = rc_min(rows, total);
-    RC_TRY(rc_product_get(dnn, &out->full, s, NULL));
-    s.m = total % rows;
-    return rc_product_get(dnn, &out->tail, s, NULL);
+    s.m = out->rows;
+    RC_TRY(rc_product_get(dnn, &out->product[0][0], s, NULL));
+    s.m = grid->total % grid->rows;
+    return rc_product_get(dnn, &out->product[1][0], s, NULL);
 }
 
 void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
                             int64_t rows)
 {
-    rc_product_run(product_of(l, rows), worker, dx, rc_floats(dy), (rc_factor){.b = l->f.b});
+    rc_product_run(product_of(l, rows, false), worker, dx, rc_floats(dy), (rc_factor){.b = l->f.b});
 }
 
 /* ---- Weight gradients ------------------------------------------------------------------------ */

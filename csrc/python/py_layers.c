@@ -75,16 +75,14 @@ typedef struct {
     rc_type type; /* used where the weight may be packed */
 } linear_job;
 
-static void linear_chunk(void *arg, int64_t i, int worker)
+static void linear_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
 {
     const linear_job *job = arg;
-    int64_t from = i * job->rows, rows = rc_min(job->rows, job->n - from);
     int64_t out = job->item[0].size[0], in = job->item[0].size[1];
     if (job->dy == NULL)
-        rc_linear_run(&job->layer, worker, job->y + from * out, rc_floats(job->x + from * in),
-                      rows);
+        rc_linear_run(&job->layer, crew, job->y + from * out, rc_floats(job->x + from * in), rows);
     else
-        rc_linear_backward_run(&job->layer, worker, job->dx + from * in, job->dy + from * out,
+        rc_linear_backward_run(&job->layer, crew.worker, job->dx + from * in, job->dy + from * out,
                                rows);
 }
 
@@ -93,14 +91,14 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
     rc_params p = {.item = job->item, .count = 2};
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
     RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
-    bool shared = job->rows == 0 && rc_linear_shares(&p, pair, job->n);
-    if (job->rows == 0 || job->rows > job->n) job->rows = rc_max(job->n, 1);
+    int64_t rows = job->rows == 0 ? rc_max(job->n, 1) : rc_min(job->rows, rc_max(job->n, 1));
+    rc_grid grid = job->rows == 0 && job->dy == NULL ? rc_linear_grid(&p, pair, job->n, rows)
+                                                     : rc_grid_rows(job->n, rows);
     if (job->dy == NULL)
-        RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, job->n, shared ? RC_SHARED : job->rows,
-                             false));
+        RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, &grid, false));
     else
-        RC_TRY(rc_linear_backward_get(&job->layer, dnn, &p, pair, job->n, job->rows));
-    rc_parallel(rc_dnn_pool(dnn), (job->n + job->rows - 1) / job->rows, linear_chunk, job);
+        RC_TRY(rc_linear_backward_get(&job->layer, dnn, &p, pair, &grid));
+    rc_grid_run(&grid, rc_dnn_pool(dnn), linear_chunk, job);
     if (job->dy != NULL) RC_TRY(rc_linear_backward_weight(dnn, &p, pair, job->dy, job->x, job->n));
     return rc_dnn_check(dnn);
 }

@@ -229,7 +229,7 @@ static void conv_chunk(void *arg, int64_t index, int worker)
         neighbourhoods(near + i * wide * TAPS * l->c, job->x + clip * job->high * wide * l->c,
                        row % per_clip * pool + i % pool, job->high, wide, l->c);
     }
-    rc_linear_run(&job->linear, worker, full, rc_floats(near), rows * pool * wide);
+    rc_linear_run(&job->linear, rc_alone(worker), full, rc_floats(near), rows * pool * wide);
     norm_relu(full, job->scale, job->shift, rows * pool * wide, l->n);
     for (int64_t i = 0; pool > 1 && i < rows; i++)
         pool_rows(y + i * out, full + i * pool * wide * l->n, wide, l->n);
@@ -248,8 +248,8 @@ static rc_status convolve(cnn14_call *job, const conv_layer *layer, float *y, co
     job->shift = rc_take(job->arena, layer->n);
     take_scratch(job, job->rows * unit * (TAPS * layer->c + (pool > 1 ? layer->n : 0)));
     if (job->arena->base != NULL) {
-        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, layer->conv, job->total * unit,
-                             job->rows * unit, false));
+        rc_grid pixels = rc_grid_rows(job->total * unit, job->rows * unit);
+        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, layer->conv, &pixels, false));
         fold_norm(job);
         job->x = x;
         job->y = y;
@@ -289,7 +289,7 @@ static void embed_chunk(void *arg, int64_t index, int worker)
     float *pooled = job->scratch + worker * job->scratch_size, *sum = pooled + job->rows * c;
     for (int64_t i = 0; i < rows; i++)
         pool_picture(pooled + i * c, sum, job->x + (first + i) * size, job->high, job->wide, c);
-    rc_linear_run(&job->linear, worker, job->y + first * c, rc_floats(pooled), rows);
+    rc_linear_run(&job->linear, rc_alone(worker), job->y + first * c, rc_floats(pooled), rows);
     rc_relu_forward(job->y + first * c, job->y + first * c, rows * c);
 }
 
@@ -300,8 +300,8 @@ static rc_status embed(cnn14_call *job, float *y, const float *x)
     job->rows = rc_min(EMBED_CLIPS, job->b);
     take_scratch(job, (job->rows + 1) * rc_cnn14_width(job->t));
     if (job->arena->base != NULL) {
-        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->t->fc, job->total, job->rows,
-                             false));
+        rc_grid clips = rc_grid_rows(job->total, job->rows);
+        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->t->fc, &clips, false));
         job->x = x;
         job->y = y;
         run_chunks(job, embed_chunk);

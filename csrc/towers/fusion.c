@@ -86,14 +86,16 @@ void rc_fusion_close(rc_fusion *f)
 
 rc_status rc_fusion_get(rc_fusion_run *out, const rc_fusion *f, rc_dnn *dnn, const rc_params *p)
 {
-    int64_t n = f->side * f->side, row = RC_LOCALS * f->across;
+    int64_t n = f->side * f->side, filled = RC_LOCALS * f->across;
+    rc_grid row = rc_grid_rows(filled, filled), grid = rc_grid_rows(n, n);
+    rc_grid pooled = rc_grid_rows(1, 1);
     const rc_fusion_branch *l = &f->local, *g = &f->global;
     *out = (rc_fusion_run){.f = f, .p = p};
-    RC_TRY(rc_linear_get(&out->conv, dnn, p, f->conv, row, row, false));
-    RC_TRY(rc_linear_get(&out->local[0], dnn, p, l->squeeze, n, n, false));
-    RC_TRY(rc_linear_get(&out->local[1], dnn, p, l->widen, n, n, false));
-    RC_TRY(rc_linear_get(&out->global[0], dnn, p, g->squeeze, 1, 1, false));
-    return rc_linear_get(&out->global[1], dnn, p, g->widen, 1, 1, false);
+    RC_TRY(rc_linear_get(&out->conv, dnn, p, f->conv, &row, false));
+    RC_TRY(rc_linear_get(&out->local[0], dnn, p, l->squeeze, &grid, false));
+    RC_TRY(rc_linear_get(&out->local[1], dnn, p, l->widen, &grid, false));
+    RC_TRY(rc_linear_get(&out->global[0], dnn, p, g->squeeze, &pooled, false));
+    return rc_linear_get(&out->global[1], dnn, p, g->widen, &pooled, false);
 }
 
 /* What the steps of one clip keep. */
@@ -133,7 +135,7 @@ static void local_patches(const rc_fusion_run *job, const clip_scratch *s, const
         float *to = s->local + row * f->side * f->c;
         for (int i = 0; i < RC_LOCALS; i++)
             rc_gather_rows(s->pixels + i * n, wide + i * f->picture, f->from + row * n, n, 1);
-        rc_linear_run(&job->conv, worker, to, rc_floats(s->pixels), filled);
+        rc_linear_run(&job->conv, rc_alone(worker), to, rc_floats(s->pixels), filled);
         memset(to + filled * f->c, 0, (size_t)((f->side - filled) * f->c) * sizeof *to);
     }
 }
@@ -157,11 +159,11 @@ static void run_branch(const rc_fusion_run *job, const rc_fusion_branch *branch,
                        const float *shift, int64_t n, int worker)
 {
     int64_t c = job->f->c, narrow = job->f->few;
-    rc_linear_run(&product[0], worker, few, rc_floats(x), n);
+    rc_linear_run(&product[0], rc_alone(worker), few, rc_floats(x), n);
     norm_rows(job, few, few, &branch->squeeze_norm, value(job, branch->squeeze_norm.scale.b), n,
               narrow);
     rc_relu_forward(few, few, n * narrow);
-    rc_linear_run(&product[1], worker, y, rc_floats(few), n);
+    rc_linear_run(&product[1], rc_alone(worker), y, rc_floats(few), n);
     norm_rows(job, y, y, &branch->widen_norm, shift, n, c);
 }
 

@@ -72,7 +72,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
     }
     stretch(job, wide, normed, mel, clip);
     rc_gather_rows(pixels, wide, t->patch_from, n * area, 1);
-    rc_linear_run(&job->linear, worker, out, rc_floats(pixels), n);
+    rc_linear_run(&job->linear, rc_alone(worker), out, rc_floats(pixels), n);
     if (c->fusion && job->longer[clip]) fuse(job, out, mel, clip, worker);
     if (!c->patch_norm) return; /* out is y */
     rc_layernorm_forward(y, mean, rstd, out, rc_call_value(job, t->patch_norm.w),
@@ -104,11 +104,12 @@ void rc_htsat_update_statistics(const rc_htsat *t, const rc_params *p, const rc_
 rc_status rc_htsat_input_forward(rc_htsat_call *job, float *y)
 {
     const rc_htsat *t = job->t;
-    int64_t used = job->arena->used, n = t->stage[0].tokens;
+    int64_t used = job->arena->used;
+    rc_grid clip = rc_grid_rows(t->stage[0].tokens, t->stage[0].tokens);
     rc_call_take(job, input_scratch(job));
     if (job->arena->base != NULL) {
         if (t->config.fusion) RC_TRY(rc_fusion_get(&job->fusion, &t->fusion, job->dnn, job->p));
-        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, t->patch, n, n, false));
+        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, t->patch, &clip, false));
         if (job->tape != NULL)
             rc_batchnorm_stats(job->tape->bn_mean, job->tape->bn_var, job->mel,
                                job->b * job->frames, t->config.mels);
@@ -153,12 +154,13 @@ rc_status rc_htsat_input_backward(rc_htsat_call *job, const float *dy)
     const rc_htsat_tape *k = job->tape;
     const rc_htsat_config *c = &t->config;
     int64_t n = t->stage[0].tokens, rows = job->b * n, used = job->arena->used;
+    rc_grid clip = rc_grid_rows(n, n);
     rc_call_take(job, n * c->patch * c->patch + rc_htsat_frames(t) * c->mels);
     if (c->patch_norm) job->da = rc_take(job->arena, rows * c->embed);
     job->dx = rc_take(job->arena, job->b * job->frames * c->mels);
     if (job->arena->base != NULL) {
         job->dy = dy;
-        RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, t->patch, n, n));
+        RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, t->patch, &clip));
         rc_parallel(rc_dnn_pool(job->dnn), job->b, input_clip_backward, job);
         RC_TRY(rc_linear_backward_weight(job->dnn, job->p, t->patch, patch_gradient(job), k->pixels,
                                          rows));

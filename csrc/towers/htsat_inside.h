@@ -73,8 +73,7 @@ typedef struct {
     float *y, *dx;
     const float *dy;
     float *da;
-    int64_t total, rows;
-    bool shared;
+    rc_grid grid;
 } rc_htsat_call;
 
 static inline const float *rc_call_value(const rc_htsat_call *job, int64_t index)

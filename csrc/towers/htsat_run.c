@@ -68,13 +68,12 @@ static void gather_four(const rc_htsat_call *job, float *y, int64_t first, int64
     }
 }
 
-static void merge_chunk(void *arg, int64_t index, int worker)
+static void merge_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_htsat_call *job = arg;
     const rc_htsat_stage *s = job->stage;
-    int64_t wide = 4 * s->c, first = index * job->rows,
-            rows = rc_min(job->rows, job->total - first);
-    float *a = rc_call_scratch(job, worker), *x = a, *mean = NULL, *rstd = NULL;
+    int64_t wide = 4 * s->c;
+    float *a = rc_call_scratch(job, crew.worker), *x = a, *mean = NULL, *rstd = NULL;
     if (job->tape != NULL) {
         x = job->merge->x + first * wide;
         mean = job->merge->mean + first;
@@ -84,48 +83,45 @@ static void merge_chunk(void *arg, int64_t index, int worker)
     rc_layernorm_forward(a, mean, rstd, x, rc_call_value(job, s->merge_norm.w),
                          rc_call_value(job, s->merge_norm.b), rows, wide,
                          (float)job->t->config.eps);
-    rc_linear_run(&job->linear, worker, job->y + first * 2 * s->c, rc_floats(a), rows);
+    rc_linear_run(&job->linear, crew, job->y + first * 2 * s->c, rc_floats(a), rows);
 }
 
 static void merge_rows(rc_htsat_call *job, int64_t stage)
 {
     job->stage = &job->t->stage[stage];
-    job->total = job->b * job->stage->tokens / 4;
-    job->shared = job->tape == NULL && rc_linear_shares(job->p, job->stage->merge, job->total);
-    job->rows = job->shared ? job->total : rc_chunk_rows(job->total, 16);
+    int64_t total = job->b * job->stage->tokens / 4, rows = rc_chunk_rows(total, 16);
+    job->grid = job->tape == NULL ? rc_linear_grid(job->p, job->stage->merge, total, rows)
+                                  : rc_grid_rows(total, rows);
 }
 
 static rc_status merge_forward(rc_htsat_call *job, int64_t stage, float *y, const float *x)
 {
     int64_t used = job->arena->used;
     merge_rows(job, stage);
-    rc_call_take(job, job->rows * 4 * job->stage->c);
+    rc_call_take(job, job->grid.rows * 4 * job->stage->c);
     if (job->arena->base != NULL) {
         job->merge = job->tape == NULL ? NULL : &job->tape->merge[stage];
         job->x = x;
         job->y = y;
-        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->stage->merge, job->total,
-                             job->shared ? RC_SHARED : job->rows, false));
-        rc_parallel(rc_dnn_pool(job->dnn), (job->total + job->rows - 1) / job->rows, merge_chunk,
-                    job);
+        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->stage->merge, &job->grid, false));
+        rc_grid_run(&job->grid, rc_dnn_pool(job->dnn), merge_chunk, job);
     }
     job->arena->used = used;
     return RC_OK;
 }
 
-static void merge_chunk_backward(void *arg, int64_t index, int worker)
+static void merge_chunk_backward(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_htsat_call *job = arg;
     const rc_htsat_stage *s = job->stage;
     const rc_merge_tape *k = job->merge;
-    int64_t wide = 4 * s->c, first = index * job->rows,
-            rows = rc_min(job->rows, job->total - first);
-    float *dx = rc_call_scratch(job, worker), *a = job->y + first * wide,
+    int64_t wide = 4 * s->c;
+    float *dx = rc_call_scratch(job, crew.worker), *a = job->y + first * wide,
           *da = job->da + first * wide;
     rc_layernorm_forward(a, NULL, NULL, k->x + first * wide, rc_call_value(job, s->merge_norm.w),
                          rc_call_value(job, s->merge_norm.b), rows, wide,
                          (float)job->t->config.eps);
-    rc_linear_backward_run(&job->linear, worker, da, job->dy + first * 2 * s->c, rows);
+    rc_linear_backward_run(&job->linear, crew.worker, da, job->dy + first * 2 * s->c, rows);
     rc_layernorm_backward(dx, da, k->x + first * wide, k->mean + first, k->rstd + first,
                           rc_call_value(job, s->merge_norm.w), rows, wide);
     for (int64_t i = 0; i < rows; i++) {
@@ -139,20 +135,18 @@ static rc_status merge_backward(rc_htsat_call *job, int64_t stage, float *dx, co
     int64_t used = job->arena->used;
     merge_rows(job, stage);
     const rc_htsat_stage *s = job->stage;
-    rc_call_take(job, job->rows * 4 * s->c);
-    job->y = rc_take(job->arena, job->total * 4 * s->c);
-    job->da = rc_take(job->arena, job->total * 4 * s->c);
+    rc_call_take(job, job->grid.rows * 4 * s->c);
+    job->y = rc_take(job->arena, job->grid.total * 4 * s->c);
+    job->da = rc_take(job->arena, job->grid.total * 4 * s->c);
     if (job->arena->base != NULL) {
         const rc_merge_tape *k = job->merge = &job->tape->merge[stage];
         job->dx = dx;
         job->dy = dy;
-        RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, s->merge, job->total,
-                                      job->rows));
-        rc_parallel(rc_dnn_pool(job->dnn), (job->total + job->rows - 1) / job->rows,
-                    merge_chunk_backward, job);
-        RC_TRY(rc_linear_backward_weight(job->dnn, job->p, s->merge, dy, job->y, job->total));
+        RC_TRY(rc_linear_backward_get(&job->linear, job->dnn, job->p, s->merge, &job->grid));
+        rc_grid_run(&job->grid, rc_dnn_pool(job->dnn), merge_chunk_backward, job);
+        RC_TRY(rc_linear_backward_weight(job->dnn, job->p, s->merge, dy, job->y, job->grid.total));
         rc_norm_backward_weight(rc_dnn_pool(job->dnn), job->p, s->merge_norm, job->da, k->x,
-                                k->mean, k->rstd, job->total);
+                                k->mean, k->rstd, job->grid.total);
     }
     job->arena->used = used;
     return RC_OK;

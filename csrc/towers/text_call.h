@@ -18,11 +18,10 @@ typedef struct {
     const rc_params *p;
     const rc_text_layer *layer;
     const int32_t *id, *first;
-    int64_t n, real, total, rows; /* sequences, rows with and without rounding, of a chunk */
-    int64_t seen, seen_rows;      /* where padding only asks: rows with keys, of a chunk of these */
-    int64_t most;                 /* rows of the longest chunk of all */
-    bool shared;                  /* few rows: one chunk, in whose layers threads share outputs */
-    int64_t longest;              /* rows of one sequence */
+    int64_t n, real;    /* sequences, rows without rounding */
+    rc_grid grid, seen; /* of all rows; of those with keys, where padding only asks */
+    int64_t most;       /* rows of the longest chunk of all */
+    int64_t longest;    /* rows of one sequence */
     rc_pool *pool;
     rc_linear qkv, kv, proj, fc1, gate, fc2, pooler;
     float *q, *k; /* rows of queries; of keys with values behind them */

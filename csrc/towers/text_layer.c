@@ -51,9 +51,9 @@ static int64_t some_of(const text_rows *k, int64_t i)
     return rc_min(ROUND, k->rows - i * ROUND);
 }
 
-static void each_few(text_rows *k, int worker, rc_task *task)
+static void each_few(text_rows *k, rc_crew crew, rc_task *task)
 {
-    rc_each(k->job->shared ? k->job->pool : NULL, worker, (k->rows + ROUND - 1) / ROUND, task, k);
+    rc_each(crew, (k->rows + ROUND - 1) / ROUND, task, k);
 }
 
 static void norm_few(void *arg, int64_t i, int worker)
@@ -84,55 +84,49 @@ static void gate_few(void *arg, int64_t i, int worker)
 }
 
 /* What a layer at the start of a branch reads: the rows x, or their norm in `room`. */
-static rc_rows branch_input(const rc_text_call *job, const rc_linear *l, rc_pair norm, int worker,
+static rc_rows branch_input(const rc_text_call *job, const rc_linear *l, rc_pair norm, rc_crew crew,
                             float *room, const float *x, int64_t rows)
 {
     bool post = job->t->config.place == RC_PLACE_POST;
     text_rows k = {.job = job, .norm = norm, .x = x, .rows = rows};
     k.next = rc_linear_sink(l, room, room, rows);
     if (post && !rc_sink_lays(&k.next)) return rc_floats(x);
-    each_few(&k, worker, post ? lay_few : norm_few);
+    each_few(&k, crew, post ? lay_few : norm_few);
     return rc_sink_rows(&k.next);
 }
 
 /* activate(h) gate goes to the MLP's second layer; both are scratch. */
-static void close_gate(const rc_text_call *job, int worker, const rc_sink *next, float *h,
+static void close_gate(const rc_text_call *job, rc_crew crew, const rc_sink *next, float *h,
                        const float *gate, int64_t rows)
 {
     text_rows k = {.job = job, .next = *next, .gate = gate, .h = h, .rows = rows};
-    each_few(&k, worker, gate_few);
-}
-
-static int64_t chunks_of(int64_t total, int64_t rows)
-{
-    return (total + rows - 1) / rows;
+    each_few(&k, crew, gate_few);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
-/* A product of the norm of some rows. */
-static void product_rows(const rc_text_call *job, const rc_linear *l, int worker, float *y,
-                         int64_t at, int64_t rows)
+/* A layer of the norm of some rows. */
+static void layer_of_norm(const rc_text_call *job, const rc_linear *l, float *y, int64_t at,
+                          int64_t rows, rc_crew crew)
 {
-    float *room = job->chunk + worker * job->chunk_size;
+    float *room = job->chunk + crew.worker * job->chunk_size;
     const float *x = job->x + at * job->t->config.width;
-    rc_linear_run(l, worker, y, branch_input(job, l, job->layer->norm1, worker, room, x, rows),
-                  rows);
+    rc_rows in = branch_input(job, l, job->layer->norm1, crew, room, x, rows);
+    rc_linear_run(l, crew, y, in, rows);
 }
 
-/* Chunks of queries, or of all three, then chunks of keys and values where these are apart. */
-static void qkv_chunk(void *arg, int64_t index, int worker)
+/* Queries, or all three. */
+static void qkv_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
 {
     const rc_text_call *job = arg;
-    int64_t chunks = chunks_of(job->total, job->rows), at = index * job->rows;
-    if (index < chunks)
-        product_rows(job, &job->qkv, worker, job->q + at * job->ldq, at,
-                     rc_min(job->rows, job->total - at));
-    if (job->shared && rc_text_padded(job)) index = chunks; /* both, one after the other */
-    at = (index - chunks) * job->seen_rows;
-    if (index >= chunks)
-        product_rows(job, &job->kv, worker, job->k + at * job->ldk, at,
-                     rc_min(job->seen_rows, job->seen - at));
+    layer_of_norm(job, &job->qkv, job->q + at * job->ldq, at, rows, crew);
+}
+
+/* Keys and values where these are apart. */
+static void kv_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
+{
+    const rc_text_call *job = arg;
+    layer_of_norm(job, &job->kv, job->k + at * job->ldk, at, rows, crew);
 }
 
 /* Rows at..at+rows-1 are those of sequence i from its position `from` on. */
@@ -160,17 +154,14 @@ rc_status rc_text_attend(rc_text_call *job, rc_dnn *dnn)
 {
     const rc_params *p = job->p;
     rc_pair qkv = job->layer->qkv;
-    int64_t total = job->total, rows = job->shared ? RC_SHARED : job->rows;
-    int64_t seen_rows = job->shared ? RC_SHARED : job->seen_rows;
-    int64_t chunks = chunks_of(total, job->rows);
     if (rc_text_padded(job)) {
-        RC_TRY(rc_linear_get_part(&job->qkv, dnn, p, qkv, RC_FIRST, total, rows));
-        RC_TRY(rc_linear_get_part(&job->kv, dnn, p, qkv, RC_REST, job->seen, seen_rows));
-        if (!job->shared) chunks += chunks_of(job->seen, job->seen_rows);
+        RC_TRY(rc_linear_get_part(&job->qkv, dnn, p, qkv, RC_FIRST, &job->grid));
+        RC_TRY(rc_linear_get_part(&job->kv, dnn, p, qkv, RC_REST, &job->seen));
+        rc_grid_run(&job->seen, job->pool, kv_chunk, job);
     } else {
-        RC_TRY(rc_linear_get(&job->qkv, dnn, p, qkv, total, rows, false));
+        RC_TRY(rc_linear_get(&job->qkv, dnn, p, qkv, &job->grid, false));
     }
-    rc_parallel(job->pool, chunks, qkv_chunk, job);
+    rc_grid_run(&job->grid, job->pool, qkv_chunk, job);
     rc_parallel(job->pool, job->n, attend_sequence, job);
     return RC_OK;
 }
@@ -184,40 +175,38 @@ int64_t rc_text_chunk_size(const rc_text_call *job)
     return job->form + hidden + rc_linear_form(job->p, job->t->layer->fc2, job->most);
 }
 
-static void rest_chunk(void *arg, int64_t index, int worker)
+static void rest_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
 {
     const rc_text_call *job = arg;
     const rc_text_config *c = &job->t->config;
-    int64_t at = index * job->rows, rows = rc_min(job->rows, job->total - at);
-    float *x = job->x + at * c->width, *room = job->chunk + worker * job->chunk_size;
+    float *x = job->x + at * c->width, *room = job->chunk + crew.worker * job->chunk_size;
     float *h = room + job->form, *gate = h + job->most * c->mlp;
     float *last = c->gated ? gate + job->most * c->mlp : gate;
     rc_sink active = rc_linear_sink(&job->fc2, h, last, rows);
-    rc_linear_run(&job->proj, worker, x, rc_floats(job->o + at * rc_text_inner(c)),
+    rc_linear_run(&job->proj, crew, x, rc_floats(job->o + at * rc_text_inner(c)),
                   rows); /* adds into x */
     branch_end(job, job->layer->norm1, x, rows);
-    rc_rows in = branch_input(job, &job->fc1, job->layer->norm2, worker, room, x, rows);
+    rc_rows in = branch_input(job, &job->fc1, job->layer->norm2, crew, room, x, rows);
     if (c->gated) {
-        rc_linear_run(&job->gate, worker, gate, in, rows);
-        rc_linear_run(&job->fc1, worker, h, in, rows);
-        close_gate(job, worker, &active, h, gate, rows);
+        rc_linear_run(&job->gate, crew, gate, in, rows);
+        rc_linear_run(&job->fc1, crew, h, in, rows);
+        close_gate(job, crew, &active, h, gate, rows);
     } else {
-        rc_linear_run_into(&job->fc1, worker, &active, h, in, rc_act_of(c->activation)->forward,
+        rc_linear_run_into(&job->fc1, crew, &active, h, in, rc_act_of(c->activation)->forward,
                            rows);
     }
-    rc_linear_run(&job->fc2, worker, x, rc_sink_rows(&active), rows);
+    rc_linear_run(&job->fc2, crew, x, rc_sink_rows(&active), rows);
     branch_end(job, job->layer->norm2, x, rows);
 }
 
 rc_status rc_text_rest(rc_text_call *job, rc_dnn *dnn)
 {
     const rc_text_layer *l = job->layer;
-    int64_t total = job->total, rows = job->shared ? RC_SHARED : job->rows;
-    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, total, rows, true));
-    RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, total, rows, false));
+    RC_TRY(rc_linear_get(&job->proj, dnn, job->p, l->proj, &job->grid, true));
+    RC_TRY(rc_linear_get(&job->fc1, dnn, job->p, l->fc1, &job->grid, false));
     if (job->t->config.gated)
-        RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, total, rows, false));
-    RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, total, rows, true));
-    rc_parallel(job->pool, chunks_of(total, job->rows), rest_chunk, job);
+        RC_TRY(rc_linear_get(&job->gate, dnn, job->p, l->gate, &job->grid, false));
+    RC_TRY(rc_linear_get(&job->fc2, dnn, job->p, l->fc2, &job->grid, true));
+    rc_grid_run(&job->grid, job->pool, rest_chunk, job);
     return RC_OK;
 }

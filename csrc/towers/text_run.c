@@ -33,24 +33,15 @@ static int64_t chunk_rows(int64_t total)
                              : rc_chunk_rows(total, ROUND);
 }
 
-static bool shares(const rc_text_call *job, int64_t total)
+static rc_grid grid_of(const rc_text_call *job, int64_t rows)
 {
-    return rc_linear_shares(job->p, job->t->layer->fc1, total);
+    return rc_linear_grid(job->p, job->t->layer->fc1, rows, chunk_rows(rows));
 }
 
 static void set_rows(rc_text_call *job, int64_t real)
 {
     job->real = real;
-    job->total = round_up(real);
-    job->shared = shares(job, job->total);
-    job->rows = job->shared ? job->total : chunk_rows(job->total);
-}
-
-/* Rows of a chunk where one row of each sequence is left. */
-static int64_t last_rows(const rc_text_call *job)
-{
-    int64_t total = round_up(job->n);
-    return shares(job, total) ? total : chunk_rows(total);
+    job->grid = grid_of(job, round_up(real));
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
@@ -152,11 +143,11 @@ static void pool_sequence(void *arg, int64_t i, int worker)
 }
 
 /* tanh of a dense layer, as BERT's and RoBERTa's poolers. */
-static void pooler_chunk(void *arg, int64_t index, int worker)
+static void pooler_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
 {
     const rc_text_call *job = arg;
-    int64_t c = job->t->config.width, at = index * ROUND, rows = rc_min(ROUND, job->n - at);
-    rc_linear_run(&job->pooler, worker, job->y + at * c, rc_floats(job->pooled + at * c), rows);
+    int64_t c = job->t->config.width;
+    rc_linear_run(&job->pooler, crew, job->y + at * c, rc_floats(job->pooled + at * c), rows);
     rc_tanh_forward(job->y + at * c, job->y + at * c, rows * c);
 }
 
@@ -166,8 +157,9 @@ static rc_status pool_all(rc_text_call *job, rc_dnn *dnn)
     if (!dense) job->pooled = job->y;
     rc_parallel(job->pool, job->n, pool_sequence, job);
     if (!dense) return RC_OK;
-    RC_TRY(rc_linear_get(&job->pooler, dnn, job->p, job->t->pooler, job->n, ROUND, false));
-    rc_parallel(job->pool, (job->n + ROUND - 1) / ROUND, pooler_chunk, job);
+    rc_grid grid = rc_grid_rows(job->n, ROUND);
+    RC_TRY(rc_linear_get(&job->pooler, dnn, job->p, job->t->pooler, &grid, false));
+    rc_grid_run(&grid, job->pool, pooler_chunk, job);
     return RC_OK;
 }
 
@@ -178,19 +170,19 @@ static void take_buffers(rc_text_call *job, rc_arena *arena, int threads)
     const rc_text_config *c = &job->t->config;
     rc_attention a = rc_text_attention(job, job->longest, job->longest);
     int64_t side = job->longest, inner = rc_text_inner(c);
-    job->x = rc_take(arena, job->total * c->width);
+    job->x = rc_take(arena, job->grid.total * c->width);
     job->ldq = rc_text_padded(job) ? inner : 3 * inner;
     job->ldk = rc_text_padded(job) ? 2 * inner : 3 * inner;
-    job->q = rc_take(arena, job->total * job->ldq);
-    if (rc_text_padded(job)) job->k = rc_take(arena, job->seen * job->ldk);
-    job->o = rc_take(arena, job->total * inner);
+    job->q = rc_take(arena, job->grid.total * job->ldq);
+    if (rc_text_padded(job)) job->k = rc_take(arena, job->seen.total * job->ldk);
+    job->o = rc_take(arena, job->grid.total * inner);
     job->pooled = rc_take(arena, job->n * c->width);
     if (job->t->buckets >= 0) job->bias = rc_take(arena, c->heads * side * side);
     if (c->causal) job->mask = rc_take(arena, side * side);
     job->form = rc_max(job->most * c->width, rc_linear_form(job->p, job->t->layer->fc1, job->most));
     job->chunk_size = (rc_text_chunk_size(job) + 15) / 16 * 16;
     job->room_size = (rc_max(rc_attention_scratch(&a), ROUND * c->width) + 15) / 16 * 16;
-    job->chunk = rc_take(arena, (job->shared ? 1 : threads) * job->chunk_size);
+    job->chunk = rc_take(arena, rc_grid_places(&job->grid, threads) * job->chunk_size);
     job->room = rc_take(arena, threads * job->room_size);
 }
 
@@ -210,7 +202,7 @@ static void fill_biases(const rc_text_call *job)
 static void clear_rounding(const rc_text_call *job)
 {
     int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
-    size_t extra = (size_t)(job->total - job->real) * sizeof(float);
+    size_t extra = (size_t)(job->grid.total - job->real) * sizeof(float);
     memset(job->x + job->real * c, 0, extra * (size_t)c);
     memset(job->o + job->real * inner, 0, extra * (size_t)inner);
 }
@@ -222,9 +214,11 @@ rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, f
     rc_pool *pool = rc_dnn_pool(c->dnn);
     rc_text_call job = {.t = t, .p = p, .id = id, .first = first, .n = n, .y = y, .pool = pool};
     set_rows(&job, rc_text_padded(&job) ? rc_text_padding_row(&job, n) : first[n]);
-    job.seen = round_up(first[n]); /* some of the rounding is padding, or not a row of any text */
-    job.seen_rows = job.shared ? job.seen : chunk_rows(job.seen);
-    job.most = rc_max(job.rows, rc_max(job.seen_rows, last_rows(&job)));
+    int64_t seen =
+        round_up(first[n]); /* some of the rounding is padding, or not a row of any text */
+    job.seen = job.grid.columns ? rc_grid_columns(seen) : rc_grid_rows(seen, chunk_rows(seen));
+    rc_grid last = grid_of(&job, round_up(n)); /* where one row of each sequence is left */
+    job.most = rc_max(job.grid.rows, rc_max(job.seen.rows, last.rows));
     for (int64_t i = 0; i < n; i++)
         job.longest = rc_max(job.longest, rc_text_tokens(&job, i) + rc_text_padding(&job, i));
     rc_arena counting = {0};
