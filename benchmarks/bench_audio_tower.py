@@ -96,7 +96,7 @@ def waveforms(clips: int, samples: int) -> list[np.ndarray]:
 def make_model(tower: str, dtype: str, threads: int) -> "Model":
     """Return a model with the tower, and no text tower."""
     from reclap.model import Model
-    from reclap.weights import Weights
+    from reclap.model.weights import Weights
 
     config, where = config_of(tower), Path("random weights")
     values = hub_peer.random_weights(config)

@@ -93,8 +93,8 @@ def make_ours(
 ) -> common.Call:
     """Return our tower as a function."""
     from reclap.config import ClapConfig
+    from reclap.model.weights import Weights
     from reclap.runtime.libraries import core
-    from reclap.weights import Weights
 
     whole, zero = ClapConfig(text=config), np.zeros((), np.float32)
     model = Weights(

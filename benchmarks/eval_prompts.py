@@ -23,7 +23,7 @@ import common
 import numpy as np
 
 import reclap
-from reclap.naming import Classes
+from reclap.model.classes import Classes
 from reclap.prompts.combine import RULES
 from reclap.prompts.strategies import make
 from reclap.runtime.libraries import core

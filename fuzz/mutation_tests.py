@@ -4,7 +4,7 @@ AREAS = {
     "training": ["reclap/training/*.py"],
     "checks": ["reclap/checks/*.py"],
     "review": ["reclap/review/*.py"],
-    "prompts": ["reclap/prompts/*.py"],
+    "prompts": ["reclap/prompts/*.py", "reclap/model/prompt_cache.py"],
     "score": ["csrc/score/*.c"],
     "store": ["reclap/store/*.py"],
 }
@@ -42,6 +42,7 @@ TESTS = {
     " review_states review_regenerate",
     "reclap/review/terminal.py": "review_terminal review_answers",
     "reclap/prompts": "prompt_bank banks strategies combine naming eval_prompts",
+    "reclap/model/prompt_cache.py": "naming strategies store",
     "reclap/prompts/bank.py": "prompt_bank banks checks_bank review_session naming",
     "reclap/prompts/strategies.py": "strategies eval_prompts banks cli",
     "reclap/store": "store caption_features embeddings",

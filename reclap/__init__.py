@@ -7,6 +7,7 @@
 
 from typing import TYPE_CHECKING
 
+from reclap import _moved
 from reclap._lazy import exports
 from reclap.errors import (
     BackendError,
@@ -18,11 +19,11 @@ from reclap.errors import (
 
 if TYPE_CHECKING:
     from reclap.config.model import ClapConfig
-    from reclap.embeddings import Embeddings, nearest
-    from reclap.loading import load
-    from reclap.model import Model
+    from reclap.model.clap import Model
+    from reclap.model.loading import load
+    from reclap.model.results import Classification, Embedding, Timeline
     from reclap.prompts.bank import PromptBank
-    from reclap.results import Classification, Embedding, Timeline
+    from reclap.retrieval.embeddings import Embeddings, nearest
 
 __version__ = "0.1.0"
 
@@ -44,16 +45,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classification": "reclap.results",
-    "ClapConfig": "reclap.config",
-    "Embedding": "reclap.results",
-    "Embeddings": "reclap.embeddings",
-    "Model": "reclap.model",
+    "Classification": "reclap.model.results",
+    "ClapConfig": "reclap.config.model",
+    "Embedding": "reclap.model.results",
+    "Embeddings": "reclap.retrieval.embeddings",
+    "Model": "reclap.model.clap",
     "PromptBank": "reclap.prompts.bank",
-    "Timeline": "reclap.results",
-    "load": "reclap.loading",
-    "nearest": "reclap.embeddings",
+    "Timeline": "reclap.model.results",
+    "load": "reclap.model.loading",
+    "nearest": "reclap.retrieval.embeddings",
 }
 
-
 __getattr__, __dir__ = exports(__name__, _HOMES)
+_moved.install()

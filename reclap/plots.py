@@ -14,7 +14,7 @@ with needs("matplotlib", "drawing a timeline", "plot"):
     from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from reclap.results import Timeline
+    from reclap.model.results import Timeline
 
 __all__ = ["require_format", "save_timeline"]
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import checkpoint
-from reclap.batches import TEXT_BATCH, batches
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
+from reclap.model.batching import TEXT_BATCH, batches
+from reclap.model.weights import Weights
 from reclap.runtime.libraries import core
 from reclap.runtime.threads import default_threads
 from reclap.text.tokenizer import Tokenizer, check_texts
-from reclap.weights import Weights
 
 __all__ = ["TextEncoder"]
 

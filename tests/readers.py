@@ -12,9 +12,9 @@ import soundfile
 import training
 
 from reclap import audio
-from reclap.embeddings import Embeddings
 from reclap.io import manifest
 from reclap.prompts.bank import PromptBank
+from reclap.retrieval.embeddings import Embeddings
 from reclap.store import Header, Store, Writer
 from reclap.training import recipe
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reclap.cli import main
-from reclap.weights import choose_dtype
+from reclap.model.weights import choose_dtype
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

@@ -9,8 +9,8 @@ from folders import tone
 
 import reclap
 from reclap.audio.inputs import AHEAD
-from reclap.batches import BATCH
 from reclap.errors import SkippedWarning
+from reclap.model.batching import BATCH
 from reclap.prompts.combine import RULES
 
 pytestmark = pytest.mark.timeout(240)
@@ -138,7 +138,7 @@ def test_a_timeline_of_a_bad_sound_keeps_its_fault(small, tones, tmp_path):
 
 def test_explaining_takes_one_product_of_prompts(small, tones, monkeypatch):
     calls = []
-    plain = reclap.naming.core.combine
+    plain = reclap.model.classes.core.combine
 
     class Core:
         def __getattr__(self, name):
@@ -148,8 +148,8 @@ def test_explaining_takes_one_product_of_prompts(small, tones, monkeypatch):
             calls.append(args)
             return plain(*args)
 
-    plain_core = reclap.naming.core
-    monkeypatch.setattr(reclap.naming, "core", Core())
+    plain_core = reclap.model.classes.core
+    monkeypatch.setattr(reclap.model.classes, "core", Core())
     [result] = small.classify(tones[0], LABELS, combine="max", explain=True)
     assert len(calls) == 1
     [want] = small.classify(tones[0], LABELS, combine="max")

@@ -5,10 +5,10 @@ import pytest
 from folders import EXAMPLES
 
 import reclap
-from reclap import weights
 from reclap.errors import ReclapError
+from reclap.model import weights
+from reclap.model.weights import choose_dtype
 from reclap.runtime.libraries import core
-from reclap.weights import choose_dtype
 
 TEXTS = ["a dog barks", "rain on a tin roof", "an engine idles", "people talk"]
 NARROW = ("bfloat16", "int8", "float32x3", "float32x6")

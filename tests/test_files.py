@@ -114,7 +114,7 @@ def test_pipe_is_written_to_and_stays_one(tmp_path):
 
 
 def test_standard_output_can_be_named():
-    code = "from reclap import files; files.write_text(files.Path('/proc/self/fd/1'), 'new')"
+    code = "from reclap.io import files; files.write_text(files.Path('/proc/self/fd/1'), 'new')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # noqa: S603
     assert run.stdout == b"new"
 

@@ -306,7 +306,7 @@ def test_locate_refuses_what_is_no_id():
 
 def test_importing_brings_no_network_package():
     code = (
-        "import sys, reclap, reclap.hub, reclap.loading, reclap.cli; "
+        "import sys, reclap, reclap.hub, reclap.model.loading, reclap.cli; "
         "sys.exit(bool({'huggingface_hub', 'httpx', 'requests', 'torch'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], timeout=60)  # noqa: S603

@@ -6,6 +6,8 @@ import inspect
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ from needs import needs
 import reclap
 from reclap import checkpoint
 from reclap.llm.request import RequestError
-from reclap.loading import Opening, load
 from reclap.model import Model
+from reclap.model.loading import Opening, load
 from reclap.prompts.bank import PromptBank
 from reclap.text_encoder import TextEncoder
 
@@ -232,3 +234,39 @@ def test_exceptions_survive_pickling():
 def test_hub_id_is_loaded_by_its_id_again():
     opening = Opening({"source": "org/name", "tokenizer": None, "offline": False}, Path("cache"))
     assert opening.options["source"] == "hf:org/name"
+
+
+OLD_NAMES = [
+    ("reclap.audio", "AudioConfig"),
+    ("reclap.clips", "Clip"),
+    ("reclap.config", "ClapConfig"),
+    ("reclap.embeddings", "Embeddings"),
+    ("reclap.loading", "Opening"),
+    ("reclap.loading", "reopen"),
+    ("reclap.manifest", "Row"),
+    ("reclap.model", "Model"),
+    ("reclap.results", "Timeline"),
+    ("reclap.text", "Tokenizer"),
+    ("reclap.towers", "TextConfig"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), OLD_NAMES)
+def test_names_in_older_pickles_are_found(module, name):
+    code = (
+        "import pickle, importlib\n"
+        f"found = pickle.loads(b'c{module}\\n{name}\\n.')\n"
+        f"assert found.__name__ == {name!r} and found.__module__ != {module!r}\n"
+        "assert getattr(importlib.import_module(found.__module__), found.__name__) is found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+
+
+def test_pickle_of_a_model_that_was_written_before_modules_moved(small_folder):
+    model = reclap.load(small_folder, threads=1)
+    data = pickle.dumps(model, protocol=0).replace(b"reclap.model.loading\n", b"reclap.loading\n")
+    assert b"reclap.loading\n" in data
+    np.testing.assert_array_equal(
+        pickle.loads(data).embed_text(TEXTS),  # noqa: S301
+        model.embed_text(TEXTS),
+    )

@@ -12,7 +12,7 @@ import pytest
 from needs import needs
 
 import reclap
-from reclap.results import Timeline
+from reclap.model.results import Timeline
 from reclap.text_encoder import TextEncoder
 from reclap.training.data import Data
 

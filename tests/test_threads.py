@@ -12,7 +12,7 @@ from models import new_model
 
 import reclap
 from reclap.audio import AudioConfig
-from reclap.batches import BATCH, batch_of
+from reclap.model.batching import BATCH, batch_of
 from reclap.runtime import threads
 from reclap.runtime.threads import cgroup_quota, default_threads
 

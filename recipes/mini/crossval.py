@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from reclap.io import manifest
-from reclap.loading import load
 from reclap.model import Model
+from reclap.model.loading import load
 from reclap.text import prompt_of
 from reclap.training import loop, recipe
 

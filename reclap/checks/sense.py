@@ -55,6 +55,6 @@ def load_sense(source: str = "mini", threads: int | None = None) -> Sense:
     >>> bool(near > far)
     True
     """
-    from reclap.loading import load
+    from reclap.model.loading import load
 
     return Sense(load(source, threads=threads).embed_text)

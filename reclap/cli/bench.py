@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from reclap.model import Model
+    from reclap.model.clap import Model
 
 __all__ = ["add_bench"]
 
@@ -86,7 +86,7 @@ def _run_bench(args: argparse.Namespace) -> int:
 
 def _dtypes() -> list[str]:
     """Return the types that this processor can compute with."""
-    from reclap.weights import choose_dtype
+    from reclap.model.weights import choose_dtype
 
     wide = "bfloat16" if choose_dtype("auto") == "bfloat16" else "float32"
     return [d for d in ("float32", "bfloat16", "int8") if d != "bfloat16" or wide == d]

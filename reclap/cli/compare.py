@@ -23,7 +23,7 @@ def add_compare(commands: Commands) -> None:
 
 
 def _run_compare(args: argparse.Namespace) -> int:
-    from reclap.embeddings import Embeddings, nearest
+    from reclap.retrieval.embeddings import Embeddings, nearest
 
     queries, among = Embeddings.load(args.queries), Embeddings.load(args.among)
     found = nearest(queries, among, args.top_k, args.threads)

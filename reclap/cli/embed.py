@@ -16,7 +16,7 @@ from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
-    from reclap.model import Model
+    from reclap.model.clap import Model
     from reclap.store import Header, Writer
 
 __all__ = ["add_embed"]
@@ -47,7 +47,7 @@ def add_embed(commands: Commands) -> None:
 
 
 def _run_embed(args: argparse.Namespace) -> int:
-    from reclap.embeddings import require_short
+    from reclap.retrieval.embeddings import require_short
     from reclap.store import SUFFIX
 
     _check_out(args)
@@ -78,7 +78,7 @@ def _run_embed(args: argparse.Namespace) -> int:
 
 
 def _check_out(args: argparse.Namespace) -> None:
-    from reclap.embeddings import require_suffix
+    from reclap.retrieval.embeddings import require_suffix
     from reclap.store import is_store
 
     if str(args.out) == "-":
@@ -185,7 +185,7 @@ def _embed_files(
 
 def _write_archive(out: Path, items: Sequence[str]) -> None:
     """Turn the store of an archive into it: the rows of the items that could be embedded."""
-    from reclap.embeddings import Embeddings
+    from reclap.retrieval.embeddings import Embeddings
 
     found = Embeddings.load(_partial(out))
     order = list(_places(items, found.items))

@@ -37,7 +37,7 @@ def add_info(commands: Commands) -> None:
 
 def _run_info(args: argparse.Namespace) -> int:
     from reclap.families import alone
-    from reclap.loading import locate
+    from reclap.model.loading import locate
     from reclap.runtime import libraries
 
     path = locate(args.model, args.revision, offline=args.offline)

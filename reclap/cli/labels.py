@@ -13,7 +13,7 @@ from reclap.errors import FormatError, ReclapError, shown_name, shown_names
 from reclap.prompts.combine import RULES
 
 if TYPE_CHECKING:
-    from reclap.model import Model
+    from reclap.model.clap import Model
     from reclap.prompts.bank import PromptBank
     from reclap.prompts.strategies import Labels
 

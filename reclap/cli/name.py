@@ -11,8 +11,8 @@ from reclap.cli.options import Commands
 from reclap.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from reclap.model.results import Classification, Timeline
     from reclap.prompts.bank import PromptBank
-    from reclap.results import Classification, Timeline
 
 __all__ = ["add_classify", "add_timeline"]
 

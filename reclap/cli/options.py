@@ -12,7 +12,7 @@ from reclap.config.towers import DTYPES
 from reclap.errors import FormatError
 
 if TYPE_CHECKING:
-    from reclap.model import Model
+    from reclap.model.clap import Model
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -103,7 +103,7 @@ def positive(text: str) -> int:
 
 def load_model(args: argparse.Namespace) -> "Model":
     """Load the model of ``--model`` and of what `add_loading` and `add_threads` added."""
-    from reclap.loading import load
+    from reclap.model.loading import load
 
     return load(
         args.model,

@@ -59,7 +59,7 @@ class Header:
     type : {"float32", "float16"}
         Type of the rows.
     preparation : str
-        What the rows depend on beside the model, see `reclap.embedder.Embedder.preparation`: rows
+        What the rows depend on beside the model, see `Embedder.preparation`: rows
         that differ in it are not mixed, but may be compared.
     """
 

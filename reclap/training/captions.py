@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reclap.batches import TEXT_BATCH
 from reclap.errors import FormatError
+from reclap.model.batching import TEXT_BATCH
 from reclap.runtime.progress import bar as progress_bar
 from reclap.store import Header, Store, Writer
 from reclap.text_encoder import TextEncoder

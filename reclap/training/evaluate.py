@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.audio import inputs
-from reclap.batches import batches
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.manifest import Row
+from reclap.model.batching import batches
 from reclap.runtime.libraries import core
 from reclap.runtime.progress import bar as progress_bar
 from reclap.text.tokenizer import prompt_of

@@ -9,7 +9,7 @@ from reclap.audio.front import AudioConfig
 from reclap.config.towers import AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.families import clap, htsat, text_folder
-from reclap.loading import load, locate
+from reclap.model.loading import load, locate
 from reclap.tensors import Stored
 from reclap.training.identity import sha256
 from reclap.training.recipe import front_differences

@@ -26,7 +26,7 @@ from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
 from reclap.io import files, manifest
 from reclap.io.manifest import Row
-from reclap.loading import locate
+from reclap.model.loading import locate
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.text_encoder import TextEncoder

@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from reclap import checkpoint, naming
+from reclap import checkpoint
 from reclap.audio import inputs
 from reclap.config.towers import Dtype
-from reclap.embedder import Embedder, Floats, pool, require_errors
 from reclap.errors import Errors, ReclapError
+from reclap.model.classes import Classes, prompts_of, warn_of_unknown
+from reclap.model.embedder import Embedder, Floats, pool, require_errors
+from reclap.model.prompt_cache import PromptEmbeddings
+from reclap.model.results import Classification, Embedding, Timeline
+from reclap.model.weights import Weights
 from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import Rule, place_of
-from reclap.prompts.embeddings import PromptEmbeddings
 from reclap.prompts.strategies import Labels
-from reclap.results import Classification, Embedding, Timeline
 from reclap.runtime.progress import bar as progress_bar
-from reclap.weights import Weights
 
 if TYPE_CHECKING:
     from reclap.families.parts import Found
-    from reclap.loading import Opening
+    from reclap.model.loading import Opening
 
 __all__ = ["Model"]
 
@@ -52,9 +53,7 @@ class Model(Embedder):
         """Pickle how the model was loaded, and its digests; unpickling loads it again."""
         if self._opening is None:
             raise TypeError(f"{self._source}: only models that reclap.load returned can be pickled")
-        from reclap.loading import reopen
-
-        return reopen, (self._opening, self.digest, self.text_digest)
+        return self._opening.reduced(self.digest, self.text_digest)
 
     @classmethod
     def _from_folder(
@@ -144,19 +143,17 @@ class Model(Embedder):
         rule: Rule,
         cache: bool,
         progress: bool = False,
-    ) -> naming.Classes:
+    ) -> Classes:
         place_of(rule)
         template = self.config.template if template is None else template
-        prompts = naming.prompts_of(labels, template, n_prompts, seed)
+        prompts = prompts_of(labels, template, n_prompts, seed)
         texts = [text for group in prompts.values() for text in group]
         if self._tokenizer is not None:
-            naming.warn_of_unknown(self._tokenizer, labels, prompts)
+            warn_of_unknown(self._tokenizer, labels, prompts)
         if not cache:
-            return naming.Classes(prompts, self.embed_text(texts), rule)
+            return Classes(prompts, self.embed_text(texts), rule)
         bank = labels if isinstance(labels, PromptBank) else None
-        return naming.Classes(
-            prompts, self._prompts.rows(self, texts, bank, progress=progress), rule
-        )
+        return Classes(prompts, self._prompts.rows(self, texts, bank, progress=progress), rule)
 
     def classify(
         self,
@@ -259,7 +256,7 @@ class Model(Embedder):
                 yield from self._classified(group, classes, top_k, explain=explain)
 
     def _classified(
-        self, found: Sequence[Embedding], classes: naming.Classes, top_k: int, *, explain: bool
+        self, found: Sequence[Embedding], classes: Classes, top_k: int, *, explain: bool
     ) -> list[Classification]:
         """Return what embedded sounds are named; those without embedding keep their error."""
         k = min(top_k, len(classes.labels))

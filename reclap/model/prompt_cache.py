@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from reclap.batches import batches
 from reclap.errors import FormatError, ReclapError
 from reclap.io.cache_dir import cache_folder, prune
+from reclap.model.batching import batches
 from reclap.prompts.bank import PromptBank
 from reclap.runtime.progress import bar
 from reclap.store import SUFFIX, Header, Store, Writer

@@ -19,15 +19,15 @@ import numpy.typing as npt
 from reclap.audio import inputs
 from reclap.audio.decode import is_file
 from reclap.audio.fusion import Picture
-from reclap.batches import TEXT_BATCH, batch_of, batches
 from reclap.config.model import ClapConfig
 from reclap.errors import Errors, FormatError, ReclapError, SkippedWarning, one_line, shown_name
-from reclap.results import Embedding
+from reclap.model.batching import TEXT_BATCH, batch_of, batches
+from reclap.model.results import Embedding
+from reclap.model.weights import Weights
 from reclap.runtime.libraries import core
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.text.tokenizer import Tokenizer, check_texts
-from reclap.weights import Weights
 
 __all__ = ["Embedder", "pool", "require_errors"]
 

@@ -59,7 +59,7 @@ class Embeddings:
         `Model.digest` of the model: weights and preprocessing.
     preparation : str
         What the rows depend on beside the model, such as the tokenizer of texts; see
-        `reclap.embedder.Embedder.preparation`.
+        `reclap.model.embedder.Embedder.preparation`.
     """
 
     rows: Floats

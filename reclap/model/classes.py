@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import shown_names
+from reclap.model.results import Attribution
 from reclap.prompts.bank import PromptBank, sample
 from reclap.prompts.combine import Rule, place_of
 from reclap.prompts.strategies import Labels
-from reclap.results import Attribution
 from reclap.runtime.libraries import core
 from reclap.text.tokenizer import Tokenizer, check_texts, prompt_of
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from reclap import checkpoint, hub
 from reclap.config.towers import Dtype
 from reclap.errors import FormatError
-from reclap.model import Model
+from reclap.model.clap import Model
+from reclap.model.weights import choose_dtype
 from reclap.text.tokenizer import TOKENIZERS, find_tokenizer
-from reclap.weights import choose_dtype
 
 if TYPE_CHECKING:
     from reclap.families.clap import Found
@@ -54,7 +54,7 @@ def load(
         announced by a warning, and must not look like a path: see `reclap.hub.is_hub_id`. Nothing
         in a pickled file is run.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6", "auto"}
-        Type of the products inside the towers, see `reclap.weights.Weights`; ``"auto"`` takes
+        Type of the products inside the towers, see `reclap.model.weights.Weights`; ``"auto"`` takes
         bfloat16 where the processor has instructions for it. Embeddings of different types have
         different digests.
     threads : int, optional
@@ -162,6 +162,10 @@ class Opening:
             with contextlib.suppress(FileNotFoundError):
                 return load(**self.options | {"offline": True})
         return load(**self.options)
+
+    def reduced(self, digest: str, text_digest: str) -> tuple[Any, ...]:
+        """Return what pickle keeps of a model of these digests."""
+        return reopen, (self, digest, text_digest)
 
 
 def reopen(opening: Opening, digest: str, text_digest: str) -> Model:
