@@ -82,10 +82,10 @@ def make_module(tower: str, config: "TextConfig") -> Any:
 
 def make_weights(tower: str, config: "TextConfig") -> common.Call:
     """Return a function that gives the module's weights by our names."""
-    from reclap.families import text
+    from reclap.checkpoints.families import text_names
 
     state = {n: x.numpy() for n, x in make_module(tower, config).state_dict().items()}
-    return lambda: {n: np.asarray(x) for n, x in getattr(text, FROM[tower])(state).items()}
+    return lambda: {n: np.asarray(x) for n, x in getattr(text_names, FROM[tower])(state).items()}
 
 
 def make_ours(
@@ -163,7 +163,7 @@ def texts_of(tower: str, config: "TextConfig", quick: bool) -> list[list[int]] |
         return None
     from tokenizers import Tokenizer
 
-    from reclap.checkpoint import resolve
+    from reclap.checkpoints.model_folder import resolve
 
     captions = common.captions()[:: 300 if quick else 19]
     tokenizer = Tokenizer.from_file(str(resolve("mini") / "tokenizer.json"))

@@ -23,7 +23,7 @@ CASES = {"HTSAT tiny step, batch 8": ("tiny", 8), "bundled geometry step, batch 
 
 def make_config(kind: str) -> Any:
     """Return LAION's tiny, or the geometry of the bundled model, without dropping."""
-    from reclap.checkpoint import read_config, resolve
+    from reclap.checkpoints.model_folder import read_config, resolve
     from reclap.config import ClapConfig
 
     config = ClapConfig() if kind == "tiny" else read_config(resolve("mini"))

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 import reclap
-from reclap import audio, checkpoint
+from reclap import audio
 from reclap.audio import fusion, windowing
 from reclap.audio.streams import Whole
+from reclap.checkpoints import model_folder
 
 SHARED = Path(os.environ.get("RECLAP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 SECONDS = 12.0  # shortest recording
@@ -95,7 +96,7 @@ def main() -> None:
     p.add_argument("--hops", nargs="+", type=float, default=HOPS, metavar="SHARE")
     p.add_argument("--noise", type=float, metavar="DB", help="level of noise in place of silence")
     options = p.parse_args()
-    model = reclap.load(checkpoint.resolve(options.model))
+    model = reclap.load(model_folder.resolve(options.model))
     front = model.config.front
     rng = np.random.default_rng(0)
     level = 0.0 if options.noise is None else 10 ** (options.noise / 20)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
 from reclap.model.batching import TEXT_BATCH, batches
@@ -48,11 +48,11 @@ class TextEncoder:
         folder = self.folder = Path(folder)
         self._place, self._progress = folder.absolute(), progress
         self.threads = default_threads() if threads is None else threads
-        self.config = checkpoint.read_config(folder)
+        self.config = model_folder.read_config(folder)
         width = self.config.text.width
         self._weights = Weights(
             self.config,
-            folder / checkpoint.CONFIG,
+            folder / model_folder.CONFIG,
             functools.partial(_text_weights, folder),
             progress=progress,
             audio=None,
@@ -61,7 +61,7 @@ class TextEncoder:
         )
         self._core = self._weights.core
         self._context = core.Context(self.threads)
-        self._tokenizer = Tokenizer(folder / checkpoint.TOKENIZER, self.config.text)
+        self._tokenizer = Tokenizer(folder / model_folder.TOKENIZER, self.config.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle where the tower lies, and its digest."""
@@ -74,7 +74,7 @@ class TextEncoder:
         Equal digests give equal features.
         """
         weights = self._weights.values.items()
-        tower = checkpoint.digest(
+        tower = model_folder.digest(
             ClapConfig(text=self.config.text), weights, progress=self._progress
         )
         return hashlib.sha256(f"{tower} {self._tokenizer.digest}".encode()).hexdigest()
@@ -102,5 +102,5 @@ def _reopen(folder: Path, threads: int, digest: str) -> TextEncoder:
 
 def _text_weights(folder: Path, wanted: list[tuple[str, tuple[int, ...]]]) -> Iterator[Floats]:
     """Yield the text tower's weights, and a temperature that nobody uses."""
-    yield from checkpoint.read_parameters(folder, wanted[:-1])
+    yield from model_folder.read_parameters(folder, wanted[:-1])
     yield np.zeros((), np.float32)

@@ -12,7 +12,7 @@ import oracle as oracles
 import pytest
 
 import reclap
-import reclap.checkpoint
+import reclap.checkpoints.model_folder
 from reclap.runtime import libraries
 
 # A shell ignores ctrl-C for what it starts in the background, and children inherit that: tests of
@@ -130,6 +130,6 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="session")
 def mini() -> reclap.Model:
     """Return the bundled model."""
-    if not (reclap.checkpoint.resolve("mini") / "model.safetensors").exists():
+    if not (reclap.checkpoints.model_folder.resolve("mini") / "model.safetensors").exists():
         pytest.skip("the bundled model's audio tower is not trained yet")
     return reclap.load("mini")

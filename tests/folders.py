@@ -10,7 +10,7 @@ from models import draw_parameter
 from tokenizers import pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig
 from reclap.runtime.libraries import core
 
@@ -59,10 +59,10 @@ def write_folder(folder: Path, seed: int = 0, data: dict[str, Any] = CONFIG) -> 
         for name, shape, _ in core.Model(**config.core_arguments(with_text=True)).parameters()
     }
     text = {n: x for n, x in tensors.items() if n.startswith("text_branch.")}
-    checkpoint.write_tensors(folder / checkpoint.TEXT, text)
-    _tokenizer().save(str(folder / checkpoint.TOKENIZER))
+    model_folder.write_tensors(folder / model_folder.TEXT, text)
+    _tokenizer().save(str(folder / model_folder.TOKENIZER))
     rest = {n: x for n, x in tensors.items() if n not in text}
-    checkpoint.save(folder, config, rest, folder)
+    model_folder.save(folder, config, rest, folder)
     return folder
 
 

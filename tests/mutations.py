@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reclap import checkpoint, pickles
+from reclap import pickles
+from reclap.checkpoints import model_folder
 from reclap.config import TextConfig
 from reclap.errors import FormatError
 from reclap.text import Tokenizer
@@ -94,13 +95,13 @@ def load_pickle(path: Path) -> None:
 
 def load_tensors(path: Path) -> None:
     """Read every byte of a safetensors file."""
-    for array in checkpoint.read_tensors(path).values():
+    for array in model_folder.read_tensors(path).values():
         array.sum()
 
 
 def load_config(path: Path) -> None:
     """Read config.json."""
-    checkpoint.read_config(path.parent)
+    model_folder.read_config(path.parent)
 
 
 def load_tokenizer(path: Path) -> None:

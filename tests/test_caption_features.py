@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import training
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.store import Store
 from reclap.text_encoder import TextEncoder
 from reclap.training import captions
@@ -91,21 +91,21 @@ def test_features_of_another_tower_are_made_anew(encoder, tmp_path):
 def test_digest_of_a_tower_tells_what_its_features_depend_on(encoder, small_folder, tmp_path, part):
     folder = Path(shutil.copytree(small_folder, tmp_path / "other"))
     if part == "weights":
-        tensors = checkpoint.read_tensors(folder / checkpoint.TEXT)
+        tensors = model_folder.read_tensors(folder / model_folder.TEXT)
         tensors = {name: np.array(x) for name, x in tensors.items()}
         next(x for x in tensors.values() if x.dtype == np.float32)[...] += 1
-        checkpoint.write_tensors(folder / checkpoint.TEXT, tensors)
+        model_folder.write_tensors(folder / model_folder.TEXT, tensors)
     elif part == "tokenizer":
-        path = folder / checkpoint.TOKENIZER
+        path = folder / model_folder.TOKENIZER
         path.write_text(path.read_text().replace("[MASK]", "[MUSK]"))
     else:
-        data = json.loads((folder / checkpoint.CONFIG).read_text())
+        data = json.loads((folder / model_folder.CONFIG).read_text())
         data["text"]["eps"] = 1e-3
-        (folder / checkpoint.CONFIG).write_text(json.dumps(data))
+        (folder / model_folder.CONFIG).write_text(json.dumps(data))
     assert TextEncoder(folder).digest != encoder.digest
-    config = json.loads((small_folder / checkpoint.CONFIG).read_text()) | {"name": "another"}
+    config = json.loads((small_folder / model_folder.CONFIG).read_text()) | {"name": "another"}
     again = Path(shutil.copytree(small_folder, tmp_path / "again"))
-    (again / checkpoint.CONFIG).write_text(json.dumps(config))
+    (again / model_folder.CONFIG).write_text(json.dumps(config))
     assert TextEncoder(again).digest == encoder.digest  # a name changes nothing
 
 

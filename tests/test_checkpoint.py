@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig, TextConfig
 from reclap.text import Tokenizer
 
@@ -50,7 +50,12 @@ def test_model_saves_onto_its_own_folder(folder, tones):
 @pytest.mark.parametrize("change", ["gone", "another"])
 def test_saved_model_is_what_was_loaded_not_what_the_folder_holds_now(folder, tmp_path, change):
     model = reclap.load(folder)
-    for name in (checkpoint.TEXT, checkpoint.TOKENIZER, checkpoint.MODEL, checkpoint.CONFIG):
+    for name in (
+        model_folder.TEXT,
+        model_folder.TOKENIZER,
+        model_folder.MODEL,
+        model_folder.CONFIG,
+    ):
         (folder / name).unlink()
         if change == "another":
             (folder / name).write_bytes(b"something else")
@@ -58,7 +63,9 @@ def test_saved_model_is_what_was_loaded_not_what_the_folder_holds_now(folder, tm
     saved = reclap.load(tmp_path / "saved")
     assert (saved.digest, saved.text_digest) == (model.digest, model.text_digest)
     # The model says where texts are cut, not its tokenizer, which others read, too.
-    assert json.loads((tmp_path / "saved" / checkpoint.TOKENIZER).read_text())["truncation"] is None
+    assert (
+        json.loads((tmp_path / "saved" / model_folder.TOKENIZER).read_text())["truncation"] is None
+    )
 
 
 def test_model_saves_over_another(small, tmp_path):
@@ -69,16 +76,16 @@ def test_model_saves_over_another(small, tmp_path):
 
 
 def test_linked_save_shares_the_text_tower(small, small_folder, tmp_path):
-    own = dict(checkpoint.read_tensors(small_folder / checkpoint.MODEL))
+    own = dict(model_folder.read_tensors(small_folder / model_folder.MODEL))
     for _ in range(2):
-        checkpoint.save(tmp_path, small.config, own, small_folder, link=True)
-    assert (tmp_path / checkpoint.TEXT).samefile(small_folder / checkpoint.TEXT)
+        model_folder.save(tmp_path, small.config, own, small_folder, link=True)
+    assert (tmp_path / model_folder.TEXT).samefile(small_folder / model_folder.TEXT)
     assert len(list(tmp_path.iterdir())) == 4
     assert reclap.load(tmp_path).digest == small.digest
 
 
 def test_digest_knows_weights_and_preprocessing_but_nothing_else(folder, small):
-    path = folder / checkpoint.CONFIG
+    path = folder / model_folder.CONFIG
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"name": "other", "template": "hear {label}"}))
     assert reclap.load(folder).digest == small.digest
@@ -93,7 +100,7 @@ def test_digest_knows_the_names_of_the_weights(small):
     """Which kind of audio tower it is, only the names tell."""
     x, y = np.zeros(3, np.float32), np.ones(3, np.float32)
     digests = {
-        checkpoint.digest(small.config, pairs)
+        model_folder.digest(small.config, pairs)
         for pairs in ([("a", x), ("b", y)], [("b", x), ("a", y)], [("a", x), ("c", y)])
     }
     assert len(digests) == 3
@@ -119,7 +126,7 @@ ARRAYS = {
 
 
 def test_safetensors_package_reads_our_files(tmp_path):
-    checkpoint.write_tensors(tmp_path / "x", ARRAYS, {"who": "we"})
+    model_folder.write_tensors(tmp_path / "x", ARRAYS, {"who": "we"})
     found = safetensors.numpy.load_file(tmp_path / "x")
     assert list(map(str, found)) == list(map(str, ARRAYS)) or set(found) == set(ARRAYS)
     for name, array in ARRAYS.items():
@@ -131,28 +138,28 @@ def test_safetensors_package_reads_our_files(tmp_path):
 
 def test_we_read_files_of_the_safetensors_package(tmp_path):
     safetensors.numpy.save_file(ARRAYS, tmp_path / "x", {"format": "pt"})
-    found = checkpoint.read_tensors(tmp_path / "x")
+    found = model_folder.read_tensors(tmp_path / "x")
     assert set(found) == set(ARRAYS)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found[name], array)
 
 
 def test_data_starts_on_a_cache_line(tmp_path):
-    checkpoint.write_tensors(tmp_path / "x", ARRAYS)
+    model_folder.write_tensors(tmp_path / "x", ARRAYS)
     length = int.from_bytes((tmp_path / "x").read_bytes()[:8], "little")
     assert (8 + length) % 64 == 0
 
 
 def test_writer_takes_views_and_foreign_byte_order(tmp_path):
     arrays = {"t": ARRAYS["f32"].T, "step": np.arange(9.0)[::3], "big": np.arange(4, dtype=">f4")}
-    checkpoint.write_tensors(tmp_path / "x", arrays)
-    for name, array in checkpoint.read_tensors(tmp_path / "x").items():
+    model_folder.write_tensors(tmp_path / "x", arrays)
+    for name, array in model_folder.read_tensors(tmp_path / "x").items():
         np.testing.assert_array_equal(array, arrays[name])
 
 
 def test_writer_refuses_other_types_and_writes_nothing(tmp_path):
     with pytest.raises(TypeError, match=r"odd: .*complex128"):
-        checkpoint.write_tensors(tmp_path / "x", {"odd": np.zeros(3, complex)})
+        model_folder.write_tensors(tmp_path / "x", {"odd": np.zeros(3, complex)})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,14 +168,14 @@ def test_bfloat16_is_widened_exactly(tmp_path):
     bits = (values.view(np.uint32) >> 16).astype("<u2")
     header = {"x": {"dtype": "BF16", "shape": [5], "data_offsets": [0, 10]}}
     _write_raw(tmp_path / "x", json.dumps(header).encode(), bits.tobytes())
-    found = checkpoint.read_tensors(tmp_path / "x")["x"]
+    found = model_folder.read_tensors(tmp_path / "x")["x"]
     np.testing.assert_array_equal(found, (bits.astype(np.uint32) << 16).view(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["F16", "I8"])
 def test_compact_weights_load_as_float32(folder, small, tones, kind):
-    path = folder / checkpoint.MODEL
-    tensors = {name: np.array(x) for name, x in checkpoint.read_tensors(path).items()}
+    path = folder / model_folder.MODEL
+    tensors = {name: np.array(x) for name, x in model_folder.read_tensors(path).items()}
     for name, x in list(tensors.items()):
         if kind == "F16":
             tensors[name] = x.astype(np.float16)
@@ -176,7 +183,7 @@ def test_compact_weights_load_as_float32(folder, small, tones, kind):
             scale = np.abs(x).max(axis=1) / 127 + 1e-9
             tensors[name] = np.round(x / scale[:, np.newaxis]).astype(np.int8)
             tensors[f"{name}.scale"] = scale.astype(np.float32)
-    checkpoint.write_tensors(path, tensors)
+    model_folder.write_tensors(path, tensors)
     close = reclap.load(folder).embed_audio(tones) - small.embed_audio(tones)
     assert 0 < np.abs(close).max() < 0.05
 
@@ -197,24 +204,24 @@ def test_integer_weights_are_refused(folder):
 
 def _spoil(folder: Path, change) -> str:
     """Change one tensor of the audio tower; return its name."""
-    path = folder / checkpoint.MODEL
-    tensors = {name: np.array(x) for name, x in checkpoint.read_tensors(path).items()}
+    path = folder / model_folder.MODEL
+    tensors = {name: np.array(x) for name, x in model_folder.read_tensors(path).items()}
     name = next(n for n, x in tensors.items() if x.ndim == 2)
     tensors[name] = change(tensors[name])
-    checkpoint.write_tensors(path, tensors)
+    model_folder.write_tensors(path, tensors)
     return name
 
 
 def test_every_tensor_that_does_not_fit_is_named_at_once(folder):
-    path = folder / checkpoint.MODEL
-    tensors = {name: np.array(x) for name, x in checkpoint.read_tensors(path).items()}
+    path = folder / model_folder.MODEL
+    tensors = {name: np.array(x) for name, x in model_folder.read_tensors(path).items()}
     names = [name for name, x in tensors.items() if x.ndim == 2][:4]
     for name in names[:2]:
         del tensors[name]
     for name in names[2:]:
         tensors[name] = tensors[name][:, 1:]
     tensors |= {"extra": np.zeros(1), "other.scale": np.zeros(1)}
-    checkpoint.write_tensors(path, tensors)
+    model_folder.write_tensors(path, tensors)
     with pytest.raises(reclap.FormatError) as caught:
         reclap.load(folder)
     text = str(caught.value)
@@ -272,7 +279,7 @@ def test_hostile_header(tmp_path, header, text):
     path = tmp_path / "bad.safetensors"
     _write_raw(path, header, bytes(8))
     with pytest.raises(reclap.FormatError, match=text) as caught:
-        checkpoint.read_tensors(path)
+        model_folder.read_tensors(path)
     assert str(path) in str(caught.value)
 
 
@@ -280,7 +287,7 @@ def test_hostile_header(tmp_path, header, text):
 def test_file_shorter_than_its_first_number(tmp_path, size):
     (tmp_path / "x").write_bytes(bytes(size))
     with pytest.raises(reclap.FormatError, match=f"no safetensors file: {size} bytes"):
-        checkpoint.read_tensors(tmp_path / "x")
+        model_folder.read_tensors(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -292,14 +299,14 @@ def test_file_shorter_than_its_first_number(tmp_path, size):
     ],
 )
 def test_file_that_is_something_else_is_named(folder, content, message):
-    (folder / checkpoint.MODEL).write_bytes(content)
+    (folder / model_folder.MODEL).write_bytes(content)
     with pytest.raises(reclap.FormatError, match=f"no safetensors file: {message}"):
         reclap.load(folder)
     if not content.startswith(b"PK"):
-        for name in (checkpoint.TOKENIZER, checkpoint.CONFIG):
+        for name in (model_folder.TOKENIZER, model_folder.CONFIG):
             (folder / name).write_bytes(content)
             with pytest.raises(reclap.FormatError, match=rf"{name}: .*{message}"):
-                reclap.load(folder) if name == checkpoint.CONFIG else Tokenizer(
+                reclap.load(folder) if name == model_folder.CONFIG else Tokenizer(
                     folder / name, TextConfig(max_tokens=32)
                 )
 
@@ -308,7 +315,7 @@ def test_file_that_is_something_else_is_named(folder, content, message):
 def test_header_that_is_longer_than_the_file(tmp_path, length):
     _write_raw(tmp_path / "x", b"{}", length=length)
     with pytest.raises(reclap.FormatError, match=f"header of {length}"):
-        checkpoint.read_tensors(tmp_path / "x")
+        model_folder.read_tensors(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -337,7 +344,7 @@ def test_header_that_is_longer_than_the_file(tmp_path, length):
     ],
 )
 def test_configuration_that_cannot_be(folder, change, text):
-    path = folder / checkpoint.CONFIG
+    path = folder / model_folder.CONFIG
     data = json.loads(path.read_text())
     for key, value in change.items():
         nested = isinstance(value, dict) and isinstance(data.get(key), dict)
@@ -349,7 +356,7 @@ def test_configuration_that_cannot_be(folder, change, text):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xff", b"[" * 100_000])
-@pytest.mark.parametrize("name", [checkpoint.CONFIG, checkpoint.TOKENIZER])
+@pytest.mark.parametrize("name", [model_folder.CONFIG, model_folder.TOKENIZER])
 def test_damaged_json_file_is_named(folder, name, content):
     (folder / name).write_bytes(content)
     with pytest.raises(reclap.FormatError, match=re.escape(str(folder / name))):
@@ -380,10 +387,10 @@ def _mutate(data: bytes, draw: random.Random) -> bytes:
 @pytest.mark.parametrize(
     ("name", "span", "rounds"),
     [
-        (checkpoint.CONFIG, None, 150),
-        (checkpoint.TOKENIZER, None, 80),
-        (checkpoint.MODEL, 3000, 200),
-        (checkpoint.TEXT, 1500, 100),
+        (model_folder.CONFIG, None, 150),
+        (model_folder.TOKENIZER, None, 80),
+        (model_folder.MODEL, 3000, 200),
+        (model_folder.TEXT, 1500, 100),
     ],
 )
 def test_mutated_file_loads_or_raises_cleanly(folder, name, span, rounds):
@@ -403,14 +410,14 @@ def test_mutated_file_loads_or_raises_cleanly(folder, name, span, rounds):
 
 
 def test_config_in_utf_16_is_refused(folder):
-    path = folder / checkpoint.CONFIG
+    path = folder / model_folder.CONFIG
     path.write_text(path.read_text(), "utf-16")
     with pytest.raises(reclap.FormatError, match=r"config\.json: not JSON"):
-        checkpoint.read_config(folder)
+        model_folder.read_config(folder)
 
 
 def test_tokenizer_without_its_unknown_token_is_refused(folder):
-    path = folder / checkpoint.TOKENIZER
+    path = folder / model_folder.TOKENIZER
     path.write_text(path.read_text().replace('"unk_token": "[UNK]"', '"unk_token": "[ODD]"'))
     assert "[ODD]" in path.read_text()
     with pytest.raises(reclap.FormatError, match=r"tokenizer\.json: not a usable tokenizer"):

@@ -9,7 +9,7 @@ import training
 from training import read_log
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.errors import FormatError
 from reclap.training import loop
 from reclap.training.recipe import Recipe
@@ -27,10 +27,10 @@ def source_folder(small_folder, tmp_path_factory):
     """Return a model whose temperature is not the one that training begins with."""
     folder = shutil.copytree(small_folder, tmp_path_factory.mktemp("source") / "model")
     tensors = {
-        n: np.array(x) for n, x in checkpoint.read_tensors(folder / checkpoint.MODEL).items()
+        n: np.array(x) for n, x in model_folder.read_tensors(folder / model_folder.MODEL).items()
     }
     tensors["logit_scale"] = np.array(3.0, np.float32)
-    checkpoint.write_tensors(folder / checkpoint.MODEL, tensors)
+    model_folder.write_tensors(folder / model_folder.MODEL, tensors)
     return folder
 
 
@@ -86,8 +86,8 @@ def test_heads_of_other_sizes_begin_at_random(sounds, source_folder, tmp_path, c
     if "text" in changes:
         changes = {"text": str(copied(source_folder, tmp_path / "other"))}
     loop.train(recipe_of(sounds, source_folder, **changes), tmp_path / "out")
-    have = checkpoint.read_tensors(first(tmp_path / "out") / checkpoint.MODEL)
-    was = checkpoint.read_tensors(source_folder / checkpoint.MODEL)
+    have = model_folder.read_tensors(first(tmp_path / "out") / model_folder.MODEL)
+    was = model_folder.read_tensors(source_folder / model_folder.MODEL)
     for name, x in have.items():
         same = name in was and np.array_equal(x, was[name])
         trivial = x.ndim < 2 and name.endswith("bias") and not np.any(x)

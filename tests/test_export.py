@@ -21,10 +21,10 @@ from test_families import (
 from test_vocabulary import ODD, write_pairs
 
 import reclap
+from reclap.checkpoints.families import hf_export
 from reclap.cli import main
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
-from reclap.families import export
 
 torch = needs("torch", "oracle")
 transformers = needs("transformers", "oracle")
@@ -158,13 +158,13 @@ def test_reasons():
         reclap.config.TextConfig.preset("roberta-base"), vocab=99, layers=2
     )
     fits = dataclasses.replace(base, text=roberta)
-    assert export.misfits(fits) == []
+    assert hf_export.misfits(fits) == []
     front = dataclasses.replace(base.front, samples=base.front.rate * 3 // 2)
-    assert export.misfits(dataclasses.replace(fits, front=front)) == [
+    assert hf_export.misfits(dataclasses.replace(fits, front=front)) == [
         "a window is 1.5 s, expected whole seconds"
     ]
     t5 = dataclasses.replace(fits, text=reclap.config.TextConfig.preset("flan-t5-large"))
-    assert any("text.norm is 'rms'" in reason for reason in export.misfits(t5))
-    assert not export.misfits(
+    assert any("text.norm is 'rms'" in reason for reason in hf_export.misfits(t5))
+    assert not hf_export.misfits(
         dataclasses.replace(fits, front=dataclasses.replace(base.front, quantize=True))
     )

@@ -7,8 +7,8 @@ import pytest
 from needs import needs
 
 import reclap
+from reclap.checkpoints.families import detect
 from reclap.errors import FormatError
-from reclap.families import clap
 from reclap.model import Model
 
 torch = needs("torch", "oracle")
@@ -44,7 +44,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tensor_with_a_value_that_is_not_finite_is_named(rng, tmp_path, family):
     path = FAMILIES[family](rng, tmp_path)
-    found = clap.read(path)
+    found = detect.read(path)
     reclap.load(path)
     for i, (name, tensor) in enumerate(found.tensors.items()):
         bad = np.array(np.asarray(tensor), np.float32)

@@ -11,9 +11,9 @@ from oracle import LIVE
 from safetensors.numpy import load_file, save_file
 
 import reclap
+from reclap.checkpoints.families import htsat_names
 from reclap.config import TextConfig
 from reclap.errors import FormatError
-from reclap.families import audio
 from reclap.training import loop, recipe
 
 if LIVE:
@@ -221,16 +221,18 @@ def test_ratio_of_fusion_counts_only_with_fusion(written, tmp_path):
 def test_ratios_read_off_tensors_give_their_widths(width):
     """In every stage, whose widths are whole divisions of the last one's."""
     for hidden in range(1, 4 * width + 1):
-        tensors = {f"{audio.BRANCH}layers.0.blocks.0.mlp.fc1.weight": np.empty((hidden, width))}
-        ratio = audio._mlp_ratio(tensors, 0)
+        tensors = {
+            f"{htsat_names.BRANCH}layers.0.blocks.0.mlp.fc1.weight": np.empty((hidden, width))
+        }
+        ratio = htsat_names._mlp_ratio(tensors, 0)
         assert int(ratio * width) == hidden
         for halves in (2, 4, 8):
             if width % halves == 0:
                 assert int(ratio * (width // halves)) == hidden // halves
     for r in range(1, width + 1):
         few = np.empty((width // r, width, 1, 1))
-        tensors = {f"{audio.BRANCH}patch_embed.fusion_model.local_att.0.weight": few}
-        assert width // audio._fusion_ratio(tensors, width) == width // r
+        tensors = {f"{htsat_names.BRANCH}patch_embed.fusion_model.local_att.0.weight": few}
+        assert width // htsat_names._fusion_ratio(tensors, width) == width // r
 
 
 # ---- Beside transformers -------------------------------------------------------------------------

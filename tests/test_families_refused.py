@@ -7,8 +7,8 @@ import pytest
 from needs import needs
 
 import reclap
+from reclap.checkpoints.families import detect
 from reclap.errors import FormatError
-from reclap.families import clap
 
 torch = needs("torch", "oracle")
 transformers = needs("transformers", "oracle")
@@ -166,4 +166,4 @@ def test_other_models_are_refused(tmp_path):
         reclap.load(tmp_path)
     torch.save({"state_dict": {"layer.weight": torch.zeros(2, 2)}}, tmp_path / "other.pt")
     with pytest.raises(FormatError, match="audio_branch"):
-        clap.read(tmp_path / "other.pt")
+        detect.read(tmp_path / "other.pt")

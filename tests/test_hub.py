@@ -15,7 +15,7 @@ import pytest
 from needs import needs
 
 import reclap
-from reclap import hub
+from reclap.checkpoints import hub
 from reclap.cli import main
 
 huggingface_hub = needs("huggingface_hub", "hub")
@@ -273,7 +273,8 @@ def test_older_weights_are_taken_where_there_are_no_others(server, tmp_path):
     address, _, folder = server
     (folder / "model.safetensors").unlink()
     code = (
-        "from reclap import hub; print(*sorted(p.name for p in hub.locate('some/model').iterdir()))"
+        "from reclap.checkpoints import hub;"
+        "print(*sorted(p.name for p in hub.locate('some/model').iterdir()))"
     )
     ran = run(["-c", code], address, tmp_path / "home")
     assert sorted(Path(line).name for line in ran.stdout.split()) == [
@@ -306,7 +307,7 @@ def test_locate_refuses_what_is_no_id():
 
 def test_importing_brings_no_network_package():
     code = (
-        "import sys, reclap, reclap.hub, reclap.model.loading, reclap.cli; "
+        "import sys, reclap, reclap.checkpoints.hub, reclap.model.loading, reclap.cli; "
         "sys.exit(bool({'huggingface_hub', 'httpx', 'requests', 'torch'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], timeout=60)  # noqa: S603

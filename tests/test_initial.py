@@ -11,11 +11,11 @@ from needs import needs
 from test_families import clap_model, laion_state, write_tokenizer
 
 import reclap
-from reclap import checkpoint
 from reclap.audio import AudioConfig
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families import text_folder
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
-from reclap.families import text_folder
 from reclap.text_encoder import TextEncoder
 from reclap.training import initial, loop, recipe
 
@@ -212,7 +212,7 @@ def test_run_begins_with_both(tower, run_of, tmp_path):
     text_model(tmp_path / "plain", "roberta")
     plan = run_of(tmp_path / "plain", audio_from=str(path))
     result = loop.train(plan, tmp_path / "out")
-    own = checkpoint.read_tensors(result.folder / checkpoint.MODEL)
+    own = model_folder.read_tensors(result.folder / model_folder.MODEL)
     name = "layers.1.blocks.1.mlp.fc1.weight"
     begun = state[f"sed_model.{name}"].numpy()
     assert 0 < np.abs(own[f"audio_branch.{name}"] - begun).max() < 0.01  # two steps away

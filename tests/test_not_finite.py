@@ -6,7 +6,7 @@ import pytest
 from models import AUDIO, CNN14, MLP, MS, STATISTIC, TEXT, decibels, draw_parameter, new_model
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.runtime.libraries import core
 
 DTYPES = ["float32", "bfloat16", "int8", "bfloat16x1", "float32x3", "float32x6"]
@@ -326,10 +326,10 @@ def test_a_step_on_what_is_not_finite_is_refused_and_the_next_one_works(rng, whe
 def changed(folder, name, change):
     """Write a small model with one tensor changed."""
     folders.write_folder(folder)
-    path = folder / (checkpoint.TEXT if name.startswith("text_branch") else checkpoint.MODEL)
-    tensors = {key: np.array(x) for key, x in checkpoint.read_tensors(path).items()}
+    path = folder / (model_folder.TEXT if name.startswith("text_branch") else model_folder.MODEL)
+    tensors = {key: np.array(x) for key, x in model_folder.read_tensors(path).items()}
     change(tensors[name].reshape(-1))
-    checkpoint.write_tensors(path, tensors)
+    model_folder.write_tensors(path, tensors)
     return folder
 
 

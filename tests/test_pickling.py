@@ -15,7 +15,7 @@ import pytest
 from needs import needs
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.llm.request import RequestError
 from reclap.model import Model
 from reclap.model.loading import Opening, load
@@ -91,11 +91,11 @@ def test_pickle_holds_no_weights(small_folder):
 def test_changed_weights_are_named_on_unpickling(folder):
     model = reclap.load(folder)
     data = pickle.dumps(model)
-    tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)
+    tensors = model_folder.read_tensors(folder / model_folder.MODEL)
     tensors = {name: np.array(x) for name, x in tensors.items()}
     name = next(n for n, x in tensors.items() if x.dtype == np.float32 and x.ndim == 2)
     tensors[name] = tensors[name] + 1
-    checkpoint.write_tensors(folder / checkpoint.MODEL, tensors)
+    model_folder.write_tensors(folder / model_folder.MODEL, tensors)
     with pytest.raises(reclap.FormatError, match=r"the model has changed since .* pickled"):
         pickle.loads(data)  # noqa: S301
     with pytest.raises(reclap.FormatError, match=r"the model has changed since .* copied"):
@@ -104,7 +104,7 @@ def test_changed_weights_are_named_on_unpickling(folder):
 
 def test_changed_tokenizer_is_named_on_unpickling(folder):
     data = pickle.dumps(reclap.load(folder))
-    path = folder / checkpoint.TOKENIZER
+    path = folder / model_folder.TOKENIZER
     text = path.read_text()
     path.write_text(text.replace("[MASK]", "[MUSK]"))
     assert path.read_text() != text
@@ -129,7 +129,7 @@ def test_copied_text_tower_makes_the_same_and_shares_nothing(folder, again, monk
     np.testing.assert_array_equal(other.features(TEXTS), encoder.features(TEXTS))
     for name in ("_context", "_core", "_weights", "_tokenizer"):
         assert getattr(other, name) is not getattr(encoder, name), name
-    path = folder / checkpoint.TOKENIZER
+    path = folder / model_folder.TOKENIZER
     path.write_text(path.read_text().replace("[MASK]", "[MUSK]"))
     with pytest.raises(reclap.FormatError, match=r"model: the text tower has changed since"):
         again(encoder)

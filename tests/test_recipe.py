@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import training
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.errors import FormatError
 from reclap.training import recipe
 from reclap.training.augment import Augment
@@ -192,7 +192,7 @@ def test_documented_defaults_are_those_of_the_code():
 
 @pytest.fixture
 def source(small_folder):
-    return checkpoint.read_config(small_folder)
+    return model_folder.read_config(small_folder)
 
 
 def part(**given):

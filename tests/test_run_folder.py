@@ -9,7 +9,7 @@ import training
 from training import read_run
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.errors import ReclapError
 from reclap.training import folder as run_folder
 from reclap.training import initial, loop
@@ -223,7 +223,7 @@ def shared(folder, other):
 
 
 def test_checkpoints_of_a_run_share_the_text_tower_with_each_other_only(whole, small_folder):
-    both = {checkpoint.TEXT, checkpoint.TOKENIZER}
+    both = {model_folder.TEXT, model_folder.TOKENIZER}
     assert set(shared(step(whole, 2), step(whole, 6))) == both
     assert shared(step(whole, 2), small_folder) == []
     for name in both:
@@ -233,7 +233,7 @@ def test_checkpoints_of_a_run_share_the_text_tower_with_each_other_only(whole, s
 def test_checkpoint_linked_with_its_source_is_not_linked_on(plan, out, small_folder):
     """As earlier versions wrote it."""
     shutil.rmtree(step(out, 6))
-    for name in (checkpoint.TEXT, checkpoint.TOKENIZER):
+    for name in (model_folder.TEXT, model_folder.TOKENIZER):
         (step(out, 4) / name).unlink()
         (step(out, 4) / name).hardlink_to(small_folder / name)
     loop.train(plan(), out, resume=True)
@@ -241,7 +241,7 @@ def test_checkpoint_linked_with_its_source_is_not_linked_on(plan, out, small_fol
 
 
 def test_saved_model_shares_nothing_with_its_source(small_folder, tmp_path):
-    for name in (checkpoint.TEXT, checkpoint.TOKENIZER):
+    for name in (model_folder.TEXT, model_folder.TOKENIZER):
         (tmp_path / name).hardlink_to(small_folder / name)
     model = reclap.load(small_folder, threads=1)
     model.save(tmp_path)

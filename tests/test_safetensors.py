@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import safetensors
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.lazy import Lazy
 from reclap.errors import FormatError
-from reclap.tensors import Lazy
 
 KNOWN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
          "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}  # fmt: skip
@@ -39,7 +39,7 @@ def theirs(content):
 
 def ours(path):
     try:
-        found = checkpoint.read_tensors(path)
+        found = model_folder.read_tensors(path)
     except FormatError:
         return None
     return {name: (list(x.shape), np.asarray(x)) for name, x in found.items()}
@@ -105,7 +105,7 @@ def test_library_and_we_take_the_same_files(tmp_path):
 )
 def test_ranges_that_overlap_or_leave_bytes_out_are_named(tmp_path, header, message):
     with pytest.raises(FormatError, match=message):
-        checkpoint.read_tensors(write(tmp_path / "x", header, bytes(16)))
+        model_folder.read_tensors(write(tmp_path / "x", header, bytes(16)))
 
 
 def test_name_that_occurs_twice_is_refused(tmp_path):
@@ -113,7 +113,7 @@ def test_name_that_occurs_twice_is_refused(tmp_path):
     text = f'{{"a": {one}, "a": {one}}}'.encode()
     (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
     with pytest.raises(FormatError, match="'a' more than once"):
-        checkpoint.read_tensors(tmp_path / "x")
+        model_folder.read_tensors(tmp_path / "x")
 
 
 def test_bfloat16_is_widened_when_asked_for_and_not_kept(tmp_path):
@@ -122,7 +122,7 @@ def test_bfloat16_is_widened_when_asked_for_and_not_kept(tmp_path):
     header = {"a": entry(0, 2 * values.size, "BF16")}
     path = write(tmp_path / "x", header, raw.tobytes())
     tracemalloc.start()
-    found = checkpoint.read_tensors(path)["a"]
+    found = model_folder.read_tensors(path)["a"]
     assert tracemalloc.get_traced_memory()[0] < 1 << 20
     assert isinstance(found, Lazy)
     assert (found.dtype, found.shape) == (np.float32, values.shape)
@@ -136,16 +136,16 @@ def test_long_and_odd_names_make_short_plain_messages(tmp_path):
     name = "a\x1b]0;title\x07" + "b" * 1_000_000
     path = write(tmp_path / "x", {name: entry(0, 8) | {"shape": [3]}}, bytes(8))
     with pytest.raises(FormatError) as caught:
-        checkpoint.read_tensors(path)
+        model_folder.read_tensors(path)
     assert len(str(caught.value)) < 1000
     assert r"a\x1b]0;title\x07bb" in str(caught.value)
     many = {f"layer.{i}\x9b": np.zeros(1, np.float32) for i in range(10_000)}
     with pytest.raises(FormatError) as caught:
-        checkpoint.match(many, [("wanted", (1,))], "here")
+        model_folder.match(many, [("wanted", (1,))], "here")
     assert "layer.49" in str(caught.value)
     assert "and 9950 more" in str(caught.value)
     assert len(str(caught.value)) < 2000
     huge = {"x": {"dtype": "F" * 5_000_000, "shape": [2], "data_offsets": [0, 8]}}
     with pytest.raises(FormatError) as caught:
-        checkpoint.read_tensors(write(tmp_path / "x", huge, bytes(8)))
+        model_folder.read_tensors(write(tmp_path / "x", huge, bytes(8)))
     assert len(str(caught.value)) < 21_000

@@ -8,8 +8,8 @@ import typing
 import numpy as np
 import pytest
 
-from reclap import checkpoint
 from reclap.audio import AudioConfig
+from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig, Cnn14Config, HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.io.settings import Settings, from_mapping
@@ -201,5 +201,5 @@ def test_what_changes_an_embedding_changes_the_digest_and_nothing_else_does(part
         plain = with_setting(plain, part, beside, other(getattr(getattr(plain, part), beside)))
     was = getattr(getattr(plain, part) if part else plain, name)
     changed = with_setting(plain, part, name, other(was))
-    equal = checkpoint.digest(changed, []) == checkpoint.digest(plain, [])
+    equal = model_folder.digest(changed, []) == model_folder.digest(plain, [])
     assert equal == (name in NO_EMBEDDING.get(kind.__name__, ()))

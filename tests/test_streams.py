@@ -14,9 +14,10 @@ import pytest
 from folders import tone
 
 import reclap
-from reclap import audio, checkpoint
+from reclap import audio
 from reclap.audio import AudioConfig, fusion, inputs, streams, windowing
 from reclap.audio.resample import RESAMPLERS, resample, resampled_length, resampler_of
+from reclap.checkpoints import model_folder
 from reclap.errors import FormatError
 
 soundfile = pytest.importorskip("soundfile")
@@ -327,12 +328,12 @@ def test_silence_between_channels_is_kept(rng):
 
 
 def test_what_becomes_of_silence_and_the_hop_enter_the_digest(small_folder):
-    config = checkpoint.read_config(small_folder)
+    config = model_folder.read_config(small_folder)
     digests = set()
     for change in ({}, {"silence": "keep"}, {"window_hop": 0.5}):
         front = dataclasses.replace(config.front, **change)
         other = dataclasses.replace(config, front=front)
-        digests.add(checkpoint.digesting(other).hexdigest())
+        digests.add(model_folder.digesting(other).hexdigest())
     assert len(digests) == 3
 
 

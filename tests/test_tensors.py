@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.lazy import joined, release
 from reclap.errors import FormatError
-from reclap.tensors import joined, release
 
 
 def test_joined_parts_are_stacked_when_asked_for():
@@ -47,8 +47,8 @@ def resident(path):
 def test_released_tensors_leave_memory_and_come_back(tmp_path, rng):
     path = tmp_path / "model.safetensors"
     value = rng.standard_normal((1000, 1000)).astype(np.float32)
-    checkpoint.write_tensors(path, {"x": value})
-    x = checkpoint.read_tensors(path)["x"]
+    model_folder.write_tensors(path, {"x": value})
+    x = model_folder.read_tensors(path)["x"]
     assert x.sum() != 0
     assert resident(path) > x.nbytes // 2
     release(x)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from models import TEXT, new_model, unit
 
+from reclap.checkpoints.families import text_names as families
 from reclap.config.towers import KINDS, TextConfig
 from reclap.errors import BackendError, FormatError
-from reclap.families import text as families
 from reclap.runtime.libraries import core
 
 UNIT = 2e-6  # between unit vectors; five times the worst that was measured

@@ -19,7 +19,7 @@ import training
 from training import read_log, read_run
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.io import manifest
@@ -166,10 +166,10 @@ def test_evaluation_agrees_with_the_saved_model(plan, tmp_path, sounds):
 
 def test_mean_of_the_weights_is_what_is_saved(plan, whole, tmp_path):
     loop.train(plan(optim={"ema": 0.9}), tmp_path)
-    state = checkpoint.read_tensors(tmp_path / "last" / "state.safetensors")
-    plain = checkpoint.read_tensors(whole / "last" / "state.safetensors")
+    state = model_folder.read_tensors(tmp_path / "last" / "state.safetensors")
+    plain = model_folder.read_tensors(whole / "last" / "state.safetensors")
     assert all(np.array_equal(state[name], plain[name]) for name in plain)
-    mean = checkpoint.read_tensors(tmp_path / "last" / checkpoint.MODEL)
+    mean = model_folder.read_tensors(tmp_path / "last" / model_folder.MODEL)
     name = "audio_projection.0.weight"
     assert not np.array_equal(mean[name], state[f"values.{name}"])
     assert np.abs(mean[name] - state[f"values.{name}"]).max() < 0.05
@@ -181,10 +181,10 @@ def test_running_mean_follows_its_formula(plan, tmp_path):
     name = "audio_projection.0.weight"
     folders = sorted(tmp_path.glob("step-*"))
     values = [
-        checkpoint.read_tensors(folder / "state.safetensors")[f"values.{name}"]
+        model_folder.read_tensors(folder / "state.safetensors")[f"values.{name}"]
         for folder in folders
     ]
-    means = [checkpoint.read_tensors(folder / checkpoint.MODEL)[name] for folder in folders]
+    means = [model_folder.read_tensors(folder / model_folder.MODEL)[name] for folder in folders]
     for step in range(1, 12):
         decay = min(0.5, (1 + step) / (10 + step))  # 0.5 from step 8 on
         expected = decay * means[step - 1] + (1 - decay) * values[step]
@@ -194,7 +194,7 @@ def test_running_mean_follows_its_formula(plan, tmp_path):
 def test_checkpoint_before_the_first_step(plan, tmp_path):
     loop.train(plan(run={"save_first": True, "keep": 9}, eval={"every": 12}), tmp_path)
     assert [int(p.name[5:]) for p in sorted(tmp_path.glob("step-*"))] == [0, 4, 8, 12]
-    state = checkpoint.read_tensors(tmp_path / "step-0000000000" / "state.safetensors")
+    state = model_folder.read_tensors(tmp_path / "step-0000000000" / "state.safetensors")
     assert all((x == 0).all() for name, x in state.items() if name.startswith(("m.", "v.")))
     lines = read_log(tmp_path)
     assert (lines[0]["step"], lines[0]["eval"]["clips"]) == (0, 10)
@@ -338,7 +338,9 @@ def test_state_of_an_earlier_version_is_continued(plan, whole, tmp_path, sounds)
     for folder in out.glob("step-*"):
         state = json.loads((folder / "state.json").read_text())
         del state["start"], state["version"]
-        tower = b"".join((folder / n).read_bytes() for n in (checkpoint.TEXT, checkpoint.TOKENIZER))
+        tower = b"".join(
+            (folder / n).read_bytes() for n in (model_folder.TEXT, model_folder.TOKENIZER)
+        )
         state["recipe"]["model"]["text"] = hashlib.sha256(tower).hexdigest()
         manifest_digest = hashlib.sha256(sounds.read_bytes()).hexdigest()
         state["recipe"]["data"]["manifest"] = manifest_digest
@@ -371,7 +373,7 @@ def test_unwritable_output_is_named(plan, tmp_path):
 
 
 def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, monkeypatch):
-    original, calls = checkpoint.write_tensors, []
+    original, calls = model_folder.write_tensors, []
 
     def full(path, tensors):
         calls.append(path)
@@ -380,7 +382,7 @@ def test_no_room_for_a_checkpoint_leaves_the_last_one(plan, whole, tmp_path, mon
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_tensors", full)
+        patch.setattr(model_folder, "write_tensors", full)
         with pytest.raises(OSError, match="No space left"):
             loop.train(plan(), tmp_path)
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 4

@@ -11,9 +11,9 @@ from needs import needs
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from reclap import text
+from reclap.checkpoints.families.microsoft import GPT2
 from reclap.config import TextConfig
 from reclap.errors import FormatError
-from reclap.families.microsoft import GPT2
 from reclap.text import vocabulary
 
 transformers = needs("transformers", "oracle")

@@ -18,7 +18,7 @@ import pytest
 from folders import RATE, tone
 
 import reclap
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 
 LABELS = ["rain", "dog"]
 
@@ -366,7 +366,7 @@ def test_save_on_a_full_disk_leaves_the_old_model(small, tmp_path, monkeypatch):
         if len(calls) > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", fsync)
+    monkeypatch.setattr(model_folder.os, "fsync", fsync)
     with pytest.raises(OSError, match=r"No space left.*/model") as caught:
         small.save(folder)
     assert ".tmp" not in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from folders import CONFIG, RATE, tone, write_wav
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.training.recipe import Recipe
 
 GROUPS = ("bell", "drone", "flute", "horn", "wind")
@@ -74,11 +74,11 @@ def to_toml(sections: dict) -> str:
 
 def read_run(out: Path) -> dict[str, bytes]:
     """Return every tensor of the last checkpoint, model and state, as bytes."""
-    files = (out / "last" / checkpoint.MODEL, out / "last" / "state.safetensors")
+    files = (out / "last" / model_folder.MODEL, out / "last" / "state.safetensors")
     return {
         f"{path.name}:{name}": np.asarray(array).tobytes()
         for path in files
-        for name, array in checkpoint.read_tensors(path).items()
+        for name, array in model_folder.read_tensors(path).items()
     }
 
 

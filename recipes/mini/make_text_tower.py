@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig
 from reclap.io import files
 
@@ -82,12 +82,12 @@ def main() -> None:
         sys.exit(f"{weights}: SHA-256 is {found}, expected {SHA256}")
     target.mkdir(parents=True, exist_ok=True)
     layers = ClapConfig().text.layers
-    checkpoint.write_tensors(
-        target / checkpoint.TEXT, compact(rename(checkpoint.read_tensors(weights), layers))
+    model_folder.write_tensors(
+        target / model_folder.TEXT, compact(rename(model_folder.read_tensors(weights), layers))
     )
     tokenizer = json.loads((source / "tokenizer.json").read_text("utf-8"))
     tokenizer.update(padding=None, truncation=None)  # both are the caller's choice
-    files.write_text(target / checkpoint.TOKENIZER, json.dumps(tokenizer, ensure_ascii=False))
+    files.write_text(target / model_folder.TOKENIZER, json.dumps(tokenizer, ensure_ascii=False))
 
 
 if __name__ == "__main__":

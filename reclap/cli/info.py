@@ -36,12 +36,12 @@ def add_info(commands: Commands) -> None:
 
 
 def _run_info(args: argparse.Namespace) -> int:
-    from reclap.families import alone
+    from reclap.checkpoints.families import single_tower
     from reclap.model.loading import locate
     from reclap.runtime import libraries
 
     path = locate(args.model, args.revision, offline=args.offline)
-    info = alone.describe(path, progress=options.is_watched())
+    info = single_tower.describe(path, progress=options.is_watched())
     if info is None:
         args.offline = True  # by now it is on this machine
         info = options.load_model(args).info() | libraries.describe()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from reclap import checkpoint
 from reclap.audio import inputs
+from reclap.checkpoints import model_folder
 from reclap.config.towers import Dtype
 from reclap.errors import Errors, ReclapError
 from reclap.model.classes import Classes, prompts_of, warn_of_unknown
@@ -26,7 +26,7 @@ from reclap.prompts.strategies import Labels
 from reclap.runtime.progress import bar as progress_bar
 
 if TYPE_CHECKING:
-    from reclap.families.parts import Found
+    from reclap.checkpoints.families.assemble import Found
     from reclap.model.loading import Opening
 
 __all__ = ["Model"]
@@ -60,10 +60,10 @@ class Model(Embedder):
         cls, folder: Path, *, dtype: Dtype, threads: int | None, progress: bool = False
     ) -> "Model":
         """Load a model folder; see `reclap.load`."""
-        config = checkpoint.read_config(folder)
-        read = functools.partial(checkpoint.read_parameters, folder)
-        weights = Weights(config, folder / checkpoint.CONFIG, read, dtype, progress)
-        return cls(config, weights, folder / checkpoint.TOKENIZER, folder, threads)
+        config = model_folder.read_config(folder)
+        read = functools.partial(model_folder.read_parameters, folder)
+        weights = Weights(config, folder / model_folder.CONFIG, read, dtype, progress)
+        return cls(config, weights, folder / model_folder.TOKENIZER, folder, threads)
 
     @classmethod
     def _from_foreign(
@@ -77,7 +77,7 @@ class Model(Embedder):
         progress: bool = False,
     ) -> "Model":
         """Make a model of another project's checkpoint, see `reclap.load`."""
-        read = functools.partial(checkpoint.match, found.tensors, where=str(source))
+        read = functools.partial(model_folder.match, found.tensors, where=str(source))
         return cls(
             found.config,
             Weights(found.config, source, read, dtype, progress),
@@ -425,19 +425,19 @@ class Model(Embedder):
             raise ValueError(f"format is {format!r}, expected reclap or hf")
         values = self._weights.require_exact()
         if not overwrite:
-            checkpoint.require_own(Path(folder), format)
+            model_folder.require_own(Path(folder), format)
         tokenizer = self._tokenizer.to_json() if self._tokenizer else None
         if format == "hf":
-            from reclap.families import export  # here, because it takes a while
+            from reclap.checkpoints.families import hf_export  # here, because it takes a while
 
-            export.write(Path(folder), self.config, values, tokenizer)
+            hf_export.write(Path(folder), self.config, values, tokenizer)
         elif tokenizer is None:
             raise ReclapError(
                 f"{self._source}: a model folder holds a tokenizer, and there is none beside "
                 "it; load it with tokenizer= (--tokenizer), that of its text model"
             )
         else:
-            checkpoint.save_all(Path(folder), self.config, values, tokenizer)
+            model_folder.save_all(Path(folder), self.config, values, tokenizer)
 
 
 def _require_top_k(top_k: int) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reclap import checkpoint, hub
+from reclap.checkpoints import hub, model_folder
 from reclap.config.towers import Dtype
 from reclap.errors import FormatError
 from reclap.model.clap import Model
@@ -14,7 +14,7 @@ from reclap.model.weights import choose_dtype
 from reclap.text.tokenizer import TOKENIZERS, find_tokenizer
 
 if TYPE_CHECKING:
-    from reclap.families.clap import Found
+    from reclap.checkpoints.families.detect import Found
 
 __all__ = ["Opening", "load", "locate", "reopen"]
 
@@ -27,7 +27,7 @@ def locate(
         return hub.locate(source, revision, offline=offline)
     if revision is not None:
         raise ValueError(f"revision: {os.fspath(source)!r} is no hub id")
-    return checkpoint.resolve(source)
+    return model_folder.resolve(source)
 
 
 def load(
@@ -51,8 +51,8 @@ def load(
         file (``.pt``, ``.pth``, ``.ckpt``, ``.bin``, ``.safetensors``) of LAION-CLAP, ReCLAP,
         CompA-CLAP or MS-CLAP; or an id of the Hugging Face hub: ``"hf:org/name"``, or
         ``"hf:org/name:FILE"`` for a file of tensors in it (extra ``hub``). Without ``hf:`` an id is
-        announced by a warning, and must not look like a path: see `reclap.hub.is_hub_id`. Nothing
-        in a pickled file is run.
+        announced by a warning, and must not look like a path: see
+        `reclap.checkpoints.hub.is_hub_id`. Nothing in a pickled file is run.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6", "auto"}
         Type of the products inside the towers, see `reclap.model.weights.Weights`; ``"auto"`` takes
         bfloat16 where the processor has instructions for it. Embeddings of different types have
@@ -115,10 +115,10 @@ def load(
     if compat not in (None, "upstream"):
         raise ValueError(f"compat is {compat!r}, expected upstream or None")
     path = locate(source, revision, offline=offline)
-    if checkpoint.is_foreign(path):
-        from reclap.families import clap  # here, because it takes 40 ms
+    if model_folder.is_foreign(path):
+        from reclap.checkpoints.families import detect  # here, because it takes 40 ms
 
-        found = clap.read(path, compat, text_activation)
+        found = detect.read(path, compat, text_activation)
         if isinstance(source, str) and hub.is_hub_id(source):
             found = _named(found, source.removeprefix(hub.PREFIX))
         of_text = _tokenizer(tokenizer)

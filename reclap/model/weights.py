@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.lazy import Array, Lazy
 from reclap.config.model import ClapConfig
 from reclap.config.towers import DTYPES, Dtype
 from reclap.errors import FormatError, ReclapError
 from reclap.runtime.libraries import core, describe
 from reclap.runtime.progress import byte_bar
-from reclap.tensors import Array, Lazy
 
 __all__ = ["Weights", "choose_dtype"]
 
@@ -108,7 +108,7 @@ class Weights:
         self.dtype, self._config, self._where = dtype, config, where
         self.shapes: Shapes = [(name, shape) for name, shape, _ in self.core.parameters()]
         arrays = read(self.shapes)
-        self._total = None if dtype == "float32" else checkpoint.digesting(config)
+        self._total = None if dtype == "float32" else model_folder.digesting(config)
         self._progress = progress
         if self._total is not None or progress:
             arrays = self._watch(arrays)
@@ -135,7 +135,7 @@ class Weights:
         with byte_bar(size, "weights", shown=self._progress) as bar:
             for (name, shape), array in zip(self.shapes, arrays, strict=True):
                 if self._total is not None:  # rounded weights cannot
-                    checkpoint.digest_one(self._total, name, array)
+                    model_folder.digest_one(self._total, name, array)
                 yield array
                 bar.update(4 * math.prod(shape))
 
@@ -143,7 +143,7 @@ class Weights:
     def digest(self) -> str:
         """SHA-256 over weights, preprocessing, and the type where it is not float32."""
         if self._total is None:
-            return checkpoint.digest(self._config, self.values.items(), progress=self._progress)
+            return model_folder.digest(self._config, self.values.items(), progress=self._progress)
         rounded = "int8, 7-bit weights" if self._coarse else self.dtype
         return hashlib.sha256(f"{self._total.hexdigest()} {rounded}".encode()).hexdigest()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.errors import FormatError, ReclapError
 from reclap.io import files
 from reclap.training.identity import VERSION
@@ -27,7 +27,7 @@ STATE_INFO = "state.json"
 _OURS = (LAST, LOG, CAPTIONS, LOCK, "captions.safetensors")  # the last one of earlier versions
 _STEP = re.compile(r"step-\d{10}")
 _LEFT = re.compile(r"\.(step-.*|last|[a-z0-9_]{8})\.tmp")  # by a process that was killed
-_FILES = (checkpoint.CONFIG, checkpoint.MODEL, checkpoint.TEXT, checkpoint.TOKENIZER, STATE)
+_FILES = (model_folder.CONFIG, model_folder.MODEL, model_folder.TEXT, model_folder.TOKENIZER, STATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,10 +238,10 @@ def _read(folder: Path) -> Checkpoint:
     missing = [name for name in (*_FILES, STATE_INFO) if not (folder / name).is_file()]
     if missing:
         raise FormatError(f"no {', '.join(missing)}")
-    checkpoint.read_config(folder)
-    for name in (checkpoint.MODEL, checkpoint.TEXT, STATE):
-        checkpoint.read_tensors(folder / name)  # only the header, which tells the length
-    files.read_json(folder / checkpoint.TOKENIZER)
+    model_folder.read_config(folder)
+    for name in (model_folder.MODEL, model_folder.TEXT, STATE):
+        model_folder.read_tensors(folder / name)  # only the header, which tells the length
+    files.read_json(folder / model_folder.TOKENIZER)
     path = folder / STATE_INFO
     state = files.read_json(path)
     try:

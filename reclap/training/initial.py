@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from reclap import checkpoint
 from reclap.audio.front import AudioConfig
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families import detect, htsat_audioset, text_folder
+from reclap.checkpoints.lazy import Stored
 from reclap.config.towers import AudioTower, HtsatConfig
 from reclap.errors import FormatError
-from reclap.families import clap, htsat, text_folder
 from reclap.model.loading import load, locate
-from reclap.tensors import Stored
 from reclap.training.identity import sha256
 from reclap.training.recipe import front_differences
 
@@ -45,8 +45,8 @@ def text_tower(source: str, out: Path, *, progress: bool = False) -> Path:
     Parameters
     ----------
     source : str
-        Bundled model, model folder, folder of a plain text model (`reclap.families.text_folder`),
-        or hub id of either.
+        Bundled model, model folder, folder of a plain text model
+        (`reclap.checkpoints.families.text_folder`), or hub id of either.
     out : Path
         Folder of the run, which then holds a model folder with the tower of a plain model.
     progress : bool
@@ -58,15 +58,15 @@ def text_tower(source: str, out: Path, *, progress: bool = False) -> Path:
         If it is neither.
     """
     path = locate(source)
-    if (path / checkpoint.TEXT).is_file():
+    if (path / model_folder.TEXT).is_file():
         return path
     if not text_folder.is_text_folder(path):
         raise FormatError(
-            f"{path}: neither a model folder, which holds {checkpoint.TEXT}, nor a plain text "
+            f"{path}: neither a model folder, which holds {model_folder.TEXT}, nor a plain text "
             "model; reclap convert makes a model folder of another project's checkpoint"
         )
     made = out / f"{TEXT}{sha256(*text_folder.sources(path), progress=progress)[:12]}"
-    if not (made / checkpoint.CONFIG).is_file():
+    if not (made / model_folder.CONFIG).is_file():
         text_folder.convert(path, made)
     return made
 
@@ -84,11 +84,11 @@ def whole_model(source: str, out: Path, *, progress: bool = False) -> Path:
         Show a progress bar where digests and weights take longer than a second.
     """
     path = locate(source)
-    if path.is_dir() and not checkpoint.is_foreign(path):
+    if path.is_dir() and not model_folder.is_foreign(path):
         return path
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     made = out / f"{TEXT}{sha256(*files, progress=progress)[:12]}"
-    if not (made / checkpoint.CONFIG).is_file():
+    if not (made / model_folder.CONFIG).is_file():
         load(source, progress=progress).save(made)
     return made
 
@@ -136,13 +136,13 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
 
 def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored], AudioConfig | None]:
     """Return an audio tower, its tensors, and the front end that it was trained with if known."""
-    if path.is_dir() and not checkpoint.is_foreign(path):
-        config = checkpoint.read_config(path)
-        return config.audio, checkpoint.read_tensors(path / checkpoint.MODEL), config.front
+    if path.is_dir() and not model_folder.is_foreign(path):
+        config = model_folder.read_config(path)
+        return config.audio, model_folder.read_tensors(path / model_folder.MODEL), config.front
     if path.is_file():
-        tensors, _ = clap.contents_of(path)
-        if htsat.is_htsat(tensors):
-            tower = htsat.read(tensors)
+        tensors, _ = detect.contents_of(path)
+        if htsat_audioset.is_htsat(tensors):
+            tower = htsat_audioset.read(tensors)
             return tower.config, tower.tensors, None
-    found = clap.read(path)
+    found = detect.read(path)
     return found.config.audio, found.tensors, found.config.front

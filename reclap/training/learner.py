@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.lazy import Stored
 from reclap.config.model import ClapConfig
 from reclap.runtime.libraries import core
-from reclap.tensors import Stored
 from reclap.training.draw import INIT, generator
 from reclap.training.recipe import Optim, Recipe
 
@@ -191,13 +191,13 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
-        _copy_all(self.state(), checkpoint.read_tensors(folder / STATE), folder / STATE)
+        _copy_all(self.state(), model_folder.read_tensors(folder / STATE), folder / STATE)
         if self._mean:
-            path = folder / checkpoint.MODEL
-            _copy_all(self.tensors(), checkpoint.read_tensors(path), path)
+            path = folder / model_folder.MODEL
+            _copy_all(self.tensors(), model_folder.read_tensors(path), path)
 
 
 def _copy_all(targets: Mapping[str, Floats], have: Mapping[str, Stored], path: Path) -> None:
-    arrays = checkpoint.match(have, [(name, x.shape) for name, x in targets.items()], str(path))
+    arrays = model_folder.match(have, [(name, x.shape) for name, x in targets.items()], str(path))
     for target, array in zip(targets.values(), arrays, strict=True):
         target[...] = array

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
 from reclap.io import files, manifest
@@ -132,7 +132,7 @@ def _train_into(
     out = folder.path
     given = recipe.model.source
     source = initial.whole_model(given, out, progress=progress) if given else None
-    known = checkpoint.read_config(source) if source else None
+    known = model_folder.read_config(source) if source else None
     recipe = dataclasses.replace(recipe, model=recipe.model.completed(known))
     text = _text_tower(recipe, source, out, progress)
     audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
@@ -178,7 +178,7 @@ def _begin(learner: Learner, known: ClapConfig, source: Path, *, own_text: bool)
         parts.append("audio_projection.")
     if own_text and (config.text_head, config.dim) == (known.text_head, known.dim):
         parts.append("text_projection.")
-    learner.begin(checkpoint.read_tensors(source / checkpoint.MODEL), source, parts)
+    learner.begin(model_folder.read_tensors(source / model_folder.MODEL), source, parts)
 
 
 def _refuse_false_negatives(recipe: Recipe, rows: int) -> None:
@@ -288,10 +288,10 @@ class _Loop:
 
         def write(folder: Path) -> None:
             learner = self._learner
-            checkpoint.save(
+            model_folder.save(
                 folder, learner.config, learner.tensors(), self._text.resolve(), link=self._link
             )
-            checkpoint.write_tensors(folder / STATE, learner.state())
+            model_folder.write_tensors(folder / STATE, learner.state())
             threads = self._recipe.run.threads or default_threads()
             write_state(Checkpoint(folder, step, threads, self._identity, learner.start))
 

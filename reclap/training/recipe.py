@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from reclap import checkpoint
 from reclap.audio.front import AudioConfig
+from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
 from reclap.config.towers import HtsatConfig, TextConfig
 from reclap.errors import FormatError
@@ -39,7 +39,7 @@ NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
 _MODELS = {  # of [model]: names, or paths that hold this
     "from": "",
-    "text": checkpoint.CONFIG,
+    "text": model_folder.CONFIG,
     "audio_from": "",
 }
 _FREE = {
@@ -306,7 +306,7 @@ class Recipe(Settings):
             for key in keys:
                 del data[section][key]
         data["data"]["manifest"] = digest(*manifest.files(self.data.manifest))
-        data["model"]["text"] = digest(text / checkpoint.TEXT, text / checkpoint.TOKENIZER)
+        data["model"]["text"] = digest(text / model_folder.TEXT, text / model_folder.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
         return plain
 

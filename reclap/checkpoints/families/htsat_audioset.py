@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from reclap.checkpoints.families import htsat_names
+from reclap.checkpoints.families.assemble import Tensors, below
+from reclap.checkpoints.lazy import Stored
 from reclap.config.towers import HtsatConfig
-from reclap.families import audio
-from reclap.families.parts import Tensors, below
-from reclap.tensors import Stored
 
 __all__ = ["AudioTower", "is_htsat", "read"]
 
@@ -35,6 +35,6 @@ def read(tensors: Tensors) -> AudioTower:
         If a tensor that tells a size is missing.
     """
     inside = below(tensors, _PREFIX)
-    kept, left = audio.from_laion(inside)
+    kept, left = htsat_names.from_laion(inside)
     others = [name for name in tensors if not name.startswith(_PREFIX)]
-    return AudioTower(audio.config_of(kept), kept, [*(_PREFIX + n for n in left), *others])
+    return AudioTower(htsat_names.config_of(kept), kept, [*(_PREFIX + n for n in left), *others])

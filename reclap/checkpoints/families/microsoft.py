@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reclap.audio.front import AudioConfig
+from reclap.checkpoints.families import cnn14, htsat_names, mel_bank
+from reclap.checkpoints.families.assemble import Found, Tensors, below, scalar, without
+from reclap.checkpoints.families.text_config import left_of, tower_of
+from reclap.checkpoints.lazy import Stored
 from reclap.config.model import ClapConfig
 from reclap.config.towers import AudioTower, TextConfig
 from reclap.errors import FormatError, shown_names
-from reclap.families import audio, cnn14, mel_bank
-from reclap.families.parts import Found, Tensors, below, scalar, without
-from reclap.families.text_config import left_of, tower_of
-from reclap.tensors import Stored
 
 __all__ = ["AUDIO", "BERT", "GPT2", "read"]
 
@@ -93,11 +93,11 @@ def _of_2023(base: Tensors, caption: Tensors) -> _Release:
     Its mel bank is laid out for 32 kHz, whatever its YAML file says, and applied at 44.1 kHz; short
     clips are repeated (CLAPWrapper.py).
     """
-    tower, left = audio.from_laion(below(base, "htsat."))
+    tower, left = htsat_names.from_laion(below(base, "htsat."))
     text, renamed = tower_of(caption, "gpt2", **GPT2)
     ignored = _ignored([f"htsat.{name}" for name in left], left_of(caption, renamed))
     front = AudioConfig(rate=44100, samples=308700, hop=320, bank_rate=32000, padding="repeat")
-    return _Release(2023, front, audio.config_of(tower), text, tower | renamed, ignored)
+    return _Release(2023, front, htsat_names.config_of(tower), text, tower | renamed, ignored)
 
 
 def _ignored(audio_left: list[str], text_left: list[str]) -> dict[str, str]:

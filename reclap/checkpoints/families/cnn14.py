@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from reclap.checkpoints.families.htsat_names import BRANCH, shape_of
+from reclap.checkpoints.lazy import Lazy, Stored
 from reclap.config.towers import Cnn14Config
 from reclap.errors import FormatError, shown_name
-from reclap.families.audio import BRANCH, shape_of
-from reclap.tensors import Lazy, Stored
 
 __all__ = ["config_of", "from_panns", "is_cnn14"]
 

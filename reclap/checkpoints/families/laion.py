@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from reclap.checkpoints.families import cnn14, htsat_names, mel_bank
+from reclap.checkpoints.families.assemble import Found, Parts, Tensors, assemble, below, without
+from reclap.checkpoints.families.text_config import kind_of
 from reclap.errors import FormatError
-from reclap.families import audio, cnn14, mel_bank
-from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
-from reclap.families.text_config import kind_of
 
 __all__ = ["TEXT_ACTIVATIONS", "read"]
 
@@ -40,7 +40,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     """
     branch = below(tensors, "audio_branch.")
     is_cnn = cnn14.is_cnn14(branch)
-    tower, left = cnn14.from_panns(branch) if is_cnn else audio.from_laion(branch)
+    tower, left = cnn14.from_panns(branch) if is_cnn else htsat_names.from_laion(branch)
     text = below(tensors, "text_branch.")
     rest = without(tensors, ("audio_branch.", "text_branch."))
     if not text:
@@ -53,7 +53,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
         Parts(
             family="LAION-CLAP layout",
             where=str(path),
-            audio=cnn14.config_of(tower) if is_cnn else audio.config_of(tower),
+            audio=cnn14.config_of(tower) if is_cnn else htsat_names.config_of(tower),
             tower=tower,
             left=left,
             text=text,

@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
 from reclap.errors import ReclapError, needs, one_line
 from reclap.text.tokenizer import TOKENIZERS
 
@@ -28,11 +28,11 @@ _PART = r"\w[\w.-]*"
 _ID = re.compile(rf"({_PART}/{_PART})(?::({_PART}(?:/{_PART})*))?", re.ASCII)
 _TEXTS = (*TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 _FOLDER = (
-    checkpoint.CONFIG,
-    checkpoint.MODEL,
-    f"{checkpoint.MODEL}.index.json",
+    model_folder.CONFIG,
+    model_folder.MODEL,
+    f"{model_folder.MODEL}.index.json",
     "model-*-of-*.safetensors",
-    checkpoint.TEXT,
+    model_folder.TEXT,
     "preprocessor_config.json",
     "processor_config.json",
     *_TEXTS,
@@ -56,7 +56,7 @@ def is_hub_id(name: str | os.PathLike[str]) -> bool:
     if name.startswith(PREFIX):
         return True
     found = _ID.fullmatch(name)
-    if found is None or Path(found[1]).suffix in checkpoint.TENSOR_FILES:
+    if found is None or Path(found[1]).suffix in model_folder.TENSOR_FILES:
         return False
     return not Path(name).exists() and not Path(found[1]).parent.exists()
 
@@ -101,13 +101,13 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
         )
     wanted = _FOLDER if file is None else (file, *(str(Path(file).with_name(n)) for n in _TEXTS))
     folder = _snapshot(repository, revision, wanted, offline=offline)
-    newer = (checkpoint.MODEL, f"{checkpoint.MODEL}.index.json")
+    newer = (model_folder.MODEL, f"{model_folder.MODEL}.index.json")
     if file is None and not any((folder / name).exists() for name in newer):
         folder = _snapshot(repository, revision, _OTHER_WEIGHTS, offline=offline)
     path = folder if file is None else folder / file
-    if not path.exists() or (file is None and not (path / checkpoint.CONFIG).exists()):
+    if not path.exists() or (file is None and not (path / model_folder.CONFIG).exists()):
         place = "the local cache of the hub (offline)" if offline else "the hub"
-        raise FileNotFoundError(f"{name}: {place} has no {file or checkpoint.CONFIG} of it")
+        raise FileNotFoundError(f"{name}: {place} has no {file or model_folder.CONFIG} of it")
     return path
 
 

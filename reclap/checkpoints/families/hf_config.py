@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from reclap.audio.front import AudioConfig, Padding
+from reclap.checkpoints.families.activations import NAMES
 from reclap.config.model import ClapConfig
 from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
-from reclap.families.activations import NAMES
 from reclap.io.settings import from_mapping
 
 __all__ = ["EPS", "Extractor", "contradictions", "described"]

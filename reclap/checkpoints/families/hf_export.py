@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families import htsat_names, text_names
+from reclap.checkpoints.families.hf_clap import EXTRACTOR
+from reclap.checkpoints.families.hf_config import EPS, Extractor, described
+from reclap.checkpoints.lazy import Stored
 from reclap.config.model import ClapConfig
 from reclap.config.towers import HtsatConfig, TextConfig
 from reclap.errors import FormatError
-from reclap.families import audio, text
-from reclap.families.clap_model import EPS, Extractor, described
-from reclap.families.transformers import EXTRACTOR
 from reclap.io import files
-from reclap.tensors import Stored
 
 __all__ = ["misfits", "write"]
 
@@ -106,15 +106,15 @@ def write(
             f"{folder}: this model does not fit transformers' ClapModel: {'; '.join(wrong)}"
         )
     texts = {
-        checkpoint.CONFIG: _as_json(_config(config)),
+        model_folder.CONFIG: _as_json(_config(config)),
         EXTRACTOR: _as_json(_extractor(config)),
         **_tokenizer_files(config, tokenizer),
     }
-    names = (*texts, checkpoint.MODEL)
+    names = (*texts, model_folder.MODEL)
     with files.made(folder), files.staged(*(folder / n for n in names)) as new:
         for path, content in zip(new, texts.values(), strict=False):
             path.write_bytes(content)
-        checkpoint.write_tensors(new[-1], _weights(config, tensors), {"format": "pt"})
+        model_folder.write_tensors(new[-1], _weights(config, tensors), {"format": "pt"})
 
 
 def _as_json(data: Mapping[str, Any]) -> bytes:
@@ -154,15 +154,17 @@ def _tokenizer_files(config: ClapConfig, content: bytes | None) -> dict[str, byt
         **({} if padding is None else {"pad_token": padding}),
     }
     return {
-        checkpoint.TOKENIZER: content,
+        model_folder.TOKENIZER: content,
         "tokenizer_config.json": _as_json(settings),
     }
 
 
 def _weights(config: ClapConfig, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     towers = {
-        "audio_model.audio_encoder.": audio.to_transformers(_branch(tensors, "audio_branch.")),
-        "text_model.": text.to_roberta(_branch(tensors, "text_branch.")),
+        "audio_model.audio_encoder.": htsat_names.to_transformers(
+            _branch(tensors, "audio_branch.")
+        ),
+        "text_model.": text_names.to_roberta(_branch(tensors, "text_branch.")),
     }
     out = {prefix + name: x for prefix, tower in towers.items() for name, x in tower.items()}
     for head in ("audio_projection", "text_projection"):

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from reclap import checkpoint, pickles
+from reclap import pickles
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.lazy import Stored
 from reclap.errors import FormatError, shown_name, shown_names
 from reclap.io import files
-from reclap.tensors import Stored
 
 __all__ = ["NAMES", "weight_files", "weights"]
 
@@ -66,7 +67,7 @@ def weights(folder: Path) -> dict[str, Stored]:
 
 def _read(path: Path) -> dict[str, Stored]:
     if path.suffix == ".safetensors":
-        return checkpoint.read_tensors(path)
+        return model_folder.read_tensors(path)
     return dict(pickles.state_dict(path))
 
 

@@ -9,17 +9,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families.activations import activation_of
+from reclap.checkpoints.families.assemble import Tensors, below
+from reclap.checkpoints.families.microsoft import BERT, GPT2
+from reclap.checkpoints.families.shards import weight_files, weights
+from reclap.checkpoints.families.text_config import kind_of, left_of, tower_of
+from reclap.checkpoints.lazy import Stored
 from reclap.config.model import ClapConfig
 from reclap.config.towers import Activation, TextConfig
 from reclap.errors import FormatError
-from reclap.families.activations import activation_of
-from reclap.families.microsoft import BERT, GPT2
-from reclap.families.parts import Tensors, below
-from reclap.families.shards import weight_files, weights
-from reclap.families.text_config import kind_of, left_of, tower_of
 from reclap.io import files
-from reclap.tensors import Stored
 from reclap.text.tokenizer import find_tokenizer
 
 __all__ = ["TextTower", "convert", "is_text_folder", "read", "sources"]
@@ -116,7 +116,7 @@ class TextTower:
 
 def is_text_folder(folder: Path) -> bool:
     """Tell whether a folder holds a text model that this module reads."""
-    config = folder / checkpoint.CONFIG
+    config = folder / model_folder.CONFIG
     if not config.is_file():
         return False
     kind = files.read_json(config).get("model_type")
@@ -127,7 +127,7 @@ def sources(folder: Path) -> list[Path]:
     """Return the files of a folder that make its tower and tokenizer, for digests."""
     tokenizer = find_tokenizer(folder)
     merges = folder / "merges.txt"
-    paths = [folder / checkpoint.CONFIG, *weight_files(folder)]
+    paths = [folder / model_folder.CONFIG, *weight_files(folder)]
     return paths + ([merges] if merges.is_file() else []) + ([tokenizer] if tokenizer else [])
 
 
@@ -142,7 +142,7 @@ def read(folder: Path) -> TextTower:
     FileNotFoundError
         If it holds no weights or no tokenizer.
     """
-    path = folder / checkpoint.CONFIG
+    path = folder / model_folder.CONFIG
     said = files.read_json(path)
     kind = said.get("model_type")
     dialect = _DIALECTS.get(kind) if isinstance(kind, str) else None
@@ -224,4 +224,4 @@ def convert(source: Path, folder: Path) -> None:
 
     config = ClapConfig(name=source.name, text=tower.config, text_head="none")
     config = dataclasses.replace(config, dim=tower.config.width)
-    checkpoint.save_text(folder, config, tower.tensors, vocabulary.to_json(tower.tokenizer))
+    model_folder.save_text(folder, config, tower.tensors, vocabulary.to_json(tower.tokenizer))

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from reclap.checkpoints.lazy import Stored, joined, split
 from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
-from reclap.tensors import Stored, joined, split
 
 __all__ = [
     "BRANCH",

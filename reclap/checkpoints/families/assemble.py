@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from reclap.audio.front import AudioConfig
+from reclap.checkpoints.families.text_config import left_of, tower_of
+from reclap.checkpoints.lazy import Array, Stored
 from reclap.config.model import ClapConfig
 from reclap.config.towers import AudioTower
 from reclap.errors import FormatError, shown_name
-from reclap.families.text_config import left_of, tower_of
-from reclap.tensors import Array, Stored
 
 __all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "scalar", "without"]
 

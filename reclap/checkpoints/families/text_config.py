@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from reclap.checkpoints.families import text_names
+from reclap.checkpoints.lazy import Lazy, Stored
 from reclap.config.towers import TextConfig
 from reclap.errors import FormatError
-from reclap.families import text
-from reclap.tensors import Lazy, Stored
 
 __all__ = ["FEWEST_TOKENS", "kind_of", "left_of", "tower_of"]
 
@@ -17,11 +17,11 @@ Tensors = Mapping[str, Stored]
 FEWEST_TOKENS = 3  # beginning, end, and one between them
 
 _READERS: dict[str, Callable[[Tensors], dict[str, Stored]]] = {
-    "bert-base": text.from_bert,
-    "roberta-base": text.from_roberta,
-    "flan-t5-large": text.from_t5,
-    "gpt2": text.from_gpt2,
-    "clip-text": text.from_clip,
+    "bert-base": text_names.from_bert,
+    "roberta-base": text_names.from_roberta,
+    "flan-t5-large": text_names.from_t5,
+    "gpt2": text_names.from_gpt2,
+    "clip-text": text_names.from_clip,
 }
 # A tensor that only towers of one kind have; BERT's and RoBERTa's names are the same.
 _SIGNS = {

@@ -9,8 +9,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from reclap.checkpoints.lazy import Stored, joined, split
 from reclap.errors import FormatError, shown_names
-from reclap.tensors import Stored, joined, split
 
 __all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5", "to_roberta"]
 

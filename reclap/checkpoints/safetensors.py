@@ -8,9 +8,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from reclap.checkpoints.lazy import Array, Lazy, Stored, release
 from reclap.errors import FormatError, shown_name
 from reclap.io import files
-from reclap.tensors import Array, Lazy, Stored, release
 
 __all__ = ["FORMAT", "Tensors", "read_tensors", "write_tensors", "write_to"]
 

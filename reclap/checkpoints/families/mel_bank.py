@@ -11,8 +11,8 @@ import numpy as np
 
 from reclap.audio.features import mel_filters
 from reclap.audio.front import AudioConfig
+from reclap.checkpoints.lazy import Array, Stored
 from reclap.errors import FormatError
-from reclap.tensors import Array, Stored
 
 __all__ = ["NAME", "check", "check_sizes"]
 

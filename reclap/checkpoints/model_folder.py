@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reclap.checkpoints.lazy import Array, Stored, release
+from reclap.checkpoints.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError, shown_name, shown_names
 from reclap.io import files
 from reclap.runtime.progress import byte_bar
-from reclap.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
-from reclap.tensors import Array, Stored, release
 
 __all__ = [
     "TENSOR_FILES",
@@ -61,7 +61,7 @@ def resolve(name: str | os.PathLike[str]) -> Path:
     FileNotFoundError
         If it is neither; the message lists the bundled names, or says what a URL is.
     """
-    bundled = Path(__file__).parent / "models"
+    bundled = Path(__file__).parents[1] / "models"
     names = sorted(p.parent.name for p in bundled.glob(f"*/{CONFIG}"))
     if isinstance(name, str) and name in names:
         return bundled / name

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
 from reclap.audio.front import AudioConfig
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families import htsat_names
+from reclap.checkpoints.families.activations import activation_of
+from reclap.checkpoints.families.assemble import Found, Parts, Tensors, assemble, below, without
+from reclap.checkpoints.families.hf_config import EPS, Extractor, contradictions
+from reclap.checkpoints.families.shards import weights
+from reclap.checkpoints.families.text_config import FEWEST_TOKENS
 from reclap.config.towers import Activation, HtsatConfig
 from reclap.errors import FormatError
-from reclap.families import audio
-from reclap.families.activations import activation_of
-from reclap.families.clap_model import EPS, Extractor, contradictions
-from reclap.families.parts import Found, Parts, Tensors, assemble, below, without
-from reclap.families.shards import weights
-from reclap.families.text_config import FEWEST_TOKENS
 from reclap.io import files
 
 __all__ = ["EXTRACTOR", "is_clap_model", "read", "read_file"]
@@ -43,7 +43,7 @@ def read(folder: Path) -> Found:
         If config.json and the tensors contradict each other, showing both, or a tensor is missing
         or unknown.
     """
-    config = files.read_json(folder / checkpoint.CONFIG)
+    config = files.read_json(folder / model_folder.CONFIG)
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in _PARTS:
         raise FormatError(
@@ -68,7 +68,7 @@ def read_file(path: Path, tensors: Tensors) -> Found:
     Without config.json what no tensor tells is as in published models: heads 64 wide, 1e-12 in the
     norms of the text tower, a padding token 1.
     """
-    config = path.with_name(checkpoint.CONFIG)
+    config = path.with_name(model_folder.CONFIG)
     said = files.read_json(config) if config.is_file() else {}
     known = said if said.get("model_type") == "clap" else {}
     return _found(path.parent, known, tensors, name=path.name)
@@ -77,9 +77,9 @@ def read_file(path: Path, tensors: Tensors) -> Found:
 def _found(
     folder: Path, config: Mapping[str, Any], tensors: Tensors, name: str | None = None
 ) -> Found:
-    path = folder / checkpoint.CONFIG
+    path = folder / model_folder.CONFIG
     audio_part, text_part = (_table(path, config, f"{x}_config") for x in ("audio", "text"))
-    tower, left = audio.from_transformers(below(tensors, _AUDIO))
+    tower, left = htsat_names.from_transformers(below(tensors, _AUDIO))
     htsat = _htsat(path, audio_part, tower)
     found = assemble(
         Parts(
@@ -125,8 +125,8 @@ def _htsat(path: Path, part: Mapping[str, Any], tower: Tensors) -> HtsatConfig:
     if "qkv_bias" in part:
         told["qkv_bias"] = any(name.endswith(".attn.qkv.bias") for name in tower)
     if "enable_patch_layer_norm" in part:
-        told["patch_norm"] = f"{audio.BRANCH}patch_embed.norm.weight" in tower
-    found = audio.config_of(tower, _number(path, part, "spec_size", 256), **told)
+        told["patch_norm"] = f"{htsat_names.BRANCH}patch_embed.norm.weight" in tower
+    found = htsat_names.config_of(tower, _number(path, part, "spec_size", 256), **told)
     ratio, few = found.mlp_ratio, found.embed // found.fusion_ratio
     says = _number(path, part, "mlp_ratio", float(ratio))
     if int(ratio * found.width) <= says * found.width < int(ratio * found.width) + 1:

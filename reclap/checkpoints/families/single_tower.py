@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reclap import checkpoint
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families import detect, htsat_audioset, text_folder
+from reclap.checkpoints.lazy import Stored
 from reclap.config.model import ClapConfig
-from reclap.families import clap, htsat, text_folder
 from reclap.io import files
-from reclap.tensors import Stored
 from reclap.text.tokenizer import Tokenizer
 
 __all__ = ["describe"]
@@ -33,17 +33,17 @@ def describe(path: Path, *, progress: bool = False) -> dict[str, Any] | None:
     """
     if path.is_dir() and text_folder.is_text_folder(path):
         return _text(path, progress)
-    if path.is_file() and checkpoint.is_foreign(path):
-        tensors, others = clap.contents_of(path)
-        if htsat.is_htsat(tensors):
-            return _audio(path, htsat.read(tensors), others, progress)
+    if path.is_file() and model_folder.is_foreign(path):
+        tensors, others = detect.contents_of(path)
+        if htsat_audioset.is_htsat(tensors):
+            return _audio(path, htsat_audioset.read(tensors), others, progress)
     return None
 
 
 def _text(path: Path, progress: bool) -> dict[str, Any]:
     tower = text_folder.read(path)
     config = ClapConfig(name=path.name, text=tower.config)
-    kind = files.read_json(path / checkpoint.CONFIG)["model_type"]
+    kind = files.read_json(path / model_folder.CONFIG)["model_type"]
     tokenizer = Tokenizer(tower.tokenizer, tower.config)
     return _info(path, config, tower.tensors, tower.ignored, progress) | {
         "family": f"plain text model {kind}, a text tower alone",
@@ -54,7 +54,7 @@ def _text(path: Path, progress: bool) -> dict[str, Any]:
 
 
 def _audio(
-    path: Path, tower: htsat.AudioTower, others: list[str], progress: bool
+    path: Path, tower: htsat_audioset.AudioTower, others: list[str], progress: bool
 ) -> dict[str, Any]:
     config = ClapConfig(name=path.name, audio=tower.config)
     return _info(path, config, tower.tensors, [*tower.ignored, *others], progress) | {
@@ -78,6 +78,6 @@ def _info(
         "name": config.name,
         "source": str(path),
         "parameters": {part: count, "total": count},
-        "digest": checkpoint.digest(config, tensors.items(), progress=progress),
+        "digest": model_folder.digest(config, tensors.items(), progress=progress),
         "ignored": dict.fromkeys(ignored, "not part of the tower"),
     }

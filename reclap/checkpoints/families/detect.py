@@ -10,10 +10,11 @@ both are shown.
 import dataclasses
 from pathlib import Path
 
-from reclap import checkpoint, pickles
+from reclap import pickles
+from reclap.checkpoints import model_folder
+from reclap.checkpoints.families import hf_clap, laion, microsoft
+from reclap.checkpoints.families.assemble import Found, Tensors, below
 from reclap.errors import FormatError, shown_names
-from reclap.families import laion, microsoft, transformers
-from reclap.families.parts import Found, Tensors, below
 from reclap.text.tokenizer import find_tokenizer
 
 __all__ = ["Found", "contents_of", "read"]
@@ -29,7 +30,7 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
     compat : {"upstream"}, optional
         Take the front end of the project's own code, `Found.upstream`.
     text_activation : {"gelu", "quick_gelu"}, optional
-        See `reclap.families.laion.read`.
+        See `reclap.checkpoints.families.laion.read`.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
     """
     folder = path if path.is_dir() else path.parent
     try:
-        found = transformers.read(path) if path.is_dir() else _file(path, text_activation)
+        found = hf_clap.read(path) if path.is_dir() else _file(path, text_activation)
     except ValueError as error:
         named = str(error).startswith(str(path))  # by who read the file
         raise FormatError(f"{error}" if named else f"{path}: {error}") from error
@@ -52,7 +53,7 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
 def contents_of(path: Path) -> tuple[Tensors, list[str]]:
     """Return the tensors of a file, by the names in it, and what else it holds; see `read`."""
     if path.suffix == ".safetensors":
-        return checkpoint.read_tensors(path), []
+        return model_folder.read_tensors(path), []
     return pickles.weights(path)
 
 
@@ -89,8 +90,8 @@ def _of_tensors(path: Path, tensors: Tensors, text_activation: str | None) -> Fo
         raise ValueError("text_activation: only for files of LAION-CLAP")
     if any(name.startswith(microsoft.AUDIO) for name in tensors):
         return microsoft.read(path, tensors)
-    if transformers.is_clap_model(tensors):
-        return transformers.read_file(path, tensors)
+    if hf_clap.is_clap_model(tensors):
+        return hf_clap.read_file(path, tensors)
     for sign, what in _KNOWN.items():
         if any(name.startswith(sign) for name in tensors):
             raise FormatError(f"{path}: {what}")

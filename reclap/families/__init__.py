@@ -1,1 +1,0 @@
-"""How other projects name and lay out what ours holds."""
