@@ -13,7 +13,9 @@ MOVED = {
     "reclap.embeddings": "reclap.retrieval.embeddings",
     "reclap.loading": "reclap.model.loading",
     "reclap.manifest": "reclap.io.manifest",
+    "reclap.plots": "reclap.plotting",
     "reclap.results": "reclap.model.results",
+    "reclap.text_encoder": "reclap.training.text_encoder",
     "reclap.towers": "reclap.config.towers",
 }
 

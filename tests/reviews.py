@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
-from reclap.review.answers import Review
-from reclap.review.clips import clips_of
+from reclap.review.api import Review
 from reclap.review.documents import open_document
+from reclap.review.example_sounds import clips_of
 from reclap.review.neighbours import Neighbours
 from reclap.review.server import Server
 from reclap.review.session import Session

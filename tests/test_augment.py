@@ -13,7 +13,7 @@ from folders import RATE
 
 from reclap.audio import AudioConfig
 from reclap.io.manifest import Caption, Row
-from reclap.training import augment, draw, spectra
+from reclap.training import augment, rng, spectra
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data
 
@@ -285,10 +285,10 @@ def test_sequences_come_as_often_as_asked(rows):
 
 
 def test_streams_of_different_purposes_never_meet():
-    purposes = (draw.ITEM, draw.ORDER, draw.PLAN, draw.POOL, draw.NOISE, draw.INIT)
+    purposes = (rng.ITEM, rng.ORDER, rng.PLAN, rng.POOL, rng.NOISE, rng.INIT)
     places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     drawn = {
-        (seed, purpose, *place): draw.generator(seed, purpose, *place).integers(2**62, size=4)
+        (seed, purpose, *place): rng.generator(seed, purpose, *place).integers(2**62, size=4)
         for seed in (0, 1, 5)
         for purpose in purposes
         for place in places
@@ -299,5 +299,5 @@ def test_streams_of_different_purposes_never_meet():
 
 def test_draws_stay_what_they_are():
     """A run that began with an earlier version goes on as it would have."""
-    drawn = [int(draw.generator(7, p, 3, 2, 1).integers(1 << 32)) for p in range(6)]
+    drawn = [int(rng.generator(7, p, 3, 2, 1).integers(1 << 32)) for p in range(6)]
     assert drawn == [2950635312, 1764461860, 3958624470, 2542757713, 2305584250, 3136274866]

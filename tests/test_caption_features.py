@@ -10,9 +10,9 @@ import training
 
 from reclap.checkpoints import model_folder
 from reclap.store import Store
-from reclap.text_encoder import TextEncoder
 from reclap.training import captions
 from reclap.training.captions import Captions
+from reclap.training.text_encoder import TextEncoder
 
 TEXTS = [f"a{chr(97 + i % 26)} {chr(97 + i // 26)} sound" for i in range(300)]  # in three blocks
 

@@ -6,7 +6,7 @@ import reviews
 
 from reclap import checks
 from reclap.checks.labels import check_labels
-from reclap.checks.sense import Sense
+from reclap.checks.similarity import Sense
 from reclap.review.checking import Checker
 from reclap.review.documents import Item
 

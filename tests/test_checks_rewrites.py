@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from reclap import checks
 from reclap.checks import words
+from reclap.checks.lexicon import lexicon
 from reclap.checks.lists import read_lines
 from reclap.checks.scene import read_scene
-from reclap.checks.sources import lexicon
 
 
 def names(caption, rewrite):

@@ -4,8 +4,8 @@ import pytest
 
 from reclap import checks
 from reclap.checks.connectives import tokens_of
+from reclap.checks.lexicon import lexicon
 from reclap.checks.scene import kingdom, read_scene
-from reclap.checks.sources import lexicon
 from reclap.checks.words import key, split, stem
 
 

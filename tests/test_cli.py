@@ -321,8 +321,8 @@ def test_timeline_refuses_a_picture_before_the_work(
 
 def test_timeline_picture_needs_matplotlib(run, long_clip, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "reclap.plots", raising=False)
-    monkeypatch.delattr(reclap, "plots", raising=False)
+    monkeypatch.delitem(sys.modules, "reclap.plotting", raising=False)
+    monkeypatch.delattr(reclap, "plotting", raising=False)
     told = run("timeline", long_clip, "--labels", "a", "--plot", tmp_path / "p.png")
     _fails(told, "pip install matplotlib", "extra plot")
 

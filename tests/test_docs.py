@@ -92,7 +92,7 @@ def test_every_page_of_docs_is_linked():
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    if name == "reclap.plots":
+    if name == "reclap.plotting":
         needs("matplotlib", "plot")
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0

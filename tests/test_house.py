@@ -1,6 +1,7 @@
 """The rules of this house that a machine can read."""
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -241,18 +242,91 @@ PYTHON = sorted((ROOT / "reclap").rglob("*.py"))
 INSIDE = {p: p.relative_to(ROOT / "reclap").as_posix() for p in PYTHON}
 
 
-def test_all_packages_are_looked_at():
-    folders = {p.parent.name for p in PYTHON}
-    assert folders >= {
-        "reclap",
-        "cli",
-        "checks",
-        "families",
-        "llm",
-        "pickles",
-        "review",
-        "training",
-    }
+# Packages and modules beside them are layers too, from the bottom up: a file imports from its own
+# package and those before it, at the top of the file or within a function.
+PACKAGES = (
+    "errors",  # exceptions, and how messages show what they name
+    "_lazy",  # public names at their first use
+    "_moved",  # old names, for pickles
+    "io",  # small files, manifests, records, checked settings
+    "runtime",  # the core, threads, prefetching, bars
+    "audio",  # sounds to log-mel
+    "config",  # what a model is made of
+    "text",  # texts to token ids
+    "pickles",  # checkpoints of torch.save
+    "checkpoints",  # model folders, files of tensors, the hub
+    "checkpoints/families",  # checkpoints of other projects
+    "prompts",  # banks, strategies, rules
+    "store",  # stores of embeddings
+    "retrieval",  # files of embeddings, the nearest
+    "model",  # loading, embedding, zero-shot classification
+    "plotting",  # timelines
+    "checks",  # on what a language model writes
+    "llm",  # language models
+    "review",  # by a person
+    "training",
+    "",  # reclap itself: the public names
+    "cli",
+    "__main__",
+)
+
+
+def package_of(module):
+    """Return the row of PACKAGES that a module belongs to."""
+    path = "/".join(module.split(".")[1:])
+    rows = [p for p in PACKAGES if p and (path == p or path.startswith(f"{p}/"))]
+    return max(rows, key=len, default="")
+
+
+def modules_imported(tree):
+    """Yield the modules of the package that a file imports when it runs, and the lines."""
+    for node in typing_free(tree):
+        if isinstance(node, ast.Import):
+            yield from ((a.name, node.lineno) for a in node.names if a.name.startswith("reclap"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reclap"):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                path = ROOT / name.replace(".", "/")
+                is_module = path.is_dir() or path.with_suffix(".py").exists()
+                yield name if is_module else node.module, node.lineno
+
+
+def test_every_file_of_the_package_has_a_layer():
+    folders = {p.parent.relative_to(ROOT / "reclap").as_posix() for p in PYTHON} - {"."}
+    modules = {p.stem for p in (ROOT / "reclap").glob("*.py")} - {"__init__"}
+    assert folders | modules | {""} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=INSIDE.get)
+def test_packages_import_their_own_and_those_below(path):
+    name = f"reclap.{INSIDE[path].removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+    own = "" if INSIDE[path] == "__init__.py" else package_of(name)
+    for module, line in modules_imported(ast.parse(path.read_text())):
+        if module != "reclap._core":  # a rule of its own, below
+            rows = PACKAGES.index(package_of(module)), PACKAGES.index(own)
+            assert rows[0] <= rows[1], f"line {line}: {module}"
+
+
+LAZY = sorted(p for p in PYTHON if p.name == "__init__.py" and "_HOMES" in p.read_text())
+
+
+@pytest.mark.parametrize("path", LAZY, ids=INSIDE.get)
+def test_public_names_of_a_package_have_one_home(path):
+    name = ".".join(path.parent.relative_to(ROOT).parts)
+    package = importlib.import_module(name)
+    tree = ast.parse(path.read_text())
+    (typing,) = [x for x in tree.body if isinstance(x, ast.If)]
+    for_typing = {a.name: x.module for x in typing.body for a in x.names}
+    assert for_typing == package._HOMES
+    assert {x for x in package.__all__ if x not in vars(package)} == set(package._HOMES)
+    assert package.__all__ == sorted(package.__all__)
+    for public_name, home in package._HOMES.items():
+        assert home.startswith(f"{name}.")
+        assert getattr(package, public_name) is getattr(importlib.import_module(home), public_name)
+        assert public_name in dir(package)
+        assert not (path.parent / f"{public_name}.py").exists()  # it would hide the name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = package.nothing
 
 
 def is_call_of(node, name):

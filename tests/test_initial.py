@@ -16,8 +16,8 @@ from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import text_folder
 from reclap.config import HtsatConfig
 from reclap.errors import FormatError
-from reclap.text_encoder import TextEncoder
 from reclap.training import initial, loop, recipe
+from reclap.training.text_encoder import TextEncoder
 
 torch = needs("torch", "oracle")
 transformers = needs("transformers", "oracle")

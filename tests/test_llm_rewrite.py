@@ -16,7 +16,7 @@ from reclap.errors import FormatError, ReclapError
 from reclap.io import manifest
 from reclap.llm import StoppedError
 from reclap.llm.cache import Cache
-from reclap.llm.gather import Sampling
+from reclap.llm.collect import Sampling
 from reclap.llm.rewrite import RewritePlan, rewrite, survey
 from reclap.llm.rows import Rows
 from reclap.llm.server import Server as Client
@@ -137,7 +137,7 @@ def test_doubts_stand_beside_the_row(ask, thirty, monkeypatch):
     from reclap.checks import Finding
 
     doubt = [Finding("meaning", "far away", fatal=False)]
-    monkeypatch.setattr("reclap.llm.judges.check_rewrite", lambda *_, **__: doubt)
+    monkeypatch.setattr("reclap.llm.acceptance.check_rewrite", lambda *_, **__: doubt)
     report, rows, _ = ask(thirty)
     assert rows[0][manifest.FLAGS] == {text: ["meaning: far away"] for text in rows[0]["rewrites"]}
     assert report.flagged == 60

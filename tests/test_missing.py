@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import reclap
-from reclap import plots
+from reclap import plotting
 from reclap.audio import load
 from reclap.errors import MissingDependencyError
 from reclap.io import manifest
@@ -17,8 +17,8 @@ from reclap.llm.server import Server
 
 
 def draw():
-    sys.modules.pop("reclap.plots")
-    import reclap.plots  # noqa: F401
+    sys.modules.pop("reclap.plotting")
+    import reclap.plotting  # noqa: F401
 
 
 USES = {
@@ -39,7 +39,7 @@ MODULES = {
 
 @pytest.mark.parametrize("package", USES)
 def test_missing_package_is_named_with_its_command(package, small_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "reclap.plots", plots)  # put back afterwards
+    monkeypatch.setitem(sys.modules, "reclap.plotting", plotting)  # put back afterwards
     for name in MODULES.get(package, []):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, package, None)

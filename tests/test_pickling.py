@@ -20,7 +20,7 @@ from reclap.llm.request import RequestError
 from reclap.model import Model
 from reclap.model.loading import Opening, load
 from reclap.prompts.bank import PromptBank
-from reclap.text_encoder import TextEncoder
+from reclap.training.text_encoder import TextEncoder
 
 TEXTS = ["rain on a tin roof", "a dog barks"]
 
@@ -247,6 +247,7 @@ OLD_NAMES = [
     ("reclap.model", "Model"),
     ("reclap.results", "Timeline"),
     ("reclap.text", "Tokenizer"),
+    ("reclap.text_encoder", "TextEncoder"),
     ("reclap.towers", "TextConfig"),
 ]
 

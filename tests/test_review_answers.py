@@ -15,8 +15,8 @@ from reviews import ask, decide, refused, served, session_of
 
 from reclap.errors import FormatError
 from reclap.review import server as server_module
-from reclap.review.clips import clips_of
 from reclap.review.documents import open_document
+from reclap.review.example_sounds import clips_of
 from reclap.review.neighbours import Neighbours
 
 

@@ -14,7 +14,7 @@ from reclap.cli import main
 from reclap.errors import ReclapError
 from reclap.io import manifest
 from reclap.llm.cache import Cache
-from reclap.llm.gather import Sampling
+from reclap.llm.collect import Sampling
 from reclap.llm.server import Server as Client
 from reclap.llm.session import Session
 from reclap.prompts.bank import Prompt

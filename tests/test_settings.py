@@ -13,8 +13,8 @@ from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig, Cnn14Config, HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.io.settings import Settings, from_mapping
+from reclap.llm.collect import Sampling
 from reclap.llm.describe import Plan
-from reclap.llm.gather import Sampling
 from reclap.llm.rewrite import RewritePlan
 from reclap.training import recipe
 from reclap.training.augment import Augment
@@ -136,7 +136,7 @@ def test_numbers_of_numpy_and_lists_become_those_of_python():
 
 
 def test_the_greatest_seed_draws():
-    from reclap.training.draw import ITEM, generator
+    from reclap.training.rng import ITEM, generator
 
     run = recipe.Run(1, seed=2**64 - 1)
     generator(run.seed, ITEM, 0).random()

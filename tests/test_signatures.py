@@ -13,8 +13,8 @@ from needs import needs
 
 import reclap
 from reclap.model.results import Timeline
-from reclap.text_encoder import TextEncoder
 from reclap.training.data import Data
+from reclap.training.text_encoder import TextEncoder
 
 # Modules whose public names people call; a class stands for its constructor and public methods.
 MODULES = (
@@ -26,8 +26,8 @@ MODULES = (
     "reclap.llm.embedded",
     "reclap.io.manifest",
     "reclap.pickles",
-    "reclap.plots",
-    "reclap.text_encoder",
+    "reclap.plotting",
+    "reclap.training.text_encoder",
     "reclap.training.loop",
     "reclap.training.recipe",
 )
@@ -93,7 +93,7 @@ def test_paths_of_either_kind_work(kind, small_folder, tmp_path, small):
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
 def test_timelines_are_drawn_to_paths_of_either_kind(kind, tmp_path):
-    plots = needs("reclap.plots", "plot")
+    plots = needs("reclap.plotting", "plot")
     scores = np.zeros((2, 1), np.float32)
     seconds = np.array([[0.0, 1.0], [1.0, 2.0]])
     plots.save_timeline(Timeline("a.wav", ("dog",), seconds, scores, 1.0), kind(tmp_path / "a.png"))

@@ -25,11 +25,11 @@ from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.runtime.libraries import core
 from reclap.store import Store
-from reclap.text_encoder import TextEncoder
 from reclap.training import loop, recipe
 from reclap.training.data import Batches
 from reclap.training.learner import Learner, initial_values, learning_rate
 from reclap.training.recipe import Optim
+from reclap.training.text_encoder import TextEncoder
 
 KILLS = 20
 

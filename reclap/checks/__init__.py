@@ -5,7 +5,7 @@ from reclap.checks.finding import CHECKS, Finding
 from reclap.checks.prompts import check_description, check_prompt
 from reclap.checks.report import Flagged, Report
 from reclap.checks.rewrites import check_rewrite, check_rewrites
-from reclap.checks.sense import Sense, load_sense
+from reclap.checks.similarity import Sense, load_sense
 
 __all__ = [
     "CHECKS",

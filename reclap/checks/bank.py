@@ -10,7 +10,7 @@ from reclap.checks.finding import CHECKS, Finding
 from reclap.checks.form import check_form, is_readable
 from reclap.checks.labels import check_labels
 from reclap.checks.report import Flagged, Report
-from reclap.checks.sense import Sense
+from reclap.checks.similarity import Sense
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 
 __all__ = ["check_bank"]

@@ -5,8 +5,8 @@ from itertools import combinations
 
 from reclap.checks.connectives import AT_ONCE, BESIDE, EARLIER, LATER
 from reclap.checks.finding import Finding
+from reclap.checks.lexicon import SOUND, THING, lexicon
 from reclap.checks.scene import Mention, Scene, kingdom, read_scene
-from reclap.checks.sources import SOUND, THING, lexicon
 from reclap.checks.words import content
 
 __all__ = ["claimed", "compare"]

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from reclap.checks.finding import Finding
-from reclap.checks.sense import Sense
+from reclap.checks.similarity import Sense
 from reclap.checks.words import content, key
 
 __all__ = ["SAME_MEANING", "SAME_WORDS", "check_siblings", "find_duplicates"]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from reclap.checks.finding import Finding
 from reclap.checks.garbled import check_garbled
 from reclap.checks.language import check_language
+from reclap.checks.lexicon import SOFT, SOUND, THING, lexicon
 from reclap.checks.lists import read_list
-from reclap.checks.sources import SOFT, SOUND, THING, lexicon
 from reclap.checks.words import FUNCTION, split, stem
 
 __all__ = ["LIMITS", "check_form", "check_injection", "is_readable"]

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from reclap.checks.compare import claimed
 from reclap.checks.finding import Finding
+from reclap.checks.lexicon import lexicon
 from reclap.checks.related import check_related
 from reclap.checks.scene import read_scene
-from reclap.checks.sense import Floats, Sense
-from reclap.checks.sources import lexicon
+from reclap.checks.similarity import Floats, Sense
 from reclap.checks.words import content
 
 __all__ = ["check_labels", "phrase"]

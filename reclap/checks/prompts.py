@@ -6,7 +6,7 @@ from reclap.checks.duplicates import check_siblings
 from reclap.checks.finding import Finding
 from reclap.checks.form import check_form, is_readable
 from reclap.checks.labels import check_labels
-from reclap.checks.sense import Sense
+from reclap.checks.similarity import Sense
 
 __all__ = ["check_description", "check_prompt"]
 

@@ -4,10 +4,10 @@ import functools
 from collections.abc import Iterator
 
 from reclap.checks.finding import Finding
+from reclap.checks.lexicon import SOFT, SOUND, lexicon
 from reclap.checks.lists import read_list
 from reclap.checks.scene import read_scene
-from reclap.checks.sense import Sense
-from reclap.checks.sources import SOFT, SOUND, lexicon
+from reclap.checks.similarity import Sense
 from reclap.checks.words import content, stem
 
 __all__ = ["check_related"]

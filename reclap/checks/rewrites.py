@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from reclap.checks.compare import compare
 from reclap.checks.finding import Finding
 from reclap.checks.form import check_form, is_readable
-from reclap.checks.sense import Sense
+from reclap.checks.similarity import Sense
 
 __all__ = ["check_rewrite", "check_rewrites"]
 

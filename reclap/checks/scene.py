@@ -14,8 +14,8 @@ from reclap.checks.connectives import (
     MEANS,
     tokens_of,
 )
+from reclap.checks.lexicon import EVIDENCE, SOUND, THING, Meanings, lexicon
 from reclap.checks.lists import read_lines, read_list
-from reclap.checks.sources import EVIDENCE, SOUND, THING, Meanings, lexicon
 from reclap.checks.words import stem
 
 __all__ = ["Clause", "Mention", "Scene", "kingdom", "read_scene"]

@@ -10,7 +10,7 @@ from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
     from reclap.checks import Sense
-    from reclap.llm.gather import Sampling
+    from reclap.llm.collect import Sampling
     from reclap.llm.report import Report
     from reclap.llm.request import StoppedError
     from reclap.llm.session import Session
@@ -115,7 +115,7 @@ def is_small(args: argparse.Namespace) -> bool:
 
 def sampling_of(args: argparse.Namespace) -> "Sampling":
     """Return how the model is asked."""
-    from reclap.llm.gather import Sampling
+    from reclap.llm.collect import Sampling
 
     return Sampling(args.temperature, args.seed, args.attempts)
 

@@ -104,9 +104,9 @@ def add_timeline(commands: Commands) -> None:
 
 def _run_timeline(args: argparse.Namespace) -> int:
     if args.plot is not None:
-        from reclap import plots  # first of all: it may ask for a library
+        from reclap import plotting  # first of all: it may ask for a library
 
-        plots.require_format(args.plot)
+        plotting.require_format(args.plot)
         options.check_out(args.plot, force=True)
     given = labels.labels_of(args)
     model = options.load_model(args)
@@ -123,7 +123,7 @@ def _run_timeline(args: argparse.Namespace) -> int:
     else:
         print_table(("start", "end", "label", "probability", _score(args)), _windows(timeline))
     if args.plot is not None:
-        plots.save_timeline(timeline, args.plot)
+        plotting.save_timeline(timeline, args.plot)
     return 0
 
 

@@ -10,7 +10,7 @@ from reclap.cli import llm, options
 from reclap.cli.options import Commands
 
 if TYPE_CHECKING:
-    from reclap.review.answers import Review
+    from reclap.review.api import Review
 
 __all__ = ["add_review"]
 
@@ -42,10 +42,10 @@ def _port(text: str) -> int:
 
 def _run_review(args: argparse.Namespace) -> int:
     from reclap.checks import Sense
-    from reclap.review.answers import Review
+    from reclap.review.api import Review
     from reclap.review.checking import Checker
-    from reclap.review.clips import clips_of
     from reclap.review.documents import open_document
+    from reclap.review.example_sounds import clips_of
     from reclap.review.neighbours import Neighbours
     from reclap.review.session import Session
 

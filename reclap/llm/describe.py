@@ -18,12 +18,12 @@ from reclap.checks.words import key
 from reclap.errors import FormatError
 from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
-from reclap.llm.gather import Gathered, Rejected, Sampling, gather
-from reclap.llm.judges import description_judge, prompt_judge
+from reclap.llm.acceptance import description_judge, prompt_judge
+from reclap.llm.collect import Gathered, Rejected, Sampling, gather
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
-from reclap.llm.steps import prompt_tokens
+from reclap.llm.step import prompt_tokens
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.runtime import progress as bars
 from reclap.text.tokenizer import check_texts

@@ -10,7 +10,7 @@ from typing import Any
 
 from reclap.llm import phrases
 from reclap.llm.request import Message
-from reclap.llm.steps import Messages, Step
+from reclap.llm.step import Messages, Step
 
 __all__ = ["VERSION", "caption_steps", "description_steps", "rewrite_steps"]
 

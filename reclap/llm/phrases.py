@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from reclap.llm.request import Message
-from reclap.llm.steps import Messages, Step
+from reclap.llm.step import Messages, Step
 
 __all__ = ["caption_steps", "description_steps", "rewrite_steps"]
 

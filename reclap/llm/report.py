@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from reclap.llm.gather import Rejected
+from reclap.llm.collect import Rejected
 from reclap.llm.session import Session
 
 __all__ = ["Estimate", "Item", "Report"]

@@ -19,13 +19,13 @@ from reclap.io import manifest
 from reclap.io.manifest import FLAGS, Caption
 from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
-from reclap.llm.gather import Gathered, Rejected, Sampling, gather
-from reclap.llm.judges import rewrite_judge
+from reclap.llm.acceptance import rewrite_judge
+from reclap.llm.collect import Gathered, Rejected, Sampling, gather
 from reclap.llm.parallel import ordered, unbroken
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.rows import Finished, Rows
 from reclap.llm.session import Session
-from reclap.llm.steps import prompt_tokens
+from reclap.llm.step import prompt_tokens
 from reclap.runtime import progress as bars
 
 __all__ = ["RewritePlan", "rewrite", "survey"]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from reclap.errors import FormatError, ReclapError
 from reclap.io.files import atomic, parse_json
 from reclap.io.records import Kind, Records
-from reclap.llm.gather import Rejected
+from reclap.llm.collect import Rejected
 from reclap.llm.report import Item
 
 __all__ = ["Finished", "Rows"]

@@ -9,10 +9,10 @@ from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
 from reclap.errors import ReclapError
 from reclap.llm import instructions
-from reclap.llm.gather import Sampling, gather
-from reclap.llm.judges import Judge, description_judge, prompt_judge, rewrite_judge
+from reclap.llm.acceptance import Judge, description_judge, prompt_judge, rewrite_judge
+from reclap.llm.collect import Sampling, gather
 from reclap.llm.session import Session
-from reclap.llm.steps import Step
+from reclap.llm.step import Step
 from reclap.prompts.bank import Prompt
 from reclap.review.documents import Item
 

@@ -26,8 +26,8 @@ from typing import IO, Any
 
 from reclap.errors import FormatError, ReclapError, one_line
 from reclap.io.files import parse_json
-from reclap.review.answers import Review, clip_of, decide, items, nearest, plain
-from reclap.review.clips import KINDS
+from reclap.review.api import Review, clip_of, decide, items, nearest, plain
+from reclap.review.example_sounds import KINDS
 from reclap.review.session import StaleError
 
 __all__ = ["Server"]

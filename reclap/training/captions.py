@@ -12,7 +12,7 @@ from reclap.errors import FormatError
 from reclap.model.batching import TEXT_BATCH
 from reclap.runtime.progress import bar as progress_bar
 from reclap.store import Header, Store, Writer
-from reclap.text_encoder import TextEncoder
+from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["Captions"]
 

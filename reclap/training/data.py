@@ -20,7 +20,7 @@ from reclap.io.settings import Count, Positive, Probability, Settings
 from reclap.runtime.prefetch import prefetch_map
 from reclap.training import augment
 from reclap.training.augment import Augment
-from reclap.training.draw import ITEM, ORDER, PLAN, POOL, generator
+from reclap.training.rng import ITEM, ORDER, PLAN, POOL, generator
 from reclap.training.spectra import Cache, Spectrum, load, noises
 
 __all__ = ["Batch", "Batches", "Data", "Loader"]

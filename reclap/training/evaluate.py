@@ -17,9 +17,9 @@ from reclap.model.batching import batches
 from reclap.runtime.libraries import core
 from reclap.runtime.progress import bar as progress_bar
 from reclap.text.tokenizer import prompt_of
-from reclap.text_encoder import TextEncoder
 from reclap.training.learner import Learner
 from reclap.training.recipe import Recipe
+from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["ZeroShot"]
 

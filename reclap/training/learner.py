@@ -11,8 +11,8 @@ from reclap.checkpoints import model_folder
 from reclap.checkpoints.lazy import Stored
 from reclap.config.model import ClapConfig
 from reclap.runtime.libraries import core
-from reclap.training.draw import INIT, generator
 from reclap.training.recipe import Optim, Recipe
+from reclap.training.rng import INIT, generator
 
 __all__ = ["STATE", "Learner", "initial_values", "learning_rate"]
 

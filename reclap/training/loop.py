@@ -29,7 +29,6 @@ from reclap.io.manifest import Row
 from reclap.model.loading import locate
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
-from reclap.text_encoder import TextEncoder
 from reclap.training import initial
 from reclap.training.captions import Captions
 from reclap.training.data import Batch, Batches, Loader
@@ -46,6 +45,7 @@ from reclap.training.folder import (
 from reclap.training.identity import VERSION, completed, differences
 from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe, defaults
+from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["Result", "train"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from reclap.audio import features, windowing
 from reclap.audio.front import AudioConfig, load_front
 from reclap.training import augment
-from reclap.training.draw import NOISE, generator
+from reclap.training.rng import NOISE, generator
 
 __all__ = ["Cache", "Spectrum", "load", "noises"]
 

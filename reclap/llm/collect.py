@@ -10,10 +10,10 @@ import msgspec
 from reclap.checks import Finding
 from reclap.io.settings import Positive, Settings
 from reclap.llm import replies
-from reclap.llm.judges import Judge
+from reclap.llm.acceptance import Judge
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
-from reclap.llm.steps import Messages, Step
+from reclap.llm.step import Messages, Step
 
 __all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "gather"]
 

@@ -23,7 +23,7 @@ class Review:
     session : Session
     neighbours : Neighbours
     clips : mapping of str to list of Path
-        Sounds by label, as `reclap.review.clips.clips_of` finds them.
+        Sounds by label, as `reclap.review.example_sounds.clips_of` finds them.
     """
 
     session: Session
