@@ -32,7 +32,8 @@ PRIVATE = {
     "product/engines.h": {"dnn_inside.h"},
     "product/dnn_inside.h": {"dnn.c", "engines.c", "packed.c"},
     "product/split_blocks.h": {"split.c", "split_blocks.c"},
-    "towers/htsat_inside.h": {"htsat.c", "htsat_input.c", "htsat_run.c"},
+    "towers/htsat_inside.h": {"htsat.c", "htsat_call.h"},
+    "towers/htsat_call.h": {"htsat_input.c", "htsat_run.c"},
     "towers/text_inside.h": {"text.c", "text_call.h"},
     "towers/text_call.h": {"text_run.c", "text_layer.c"},
 }

@@ -80,53 +80,40 @@ static int get_list(PyObject *dict, const char *key, int64_t *out, int64_t *coun
     return PyErr_Occurred() ? name_culprit(key) : 0;
 }
 
-static int get_htsat(PyObject *d, rc_htsat_config *c)
+static int get_setting(PyObject *d, const rc_setting *s, char *config)
 {
-    int64_t heads;
-    if (get_int(d, "mels", &c->mels) < 0 || get_int(d, "spec_size", &c->spec_size) < 0 ||
-        get_int(d, "patch", &c->patch) < 0 || get_int(d, "embed", &c->embed) < 0 ||
-        get_bool(d, "fusion", &c->fusion) < 0 || get_int(d, "window", &c->window) < 0 ||
-        get_double(d, "mlp_ratio", &c->mlp_ratio) < 0 ||
-        get_int(d, "activation", &c->activation) < 0 ||
-        get_int(d, "fusion_ratio", &c->fusion_ratio) < 0 ||
-        get_bool(d, "qkv_bias", &c->qkv_bias) < 0 ||
-        get_bool(d, "patch_norm", &c->patch_norm) < 0 ||
-        get_list(d, "depths", c->depths, &c->stages) < 0 ||
-        get_list(d, "heads", c->heads, &heads) < 0)
-        return -1;
-    if (get_double(d, "drop_path", &c->drop_path) < 0 ||
-        get_double(d, "dropout", &c->dropout) < 0 ||
-        get_int(d, "time_stripes", &c->time_stripes) < 0 ||
-        get_int(d, "time_width", &c->time_width) < 0 ||
-        get_int(d, "freq_stripes", &c->freq_stripes) < 0 ||
-        get_int(d, "freq_width", &c->freq_width) < 0 ||
-        get_double(d, "bn_momentum", &c->bn_momentum) < 0 || get_double(d, "eps", &c->eps) < 0 ||
-        get_double(d, "block_eps", &c->block_eps) < 0)
-        return -1;
-    if (heads == c->stages) return 0;
-    PyErr_Format(PyExc_ValueError, "configuration: %lld depths but %lld heads",
-                 (long long)c->stages, (long long)heads);
-    return -1;
+    void *at = config + s->at;
+    switch (s->kind) {
+    case RC_SETTING_BOOL:
+        return get_bool(d, s->name, at);
+    case RC_SETTING_DOUBLE:
+        return get_double(d, s->name, at);
+    case RC_SETTING_LIST:
+        return get_list(d, s->name, at, (int64_t *)(config + s->count));
+    default:
+        return get_int(d, s->name, at);
+    }
 }
 
-static int get_cnn14(PyObject *d, rc_cnn14_config *c)
+/* A configuration of the kind that the dictionary names, to be freed. */
+static void *get_audio(PyObject *d, const rc_audio_kind **kind)
 {
-    return get_int(d, "mels", &c->mels) < 0 || get_list(d, "widths", c->widths, &c->blocks) < 0 ||
-                   get_double(d, "eps", &c->eps) < 0
-               ? -1
-               : 0;
-}
-
-static int get_audio(PyObject *d, rc_audio_config *c)
-{
-    int64_t kind;
-    if (get_int(d, "kind", &kind) < 0) return -1;
-    c->kind = (rc_audio_kind)kind;
-    if (kind == RC_AUDIO_HTSAT) return get_htsat(d, &c->htsat);
-    if (kind == RC_AUDIO_CNN14) return get_cnn14(d, &c->cnn14);
-    PyErr_Format(PyExc_ValueError, "configuration: unknown kind %lld of audio tower",
-                 (long long)kind);
-    return -1;
+    int64_t number;
+    if (get_int(d, "kind", &number) < 0) return NULL;
+    *kind = rc_audio_kind_of(number);
+    if (*kind == NULL) {
+        PyErr_Format(PyExc_ValueError, "configuration: unknown kind %lld of audio tower",
+                     (long long)number);
+        return NULL;
+    }
+    void *config = PyMem_Calloc(1, (*kind)->config_size);
+    if (config == NULL) return PyErr_NoMemory();
+    for (const rc_setting *s = (*kind)->settings; s->name != NULL; s++)
+        if (get_setting(d, s, config) < 0) {
+            PyMem_Free(config);
+            return NULL;
+        }
+    return config;
 }
 
 static int get_text(PyObject *d, rc_text_config *c)
@@ -161,17 +148,18 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "OOLiiL:Model", names, &audio, &text, &text_width,
                                      &audio_head, &text_head, &dim))
         return NULL;
-    c.has_audio = audio != Py_None;
     c.has_text = text != Py_None;
     c.text_width = text_width;
     c.audio_head = (rc_head_kind)audio_head;
     c.text_head = (rc_head_kind)text_head;
     c.dim = dim;
-    if (c.has_audio && get_audio(audio, &c.audio) < 0) return NULL;
     if (c.has_text && get_text(text, &c.text) < 0) return NULL;
+    void *config = audio == Py_None ? NULL : get_audio(audio, &c.audio);
+    if (audio != Py_None && config == NULL) return NULL;
+    c.audio_config = config;
     rc_py_model *self = (rc_py_model *)type->tp_alloc(type, 0);
-    if (self == NULL) return NULL;
-    rc_status status = rc_clap_new(&self->model, &c);
+    rc_status status = self == NULL ? RC_OK : rc_clap_new(&self->model, &c);
+    PyMem_Free(config);
     if (status != RC_OK) {
         rc_py_raise((PyObject *)self, status);
         Py_CLEAR(self);
@@ -224,15 +212,16 @@ static rc_status in_context(embed_job *job, rc_status (*run)(embed_job *))
 
 static rc_status audio_run(embed_job *j)
 {
-    return rc_clap_audio(j->model, j->context, j->y, j->x, j->longer, j->n, j->frames, j->features);
+    rc_log_mels in = {j->x, j->longer, j->n, j->frames};
+    return rc_clap_audio(j->model, j->context, j->y, &in, j->features);
 }
 static rc_status audio_work(void *job)
 {
     return in_context(job, audio_run);
 }
 
-/* (b, frames, mels), or with fusion (b, RC_VIEWS, frames, mels), and a flag for each clip. */
-static int audio_shapes(PyArrayObject *mel, PyArrayObject *longer, const rc_audio_tower *t)
+/* (b, frames, mels), or with fusion (b, views, frames, mels), and a flag for each clip. */
+static int audio_shapes(PyArrayObject *mel, PyArrayObject *longer, const rc_audio_shape *t)
 {
     int64_t plain[3] = {-1, -1, t->mels}, views[4] = {-1, t->views, -1, t->mels};
     if ((t->views > 1 ? rc_py_shape(mel, "mel", 4, views) : rc_py_shape(mel, "mel", 3, plain)) < 0)
@@ -256,7 +245,7 @@ static PyObject *model_audio(PyObject *object, PyObject *args, PyObject *kw)
         return NULL;
     }
     const rc_clap *m = self->model;
-    if (audio_shapes(mel, longer, &m->audio) == 0) {
+    if (audio_shapes(mel, longer, &m->audio.shape) == 0) {
         int64_t out[2] = {job.n = rc_py_size(mel, 0),
                           job.features ? m->audio_head.in : m->config.dim};
         job.frames = rc_py_size(mel, PyArray_NDIM(mel) - 2);

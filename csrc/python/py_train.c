@@ -91,7 +91,7 @@ static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_wor
                                      &h->clip))
         goto done;
     const rc_clap *m = self->model->model;
-    int64_t mel_shape[3] = {-1, -1, m->audio.mels};
+    int64_t mel_shape[3] = {-1, -1, m->audio.shape.mels};
     if (rc_py_shape(mel, "mel", 3, mel_shape) < 0) goto done;
     int64_t text_shape[2] = {job.b = rc_py_size(mel, 0), m->config.text_width};
     if (rc_py_shape(text, "text", 2, text_shape) < 0) goto done;

@@ -22,37 +22,16 @@ static rc_status check_heads(const rc_clap_config *c)
     return RC_OK;
 }
 
-/* The one place that knows how the towers differ, but for audio_forward and training. */
-static rc_status open_audio(rc_audio_tower *t, const rc_audio_config *c, rc_params *p)
-{
-    if (c->kind == RC_AUDIO_HTSAT) {
-        RC_TRY(rc_htsat_new(&t->htsat, &c->htsat, p));
-        t->mels = c->htsat.mels;
-        t->views = c->htsat.fusion ? RC_VIEWS : 1;
-        t->least = 1;
-        t->most = rc_htsat_frames(t->htsat);
-        t->width = rc_htsat_width(t->htsat);
-        return RC_OK;
-    }
-    if (c->kind != RC_AUDIO_CNN14)
-        return rc_fail(RC_EINVAL, "audio tower: unknown kind %d", (int)c->kind);
-    RC_TRY(rc_cnn14_new(&t->cnn14, &c->cnn14, p));
-    t->mels = c->cnn14.mels;
-    t->views = 1;
-    t->least = rc_cnn14_least(t->cnn14);
-    t->most = RC_CNN14_FRAMES;
-    t->width = rc_cnn14_width(t->cnn14);
-    return RC_OK;
-}
-
 static rc_status open_model(rc_clap *m)
 {
     const rc_clap_config *c = &m->config;
     rc_params *p = &m->params;
     RC_TRY(check_heads(c));
-    if (c->has_audio) {
-        RC_TRY(open_audio(&m->audio, &c->audio, p));
-        rc_head_declare(&m->audio_head, p, c->audio_head, m->audio.width, c->dim,
+    if (c->audio != NULL) {
+        rc_audio_tower *t = &m->audio;
+        t->kind = c->audio;
+        RC_TRY(t->kind->declare(&t->tower, &t->shape, c->audio_config, p));
+        rc_head_declare(&m->audio_head, p, c->audio_head, t->shape.width, c->dim,
                         "audio_projection");
     }
     if (c->has_text) RC_TRY(rc_text_new(&m->text, &c->text, p));
@@ -60,7 +39,7 @@ static rc_status open_model(rc_clap *m)
         rc_head_declare(&m->text_head, p, c->text_head, c->text_width, c->dim, "text_projection");
     m->logit_scale = rc_params_add(p, RC_BIAS, 0, NULL, "logit_scale");
     RC_TRY(p->status);
-    if ((c->has_audio && m->audio_head.out != c->dim) ||
+    if ((c->audio != NULL && m->audio_head.out != c->dim) ||
         (c->text_width > 0 && m->text_head.out != c->dim))
         return rc_fail(RC_EINVAL, "dim %lld: a tower without a head has another width",
                        (long long)c->dim);
@@ -78,6 +57,7 @@ rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c)
         rc_clap_free(m);
         return status;
     }
+    m->config.audio_config = NULL; /* the caller's */
     *out = m;
     return RC_OK;
 }
@@ -85,8 +65,7 @@ rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c)
 void rc_clap_free(rc_clap *m)
 {
     if (m == NULL) return;
-    rc_htsat_free(m->audio.htsat);
-    rc_cnn14_free(m->audio.cnn14);
+    if (m->audio.kind != NULL) m->audio.kind->free(m->audio.tower);
     rc_text_free(m->text);
     rc_params_free(&m->params);
     free(m);
@@ -195,14 +174,6 @@ static rc_status project(const rc_clap *m, rc_context *c, float *y, const rc_hea
     return rc_dnn_check(c->dnn);
 }
 
-static rc_status audio_forward(const rc_clap *m, rc_context *c, float *y, const float *mel,
-                               const bool *longer, int64_t b, int64_t frames)
-{
-    const rc_audio_tower *t = &m->audio;
-    if (t->cnn14 != NULL) return rc_cnn14_forward(t->cnn14, &m->params, c, y, mel, b, frames);
-    return rc_htsat_forward(t->htsat, &m->params, c, y, mel, longer, b, frames, NULL, (rc_draw){0});
-}
-
 rc_status rc_check_batch(const char *name, int64_t n)
 {
     if (n <= RC_BATCH_MAX) return RC_OK;
@@ -210,24 +181,26 @@ rc_status rc_check_batch(const char *name, int64_t n)
                    (long long)n);
 }
 
-rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel,
-                        const bool *longer, int64_t b, int64_t frames, bool features)
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_log_mels *in,
+                        bool features)
 {
     rc_head_tape k;
     float *x;
     const rc_audio_tower *t = &m->audio;
-    if (!m->config.has_audio) return rc_fail(RC_EINVAL, "this model has no audio tower");
-    if (frames < t->least || frames > t->most)
+    const rc_audio_shape *shape = &t->shape;
+    if (t->kind == NULL) return rc_fail(RC_EINVAL, "this model has no audio tower");
+    if (in->frames < shape->least || in->frames > shape->most)
         return rc_fail(RC_EINVAL, "mel: %lld frames, this audio tower takes %lld to %lld",
-                       (long long)frames, (long long)t->least, (long long)t->most);
-    RC_TRY(rc_check_batch("clips", b));
-    if ((t->views > 1) != (longer != NULL))
+                       (long long)in->frames, (long long)shape->least, (long long)shape->most);
+    RC_TRY(rc_check_batch("clips", in->b));
+    if ((shape->views > 1) != (in->longer != NULL))
         return rc_fail(RC_EINVAL,
-                       t->views > 1 ? "longer: this audio tower has fusion and needs a flag a clip"
-                                    : "longer: this audio tower has no fusion");
-    RC_TRY(take_head(c, &k, &x, &m->audio_head, b));
-    RC_TRY(audio_forward(m, c, features ? y : x, mel, longer, b, frames));
-    return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->audio_head, &k, x, b);
+                       shape->views > 1
+                           ? "longer: this audio tower has fusion and needs a flag a clip"
+                           : "longer: this audio tower has no fusion");
+    RC_TRY(take_head(c, &k, &x, &m->audio_head, in->b));
+    RC_TRY(t->kind->forward(t->tower, &m->params, c, features ? y : x, in, NULL, (rc_draw){0}));
+    return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->audio_head, &k, x, in->b);
 }
 
 rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,

@@ -7,31 +7,19 @@
 
 #include "base/guard.h"
 #include "layers/head.h"
-#include "towers/cnn14.h"
-#include "towers/htsat.h"
 #include "towers/text.h"
-
-/* The kinds count in the order of reclap/towers.py. */
-typedef enum { RC_AUDIO_HTSAT, RC_AUDIO_CNN14 } rc_audio_kind;
+#include "towers/tower.h"
 
 typedef struct {
-    rc_audio_kind kind;
-    rc_htsat_config htsat; /* used where the kind says so, as cnn14 */
-    rc_cnn14_config cnn14;
-} rc_audio_config;
-
-/* An audio tower of either kind, and what holds for both. */
-typedef struct {
-    rc_htsat *htsat; /* NULL where it is the other kind, as cnn14 */
-    rc_cnn14 *cnn14;
-    int64_t mels, views; /* bands; pictures a clip: 1, with fusion RC_VIEWS */
-    int64_t least, most; /* frames of a picture */
-    int64_t width;       /* of the embedding before the head */
+    const rc_audio_kind *kind; /* NULL: no audio tower */
+    void *tower;
+    rc_audio_shape shape;
 } rc_audio_tower;
 
 typedef struct {
-    bool has_audio, has_text;
-    rc_audio_config audio;
+    const rc_audio_kind *audio; /* NULL: none */
+    const void *audio_config;   /* of its size; only looked at by rc_clap_new */
+    bool has_text;
     rc_text_config text;
     int64_t text_width; /* of the text features that enter the text head */
     rc_head_kind audio_head, text_head;
@@ -72,11 +60,10 @@ rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i);
 enum { RC_BATCH_MAX = 1 << 16 };
 rc_status rc_check_batch(const char *name, int64_t n);
 
-/* mel (b, frames, mels) in dB -> y (b, dim), unit rows; with `features` the tower's output before
- * the head, (b, width), not normalised. With fusion mel is (b, RC_VIEWS, frames, mels) and longer
- * (b) says which clips are fused; the others are their first picture. */
-rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const float *mel,
-                        const bool *longer, int64_t b, int64_t frames, bool features);
+/* Log-mels -> y (b, dim), unit rows; with `features` the tower's output before the head, (b,
+ * width), not normalised. */
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_log_mels *in,
+                        bool features);
 
 /* n sequences of ids, one after the other; sequence i is id[first[i]]..id[first[i + 1] - 1]. */
 rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,

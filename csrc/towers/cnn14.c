@@ -31,12 +31,15 @@ typedef struct {
     rc_batch_norm norm;
 } conv_layer;
 
-struct rc_cnn14 {
+typedef struct {
     rc_cnn14_config config;
     rc_batch_norm bn;
     conv_layer layer[2 * RC_STAGES_MAX];
     rc_pair fc;
-};
+} rc_cnn14;
+
+/* Most frames accepted: a bound of memory only. */
+enum { MOST_FRAMES = 8192 };
 
 /* ---- Parameters, named as in LAION's state dict ---------------------------------------------- */
 
@@ -70,8 +73,14 @@ static void declare_layer(conv_layer *l, rc_params *p, int64_t block, int64_t nu
     l->norm = rc_declare_batch_norm(p, l->n, at, name);
 }
 
-rc_status rc_cnn14_new(rc_cnn14 **out, const rc_cnn14_config *c, rc_params *p)
+static int64_t width_of(const rc_cnn14 *t)
 {
+    return t->config.widths[t->config.blocks - 1];
+}
+
+static rc_status open_tower(void **out, rc_audio_shape *shape, const void *config, rc_params *p)
+{
+    const rc_cnn14_config *c = config;
     *out = NULL;
     RC_TRY(check_config(c));
     rc_cnn14 *t = calloc(1, sizeof *t);
@@ -85,23 +94,14 @@ rc_status rc_cnn14_new(rc_cnn14 **out, const rc_cnn14_config *c, rc_params *p)
         declare_layer(&t->layer[i], p, i / 2, i % 2);
     }
     t->fc = rc_declare_linear(p, channels, channels, true, BRANCH, "fc1");
+    *shape =
+        (rc_audio_shape){.mels = c->mels,
+                         .views = 1,
+                         .least = (int64_t)1 << (c->blocks - 1), /* every pooling halves them */
+                         .most = MOST_FRAMES,
+                         .width = width_of(t)};
     *out = t;
     return RC_OK;
-}
-
-void rc_cnn14_free(rc_cnn14 *t)
-{
-    free(t);
-}
-
-int64_t rc_cnn14_width(const rc_cnn14 *t)
-{
-    return t->config.widths[t->config.blocks - 1];
-}
-
-int64_t rc_cnn14_least(const rc_cnn14 *t)
-{
-    return (int64_t)1 << (t->config.blocks - 1);
 }
 
 /* ---- One call -------------------------------------------------------------------------------- */
@@ -284,7 +284,7 @@ static void pool_picture(float *y, float *sum, const float *x, int64_t high, int
 static void embed_chunk(void *arg, int64_t index, int worker)
 {
     const cnn14_call *job = arg;
-    int64_t c = rc_cnn14_width(job->t), size = job->high * job->wide * c;
+    int64_t c = width_of(job->t), size = job->high * job->wide * c;
     int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
     float *pooled = job->scratch + worker * job->scratch_size, *sum = pooled + job->rows * c;
     for (int64_t i = 0; i < rows; i++)
@@ -298,7 +298,7 @@ static rc_status embed(cnn14_call *job, float *y, const float *x)
     int64_t used = job->arena->used;
     job->total = job->b;
     job->rows = rc_min(EMBED_CLIPS, job->b);
-    take_scratch(job, (job->rows + 1) * rc_cnn14_width(job->t));
+    take_scratch(job, (job->rows + 1) * width_of(job->t));
     if (job->arena->base != NULL) {
         rc_grid clips = rc_grid_rows(job->total, job->rows);
         RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->t->fc, &clips, false));
@@ -346,19 +346,38 @@ static rc_status pass_forward(cnn14_call *job, float *y, const float *mel)
     return embed(job, y, in);
 }
 
-rc_status rc_cnn14_forward(const rc_cnn14 *t, const rc_params *p, rc_context *c, float *y,
-                           const float *mel, int64_t b, int64_t frames)
+static rc_status forward(const void *tower, const rc_params *p, rc_context *c, float *y,
+                         const rc_log_mels *in, void *tape, rc_draw draw)
 {
+    (void)tape;
+    (void)draw;
+    const rc_cnn14 *t = tower;
     rc_arena counting = {0};
     cnn14_call job = {.t = t, .p = p, .dnn = c->dnn, .arena = &counting};
     for (int i = 0; i < 2; i++) {
-        job.b = b;
-        job.high = frames;
+        job.b = in->b;
+        job.high = in->frames;
         job.wide = t->config.mels;
-        RC_TRY(pass_forward(&job, y, mel));
+        RC_TRY(pass_forward(&job, y, in->x));
         if (i > 0) break;
         RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
         job.arena = &c->shared;
     }
     return RC_OK;
 }
+
+static const rc_setting SETTINGS[] = {
+    RC_SETTING(rc_cnn14_config, INT, mels),
+    RC_SETTING_OF(rc_cnn14_config, widths, blocks),
+    RC_SETTING(rc_cnn14_config, DOUBLE, eps),
+    {NULL, RC_SETTING_INT, 0, 0},
+};
+
+const rc_audio_kind rc_cnn14_kind = {
+    .name = "Cnn14",
+    .config_size = sizeof(rc_cnn14_config),
+    .settings = SETTINGS,
+    .declare = open_tower,
+    .free = free,
+    .forward = forward,
+};

@@ -37,7 +37,7 @@ static int64_t hidden_of(const rc_htsat_config *c, int64_t width)
     return (int64_t)(c->mlp_ratio * (double)width);
 }
 
-rc_status rc_htsat_check(const rc_htsat_config *c)
+static rc_status check_config(const rc_htsat_config *c)
 {
     if (c->mels < 1 || c->mels > 1024 || c->spec_size < 1 || c->spec_size > 4096 ||
         c->spec_size % c->mels != 0)
@@ -50,6 +50,9 @@ rc_status rc_htsat_check(const rc_htsat_config *c)
         return rc_fail(RC_EINVAL, "audio.patch: %lld makes %lld tokens a side, expected at most %d",
                        (long long)c->patch, (long long)(c->spec_size / c->patch), MOST_SIDE);
     RC_TRY(rc_check_range("audio: number of depths", c->stages, 1, RC_STAGES_MAX));
+    if (c->stages_with_heads != c->stages)
+        return rc_fail(RC_EINVAL, "audio: %lld depths but %lld heads", (long long)c->stages,
+                       (long long)c->stages_with_heads);
     RC_TRY(rc_check_range("audio.embed", c->embed, 1, 4096));
     RC_TRY(rc_check_range("audio.window", c->window, 1, 64));
     if (!(c->mlp_ratio >= 1.0 / 16 && c->mlp_ratio <= 16) || hidden_of(c, c->embed) < 1)
@@ -227,24 +230,9 @@ static rc_status open_tower(rc_htsat *t, rc_params *p)
     return p->status;
 }
 
-rc_status rc_htsat_new(rc_htsat **out, const rc_htsat_config *c, rc_params *p)
+static void free_tower(void *tower)
 {
-    *out = NULL;
-    RC_TRY(rc_htsat_check(c));
-    rc_htsat *t = calloc(1, sizeof *t);
-    if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: audio tower");
-    t->config = *c;
-    rc_status status = open_tower(t, p);
-    if (status != RC_OK) {
-        rc_htsat_free(t);
-        return status;
-    }
-    *out = t;
-    return RC_OK;
-}
-
-void rc_htsat_free(rc_htsat *t)
-{
+    rc_htsat *t = tower;
     if (t == NULL) return;
     for (int i = 0; i < RC_STAGES_MAX; i++) {
         rc_htsat_stage *s = &t->stage[i];
@@ -258,6 +246,28 @@ void rc_htsat_free(rc_htsat *t)
     free(t);
 }
 
+static rc_status new_tower(void **out, rc_audio_shape *shape, const void *config, rc_params *p)
+{
+    const rc_htsat_config *c = config;
+    *out = NULL;
+    RC_TRY(check_config(c));
+    rc_htsat *t = calloc(1, sizeof *t);
+    if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: audio tower");
+    t->config = *c;
+    rc_status status = open_tower(t, p);
+    if (status != RC_OK) {
+        free_tower(t);
+        return status;
+    }
+    *shape = (rc_audio_shape){.mels = c->mels,
+                              .views = c->fusion ? RC_VIEWS : 1,
+                              .least = 1,
+                              .most = rc_htsat_frames(t),
+                              .width = rc_htsat_width(t)};
+    *out = t;
+    return RC_OK;
+}
+
 int64_t rc_htsat_width(const rc_htsat *t)
 {
     return t->config.embed << (t->config.stages - 1);
@@ -267,3 +277,46 @@ int64_t rc_htsat_frames(const rc_htsat *t)
 {
     return t->config.spec_size * t->config.spec_size / t->config.mels;
 }
+
+/* ---- Its row --------------------------------------------------------------------------------- */
+
+#define SETTING(kind, field) RC_SETTING(rc_htsat_config, kind, field)
+
+static const rc_setting SETTINGS[] = {
+    SETTING(INT, mels),
+    SETTING(INT, spec_size),
+    SETTING(INT, patch),
+    SETTING(INT, embed),
+    SETTING(INT, window),
+    SETTING(DOUBLE, mlp_ratio),
+    SETTING(INT, activation),
+    RC_SETTING_OF(rc_htsat_config, depths, stages),
+    RC_SETTING_OF(rc_htsat_config, heads, stages_with_heads),
+    SETTING(BOOL, fusion),
+    SETTING(INT, fusion_ratio),
+    SETTING(BOOL, qkv_bias),
+    SETTING(BOOL, patch_norm),
+    SETTING(DOUBLE, drop_path),
+    SETTING(DOUBLE, dropout),
+    SETTING(INT, time_stripes),
+    SETTING(INT, time_width),
+    SETTING(INT, freq_stripes),
+    SETTING(INT, freq_width),
+    SETTING(DOUBLE, bn_momentum),
+    SETTING(DOUBLE, eps),
+    SETTING(DOUBLE, block_eps),
+    {NULL, RC_SETTING_INT, 0, 0},
+};
+
+const rc_audio_kind rc_htsat_kind = {
+    .name = "HTS-AT",
+    .config_size = sizeof(rc_htsat_config),
+    .settings = SETTINGS,
+    .declare = new_tower,
+    .free = free_tower,
+    .forward = rc_htsat_forward,
+    .new_tape = rc_htsat_new_tape,
+    .free_tape = rc_htsat_free_tape,
+    .backward = rc_htsat_backward,
+    .commit = rc_htsat_commit,
+};

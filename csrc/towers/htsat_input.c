@@ -1,6 +1,6 @@
 /* The input path of the audio tower: batch norm, SpecAugment, stretch, fold, patches, and back.
  * What fusion makes of a clip's other pictures stands in fusion.c. */
-#include "towers/htsat_inside.h"
+#include "towers/htsat_call.h"
 
 #include "kernels/norm.h"
 #include "kernels/window.h"
@@ -90,8 +90,10 @@ static int64_t input_scratch(const rc_htsat_call *job)
 }
 
 /* Unbiased variance, as torch.nn.BatchNorm2d. */
-void rc_htsat_update_statistics(const rc_htsat *t, const rc_params *p, const rc_htsat_tape *k)
+void rc_htsat_commit(const void *tower, const rc_params *p, const void *tape)
 {
+    const rc_htsat *t = tower;
+    const rc_htsat_tape *k = tape;
     int64_t n = k->b * k->frames;
     float *mean = p->item[t->bn.mean].x, *var = p->item[t->bn.var].x;
     float momentum = (float)t->config.bn_momentum, unbiased = n > 1 ? (float)n / (float)(n - 1) : 1;

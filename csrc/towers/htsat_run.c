@@ -1,5 +1,5 @@
 /* The audio tower at work: tape, patch merging, pooling, and the order of it all, both ways. */
-#include "towers/htsat_inside.h"
+#include "towers/htsat_call.h"
 
 #include "kernels/embed.h"
 #include "kernels/norm.h"
@@ -8,18 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-rc_status rc_htsat_tape_new(rc_htsat_tape **out, const rc_htsat *t)
+rc_status rc_htsat_new_tape(void **out, const void *tower)
 {
+    const rc_htsat *t = tower;
     rc_htsat_tape *tape = *out = calloc(1, sizeof *tape);
     if (tape != NULL) tape->block = calloc((size_t)t->blocks, sizeof *tape->block);
     if (tape != NULL && tape->block != NULL) return RC_OK;
-    rc_htsat_tape_free(tape);
+    rc_htsat_free_tape(tape);
     *out = NULL;
     return rc_fail(RC_ENOMEM, "out of memory: tape of the audio tower");
 }
 
-void rc_htsat_tape_free(rc_htsat_tape *tape)
+void rc_htsat_free_tape(void *kept)
 {
+    rc_htsat_tape *tape = kept;
     if (tape == NULL) return;
     rc_arena_free(&tape->arena);
     free(tape->block);
@@ -259,33 +261,34 @@ static rc_status pass_backward(rc_htsat_call *job, const float *dy)
     return rc_htsat_input_backward(job, now);
 }
 
-rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c, float *y,
-                           const float *mel, const bool *longer, int64_t b, int64_t frames,
-                           rc_htsat_tape *tape, rc_draw draw)
+rc_status rc_htsat_forward(const void *tower, const rc_params *p, rc_context *c, float *y,
+                           const rc_log_mels *in, void *kept, rc_draw draw)
 {
+    const rc_htsat *t = tower;
+    rc_htsat_tape *tape = kept;
     rc_arena counting = {0};
     rc_htsat_call job = {.t = t,
                          .p = p,
                          .dnn = c->dnn,
                          .arena = &counting,
                          .tape = tape,
-                         .mel = mel,
-                         .longer = longer,
-                         .b = b,
-                         .frames = frames,
+                         .mel = in->x,
+                         .longer = in->longer,
+                         .b = in->b,
+                         .frames = in->frames,
                          .draw = draw};
     if (tape != NULL) {
-        tape->mel = mel;
-        tape->b = b;
-        tape->frames = frames;
+        tape->mel = in->x;
+        tape->b = in->b;
+        tape->frames = in->frames;
         tape->draw = draw;
         rc_arena real = tape->arena;
         tape->arena = (rc_arena){0};
-        tape_take(tape, t, b);
+        tape_take(tape, t, in->b);
         int64_t bytes = tape->arena.peak;
         tape->arena = real;
         RC_TRY(rc_arena_reserve(&tape->arena, bytes));
-        tape_take(tape, t, b);
+        tape_take(tape, t, in->b);
     }
     RC_TRY(pass_forward(&job, y));
     RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
@@ -293,9 +296,11 @@ rc_status rc_htsat_forward(const rc_htsat *t, const rc_params *p, rc_context *c,
     return pass_forward(&job, y);
 }
 
-rc_status rc_htsat_backward(const rc_htsat *t, const rc_params *p, rc_context *c, const float *dy,
-                            rc_htsat_tape *tape)
+rc_status rc_htsat_backward(const void *tower, const rc_params *p, rc_context *c, const float *dy,
+                            void *kept)
 {
+    const rc_htsat *t = tower;
+    rc_htsat_tape *tape = kept;
     rc_arena counting = {0};
     rc_htsat_call job = {.t = t,
                          .p = p,

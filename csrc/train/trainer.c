@@ -16,7 +16,7 @@ enum { BUFFERS = 4, PIECE = 65536, LINE = 16 };
 struct rc_trainer {
     rc_clap *model; /* the caller's; its parameters point into our buffers */
     rc_context *context;
-    rc_htsat_tape *tape;
+    void *tape;             /* of the audio tower */
     float *buffer[BUFFERS]; /* values, gradients, first moment, second moment */
     int64_t *offset;
     int64_t size;
@@ -28,7 +28,7 @@ static rc_status open_trainer(rc_trainer *t, int threads)
 {
     rc_params *p = &t->model->params;
     RC_TRY(rc_context_new(&t->context, threads));
-    RC_TRY(rc_htsat_tape_new(&t->tape, t->model->audio.htsat));
+    RC_TRY(t->model->audio.kind->new_tape(&t->tape, t->model->audio.tower));
     t->offset = calloc((size_t)p->count, sizeof *t->offset);
     if (t->offset == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
     for (int64_t i = 0; i < p->count; i++) {
@@ -50,12 +50,9 @@ static rc_status open_trainer(rc_trainer *t, int threads)
 
 static rc_status check_model(const rc_clap *m)
 {
-    if (!m->config.has_audio || m->config.text_width < 1 || m->text != NULL)
+    if (m->audio.kind == NULL || m->config.text_width < 1 || m->text != NULL)
         return rc_fail(RC_EINVAL, "trainer: needs an audio tower and text features, no text tower");
-    if (m->audio.htsat == NULL)
-        return rc_fail(RC_EINVAL, "trainer: the audio tower Cnn14 cannot be trained yet");
-    if (m->audio.views > 1)
-        return rc_fail(RC_EINVAL, "trainer: an audio tower with fusion cannot be trained yet");
+    RC_TRY(rc_audio_check_training(m->audio.kind, &m->audio.shape));
     if (m->params.item[0].dx != NULL)
         return rc_fail(RC_EINVAL, "trainer: this model already has one");
     return RC_OK;
@@ -89,7 +86,7 @@ void rc_trainer_free(rc_trainer *t)
 {
     if (t == NULL) return;
     rc_context_free(t->context);
-    rc_htsat_tape_free(t->tape);
+    t->model->audio.kind->free_tape(t->tape);
     for (int k = 0; k < BUFFERS; k++) rc_free(t->buffer[k]);
     free(t->offset);
     rc_arena_free(&t->arena);
@@ -123,7 +120,7 @@ typedef struct {
 
 static void take_step(step_buffers *s, rc_arena *arena, const rc_clap *m, int64_t b, int threads)
 {
-    int64_t width = m->audio.width, dim = m->config.dim;
+    int64_t width = m->audio.shape.width, dim = m->config.dim;
     s->features = rc_take(arena, b * width);
     s->dfeatures = rc_take(arena, b * width);
     rc_head_tape_take(&s->audio, arena, &m->audio_head, b);
@@ -143,7 +140,7 @@ static rc_status backward(rc_trainer *t, step_buffers *s, const float *text, int
     RC_TRY(rc_head_backward(&m->text_head, &m->params, dnn, NULL, s->dt, &s->text, text, b));
     RC_TRY(rc_head_backward(&m->audio_head, &m->params, dnn, s->dfeatures, s->da, &s->audio,
                             s->features, b));
-    return rc_htsat_backward(m->audio.htsat, &m->params, t->context, s->dfeatures, t->tape);
+    return m->audio.kind->backward(m->audio.tower, &m->params, t->context, s->dfeatures, t->tape);
 }
 
 static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const float *text,
@@ -158,8 +155,9 @@ static rc_status gradients(rc_trainer *t, double *loss, const float *mel, const 
     take_step(&s, &t->arena, m, b, rc_dnn_threads(dnn));
     memset(t->buffer[1], 0, (size_t)t->size * sizeof(float));
     rc_draw draw = {.seed = how->seed, .step = how->step};
-    RC_TRY(rc_htsat_forward(m->audio.htsat, &m->params, t->context, s.features, mel, NULL, b,
-                            frames, t->tape, draw));
+    rc_log_mels in = {.x = mel, .b = b, .frames = frames};
+    RC_TRY(m->audio.kind->forward(m->audio.tower, &m->params, t->context, s.features, &in, t->tape,
+                                  draw));
     RC_TRY(rc_head_forward(&m->audio_head, &m->params, dnn, &s.audio, s.features, b));
     RC_TRY(rc_head_forward(&m->text_head, &m->params, dnn, &s.text, text, b));
     RC_TRY(rc_contrastive_forward(loss, &s.loss, dnn, s.audio.y, s.text.y,
@@ -197,7 +195,7 @@ static rc_status gradient_norm(rc_trainer *t, double *norm)
 static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const float *mel,
                                    const float *text, int64_t b, int64_t frames, const rc_step *how)
 {
-    int64_t most = t->model->audio.most;
+    int64_t most = t->model->audio.shape.most;
     if (b < 1 || frames < 1 || frames > most)
         return rc_fail(RC_EINVAL,
                        "mel: expected at least 1 clip of 1 to %lld frames, got %lld of %lld",
@@ -329,7 +327,7 @@ static rc_status step(rc_trainer *t, rc_step_result *result, const float *mel, c
     rc_parallel(rc_dnn_pool(t->context->dnn), (t->size + PIECE - 1) / PIECE, update_piece, &job);
     rc_watch_set(watch);
     clamp_scale(t);
-    rc_htsat_update_statistics(t->model->audio.htsat, &t->model->params, t->tape);
+    t->model->audio.kind->commit(t->model->audio.tower, &t->model->params, t->tape);
     return RC_OK;
 }
 
