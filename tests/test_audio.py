@@ -266,9 +266,9 @@ def test_rates_are_checked():
     with pytest.raises(ValueError, match="rate in Hz is needed"):
         audio.load(x)
     for rate in (0, -1):
-        with pytest.raises(ValueError, match="positive"):
+        with pytest.raises(ValueError, match="expected 1000 to 4194304 Hz"):
             audio.load(x, rate=rate)
-        with pytest.raises(ValueError, match="positive"):
+        with pytest.raises(ValueError, match="expected 1000 to 4194304 Hz"):
             audio.load(x, rate, rate=48000)
     with pytest.raises(TypeError, match="whole number"):
         audio.load(x, rate=44100.5)
@@ -327,7 +327,9 @@ def test_clip_shorter_than_one_output_sample_keeps_one(resampler):
     assert len(audio.load(np.ones(1), 8000, rate=192000, resampler=resampler)) == 1
 
 
-@pytest.mark.parametrize(("old", "new"), [(44100, 48000), (48000, 44100), (8000, 44100), (7, 5)])
+@pytest.mark.parametrize(
+    ("old", "new"), [(44100, 48000), (48000, 44100), (8000, 44100), (7000, 5000)]
+)
 def test_sinc_resampler_is_torchaudios_formula(rng, old, new):
     x = rng.standard_normal((133, 2)).astype(np.float32)
     got = audio.load(x, new, channels="keep", rate=old, resampler="sinc")
@@ -455,9 +457,9 @@ def test_config_survives_json():
     ("data", "message"),
     [
         ({"sample_rate": 1}, "audio: unknown sample_rate; known are rate"),
-        ({"rate": "48000"}, r"audio\.rate: expected int from 1 to 16777216, got '48000'"),
-        ({"rate": True}, r"audio\.rate: expected int from 1 to 16777216, got True"),
-        ({"rate": 0}, r"audio\.rate: expected int from 1 to 16777216, got 0"),
+        ({"rate": "48000"}, r"audio\.rate: expected int from 1000 to 4194304, got '48000'"),
+        ({"rate": True}, r"audio\.rate: expected int from 1000 to 4194304, got True"),
+        ({"rate": 0}, r"audio\.rate: expected int from 1000 to 4194304, got 0"),
         ({"samples": 1.5}, r"audio\.samples"),
         ({"quantize": 1}, r"audio\.quantize"),
         (

@@ -152,3 +152,67 @@ def test_systems_without_posix_locks_are_named(tmp_path, monkeypatch):
     needed = pytest.raises(BackendError, match="need a POSIX system")
     with (tmp_path / "lock").open("w") as file, needed:
         files.lock(file, "busy")
+
+
+# ---- Folders that appear whole -------------------------------------------------------------------
+
+
+def write_two(folder):
+    with files.staged_folder(folder, "a", "b") as new:
+        for path in new:
+            path.write_text(path.name)
+            yield
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_killed_writer_leaves_no_half_of_a_folder(tmp_path, there, written):
+    if there:
+        (tmp_path / "out").mkdir()
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from reclap.io import files\n"
+        "with files.staged_folder(pathlib.Path(sys.argv[1]), 'a', 'b') as new:\n"
+        "    for path in new[:int(sys.argv[2])]:\n"
+        "        path.write_text(path.name)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    target = tmp_path / "out"
+    command = [sys.executable, "-c", code, str(target), str(written)]
+    assert subprocess.run(command, check=False).returncode < 0  # noqa: S603
+    assert target.exists() == there
+    assert not there or not list(target.iterdir())
+    [left] = [path for path in tmp_path.iterdir() if path != target]
+    assert left.name.startswith(files.PRIVATE)
+    for _ in write_two(target):
+        pass
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"a": "a", "b": "b"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_private_folders_of_the_living_stay(tmp_path):
+    first = write_two(tmp_path / "first")
+    next(first)
+    for _ in write_two(tmp_path / "second"):
+        assert not (tmp_path / "second").exists()
+    list(first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_folder_that_fails_leaves_nothing_and_names_itself(tmp_path):
+    with pytest.raises(OSError, match="No space") as caught:  # noqa: SIM117
+        with files.staged_folder(tmp_path / "deep" / "out", "a") as [new]:
+            raise OSError(28, "No space left on device", str(new))
+    assert caught.value.filename == str(tmp_path / "deep" / "out" / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_folder_keeps_its_mode(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir(mode=0o750)
+    list(write_two(target))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o750
+    list(write_two(tmp_path / "new"))
+    (tmp_path / "usual").mkdir()
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "usual")}
+    assert len(modes) == 1

@@ -136,7 +136,8 @@ def test_leftovers_of_a_killed_process_go(plan, out):
     (out / ".step-0000000008.tmp").mkdir()
     (out / ".step-0000000002.old.tmp").mkdir()
     (out / ".last.tmp").symlink_to("step-0000000008")
-    (out / ".ab12_xyz.tmp").mkdir()  # of `reclap.io.files.staged`
+    (out / ".ab12_xyz.tmp").mkdir()  # of earlier versions
+    (out / ".reclap-ab12_xyz.tmp").mkdir()
     (out / ".notes.tmp").touch()  # not ours
     loop.train(plan(), out, resume=True)
     assert sorted(p.name for p in out.glob(".*")) == [".lock", ".notes.tmp"]

@@ -18,6 +18,8 @@ import pytest
 from folders import RATE, tone
 
 import reclap
+from reclap import audio
+from reclap.audio.resample import RESAMPLERS, resample
 from reclap.checkpoints import model_folder
 
 LABELS = ["rain", "dog"]
@@ -203,11 +205,60 @@ def test_missing_rate_is_refused_before_any_work(small, tones, errors):
 
 
 @pytest.mark.parametrize(
-    ("rate", "kind"), [(0, ValueError), (-1, ValueError), (44100.5, TypeError), ("8k", TypeError)]
+    ("rate", "kind"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (999, ValueError),
+        (4194305, ValueError),
+        (10**9, ValueError),
+        (10**5000, ValueError),
+        (44100.5, TypeError),
+        (float("nan"), TypeError),
+        (float("inf"), TypeError),
+        (True, TypeError),
+        (np.True_, TypeError),
+        ("8k", TypeError),
+    ],
+    ids=range(12),
 )
 def test_impossible_rate(small, rate, kind):
-    with pytest.raises(kind, match="rate: expected"):
-        small.embed_audio(np.zeros(9), rate=rate)
+    wanted = "whole number" if kind is TypeError else "1000 to 4194304"
+    message = f"rate: expected .*{wanted}|rate: expected {wanted}"
+    clip = np.zeros(9, np.float32)
+    with pytest.raises(kind, match=message):
+        small.embed_audio(clip, rate=rate)
+    with pytest.raises(kind, match=message):
+        small.classify([clip], ["rain"], rate=rate)
+    with pytest.raises(kind, match=message):
+        list(small.iter_embed(iter([clip]), rate=rate))
+    with pytest.raises(kind, match=message):
+        small.timeline(clip, ["rain"], rate=rate)
+    with pytest.raises(kind, match=message):
+        audio.load(clip, rate=rate)
+    with pytest.raises(kind, match=message):
+        audio.load(clip, rate, rate=8000)
+    if isinstance(rate, str):
+        return
+    for item in ((clip, rate), {"array": clip, "sampling_rate": rate}):
+        with pytest.raises(kind, match=rf"audio\[1\]: its {message}"):
+            small.embed_audio([(clip, RATE), item])
+        good, bad = small.iter_embed([(clip, RATE), item], errors="skip")
+        assert good.error is None
+        assert bad.error.startswith("audio[1]: its rate")
+
+
+@pytest.mark.parametrize("rate", [16000, 16000.0, np.int32(16000), np.float32(16000)])
+def test_whole_rates_of_any_type(rate):
+    assert audio.load(np.zeros(16000, np.float32), rate=rate).shape == (48000,)
+    assert audio.load(np.zeros(48000, np.float32), rate, rate=48000).shape == (16000,)
+
+
+@pytest.mark.parametrize("kind", RESAMPLERS)
+def test_more_samples_than_resampling_can_count_are_refused(kind):
+    long = np.broadcast_to(np.zeros(1, np.float32), (1 << 20,))
+    with pytest.raises(ValueError, match=r"more than 2147483647 in one array; pass it in parts"):
+        resample(long, 1000, 4194304, kind)
 
 
 @pytest.mark.parametrize("source", [None, 3, object()])

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import math
 import operator
 import os
 import stat
@@ -19,8 +20,8 @@ from reclap.audio import headers
 from reclap.audio.arrays import amplitudes, refuse_non_finite
 from reclap.audio.levels import Levels
 from reclap.audio.media import MediaReader
-from reclap.audio.resample import Kind, resample
-from reclap.errors import BadSoundType, FormatError
+from reclap.audio.resample import LEAST_RATE, MOST_RATE, Kind, resample
+from reclap.errors import BadSound, BadSoundType, FormatError, shown_name
 from reclap.runtime.libraries import core, sndfile
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "convert",
     "is_file",
     "load",
+    "own_rate",
     "read",
 ]
 
@@ -302,9 +304,10 @@ def load(
         Floating-point arrays hold amplitudes, nominally in [-1, 1]; integers of 8, 16 and 32
         bits are scaled from their full range (unsigned 8 bits around 128, as in WAV files).
     target_rate : int
-        Wanted rate in Hz.
+        Wanted rate in Hz, 1000 to 4194304.
     rate : int, optional
-        Rate in Hz of an array; required there, and refused for files, which say it themselves.
+        Rate in Hz of an array, 1000 to 4194304 as of files; required there, and refused for files,
+        which say it themselves.
     channels : {"mean", "concatenate", "keep"}
         Average them, put one after the other in time (as MS-CLAP does), or keep them.
     resampler : {"soxr", "sinc", "librosa"}
@@ -327,7 +330,8 @@ def load(
         If an array's type is complex, boolean, text, or an integer of 64 bits.
     ValueError
         If the source is empty, has the wrong number of axes or channels first, or holds NaN or
-        infinity, or if a rate is missing or not positive.
+        infinity, if a rate is missing or not 1000 to 4194304 Hz, or if more than 2^31 - 1 samples
+        would come of resampling.
 
     Notes
     -----
@@ -364,7 +368,7 @@ def clip_of(source: Any, rate: int | None, *, channels_first: bool = False) -> C
 
 def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: str) -> Samples:
     """Mix the channels of a clip and change its rate; see `load`; `name` is for warnings."""
-    samples, own_rate, levels = clip.samples, clip.rate, Levels()
+    samples, clip_rate, levels = clip.samples, clip.rate, Levels()
     del clip  # an hour in stereo is more than a gigabyte
     mixed = None
     if channels != "keep" and samples.shape[1] == 1:
@@ -375,7 +379,7 @@ def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: st
     levels.report(name)
     if mixed is not None:
         samples = mixed
-    out = resample(samples, own_rate, rate, resampler)
+    out = resample(samples, clip_rate, rate, resampler)
     return out.T.reshape(-1) if channels == "concatenate" else out
 
 
@@ -386,12 +390,31 @@ def is_file(source: object) -> TypeGuard[Source]:
 
 
 def check_rate(name: str, rate: Any) -> int:
-    """Return a rate in Hz as an int; TypeError or ValueError if it is none."""
-    whole = int(rate) if isinstance(rate, float) and rate.is_integer() else rate
+    """Return a rate in Hz as an int; TypeError or ValueError if it is none, or out of range."""
+    if isinstance(rate, float | np.floating) and math.isfinite(rate) and rate == int(rate):
+        rate = int(rate)
+    wrong = TypeError(f"{name}: expected a whole number of Hz, got {_shown(rate)}")
+    if isinstance(rate, bool):
+        raise wrong
     try:
-        whole = operator.index(whole)
+        whole: int = operator.index(rate)
     except TypeError:
-        raise TypeError(f"{name}: expected a whole number of Hz, got {rate!r}") from None
-    if whole < 1:
-        raise ValueError(f"{name}: expected a positive number of Hz, got {whole}")
+        raise wrong from None
+    if not LEAST_RATE <= whole <= MOST_RATE:
+        raise ValueError(f"{name}: expected {LEAST_RATE} to {MOST_RATE} Hz, got {_shown(whole)}")
     return whole
+
+
+def _shown(rate: Any) -> str:
+    is_large = isinstance(rate, int) and abs(rate) >= 1 << 64
+    return "an integer too large to show" if is_large else shown_name(repr(rate))
+
+
+def own_rate(rate: Any) -> int:
+    """Return the rate that a sound brings; BadSound if it is none, as of files."""
+    try:
+        return check_rate("its rate", rate)
+    except TypeError as error:
+        raise BadSoundType(str(error)) from None
+    except ValueError as error:
+        raise BadSound(str(error)) from None

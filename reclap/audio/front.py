@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.audio.decode import Samples, Source
+from reclap.audio.resample import LEAST_RATE, MOST_RATE
 from reclap.audio.resample import Kind as ResamplerKind
 from reclap.audio.streams import Stream, open_stream
 from reclap.io.settings import Settings, from_mapping
 
 __all__ = ["AudioConfig", "load_front", "open_front"]
 
-Rate: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+Rate: TypeAlias = Annotated[int, msgspec.Meta(ge=LEAST_RATE, le=MOST_RATE)]
+BankRate: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
 Padding: TypeAlias = Literal["repeatpad", "repeat", "pad"]
 Hertz: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -92,7 +94,7 @@ class AudioConfig(Settings):
     fmax: Hertz = 14000.0
     mel_scale: Literal["slaney", "htk"] = "slaney"
     mel_norm: Literal["slaney", "none"] = "slaney"
-    bank_rate: Rate | None = None
+    bank_rate: BankRate | None = None
     padding: Padding = "repeatpad"
     quantize: bool = False
     window_hop: Annotated[float, msgspec.Meta(ge=0.001, le=1)] = 1.0

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from reclap.audio.decode import Source, check_rate, is_file
+from reclap.audio.decode import Source, check_rate, is_file, own_rate
 from reclap.audio.front import AudioConfig, open_front
 from reclap.audio.fusion import Picture, pictures
 from reclap.audio.streams import Stream, Whole, cut
@@ -100,7 +100,7 @@ class Reading:
         source, own = _parts(item)
         if is_file(source):
             return open_front(source, front, place=place)
-        rate = self.rate if own is None else own
+        rate = self.rate if own is None else own_rate(own)
         return open_front(source, front, rate=rate, channels_first=self.channels_first, place=place)
 
 

@@ -8,15 +8,26 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from reclap.errors import needs
+from reclap.errors import BadSound, needs
 
-__all__ = ["RESAMPLERS", "Kind", "Resampler", "resample", "resampled_length", "resampler_of"]
+__all__ = [
+    "LEAST_RATE",
+    "MOST_RATE",
+    "RESAMPLERS",
+    "Kind",
+    "Resampler",
+    "resample",
+    "resampled_length",
+    "resampler_of",
+]
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 
 Kind: TypeAlias = Literal["soxr", "sinc", "librosa"]
 RESAMPLERS: tuple[Kind, ...] = get_args(Kind)
 ZEROS, ROLLOFF = 6, 0.99  # of the sinc: zero crossings each side, cut-off as a share of Nyquist's
+LEAST_RATE, MOST_RATE = 1000, 4 << 20  # Hz, as of files: a lower one makes gigabytes of a few bytes
+LONGEST = (1 << 31) - 1  # samples in one array; soxr counts in 32 bits
 MATRIX = 1 << 20  # most coefficients in one matrix for all phases; odd ratios of rates have more
 HELD = 256  # samples that may be cut off at the end; float32 counts 2^33 samples that well
 
@@ -44,12 +55,14 @@ def resample(samples: Samples, source_rate: int, rate: int, resampler: Kind = "s
     Raises
     ------
     ValueError
-        For another resampler.
+        For another resampler, or if more than `LONGEST` samples, over all channels, go in or come
+        out.
     """
     if resampler not in RESAMPLERS:
         raise ValueError(f"resampler is {resampler!r}, expected one of {', '.join(RESAMPLERS)}")
     if source_rate == rate:
         return np.ascontiguousarray(samples)
+    _refuse_longer(samples, source_rate, rate, resampler)
     if resampler == "sinc":
         return _sinc(samples, source_rate, rate)
     with needs("soxr", "another sampling rate"):
@@ -61,6 +74,16 @@ def resample(samples: Samples, source_rate: int, rate: int, resampler: Kind = "s
     if len(out) == 0:  # a clip shorter than one output sample
         return np.ascontiguousarray(samples[:1])
     return np.ascontiguousarray(out, np.float32)
+
+
+def _refuse_longer(samples: Samples, source_rate: int, rate: int, resampler: Kind) -> None:
+    channels = samples.size // max(1, len(samples))
+    made = channels * resampled_length(len(samples), source_rate, rate, resampler)
+    if max(samples.size, made) > LONGEST:
+        raise BadSound(
+            f"{samples.size} samples at {source_rate} Hz, {made} at {rate} Hz: more than {LONGEST} "
+            "in one array; pass it in parts, or as a file"
+        )
 
 
 def resampled_length(length: int, source_rate: int, rate: int, resampler: Kind = "soxr") -> int:

@@ -12,7 +12,6 @@ from reclap.audio.decode import (
     Clip,
     Samples,
     SoundFile,
-    check_rate,
     clip_of,
     convert,
     is_file,
@@ -90,7 +89,6 @@ def open_stream(
         As `reclap.audio.load`; of a long file, what is wrong further on is raised by its blocks.
     """
     if not is_file(source) or rate is not None:
-        check_rate("target_rate", target_rate)
         clip = clip_of(source, rate, channels_first=channels_first)
         return _whole(clip, target_rate, channels, resampler, place or ARRAY)
     file = SoundFile(source, place)
@@ -107,9 +105,9 @@ def open_stream(
 
 def _whole(clip: Clip, target_rate: int, channels: Channels, resampler: Kind, name: str) -> Whole:
     loud = None if channels == "concatenate" else sounding(clip.samples)
-    own_rate = clip.rate
+    clip_rate = clip.rate
     samples = convert(clip, target_rate, channels, resampler, name)
-    return Whole(samples, _resampled(loud, own_rate, target_rate, len(samples)))
+    return Whole(samples, _resampled(loud, clip_rate, target_rate, len(samples)))
 
 
 def _resampled(

@@ -209,7 +209,7 @@ def save(
     Parameters
     ----------
     folder : Path
-        Made if absent. Its files are replaced together, and only once all are on disk.
+        Made whole if absent; else its files are replaced, and only once all are on disk.
     config : ClapConfig
         Becomes config.json.
     tensors : mapping of str to ndarray
@@ -224,7 +224,7 @@ def save(
     inside = folder.resolve() == text_from.resolve()
     shared = [] if inside else [TEXT, TOKENIZER]
     names = (*shared, MODEL, CONFIG)
-    with files.made(folder), files.staged(*(folder / name for name in names)) as new:
+    with files.staged_folder(folder, *names) as new:
         for name, path in zip(shared, new, strict=False):
             _take_file(text_from / name, path, link=link)
         _write_files(new[-2:], (tensors,), config)
@@ -243,7 +243,7 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
     text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
     rest = {name: x for name, x in tensors.items() if name not in text}
     names = (TOKENIZER, TEXT, MODEL, CONFIG)
-    with files.made(folder), files.staged(*(folder / name for name in names)) as new:
+    with files.staged_folder(folder, *names) as new:
         new[0].write_bytes(tokenizer)
         _write_files(new[1:], (text, rest), config)
 
@@ -251,7 +251,7 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
 def save_text(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:
     """Write what of a model folder concerns texts, to train beside; see `save_all`."""
     names = (TOKENIZER, TEXT, CONFIG)
-    with files.made(folder), files.staged(*(folder / name for name in names)) as new:
+    with files.staged_folder(folder, *names) as new:
         new[0].write_bytes(tokenizer)
         _write_files(new[1:], (tensors,), config)
 

@@ -132,7 +132,8 @@ def check_out(path: Path, force: bool, *, folder: bool = False) -> None:
     """Refuse before the work what would fail after it; `folder` says that one may be there."""
     if path.is_dir() and not folder:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not force:
+    is_empty = folder and path.is_dir() and not any(path.iterdir())  # as a killed process left it
+    if path.exists() and not force and not is_empty:
         raise FileExistsError(errno.EEXIST, "exists; --force replaces it", str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))

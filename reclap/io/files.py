@@ -15,6 +15,7 @@ from typing import IO, Any
 from reclap.errors import BackendError, FormatError, ReclapError
 
 __all__ = [
+    "PRIVATE",
     "atomic",
     "disguise",
     "lock",
@@ -22,9 +23,12 @@ __all__ = [
     "parse_json",
     "read_json",
     "staged",
+    "staged_folder",
     "sync",
     "write_text",
 ]
+
+PRIVATE = ".reclap-"  # how the temporary folders begin, beside what they become
 
 
 def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
@@ -125,6 +129,36 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
                 sync(folder)
 
 
+@contextlib.contextmanager
+def staged_folder(folder: Path, *names: str) -> Iterator[list[Path]]:
+    """Temporary paths of files that become those of `folder` when the block succeeds.
+
+    A folder that is absent or empty appears whole, by one rename, or not at all, whenever the
+    process dies. In one that holds something the files are replaced as by `staged`.
+    """
+    target = Path(os.path.realpath(folder))
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        with made(folder), staged(*(folder / name for name in names)) as new:
+            yield new
+        return
+    named: dict[str, Path] = {}
+    with made(target.parent), contextlib.ExitStack() as cleanup, _naming(named, [folder]):
+        place = _private(target.parent, target, cleanup) / target.name
+        new = [place / name for name in names]
+        named |= {str(path): folder / path.name for path in new}
+        named |= dict.fromkeys((str(place), str(place.parent), str(target)), folder)
+        place.mkdir()
+        yield new
+        if target.is_dir():
+            place.chmod(stat.S_IMODE(target.stat().st_mode))
+        for path in new:
+            sync(path)
+        sync(place)
+        place.rename(target)  # an empty folder makes way
+        with contextlib.suppress(OSError):  # not every file system can
+            sync(target.parent)
+
+
 def _beside(target: Path, cleanup: contextlib.ExitStack) -> Path:
     """Make a private folder on the file system of a target; elsewhere for a device."""
     if target.is_dir():
@@ -133,12 +167,60 @@ def _beside(target: Path, cleanup: contextlib.ExitStack) -> Path:
     if parent is not None and not parent.is_dir():
         code = errno.ENOTDIR if parent.exists() else errno.ENOENT
         raise OSError(code, os.strerror(code), str(target))
+    return _private(parent, target, cleanup)
+
+
+def _private(parent: Path | None, target: Path, cleanup: contextlib.ExitStack) -> Path:
+    """Make a private folder for what becomes `target`; those of processes that died go."""
+    if parent is not None:
+        _remove_left(parent)
+    while True:
+        try:
+            folder = Path(tempfile.mkdtemp(".tmp", PRIVATE, parent))
+        except OSError as error:  # of a name nobody has heard of
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        cleanup.enter_context(_held(folder))
+        if folder.exists():  # nobody took it for a dead one's before it was held
+            return folder
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove the private folders of processes that died in the middle; the living hold theirs."""
+    with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written to
+        for left in parent.glob(f"{PRIVATE}*.tmp"):
+            if left.is_dir() and not left.is_symlink():
+                with contextlib.suppress(OSError, ReclapError), _held(left, wait=False):
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock a folder, which the system frees when the process dies.
+
+    Raises
+    ------
+    ReclapError
+        Without `wait`, where another process holds it or it cannot be told.
+    """
     try:
-        folder = Path(tempfile.mkdtemp(".tmp", ".", parent))
-    except OSError as error:  # of a name nobody has heard of
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+        import fcntl  # here, because not every system has it
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # then nobody removes what is left
+        if not wait:
+            raise ReclapError(f"{folder}: cannot be locked") from None
+        yield
+        return
+    try:
+        if wait:
+            with contextlib.suppress(OSError):  # not every file system can
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _keep_mode(old: Path, new: Path) -> None:

@@ -26,7 +26,7 @@ LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.store", ".lock"
 STATE_INFO = "state.json"
 _OURS = (LAST, LOG, CAPTIONS, LOCK, "captions.safetensors")  # the last one of earlier versions
 _STEP = re.compile(r"step-\d{10}")
-_LEFT = re.compile(r"\.(step-.*|last|[a-z0-9_]{8})\.tmp")  # by a process that was killed
+_LEFT = re.compile(r"\.(step-.*|last|(reclap-)?[a-z0-9_]{8})\.tmp")  # by a process that was killed
 _FILES = (model_folder.CONFIG, model_folder.MODEL, model_folder.TEXT, model_folder.TOKENIZER, STATE)
 
 

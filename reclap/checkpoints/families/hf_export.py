@@ -88,7 +88,7 @@ def write(
     Parameters
     ----------
     folder : Path
-        Made if absent. Its files are replaced together, and only once all are on disk.
+        Made whole if absent; else its files are replaced, and only once all are on disk.
     config : ClapConfig
         Of the model.
     tensors : mapping of str to ndarray
@@ -111,7 +111,7 @@ def write(
         **_tokenizer_files(config, tokenizer),
     }
     names = (*texts, model_folder.MODEL)
-    with files.made(folder), files.staged(*(folder / n for n in names)) as new:
+    with files.staged_folder(folder, *names) as new:
         for path, content in zip(new, texts.values(), strict=False):
             path.write_bytes(content)
         model_folder.write_tensors(new[-1], _weights(config, tensors), {"format": "pt"})
