@@ -141,6 +141,8 @@ def staged_folder(folder: Path, *names: str) -> Iterator[list[Path]]:
         with made(folder), staged(*(folder / name for name in names)) as new:
             yield new
         return
+    if target.parent.exists() and not target.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     named: dict[str, Path] = {}
     with made(target.parent), contextlib.ExitStack() as cleanup, _naming(named, [folder]):
         place = _private(target.parent, target, cleanup) / target.name
