@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from reclap.model.results import Classification, Embedding, Timeline
     from reclap.prompts.bank import PromptBank
     from reclap.retrieval.embeddings import Embeddings, nearest
+    from reclap.tasks import describe, rewrite, train
 
 __version__ = "0.1.0"
 
@@ -40,8 +41,11 @@ __all__ = [
     "ReclapError",
     "SkippedWarning",
     "Timeline",
+    "describe",
     "load",
     "nearest",
+    "rewrite",
+    "train",
 ]
 
 _HOMES = {
@@ -52,8 +56,11 @@ _HOMES = {
     "Model": "reclap.model.clap",
     "PromptBank": "reclap.prompts.bank",
     "Timeline": "reclap.model.results",
+    "describe": "reclap.tasks",
     "load": "reclap.model.loading",
     "nearest": "reclap.retrieval.embeddings",
+    "rewrite": "reclap.tasks",
+    "train": "reclap.tasks",
 }
 
 __getattr__, __dir__ = exports(__name__, _HOMES)

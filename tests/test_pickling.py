@@ -206,6 +206,8 @@ def one_of(name, model, folder, tones):
     }
     if name in made:
         return made[name]
+    if name in ("describe", "rewrite", "train"):
+        return getattr(reclap, name), lambda x: x is getattr(reclap, name)
     error = getattr(reclap, name)
     assert issubclass(error, reclap.ReclapError), f"{name}: say how one is made, and what it tells"
     return error("what is wrong"), lambda x: (str(x), vars(x))

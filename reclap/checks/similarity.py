@@ -1,5 +1,6 @@
 """What a text tower says about the meaning of texts."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 
@@ -45,7 +46,7 @@ class Sense:
         return self.rows(a) @ self.rows(b).T
 
 
-def load_sense(source: str = "mini", threads: int | None = None) -> Sense:
+def load_sense(source: str | os.PathLike[str] = "mini", threads: int | None = None) -> Sense:
     """Return the sense of a model's text tower; see `reclap.load`.
 
     Examples

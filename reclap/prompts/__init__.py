@@ -1,1 +1,32 @@
 """Prompts that stand for labels: banks of them, ways to make them, rules to combine them."""
+
+from typing import TYPE_CHECKING
+
+from reclap._lazy import exports
+
+if TYPE_CHECKING:
+    from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+    from reclap.prompts.combine import RULES
+    from reclap.prompts.strategies import STRATEGIES, make
+
+__all__ = [
+    "RULES",
+    "STRATEGIES",
+    "Description",
+    "Entry",
+    "Prompt",
+    "PromptBank",
+    "make",
+]
+
+_HOMES = {
+    "RULES": "reclap.prompts.combine",
+    "STRATEGIES": "reclap.prompts.strategies",
+    "Description": "reclap.prompts.bank",
+    "Entry": "reclap.prompts.bank",
+    "Prompt": "reclap.prompts.bank",
+    "PromptBank": "reclap.prompts.bank",
+    "make": "reclap.prompts.strategies",
+}
+
+__getattr__, __dir__ = exports(__name__, _HOMES)
