@@ -1,6 +1,7 @@
 """What people pass as sounds: pairs, mappings, tensors, channels first; what is skipped."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -158,6 +159,40 @@ def test_bad_sounds_are_skipped(small, bad):
 def test_impossible_rate_is_no_bad_sound(small, rate, kind):
     with pytest.raises(kind, match=r"^rate: expected"):
         small.embed_audio([tone(440)], rate=rate, errors="skip")
+
+
+HUGE = [1e19, -1e20, 1e11, 3e38]
+
+
+@pytest.mark.parametrize("huge", HUGE)
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_huge_samples_are_a_bad_sound(small, tones, tmp_path, huge, all_of_it):
+    soundfile = pytest.importorskip("soundfile")
+    clip = np.full(RATE, 0.5, np.float32)
+    clip[0 if all_of_it else 7 :: 1 if all_of_it else RATE] = huge
+    path = tmp_path / "huge.wav"
+    soundfile.write(path, clip, RATE, "FLOAT")
+    first = 0 if all_of_it else 7
+    for source, name in ((path, str(path)), ((clip, RATE), r"audio\[1\]: audio array")):
+        message = rf"{name}: samples reach .*at most 1e\+10, the first at frame {first}$"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=message):
+                small.embed_audio([tones[0], source])
+            good, bad = small.iter_classify([tones[0], source], ["rain"], errors="skip")
+        assert good.error is None
+        assert "samples reach" in bad.error
+    with pytest.raises(ValueError, match="samples reach"):
+        audio.log_mel(clip)
+    with pytest.raises(ValueError, match=rf"{path}: samples reach"):
+        audio.load_front(path, AudioConfig())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("largest", [2.0**31, 1e10])
+def test_large_samples_up_to_the_bound_give_a_row(small, largest):
+    clip = np.full((RATE, 2), -largest, np.float32)
+    assert np.isfinite(small.embed_audio(clip, rate=RATE)).all()
 
 
 class Breaks:

@@ -8,10 +8,13 @@ import numpy.typing as npt
 from reclap.errors import BadSound, BadSoundType
 from reclap.runtime.libraries import core
 
-__all__ = ["amplitudes", "refuse_non_finite"]
+__all__ = ["LARGEST", "amplitudes", "refuse_non_finite"]
 
 Samples = npt.NDArray[np.float32]
 
+# Integers of 32 bits that were not scaled stay below it, which `reclap.audio.levels` warns of; its
+# power over the longest transform, 2^32 times its square, stays far below float32's largest.
+LARGEST = 1e10
 _MOST_CHANNELS = 64  # more are taken for samples
 
 
@@ -28,7 +31,8 @@ def amplitudes(source: Any, *, channels_first: bool = False) -> Samples:
     Raises
     ------
     BadSound
-        If there is no sample, another number of axes, channels where samples should be, or NaN.
+        If there is no sample, another number of axes, channels where samples should be, or
+        if a sample is NaN, infinite or beyond `LARGEST`.
     BadSoundType
         If the type is complex, boolean, text, or an integer of 64 bits.
     """
@@ -89,7 +93,21 @@ def _as_float(array: npt.NDArray[Any]) -> Samples:
 
 
 def refuse_non_finite(samples: Samples, name: str, at: int = 0) -> None:
-    """Raise BadSound that names the first frame with NaN or infinity, counted from `at`."""
+    """Raise BadSound that names the first frame with NaN, infinity or a sample beyond `LARGEST`.
+
+    Frames are counted from `at`.
+    """
     if not core.all_finite(samples):
-        bad = at + int(np.argmin(np.isfinite(samples.reshape(len(samples), -1)).all(axis=1)))
+        bad = at + _first(~np.isfinite(samples))
         raise BadSound(f"{name}: NaN or infinite samples, the first at frame {bad}")
+    if samples.size and max(peak := float(samples.max()), -float(samples.min())) > LARGEST:
+        bad = at + _first(np.abs(samples) > LARGEST)
+        peak = max(peak, -float(samples.min()))
+        raise BadSound(
+            f"{name}: samples reach {peak:.3g}, expected -1 to 1 and at most {LARGEST:g}, the "
+            f"first at frame {bad}"
+        )
+
+
+def _first(wrong: npt.NDArray[np.bool_]) -> int:
+    return int(np.argmax(wrong.reshape(len(wrong), -1).any(axis=1)))

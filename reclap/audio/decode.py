@@ -108,6 +108,8 @@ class SoundFile:
         self._path: Path | None = None
         self._data: Content = b""
         if isinstance(source, str) and source == "-":
+            if sys.stdin is None:
+                raise BadSound("standard input is closed")
             self.name, self._data = "standard input", _all_of(sys.stdin.buffer, "standard input")
         elif isinstance(source, (str, os.PathLike)):
             self.name = os.fspath(source)
@@ -329,9 +331,9 @@ def load(
     TypeError
         If an array's type is complex, boolean, text, or an integer of 64 bits.
     ValueError
-        If the source is empty, has the wrong number of axes or channels first, or holds NaN or
-        infinity, if a rate is missing or not 1000 to 4194304 Hz, or if more than 2^31 - 1 samples
-        would come of resampling.
+        If the source is empty, has the wrong number of axes or channels first, or holds NaN,
+        infinity or a sample beyond 1e10; if a rate is missing or not 1000 to 4194304 Hz; or if
+        more than 2^31 - 1 samples would come of resampling.
 
     Notes
     -----
