@@ -236,6 +236,58 @@ def test_folder_needs_recursive(run, tmp_path):
     assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["b.wav", "a.WAV"]
 
 
+def test_folder_that_cannot_be_listed_is_named(run, tmp_path, monkeypatch):
+    for name in ("deep", "good", ".hidden"):
+        (tmp_path / name).mkdir()
+        write_wav(tmp_path / name / "a.wav", tone(300))
+    locked, plain = {str(tmp_path / "deep"), str(tmp_path / ".hidden")}, os.scandir
+
+    def scandir(path):
+        if not isinstance(path, int) and os.fspath(path) in locked:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    command = ("classify", tmp_path, "--labels", "a", "--recursive")
+    _fails(run(*command), f"{tmp_path / 'deep'}: Permission denied")
+    status, out, err = run(*command, "--errors", "skip", "--json")
+    assert status == 1
+    assert json.loads(out)["file"] == str(tmp_path / "good" / "a.wav")
+    assert err == f"reclap: skipped: {tmp_path / 'deep'}: Permission denied\n"
+    command = ("embed", tmp_path, "--recursive", "-o", tmp_path / "x.npz")
+    _fails(run(*command), "deep: Permission denied")
+    assert run(*command, "--errors", "skip")[0] == 1
+    assert len(np.load(tmp_path / "x.npz")["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["classify", "-", "--labels", "a"], ["embed", "-", "-o", "x.npz"]]
+)
+def test_closed_input_is_named(run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", None)
+    _fails(run(*command), "standard input is closed")
+
+
+def test_closed_input_of_a_review_is_named(run, tmp_path, monkeypatch):
+    (tmp_path / "bank.json").write_text('{"rain": ["rain falls"]}')
+    monkeypatch.setattr(sys, "stdin", None)
+    _fails(run("review", tmp_path / "bank.json", "--terminal"), "standard input is closed")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hop", "1e-9"], "hop is 1e-09 s, expected at least one sample"),
+        (["--window", "1e-5"], "window is 1e-05 s, expected at least one sample"),
+        (["--hop", "0.00013"], "more than 65536 windows"),
+    ],
+)
+def test_absurd_windows_are_refused(run, tmp_path, options, message):
+    write_wav(tmp_path / "a.wav", np.tile(tone(300), 100))
+    _fails(run("timeline", tmp_path / "a.wav", "--labels", "a", *options), message)
+
+
 def test_folder_without_sounds(run, tmp_path):
     _fails(run("classify", tmp_path, "--labels", "a", "--recursive"), "no sound file below")
 

@@ -34,6 +34,7 @@ __all__ = [
 Sound: TypeAlias = Source | npt.ArrayLike | tuple[npt.ArrayLike, float] | Mapping[str, Any]
 Sounds: TypeAlias = Sound | Iterable[Sound]
 
+MOST_PIECES = 1 << 16  # 18 hours a second; each is a pass of the tower, and a row kept
 AHEAD = 32  # pictures that are ready before the model asks for them
 BAD_SOUND = (OSError, FormatError, BadSound)  # anything else is a fault of ours, or the caller's
 
@@ -220,13 +221,14 @@ def pieces(
     Raises
     ------
     OSError, FormatError, ValueError, TypeError
-        As `features` yields them.
+        As `features` yields them; ValueError for more than `MOST_PIECES`, too.
     """
 
     def work() -> Iterator[tuple[int, int, Picture]]:
         try:
             mixed = dataclasses.replace(front, channels="mean")
             stream = reading.open(item, mixed, name_of(item, 0))
+            _refuse_more(stream.length, size, step, front.rate)
             ranges = ((start, start + size) for start in itertools.count(0, step))
             found = cut(stream.blocks(), ranges)
             for start, piece in zip(itertools.count(0, step), found, strict=False):
@@ -239,6 +241,14 @@ def pieces(
     with contextlib.closing(prefetch([work], 1, AHEAD)) as found:
         for _, result in found:
             yield result
+
+
+def _refuse_more(length: int, size: int, step: int, rate: int) -> None:
+    if -(-max(0, length - size) // step) + 1 > MOST_PIECES:
+        raise ValueError(
+            f"hop is {step / rate:g} s, which makes more than {MOST_PIECES} windows of a sound of "
+            f"{length / rate:.0f} s; a longer hop, or the sound in parts"
+        )
 
 
 def without_fault(

@@ -56,7 +56,7 @@ def _run_embed(args: argparse.Namespace) -> int:
         raise ReclapError("embed: give either sound files or texts")
     if texts and args.window_hop is not None:
         raise ReclapError("--window-hop: texts have no windows")
-    items = texts or options.files_of(args)
+    items, faults = (texts, 0) if texts else options.files_of(args)
     if args.out.suffix != SUFFIX:
         require_short(items)
     model = options.load_model(args)
@@ -69,9 +69,8 @@ def _run_embed(args: argparse.Namespace) -> int:
             print(f"reclap: {there} of {len(items)} were there already", file=sys.stderr)
         if texts:
             _embed_texts(model, todo, writer)
-            faults = 0
         else:
-            faults = _embed_files(model, todo, writer, args)
+            faults += _embed_files(model, todo, writer, args)
     if args.out.suffix != SUFFIX:
         _write_archive(args.out, items)
     return int(bool(faults))

@@ -2,8 +2,9 @@
 
 import collections
 import importlib.util
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from reclap.errors import ReclapError
@@ -16,7 +17,9 @@ SUFFIXES = _MEDIA.union(_PLAIN)  # of sound files
 _SHOWN = 4  # suffixes that the summary spells out
 
 
-def gather(given: Iterable[str], *, recursive: bool) -> list[str]:
+def gather(
+    given: Iterable[str], *, recursive: bool, unread: list[OSError] | None = None
+) -> list[str]:
     """Return sound files; what is left out of folders is counted by reason on standard error.
 
     Parameters
@@ -26,9 +29,13 @@ def gather(given: Iterable[str], *, recursive: bool) -> list[str]:
     recursive : bool
         Whether folders are allowed, and stand for the sounds below them. Hidden files and folders
         (``._x.wav`` of macOS among them) are left out.
+    unread : list, optional
+        Takes what is wrong with folders that cannot be listed, which are left out then.
 
     Raises
     ------
+    OSError
+        If a folder cannot be listed, without `unread`.
     ReclapError
         If one is a folder and `recursive` is false, or holds no sound; if standard input is given
         more than once.
@@ -42,7 +49,7 @@ def gather(given: Iterable[str], *, recursive: bool) -> list[str]:
         if not folder.is_dir():
             found.append(name)
         elif recursive:
-            found += _below(folder)
+            found += _below(folder, unread)
         else:
             raise ReclapError(
                 f"{name} is a folder; give its files, as {folder}/*.wav, or --recursive"
@@ -50,13 +57,11 @@ def gather(given: Iterable[str], *, recursive: bool) -> list[str]:
     return found
 
 
-def _below(folder: Path) -> list[str]:
+def _below(folder: Path, unread: list[OSError] | None) -> list[str]:
     taken: list[str] = []
     left: dict[str, collections.Counter[str]] = {}
     has_media = importlib.util.find_spec("av") is not None
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            continue
+    for path in _files_below(folder, unread):
         reason = _reason(path, folder, has_media=has_media)
         if reason is None:
             taken.append(str(path))
@@ -69,6 +74,23 @@ def _below(folder: Path) -> list[str]:
     if said:
         print(f"reclap: {folder}: {len(taken)} taken; left out: {said}", file=sys.stderr)
     return sorted(taken)
+
+
+def _files_below(folder: Path, unread: list[OSError] | None) -> Iterator[Path]:
+    """Yield all files below a folder; links to folders are not followed."""
+
+    def note(error: OSError) -> None:
+        hidden = any(
+            part.startswith(".") for part in Path(error.filename).relative_to(folder).parts
+        )
+        if hidden:  # and left out anyway
+            return
+        if unread is None:
+            raise error
+        unread.append(error)
+
+    for parent, _, names in os.walk(folder, onerror=note):
+        yield from (Path(parent, name) for name in names)
 
 
 def _reason(path: Path, folder: Path, *, has_media: bool) -> str | None:

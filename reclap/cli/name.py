@@ -33,7 +33,7 @@ def add_classify(commands: Commands) -> None:
 
 
 def _run_classify(args: argparse.Namespace) -> int:
-    files, given = options.files_of(args), labels.labels_of(args)
+    (files, faults), given = options.files_of(args), labels.labels_of(args)
     model = options.load_model(args)
     # One rule weighs prompts over all sounds; by the others each result is shown when it is there.
     name: Any = model.classify if args.combine == "entropy_batch" else model.iter_classify
@@ -46,7 +46,7 @@ def _run_classify(args: argparse.Namespace) -> int:
         errors=args.errors,
         progress=options.is_watched(max(len(files), _prompts(given) // _LABELS)),
     )
-    faults, rows = 0, []
+    rows: list[tuple[str, ...]] = []
     for result in results:
         faults += result.error is not None
         if args.json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from reclap.cli.files import gather
 from reclap.config.towers import DTYPES
-from reclap.errors import FormatError
+from reclap.errors import FormatError, one_line
 
 if TYPE_CHECKING:
     from reclap.model.clap import Model
@@ -123,9 +123,16 @@ def is_watched(count: int = 2) -> bool:
     return count > 1 and sys.stderr.isatty()
 
 
-def files_of(args: argparse.Namespace) -> list[str]:
-    """Return the sound files of the command line; see `reclap.cli.files.gather`."""
-    return gather(args.files, recursive=args.recursive)
+def files_of(args: argparse.Namespace) -> tuple[list[str], int]:
+    """Return the sound files of the command line, and how many folders were skipped.
+
+    See `reclap.cli.files.gather`; by ``--errors skip`` folders that cannot be listed are skipped.
+    """
+    unread: list[OSError] | None = [] if args.errors == "skip" else None
+    found = gather(args.files, recursive=args.recursive, unread=unread)
+    for error in unread or []:
+        print(f"reclap: skipped: {one_line(error)}", file=sys.stderr)
+    return found, len(unread or [])
 
 
 def check_out(path: Path, force: bool, *, folder: bool = False) -> None:

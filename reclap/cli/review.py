@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from reclap.cli import llm, options
 from reclap.cli.options import Commands
+from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
     from reclap.review.api import Review
@@ -78,6 +79,8 @@ def _run_review(args: argparse.Namespace) -> int:
 def _question(review: "Review") -> None:
     from reclap.review.terminal import Terminal
 
+    if sys.stdin is None:
+        raise ReclapError("review --terminal: standard input is closed")
     try:
         Terminal(review.session, review.neighbours, sys.stdin, sys.stdout).run()
     except KeyboardInterrupt:

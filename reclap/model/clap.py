@@ -322,7 +322,8 @@ class Model(Embedder):
         Raises
         ------
         OSError, FormatError, ValueError, TypeError
-            As `classify`, or if `window` or `hop` is not positive, or there is not one sound.
+            As `classify`, or if `window` or `hop` is below one sample, there are more
+            than 65536 windows, or not one sound.
         """
         front = self.config.front
         window = front.window_seconds if window is None else window
@@ -335,7 +336,12 @@ class Model(Embedder):
             raise ValueError(f"timeline: expected one sound, got {len(items)}")
         inputs.require_rate(items, rate)
         classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
-        size, step = max(1, round(window * front.rate)), max(1, round(hop * front.rate))
+        for what, length in (("window", window), ("hop", hop)):
+            if length * front.rate < 1:
+                raise ValueError(
+                    f"{what} is {length:g} s, expected at least one sample at {front.rate} Hz"
+                )
+        size, step = round(window * front.rate), round(hop * front.rate)
         reading = inputs.Reading(rate, channels_first)
         found = inputs.pieces(items[0], reading, front, size, step)
         name, faults = inputs.name_of(items[0], 0), list[str]()
