@@ -376,8 +376,13 @@ def test_group_without_any_good_sound_is_an_error(damaged, tmp_path):
 def test_leaving_early_leaves_no_thread(rows):
     with Loader(make(rows, ahead=8), 0, 1000) as loader:
         assert len(list(itertools.islice(loader, 3))) == 3
+        assert _prefetching()
+    assert not _prefetching()
     loader.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("reclap-prefetch")]
+
+
+def _prefetching():
+    return [t for t in threading.enumerate() if t.name.startswith("reclap-prefetch")]
 
 
 def test_cache_drops_what_was_not_used_for_longest():

@@ -257,6 +257,11 @@ def test_any_model_gives_its_audio_tower(rng, tmp_path, small_folder, caplog):
     assert set(a) == set(b)
     for name, x in a.items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(b[name]))
+    caplog.clear()
+    other = HtsatConfig(embed=16, depths=(2, 2), heads=(1, 2), block_eps=0.5)
+    initial.audio_tower(tmp_path / "own", other, AudioConfig())
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "trained with block_eps 1e-05, now 0.5" in said
     with pytest.raises(FormatError, match="mels is 16, the tower in training has 64"):
         initial.audio_tower(small_folder, wanted, AudioConfig())
 

@@ -76,6 +76,14 @@ def test_gelu_saturates():
         np.testing.assert_allclose(slope, [1, 0, 1, 0], atol=1e-30)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in SLOPE if kind not in BOUNDED])
+def test_huge_values_have_the_slope_of_a_line(kind):
+    x = np.float32([1e4, 1e7, 1e13, 2e19, 1e30, 3e38])
+    x = np.concatenate([x, -x])
+    slope = core.activation_backward(kind, np.ones_like(x), x)
+    np.testing.assert_allclose(slope, x > 0, rtol=0, atol=1e-30)
+
+
 def test_sigmoid_is_accurate_in_its_lower_tail_and_saturates():
     x = np.linspace(-86, 20, 10_007, dtype=np.float32)
     want = FORWARD["sigmoid"](x)

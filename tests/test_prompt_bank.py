@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import random
 import re
@@ -67,6 +68,13 @@ def test_digest_tells_where_a_label_ends():
     a = PromptBank.from_prompts({"a": ["x", "b"], "c": ["y"]})
     b = PromptBank.from_prompts({"a": ["x"], "b": ["c", "y"]})
     assert a.digest != b.digest
+
+
+def test_digest_stays_what_it_was():
+    """It names kept embeddings: of texts beyond ASCII too."""
+    bank = PromptBank.from_prompts({"Kuh": ["eine Kuh muht ä ö", "…"]})
+    text = '[["Kuh", ["eine Kuh muht ä ö", "…"]]]'
+    assert bank.digest == hashlib.sha256(text.encode()).hexdigest()
 
 
 PLAIN = {"dog": [f"bark {i}" for i in range(9)], "rain": [f"drop {i}" for i in range(7)]}

@@ -26,6 +26,14 @@ RC_INLINE float normal_cdf(float x, float *density)
     return x < 0 ? upper : 1 - upper;
 }
 
+/* Slopes no longer change beyond it, and what is next to nothing does not meet what is huge. NaN
+ * stays. */
+RC_INLINE float bounded(float x)
+{
+    x = x > 1e4f ? 1e4f : x;
+    return x < -1e4f ? -1e4f : x;
+}
+
 RC_CLONES
 void rc_exp(float *y, const float *x, int64_t n)
 {
@@ -46,7 +54,7 @@ void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         float density, phi = normal_cdf(x[i], &density);
-        dx[i] = dy[i] * (phi + x[i] * density * 0.398942280f);
+        dx[i] = dy[i] * (phi + bounded(x[i]) * density * 0.398942280f);
     }
 }
 
@@ -71,8 +79,8 @@ RC_CLONES
 void rc_gelu_tanh_backward(float *dx, const float *dy, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        float q = x[i] * x[i], t = tanh_of(GELU_A * (x[i] + GELU_B * x[i] * q));
-        dx[i] = dy[i] * 0.5f * (1 + t + x[i] * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * q));
+        float v = bounded(x[i]), q = v * v, t = tanh_of(GELU_A * (v + GELU_B * v * q));
+        dx[i] = dy[i] * 0.5f * (1 + t + v * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * q));
     }
 }
 
@@ -88,8 +96,8 @@ RC_CLONES
 void rc_quick_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        float s = 1 / (1 + rc_exp_of(-QUICK * x[i]));
-        dx[i] = dy[i] * s * (1 + QUICK * x[i] * (1 - s));
+        float v = bounded(x[i]), s = 1 / (1 + rc_exp_of(-QUICK * v));
+        dx[i] = dy[i] * s * (1 + QUICK * v * (1 - s));
     }
 }
 

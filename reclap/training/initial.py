@@ -112,7 +112,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
 
     Notes
     -----
-    A front end that differs from that of a model is allowed, with a warning: HTS-AT was trained on
+    A front end or an epsilon that differs from that of a model is allowed, with a warning: HTS-AT was trained on
     sounds at 32 kHz with a hop of 320 samples, and LAION-CLAP went on at 48 kHz with 480: 1001
     frames of 10 s, 64 bands from 50 to 14 000 Hz either way.
     """
@@ -131,6 +131,10 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     other = front_differences(heard, front) if heard else []
     if other:
         log.warning("%s: its audio tower was trained with another front end: %s", path, other)
+    for name in ("eps", "block_eps"):
+        was, now = config.to_core()[name], wanted.to_core()[name]
+        if was != now:
+            log.warning("%s: its audio tower was trained with %s %g, now %g", path, name, was, now)
     return {name: x for name, x in tensors.items() if name.startswith("audio_branch.")}
 
 
