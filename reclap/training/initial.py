@@ -112,9 +112,9 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
 
     Notes
     -----
-    A front end or an epsilon that differs from that of a model is allowed, with a warning: HTS-AT was trained on
-    sounds at 32 kHz with a hop of 320 samples, and LAION-CLAP went on at 48 kHz with 480: 1001
-    frames of 10 s, 64 bands from 50 to 14 000 Hz either way.
+    A front end or an epsilon that differs from that of a model is allowed, with a warning: HTS-AT
+    was trained on sounds at 32 kHz with a hop of 320 samples, and LAION-CLAP went on at 48 kHz with
+    480: 1001 frames of 10 s, 64 bands from 50 to 14 000 Hz either way.
     """
     config, tensors, heard = _tower_of(path)
     if config.kind != wanted.kind or not isinstance(config, HtsatConfig):
