@@ -15,6 +15,7 @@ from needs import needs
 from reclap.errors import BackendError, FormatError, ReclapError
 from reclap.llm import Message, Request, RequestError, StoppedError, open_llm
 from reclap.llm.cache import Cache
+from reclap.llm.parallel import ordered
 from reclap.llm.request import Reply
 from reclap.llm.server import LARGEST, key_of
 from reclap.llm.server import Server as Client
@@ -161,15 +162,66 @@ def test_lasting_fault_ends_after_nine_tries(session):
         assert len(server.requests) == 9
 
 
-def test_server_that_is_not_there(tmp_path):
+def test_server_that_is_not_there(tmp_path, caplog):
+    clock = FakeClock()
     with (
-        Session(
-            Client("http://127.0.0.1:9/v1", "m"), Cache(tmp_path / "c"), clock=FakeClock()
-        ) as s,
-        pytest.raises(RequestError, match=r"127\.0\.0\.1:9") as caught,
+        Session(Client("http://127.0.0.1:9/v1", "m"), Cache(tmp_path / "c"), clock=clock) as s,
+        pytest.raises(StoppedError, match=r"127\.0\.0\.1:9: .*nothing ever answered there"),
     ):
         s.complete(request())
-    assert caught.value.kind == "connection lost"
+    assert s.faults.counts() == {"no connection": 3}
+    assert s.usage.counts()["requests"] == 0
+    assert len(clock.waited) == 2
+    assert [record.getMessage() for record in caplog.records if "again" in record.getMessage()] == [
+        "127.0.0.1:9: [Errno 111] Connection refused; trying again"
+    ]
+
+
+@pytest.mark.parametrize("part", [b" ", b""])
+def test_whole_answer_has_to_come_in_time(session, part):
+    def drip(handler, body):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "99999")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not handler.server.ended:
+                handler.wfile.write(part)
+                time.sleep(0.02)
+
+    with Server(script(drip)) as server:
+        asker = session(server, timeout=0.4)
+        assert asker.complete(request()).text
+        server.ended = True
+    assert asker.faults.counts() == {"timeout": 1}
+
+
+def test_interrupt_gives_up_requests_on_their_way(session):
+    arrived = threading.Event()
+
+    def hang(handler, body):
+        arrived.set()
+        while not handler.server.ended:
+            time.sleep(0.02)
+
+    with Server(hang) as server:
+        asker = session(server, timeout=600)
+
+        def items():
+            yield 0
+            arrived.wait()
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(ordered(lambda _: asker.complete(request()), items(), asker, 2))
+        server.ended = True
+    assert asker.faults.counts() == {}
+
+
+def test_words_of_a_server_are_said_once(session):
+    with Server(refuse(404, message="no such model")) as server:
+        with pytest.raises(StoppedError) as caught:
+            session(server).complete(request())
+        assert str(caught.value).endswith(": HTTP 404: no such model")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +341,10 @@ def test_a_redirection_takes_neither_key_nor_texts_elsewhere(session, monkeypatc
     monkeypatch.setenv("RECLAP_LLM_KEY", KEY)
     with Server(answer_well) as other:
         to = [("Location", f"{other.url}/chat/completions")]
-        with Server(refuse(status, to)) as server, pytest.raises(RequestError, match=str(status)):
+        with (
+            Server(refuse(status, to)) as server,
+            pytest.raises(StoppedError, match=rf"HTTP {status}: redirects to http.*not followed"),
+        ):
             session(server).complete(request())
         assert other.requests == []
 

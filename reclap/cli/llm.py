@@ -70,7 +70,9 @@ def add_llm(parser: argparse.ArgumentParser, temperature: float) -> None:
     group.add_argument(
         "--concurrency", type=options.positive, default=8, help="requests at once (default: 8)"
     )
-    group.add_argument("--timeout", type=float, default=60.0, help="seconds (default: 60)")
+    group.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds for a whole answer (default: 60)"
+    )
     group.add_argument("--max-requests", type=options.positive, metavar="N", help="budget")
     group.add_argument("--max-tokens", type=options.positive, metavar="N", help="budget")
     group.add_argument(
@@ -130,7 +132,8 @@ def sense_of(args: argparse.Namespace) -> "Sense | None":
 def resumable(error: "StoppedError", session: "Session") -> ReclapError:
     """Return what a person is told about a run that was stopped."""
     sent = session.usage.counts().get("requests", 0)
-    return ReclapError(f"{error}; {sent} requests sent, all replies kept: run it again to go on")
+    done = f"{sent} requests sent, all replies kept" if sent else "no request sent"
+    return ReclapError(f"{error}; {done}: run it again to go on")
 
 
 def write_report(report: "Report", out: Path) -> int:

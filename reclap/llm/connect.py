@@ -47,7 +47,7 @@ def open_llm(
     max_requests, max_tokens : int, optional
         Budget of the session; see `reclap.llm.session.Budget`.
     timeout : float
-        Seconds without a byte after which a request is repeated.
+        Seconds after which a request is repeated whose answer has not come whole.
     key_env : str, optional
         Another environment variable that holds the server's key.
 

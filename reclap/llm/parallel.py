@@ -1,6 +1,7 @@
 """Many requests on their way at once, results in order, memory bounded."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
@@ -23,10 +24,22 @@ def ordered(
     """Yield the results of `work`, which asks `llm`, in the order of the items.
 
     When the generator is closed early, or an item raises, no further request starts; those on
-    their way are awaited, so that their replies are kept. See
+    their way are awaited, so that their replies are kept; by Ctrl-C they are given up. See
     `reclap.runtime.prefetch.prefetch_map`.
     """
-    return prefetch_map(work, items, workers, _AHEAD * workers, interrupt=llm.stop)
+
+    def interrupt() -> None:
+        (llm.abort if _is_interrupted() else llm.stop)()
+
+    return prefetch_map(work, items, workers, _AHEAD * workers, interrupt=interrupt)
+
+
+def _is_interrupted() -> bool:
+    """Tell whether the exception that is being handled is, or came of, a KeyboardInterrupt."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def unbroken(

@@ -9,10 +9,19 @@ from typing import Any, Protocol
 
 from reclap.errors import ReclapError
 
-__all__ = ["LanguageModel", "Message", "Reply", "Request", "RequestError", "StoppedError"]
+__all__ = [
+    "NO_CONNECTION",
+    "LanguageModel",
+    "Message",
+    "Reply",
+    "Request",
+    "RequestError",
+    "StoppedError",
+]
 
 FORMAT = 1  # of what a digest covers
 FORMS = ("json_schema", "json_object", "text")  # of a reply, the strictest first
+NO_CONNECTION = "no connection"  # the fault of a request that was not even sent
 _MARK = re.compile(
     r"<[|\uff5c][^<>]{0,60}[|\uff5c]?>"  # <|im_end|>
     r"|</?(?:s|bos|eos|pad|unk|sep|cls|mask|think|tool_call|start_of_turn|end_of_turn)>"

@@ -1,18 +1,20 @@
 """Language models behind an endpoint that speaks OpenAI's chat completions."""
 
+import contextlib
 import functools
 import json
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, InvalidStateError
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reclap.errors import ReclapError, needs
-from reclap.llm.request import Reply, Request, RequestError, StoppedError
+from reclap.llm.request import NO_CONNECTION, Reply, Request, RequestError, StoppedError
 
 if TYPE_CHECKING:
     import openai
@@ -44,7 +46,7 @@ class Server:
     small : bool
         The model wants examples instead of long instructions.
     timeout : float
-        Seconds without a byte after which a request is given up.
+        Seconds after which a request is given up whose answer has not come whole.
     key_env : str, optional
         Environment variable that holds this server's key.
 
@@ -75,6 +77,9 @@ class Server:
         self._host = host
         self._key = key_of(base_url, key_env)
         self._lock = threading.Lock()
+        self._timeout = timeout
+        self._on_way: set[Future[Reply]] = set()
+        self._own = threading.local()  # the answer that a thread waits for
         self._limit = "max_tokens"
         self._dropped: set[str] = set()
         self._errors = openai
@@ -88,14 +93,50 @@ class Server:
                 follow_redirects=False,
                 event_hooks={
                     "request": [] if is_openai(base_url) else [_strip],
-                    "response": [_bound],
+                    "response": [self._bound],
                 },
             ),
         )
         self._create: Any = self._client.chat.completions.with_raw_response.create
 
     def complete(self, request: Request) -> Reply:
-        """Send one request once."""
+        """Send one request once; give it up at the time-out, or when `abort` is called.
+
+        A thread of its own waits for the server, because nothing else ends a wait for an answer
+        that comes byte by byte, or not at all.
+        """
+        answer: Future[Reply] = Future()
+        with self._lock:
+            self._on_way.add(answer)
+        threading.Thread(target=self._work, args=(answer, request), daemon=True).start()
+        try:
+            return answer.result(self._timeout)
+        except TimeoutError:
+            late = RequestError("timeout", f"{self._host}: no answer in time", again=True)
+            _fail(answer, late)
+            raise late from None
+        finally:
+            with self._lock:
+                self._on_way.discard(answer)
+
+    def abort(self) -> None:
+        """Give up all requests that are on their way."""
+        with self._lock:
+            on_way = list(self._on_way)
+        for answer in on_way:
+            _fail(answer, StoppedError("interrupted"))
+
+    def _work(self, answer: "Future[Reply]", request: Request) -> None:
+        self._own.answer = answer
+        try:
+            reply = self._ask(request)
+        except BaseException as error:  # raised where the answer is waited for
+            _fail(answer, error)
+        else:
+            with contextlib.suppress(InvalidStateError):  # given up meanwhile
+                answer.set_result(reply)
+
+    def _ask(self, request: Request) -> Reply:
         try:
             found = json.loads(self._create(**self._body(request)).content)
         except self._errors.APITimeoutError as error:
@@ -104,6 +145,8 @@ class Server:
             cause = error.__cause__ or error  # some versions of the package wrap what is ours
             kind = "malformed answer" if isinstance(cause, _TooLargeError) else "connection lost"
             message = f"{self._host}: {self._safe(cause)}"
+            if type(cause).__name__ == "ConnectError":
+                kind = NO_CONNECTION
             raise RequestError(kind, message, again=True) from error
         except self._errors.APIStatusError as error:
             raise self._refusal(error) from error
@@ -112,6 +155,14 @@ class Server:
                 "malformed answer", f"{self._host}: {self._safe(error)}", again=True
             ) from error
         return read_completion(self._host, found, request)
+
+    def _bound(self, response: Any) -> None:
+        """Let no answer grow beyond bounds, however long a server goes on."""
+        coding = response.headers.get("content-encoding", "identity")
+        if coding != "identity":
+            raise _TooLargeError(f"an answer in the coding {coding[:_SHOWN]!r}, expected none")
+        kind: Any = type(response.stream)
+        response.stream = _bounded(kind)(response.stream, self._own.answer)
 
     def close(self) -> None:
         """Close all connections."""
@@ -135,7 +186,13 @@ class Server:
     def _refusal(self, error: "openai.APIStatusError") -> ReclapError:
         """Return what to make of an answer with an error status."""
         status = error.status_code
-        message = f"{self._host}: HTTP {status}: {self._safe(error.message)}"
+        message = f"{self._host}: HTTP {status}: {self._safe(_words_of(error))}"
+        if 300 <= status < 400:
+            place = self._safe(error.response.headers.get("location", "elsewhere"))
+            return StoppedError(
+                f"{self._host}: HTTP {status}: redirects to {place}, which is not followed; give "
+                "the address that answers"
+            )
         if status in _HOPELESS or error.code == "insufficient_quota":
             hint = f"; {_HINT}" if status == 401 else ""
             return StoppedError(message + hint)
@@ -200,13 +257,18 @@ class _TooLargeError(ReclapError):
     """An answer of too many bytes, or of a size that cannot be told."""
 
 
-def _bound(response: Any) -> None:
-    """Let no answer grow beyond bounds, however long a server goes on."""
-    coding = response.headers.get("content-encoding", "identity")
-    if coding != "identity":
-        raise _TooLargeError(f"an answer in the coding {coding[:_SHOWN]!r}, expected none")
-    kind: Any = type(response.stream)
-    response.stream = _bounded(kind)(response.stream)
+def _fail(answer: "Future[Reply]", error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):  # there is an answer, or it was given up
+        answer.set_exception(error)
+
+
+def _words_of(error: "openai.APIStatusError") -> object:
+    """Return what a server says of a fault, without the package's words around it."""
+    body = error.body
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        return inner.get("message", inner) if isinstance(inner, dict) else inner
+    return body or error.response.reason_phrase
 
 
 @functools.cache
@@ -214,13 +276,15 @@ def _bounded(kind: Any) -> Any:
     """Return a class of streams, of the kind that the library under `openai` wants, with an end."""
 
     class Bounded(kind):  # type: ignore[misc]
-        def __init__(self, stream: Any) -> None:
-            self._inner = stream
+        def __init__(self, stream: Any, answer: "Future[Reply]") -> None:
+            self._inner, self._answer = stream, answer
 
         def __iter__(self) -> Iterator[bytes]:
             size = 0
             for part in self._inner:
                 size += len(part)
+                if self._answer.done():
+                    raise _TooLargeError("an answer that nobody waits for any more")
                 if size > LARGEST:
                     raise _TooLargeError(f"an answer of more than {LARGEST} bytes")
                 yield part

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import logging
 import random
 import threading
 import time
@@ -9,11 +10,22 @@ from types import TracebackType
 from typing import Self
 
 from reclap.llm.cache import Cache
-from reclap.llm.request import FORMS, LanguageModel, Reply, Request, RequestError, StoppedError
+from reclap.llm.request import (
+    FORMS,
+    NO_CONNECTION,
+    LanguageModel,
+    Reply,
+    Request,
+    RequestError,
+    StoppedError,
+)
 
 __all__ = ["Budget", "Clock", "Session", "Tally"]
 
+_log = logging.getLogger(__name__)
+
 _RETRIES = 8
+_FIRST_RETRIES = 2  # where nothing has ever answered
 _LONGEST_WAIT = 30.0  # s, between two tries unless the server asks for more
 _LONGEST_ASKED = 600.0  # s, that a server may ask to wait
 _MAY_BE_FORM = ("HTTP 400", "HTTP 422")  # of a server that does not know this form of reply
@@ -137,6 +149,7 @@ class Session:
         self._clock = Clock() if clock is None else clock
         self._resume_at = 0.0  # before which nothing is sent; shared by all threads
         self._stopped = threading.Event()
+        self._is_there = self._has_told = False
         self.usage = Tally()
         self.faults = Tally()
 
@@ -173,6 +186,13 @@ class Session:
         """Let no further request start, and end all waiting."""
         self._stopped.set()
 
+    def abort(self) -> None:
+        """Stop, and give up the requests on their way, where the model can."""
+        self.stop()
+        abort = getattr(self._model, "abort", None)
+        if abort is not None:
+            abort()
+
     def close(self) -> None:
         """Stop, and close the cache and the model."""
         self.stop()
@@ -202,6 +222,11 @@ class Session:
                 reply = self._send(model, dataclasses.replace(request, form=FORMS[form]))
             except RequestError as error:
                 self.faults.add(error.kind)
+                if error.kind != NO_CONNECTION:
+                    self._is_there = True
+                elif not self._is_there and tries == _FIRST_RETRIES:
+                    raise StoppedError(f"{error}; nothing ever answered there") from error
+                self._tell(error)
                 if error.kind in _MAY_BE_FORM and form + 1 < len(FORMS):
                     form += 1
                 elif not error.again or tries == _RETRIES:
@@ -211,21 +236,31 @@ class Session:
                     tries += 1
             else:
                 self._form = max(self._form, form)  # now known to be understood
+                self._is_there = True
                 return reply
 
     def _send(self, model: LanguageModel, request: Request) -> Reply:
         claimed = request.prompt_tokens + request.max_tokens
         self._budget.claim(claimed)
-        self.usage.add("requests")
-        used = 0
+        used, sent = 0, True
         try:
             reply = model.complete(request)
             used = reply.prompt_tokens + reply.completion_tokens
+        except RequestError as error:
+            sent = error.kind != NO_CONNECTION
+            raise
         finally:
+            self.usage.add("requests", int(sent))
             self._budget.settle(claimed, used)
         self.usage.add("prompt tokens", reply.prompt_tokens)
         self.usage.add("completion tokens", reply.completion_tokens)
         return reply
+
+    def _tell(self, error: RequestError) -> None:
+        """Log the first fault after which a request is repeated: that takes minutes at times."""
+        if error.again and not self._has_told:
+            self._has_told = True
+            _log.warning("%s; trying again", error)
 
     def _note_wait(self, error: RequestError, tries: int) -> None:
         if error.wait is None:
