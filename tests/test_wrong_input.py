@@ -21,6 +21,7 @@ import reclap
 from reclap import audio
 from reclap.audio.resample import RESAMPLERS, resample
 from reclap.checkpoints import model_folder
+from reclap.cli import main
 
 LABELS = ["rain", "dog"]
 
@@ -304,7 +305,6 @@ def test_top_k_of_nothing(small, tones):
 @pytest.mark.parametrize(
     ("texts", "kind", "text"),
     [
-        ([], ValueError, "texts: expected at least one"),
         (["rain", ""], ValueError, r"texts\[1\] is empty"),
         ("rain", TypeError, r"got one string; write \['rain'\]"),
         ([None], TypeError, "got NoneType"),
@@ -427,3 +427,66 @@ def test_save_on_a_full_disk_leaves_the_old_model(small, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         small.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+# ---- Arguments of another type -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [None, [None], object(), [object()]])
+def test_what_a_sound_may_be_is_said_without_a_rate(small, source):
+    with pytest.raises(TypeError, match="expected a path, bytes, a file object or an array"):
+        small.classify(source, LABELS)
+    with pytest.raises(TypeError, match="expected a path, bytes, a file object or an array"):
+        audio.load(None)
+
+
+@pytest.mark.parametrize("wrong", [None, 5])
+def test_labels_texts_and_sources_are_named(small, tones, wrong):
+    with pytest.raises(TypeError, match=r"^labels: expected a list of strings, got \w+$"):
+        small.classify([tones[0]], wrong)
+    with pytest.raises(TypeError, match=r"^texts: expected a list of strings, got \w+$"):
+        small.embed_text(wrong)
+    with pytest.raises(TypeError, match=r"^source: expected a name or a path, got \w+$"):
+        reclap.load(wrong)
+
+
+def test_nothing_to_embed_gives_no_row(small):
+    assert small.embed_audio([]).shape == small.embed_text([]).shape == (0, small.config.dim)
+    assert small.embed_text([]).dtype == np.float32
+    assert small.classify([], LABELS) == []
+
+
+# ---- Files of embeddings that cannot be compared -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.eye(3, 8) * [[1], [2], [1]], r"row 1 \(b\) has length 2, expected 1"),
+        (np.eye(3, 8) * [[1], [1], [np.nan]], r"row 2 \(c\) has length nan, expected 1"),
+        (np.zeros((0, 8)), "no item"),
+    ],
+)
+def test_rows_that_have_no_cosines_are_named(tmp_path, capsys, rows, message):
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
+    for path, values in ((good, np.eye(3, 8)), (bad, rows)):
+        items = tuple("abc"[: len(values)])
+        reclap.Embeddings(values.astype(np.float32), items, "audio", "m", "d").save(path)
+    for pair in ((good, bad), (bad, good)):
+        assert main(["compare", *map(str, pair)]) == 2
+        assert re.search(f"{bad}: {message}", capsys.readouterr().err)
+    with pytest.raises(ValueError, match=f"among: {message}"):
+        reclap.nearest(reclap.Embeddings.load(good), reclap.Embeddings.load(bad))
+
+
+def test_store_without_its_header_is_named_and_kept(small_folder, tones, tmp_path, capsys):
+    out = tmp_path / "x.store"
+    command = ["embed", str(tones[0]), "-o", str(out), "--model", str(small_folder)]
+    assert main(command) == 0
+    before = (out / "rows.bin").read_bytes()
+    (out / "header.json").unlink()
+    assert main(command) == 2
+    assert f"{out}: a store without its header.json" in capsys.readouterr().err
+    assert (out / "rows.bin").read_bytes() == before
+    assert main([*command, "--force"]) == 0
+    assert len(reclap.Embeddings.load(out).items) == 1

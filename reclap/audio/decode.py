@@ -362,9 +362,9 @@ def load(
 
 def clip_of(source: Any, rate: int | None, *, channels_first: bool = False) -> Clip:
     """Return an array as a clip; see `load`."""
+    samples = amplitudes(source, channels_first=channels_first)
     if rate is None:
         raise ValueError(f"{ARRAY}: its rate in Hz is needed")
-    samples = amplitudes(source, channels_first=channels_first)
     return Clip(samples, check_rate(f"{ARRAY}'s rate", rate))
 
 

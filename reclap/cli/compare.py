@@ -23,9 +23,11 @@ def add_compare(commands: Commands) -> None:
 
 
 def _run_compare(args: argparse.Namespace) -> int:
-    from reclap.retrieval.embeddings import Embeddings, nearest
+    from reclap.retrieval.embeddings import Embeddings, nearest, require_comparable
 
     queries, among = Embeddings.load(args.queries), Embeddings.load(args.among)
+    for embeddings, path in ((queries, args.queries), (among, args.among)):
+        require_comparable(embeddings, str(path))
     found = nearest(queries, among, args.top_k, args.threads)
     pairs = [
         [(among.items[i], float(c)) for i, c in zip(order, cosines, strict=True)]

@@ -78,13 +78,14 @@ def _run_embed(args: argparse.Namespace) -> int:
 
 def _check_out(args: argparse.Namespace) -> None:
     from reclap.retrieval.embeddings import require_suffix
-    from reclap.store import is_store
+    from reclap.store import SUFFIX, is_store
 
     if str(args.out) == "-":
         raise ReclapError("-o -: embeddings do not go to standard output; name an .npz or a .store")
     if not args.out.is_dir():
         require_suffix(args.out)
-    options.check_out(args.out, args.force or is_store(args.out), folder=is_store(args.out))
+    there = is_store(args.out) or (args.out.suffix == SUFFIX and args.out.is_dir())
+    options.check_out(args.out, args.force or there, folder=there)  # the writer looks into it
 
 
 def _texts_of(args: argparse.Namespace) -> list[str]:

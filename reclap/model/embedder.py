@@ -187,19 +187,19 @@ class Embedder:
         Raises
         ------
         TypeError, ValueError
-            If `texts` is empty, a single string, or holds an empty text.
+            If `texts` is no list, a single string, or holds an empty text.
         FormatError
             If the model came without a tokenizer.
         ReclapError
             If the embedding of a text is not finite, which it names.
         """
-        items, tokenizer = check_texts(texts), self._tokenizer
+        items, tokenizer = check_texts(texts, least=0), self._tokenizer
         if tokenizer is None:
             raise FormatError(
                 f"{self._source}: no tokenizer.json beside it; load it with tokenizer=, the "
                 "tokenizer.json of its text model"
             )
-        parts = []
+        parts = [np.empty((0, self.config.dim), np.float32)]
         for part in batches(items, TEXT_BATCH):
             ids, first = tokenizer.encode(part)
             with self._lock:

@@ -111,6 +111,8 @@ def load(
     (2, 384)
     """
     given = dict(locals())  # every option, also those of later versions
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: expected a name or a path, got {type(source).__name__}")
     dtype = choose_dtype(dtype)
     if compat not in (None, "upstream"):
         raise ValueError(f"compat is {compat!r}, expected upstream or None")

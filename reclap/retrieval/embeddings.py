@@ -18,12 +18,20 @@ from reclap.io.files import atomic
 from reclap.runtime.libraries import core
 from reclap.runtime.threads import default_threads
 
-__all__ = ["Embeddings", "Nearest", "nearest", "require_short", "require_suffix"]
+__all__ = [
+    "Embeddings",
+    "Nearest",
+    "nearest",
+    "require_comparable",
+    "require_short",
+    "require_suffix",
+]
 
 Floats = npt.NDArray[np.float32]
 
 KINDS = ("audio", "text")
 
+_FROM_UNIT = 1e-2  # float16 rounds unit rows to within a thousandth
 _MOST_PADDED = 1 << 28  # bytes of items in an archive, from where on their padding matters
 _DAMAGE = (  # what NumPy's and Python's readers raise on damaged archives
     ValueError,
@@ -174,6 +182,18 @@ def _from_archive(path: Path) -> Embeddings:
     return Embeddings(rows, tuple(map(str, items)), kind, model, digest, preparation)
 
 
+def require_comparable(found: Embeddings, name: str) -> None:
+    """Refuse no embeddings, and rows that are not of length 1, whose products are no cosines."""
+    if not found.items:
+        raise FormatError(f"{name}: no item")
+    lengths = np.sqrt(np.einsum("ij,ij->i", found.rows, found.rows, dtype=np.float64))
+    wrong = ~(np.abs(lengths - 1) <= _FROM_UNIT)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        item = shown_name(found.items[i])
+        raise FormatError(f"{name}: row {i} ({item}) has length {lengths[i]:.3g}, expected 1")
+
+
 class Nearest(NamedTuple):
     """The most similar items to each query, best first.
 
@@ -209,7 +229,7 @@ def nearest(
         If the two were made by different weights or preprocessing, or are texts of different
         tokenizers: their cosines mean nothing.
     ValueError
-        If there is nothing to find, or `top_k` is not positive.
+        If there is nothing to find, a row is not of length 1, or `top_k` is not positive.
     """
     if queries.digest != among.digest:
         raise ReclapError(
@@ -225,8 +245,9 @@ def nearest(
         )
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}, expected at least 1")
-    if not among.items:
-        raise ValueError("among: no item")
+    require_comparable(among, "among")
+    if queries.items:
+        require_comparable(queries, "queries")
     context = core.Context(default_threads() if threads is None else threads)
     k = min(top_k, len(among.items))
     _, cosines, order = core.scores(context, queries.rows, among.rows, k, all=False)

@@ -292,8 +292,10 @@ class Session:
                 self._save()
                 self.problem = ""
             except Exception as error:  # whatever it is, the thread goes on trying
+                is_ours = not isinstance(error, OSError | ReclapError)
                 if one_line(error) != self.problem:
-                    log.exception("the reviewed file could not be written")
+                    what = "the reviewed file could not be written: %s"
+                    log.warning(what, one_line(error), exc_info=is_ours)
                 self.problem = one_line(error)
 
     def _is_due(self) -> bool:

@@ -73,6 +73,8 @@ class Writer:
             if force:  # new files, because readers may have mapped the old ones
                 for name in (HEADER, MARK, INDEX, ROWS, TEXT):
                     (self.path / name).unlink(missing_ok=True)
+            elif not (self.path / HEADER).is_file():
+                self._refuse_headless()
             self._index, self._rows, self._text = (
                 stack.enter_context(_open(self.path / name)) for name in (INDEX, ROWS, TEXT)
             )
@@ -89,6 +91,16 @@ class Writer:
             for found in self.path.iterdir():
                 if found.name not in known and not found.name.startswith("."):
                     raise FileExistsError(f"{self.path}: a folder with {found.name}, no store")
+
+    def _refuse_headless(self) -> None:
+        """Refuse rows without a header, which would be cut off."""
+        for name in (INDEX, ROWS, TEXT):
+            path = self.path / name
+            if path.is_file() and path.stat().st_size:
+                raise ReclapError(
+                    f"{self.path}: a store without its {HEADER}; put it back, or begin anew with "
+                    "force (--force)"
+                )
 
     def _begin(self) -> None:
         """Write or compare the header, and cut off what is incomplete."""

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,22 @@ def find_tokenizer(folder: Path) -> Path | None:
     return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
 
 
-def check_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
-    """Return a list of non-empty strings.
+def check_texts(texts: Sequence[str], name: str = "texts", *, least: int = 1) -> list[str]:
+    """Return a list of non-empty strings, `least` of them or more.
 
     Raises
     ------
     TypeError
-        If `texts` is a single string or holds something else than strings.
+        If `texts` is a single string, no list, or holds something else than strings.
     ValueError
-        If there is none, or one is empty; the message names its place.
+        If there are fewer, or one is empty; the message names its place.
     """
     if isinstance(texts, str | bytes):
         raise TypeError(f"{name}: expected a list of strings, got one string; write [{texts!r}]")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"{name}: expected a list of strings, got {type(texts).__name__}")
     items = list(texts)
-    if not items:
+    if len(items) < least:
         raise ValueError(f"{name}: expected at least one, got none")
     for i, text in enumerate(items):
         if not isinstance(text, str):
