@@ -15,6 +15,7 @@ import safetensors.numpy
 import reclap
 from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig, TextConfig
+from reclap.errors import FormatError
 from reclap.text import Tokenizer
 
 
@@ -422,3 +423,20 @@ def test_tokenizer_without_its_unknown_token_is_refused(folder):
     assert "[ODD]" in path.read_text()
     with pytest.raises(reclap.FormatError, match=r"tokenizer\.json: not a usable tokenizer"):
         Tokenizer(path, TextConfig(max_tokens=32)).encode(["été"])
+
+
+FRONT = json.loads((model_folder.resolve("mini") / "config.json").read_bytes())["front"]
+
+
+@pytest.mark.parametrize("name", sorted(FRONT))
+def test_settings_of_the_front_end_have_to_be_there(tmp_path, name):
+    data = json.loads((model_folder.resolve("mini") / "config.json").read_bytes())
+    assert model_folder.read_config(model_folder.resolve("mini")).front.silence == "skip"  # later
+    del data["front"][name]
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    with pytest.raises(FormatError, match=f"config.json: front: {name} missing"):
+        model_folder.read_config(tmp_path)
+    del data["front"]
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    with pytest.raises(FormatError, match=r"front: rate, samples, .*level_db missing"):
+        model_folder.read_config(tmp_path)

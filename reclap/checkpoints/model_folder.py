@@ -50,6 +50,11 @@ TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of other proj
 _TRAINING = ("drop_path", "dropout", "bn_momentum")
 _STRIPES = ("time_stripes", "time_width", "freq_stripes", "freq_width")
 _USUAL_ONCE = {"silence": "keep"}  # settings whose default changed: their digests did, too
+# Settings of the front end that every folder says; later ones stand at their defaults.
+_FRONT = (
+    *("rate", "samples", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm"),
+    *("bank_rate", "padding", "quantize", "window_hop", "level_db"),
+)
 _OF_NO_EMBEDDING = frozenset({"name", "template", *_TRAINING, *_STRIPES})
 
 
@@ -112,13 +117,21 @@ def read_config(folder: Path) -> ClapConfig:
     Raises
     ------
     FormatError
-        If it is not a configuration; the message names the file and the key.
+        If it is not a configuration, or lacks a setting of the front end; the message names the
+        file and the key.
     """
     path = folder / CONFIG
     data = files.parse_json(str(path), path.read_bytes())
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
-    return ClapConfig.from_json(data, str(path))
+    config = ClapConfig.from_json(data, str(path))
+    absent = [name for name in _FRONT if name not in data.get("front", {})]
+    if absent:
+        raise FormatError(
+            f"{path}: front: {', '.join(absent)} missing, without which the sounds would be heard "
+            "otherwise"
+        )
+    return config
 
 
 def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[Array]:
