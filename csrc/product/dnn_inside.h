@@ -2,8 +2,10 @@
 #ifndef RC_DNN_INSIDE_H
 #define RC_DNN_INSIDE_H
 
-#include "product/engines.h"
+#include "product/dnn.h"
 #include "product/split.h"
+
+#include <oneapi/dnnl/dnnl.h>
 
 enum { SLOTS = 512, ARGS = 5 };
 
@@ -17,6 +19,22 @@ typedef struct {
 typedef struct {
     dnnl_memory_t memory[ARGS];
 } product_args;
+
+/* What a type of factors is: a new one, or a new instruction set, is a row of the table. */
+typedef struct {
+    dnnl_data_type_t input; /* of both factors, where oneDNN multiplies */
+    int64_t value;          /* bytes of a value of the second factor there */
+    int parts;              /* into which ours are split; 0 where oneDNN multiplies */
+    int64_t (*size)(int64_t m, int64_t k, int parts); /* NULL, as lay, where rows stay floats */
+    void (*lay)(void *form, const float *x, int64_t from, int64_t rows, int64_t m, int64_t k,
+                int parts);
+    void (*run)(rc_product *p, int worker, float *c, const void *form, rc_factor f);
+    /* The same, activated and laid in `to` for a product of the same type, or NULL. */
+    void (*run_into)(rc_product *p, void *to, float *c, const void *form, rc_factor f,
+                     rc_activation *activate);
+} rc_engine;
+
+const rc_engine *rc_engine_of(rc_type type);
 
 struct rc_product {
     product_key key;
@@ -58,43 +76,8 @@ static inline rc_type rc_key_type(const product_key *key)
     return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
 }
 
-/* Whether a result goes elsewhere first: integers where floats are to be added to, and some outputs
- * of all, because oneDNN falls back to a plain loop where the rows of a result lie apart. Then it
- * lies behind the laid first factor. */
-static inline bool rc_result_apart(const rc_product_shape *s, rc_type type)
-{
-    return s->ldc != s->n || (s->sum && type == RC_S8);
-}
-
-static inline int64_t rc_result_at(const product_key *key)
-{
-    return (rc_form_bytes(rc_key_type(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
-}
-
-#define DNN_TRY(call)                                                                              \
-    do {                                                                                           \
-        dnnl_status_t dnn_try_ = (call);                                                           \
-        if (dnn_try_ != dnnl_success) return rc_dnn_fail(dnn_try_, #call);                         \
-    } while (0)
-
-rc_status rc_dnn_fail(dnnl_status_t status, const char *call);
-
-/* Everything that describes a product; free it with rc_parts_free. */
-typedef struct {
-    dnnl_memory_desc_t a, b, bias, c;
-    dnnl_primitive_attr_t attr;
-    dnnl_post_ops_t post;
-    dnnl_primitive_desc_t desc;
-} matmul_parts;
-
-/* A matrix whose rows, or columns where `transposed`, lie ld values apart. */
-dnnl_status_t rc_matrix_desc(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, int64_t ld,
-                             int64_t transposed, dnnl_data_type_t type);
-
-/* Fill p->desc. b lies as `packed` says, or where `any` as oneDNN chooses for the type, or plain.
- */
-rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape *s,
-                            const rc_packed *packed, const rc_type *any);
-void rc_parts_free(matmul_parts *p);
+/* Whether a result goes elsewhere first, and where: behind the laid first factor. */
+bool rc_result_apart(const rc_product_shape *s, rc_type type);
+int64_t rc_result_at(const product_key *key);
 
 #endif

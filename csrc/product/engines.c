@@ -99,6 +99,18 @@ int64_t rc_form_bytes(rc_type type, int64_t m, int64_t k)
     return e->size == NULL ? 0 : e->size(m, k, e->parts);
 }
 
+/* Integers where floats are to be added to, and some outputs of all, because oneDNN falls back to a
+ * plain loop where the rows of a result lie apart. */
+bool rc_result_apart(const rc_product_shape *s, rc_type type)
+{
+    return s->ldc != s->n || (s->sum && type == RC_S8);
+}
+
+int64_t rc_result_at(const product_key *key)
+{
+    return (rc_form_bytes(rc_key_type(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
+}
+
 /* ---- Products and sinks ---------------------------------------------------------------------- */
 
 static void lay(const rc_product *p, void *form, const float *x, int64_t from, int64_t rows)

@@ -1,7 +1,7 @@
 /* Weights in oneDNN's preferred layout, in float32 or a narrower type, or split into parts. */
-#include "product/dnn_inside.h"
-
 #include "product/packed.h"
+
+#include "product/matmul.h"
 
 #include <stdlib.h>
 #include <string.h>
