@@ -51,7 +51,7 @@ def test_copied_model_embeds_the_same_and_shares_nothing(small_folder, again, to
 
 
 def test_every_option_of_load_is_pickled(small_folder):
-    opening = reclap.load(small_folder)._opening
+    (opening, *_) = reclap.load(small_folder).__reduce__()[1]
     assert set(opening.options) == set(inspect.signature(load).parameters)
 
 

@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,6 @@ from reclap.runtime.progress import bar as progress_bar
 
 if TYPE_CHECKING:
     from reclap.checkpoints.families.assemble import Found
-    from reclap.model.loading import Opening
 
 __all__ = ["Model"]
 
@@ -47,13 +46,14 @@ class Model(Embedder):
         Factor from cosines to logits.
     """
 
-    _opening: "Opening | None" = None  # how `reclap.load` made it
+    # What pickle keeps of it, given its digests; `reclap.load` says how it was opened.
+    _reduced: Callable[[str, str], tuple[Any, ...]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle how the model was loaded, and its digests; unpickling loads it again."""
-        if self._opening is None:
+        if self._reduced is None:
             raise TypeError(f"{self._source}: only models that reclap.load returned can be pickled")
-        return self._opening.reduced(self.digest, self.text_digest)
+        return self._reduced(self.digest, self.text_digest)
 
     @classmethod
     def _from_folder(

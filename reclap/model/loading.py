@@ -132,7 +132,7 @@ def load(
         model = Model._from_folder(path, dtype=dtype, threads=threads, progress=progress)
     else:
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
-    model._opening = Opening(given | {"dtype": dtype, "progress": False}, path)
+    model._reduced = Opening(given | {"dtype": dtype, "progress": False}, path).reduced
     return model
 
 
