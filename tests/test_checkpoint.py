@@ -434,7 +434,7 @@ def test_settings_of_the_front_end_have_to_be_there(tmp_path, name):
     assert model_folder.read_config(model_folder.resolve("mini")).front.silence == "skip"  # later
     del data["front"][name]
     (tmp_path / "config.json").write_text(json.dumps(data))
-    with pytest.raises(FormatError, match=f"config.json: front: {name} missing"):
+    with pytest.raises(FormatError, match=rf"config\.json: front: {name} missing"):
         model_folder.read_config(tmp_path)
     del data["front"]
     (tmp_path / "config.json").write_text(json.dumps(data))

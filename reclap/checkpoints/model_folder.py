@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reclap.audio.front import AudioConfig
 from reclap.checkpoints.lazy import Array, Stored, release
 from reclap.checkpoints.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
 from reclap.config.model import ClapConfig
@@ -124,14 +125,15 @@ def read_config(folder: Path) -> ClapConfig:
     data = files.parse_json(str(path), path.read_bytes())
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
-    config = ClapConfig.from_json(data, str(path))
-    absent = [name for name in _FRONT if name not in data.get("front", {})]
+    front = data.get("front", {})
+    AudioConfig.from_json(front, f"{path}.front")  # what is wrong is said before what is missing
+    absent = [name for name in _FRONT if name not in front]
     if absent:
         raise FormatError(
             f"{path}: front: {', '.join(absent)} missing, without which the sounds would be heard "
             "otherwise"
         )
-    return config
+    return ClapConfig.from_json(data, str(path))
 
 
 def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]]) -> Iterator[Array]:
