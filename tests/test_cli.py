@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -307,6 +308,10 @@ def test_folder_without_sounds(run, tmp_path):
         ["train", "a.toml"],
         ["timeline", "a.wav", "--labels", "a", "--window-hop", "0"],
         ["info", "two\nlines", "more"],
+        ["embed", "a.wav", "-o", ""],
+        ["compare", "", "a.npz"],
+        ["train", "a.toml", "--out", ""],
+        ["convert", "mini", ""],
     ],
 )
 def test_arguments_that_make_no_sense(args, capsys):
@@ -1049,3 +1054,23 @@ def test_file_name_with_stray_bytes_is_printed(small_folder, tones, tmp_path):
     done = subprocess.run(command, capture_output=True, env=environment, check=False)  # noqa: S603
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"caf" in done.stdout
+
+
+def test_empty_name_is_no_folder(run):
+    _fails(run("classify", "", "--labels", "a"), "expected a sound file, got an empty name")
+
+
+def test_cache_folder_that_cannot_be_listed_is_named(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RECLAP_CACHE", str(tmp_path / "file"))
+    _fails(run("cache", model=False), f"{tmp_path / 'file'}: Not a directory")
+
+
+def test_port_in_use_is_named(run, tmp_path):
+    (tmp_path / "bank.json").write_text('{"rain": ["rain falls"]}')
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("review", tmp_path / "bank.json", "--port", port)
+    _fails(result, f"port {port} of 127.0.0.1: Address already in use")

@@ -269,3 +269,24 @@ def test_parquet_rows_are_counted_through_all_batches(sounds, monkeypatch):
     kept = manifest.read(sounds / "m.parquet", where={"caption": ["A", "C", "E"]})
     assert [row.at.rpartition(":")[2] for row in kept] == ["1", "3", "5"]
     assert kept[2].extra == {"fold": "4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "m.csv",
+            "path,caption,caption\na.wav,x,y\n",
+            r"m\.csv:1: column 'caption' more than once",
+        ),
+        (
+            "m.jsonl",
+            '{"path": "a.wav", "caption": "x", "caption": "y"}\n',
+            r"m\.jsonl:1: 'caption' more than once",
+        ),
+    ],
+)
+def test_columns_and_keys_that_are_there_twice_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FormatError, match=message):
+        manifest.read(tmp_path / name, check_files=False)

@@ -1,6 +1,9 @@
 """A package that is not installed: one exception everywhere, with a command that installs it."""
 
+import os
 import pickle
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,3 +53,24 @@ def test_missing_package_is_named_with_its_command(package, small_folder, monkey
     assert isinstance(e.value, reclap.BackendError)
     assert isinstance(e.value, ImportError)
     assert str(pickle.loads(pickle.dumps(e.value))) == str(e.value)  # noqa: S301
+
+
+def test_folder_that_hides_the_installed_package_is_named(tmp_path):
+    clone, installed = tmp_path / "clone", tmp_path / "site"
+    package = Path(reclap.__file__).parent
+    without = shutil.ignore_patterns("_core.*", "models", "__pycache__")
+    shutil.copytree(package, clone / "reclap", ignore=without)
+    (installed / "reclap").mkdir(parents=True)
+    (installed / "reclap" / "_core.x.so").touch()
+    code = "from reclap.runtime.libraries import load_core; load_core()"
+    run = subprocess.run(  # noqa: S603
+        [sys.executable, "-S", "-c", code],  # without what an editable install finds
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = run.stderr.splitlines()[-1]
+    assert f"{clone} hides the package that is installed at {installed / 'reclap'}" in said
+    assert "-P" in said

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from reclap.cli import options
 from reclap.cli.options import Commands
@@ -14,8 +13,12 @@ __all__ = ["add_compare"]
 def add_compare(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("compare", help="find the nearest embeddings of another file")
-    p.add_argument("queries", metavar="NPZ", type=Path, help="what `reclap embed` wrote")
-    p.add_argument("among", metavar="NPZ", type=Path, help="the same, by the same model")
+    p.add_argument(
+        "queries", metavar="NPZ", type=options.named_path, help="what `reclap embed` wrote"
+    )
+    p.add_argument(
+        "among", metavar="NPZ", type=options.named_path, help="the same, by the same model"
+    )
     p.add_argument("--top-k", type=options.positive, default=5, help="for each query (default: 5)")
     p.add_argument("--json", action="store_true", help="one JSON object a line for each query")
     options.add_threads(p)

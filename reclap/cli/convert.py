@@ -1,7 +1,6 @@
 """``reclap convert``: any checkpoint that loads, as a model folder of ours or of transformers."""
 
 import argparse
-from pathlib import Path
 
 from reclap.cli import options
 from reclap.cli.options import Commands
@@ -13,7 +12,7 @@ def add_convert(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("convert", help="write a model as a folder of ours or of transformers")
     p.add_argument("model", metavar="SRC", help="name, folder, file, or hf:ORG/NAME of the hub")
-    p.add_argument("out", metavar="DST", type=Path, help="folder to write")
+    p.add_argument("out", metavar="DST", type=options.named_path, help="folder to write")
     p.add_argument(
         "--format",
         choices=("reclap", "hf"),

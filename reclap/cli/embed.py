@@ -35,7 +35,7 @@ def add_embed(commands: Commands) -> None:
     p.add_argument(
         "-o",
         "--out",
-        type=Path,
+        type=options.named_path,
         required=True,
         metavar="OUT",
         help="FILE.npz with arrays embeddings (n, dim), items, kind, model, digest, "

@@ -45,6 +45,8 @@ def gather(
         raise ReclapError("- (standard input) can be read once only")
     found: list[str] = []
     for name in given:
+        if not name:
+            raise ReclapError("expected a sound file, got an empty name")
         folder = Path(name)
         if not folder.is_dir():
             found.append(name)

@@ -123,6 +123,13 @@ def is_watched(count: int = 2) -> bool:
     return count > 1 and sys.stderr.isatty()
 
 
+def named_path(text: str) -> Path:
+    """Return an argument that is a path; an empty one would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, got an empty one")
+    return Path(text)
+
+
 def files_of(args: argparse.Namespace) -> tuple[list[str], int]:
     """Return the sound files of the command line, and how many folders were skipped.
 

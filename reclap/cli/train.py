@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from reclap.cli import options
 from reclap.cli.options import Commands
@@ -15,8 +14,14 @@ INTERRUPTED = 130
 def add_train(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("train", help="train a model as a recipe says")
-    p.add_argument("recipe", metavar="RECIPE", type=Path, help="TOML file")
-    p.add_argument("--out", metavar="DIR", type=Path, required=True, help="checkpoints and log")
+    p.add_argument("recipe", metavar="RECIPE", type=options.named_path, help="TOML file")
+    p.add_argument(
+        "--out",
+        metavar="DIR",
+        type=options.named_path,
+        required=True,
+        help="checkpoints and log",
+    )
     p.add_argument("--resume", action="store_true", help="continue the run that DIR holds")
     p.add_argument(
         "--set",

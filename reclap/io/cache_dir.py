@@ -35,7 +35,9 @@ def size_of(path: Path) -> int:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each part of the cache folder."""
+    """Return the bytes of each part of the cache folder; OSError if it cannot be listed."""
+    if os.path.lexists(folder):
+        os.scandir(folder).close()  # glob would find nothing, and say nothing
     return {name: sum(map(size_of, folder.glob(pattern))) for name, pattern in PARTS.items()}
 
 

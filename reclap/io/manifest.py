@@ -6,11 +6,13 @@ import dataclasses
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reclap.errors import FormatError, needs, one_line
+from reclap.io.files import parse_json
 
 __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
@@ -197,6 +199,9 @@ def _csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]
     reader = csv.DictReader(lines, restkey="", strict=True)
     line = 1
     try:
+        twice = [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1]
+        if twice:
+            raise FormatError(f"{path}:1: column {twice[0]!r} more than once")
         for item in reader:
             line = reader.line_num
             if "" in item:
@@ -210,10 +215,7 @@ def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
     for line, text in enumerate(lines, 1):
         if not text.strip():
             continue
-        try:
-            item = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}:{line}: not JSON: {error}") from error
+        item = parse_json(f"{path}:{line}", text, unique=True)
         if not isinstance(item, dict):
             raise FormatError(f"{path}:{line}: expected an object, got {type(item).__name__}")
         yield line, item

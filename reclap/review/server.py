@@ -83,7 +83,10 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, review: Review, port: int = 0) -> None:
         self.review = review
         self.token = secrets.token_urlsafe(24)
-        super().__init__((HOST, port), _Handler)
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"port {port} of {HOST}") from error
         self.url = f"http://{HOST}:{self.server_port}/#{self.token}"
 
     def clip_key(self, label: int) -> str:

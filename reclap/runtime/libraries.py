@@ -63,13 +63,26 @@ def _import_core() -> Any:
             raise
         raise BackendError(
             "the C core of reclap is not built: pip install reclap, or in a checkout "
-            "python setup.py build_ext --inplace"
+            f"python setup.py build_ext --inplace{_shadowed()}"
         ) from error
     except ImportError as error:
         if "libdnnl" not in str(error):
             raise BackendError(f"the C core of reclap cannot be loaded: {error}") from error
     _preload_dnnl()
     return importlib.import_module(name)
+
+
+def _shadowed() -> str:
+    """Return what to do where this folder hides an installed package; empty where it does not."""
+    here = Path(__file__).parents[2]
+    others = [Path(place) / "reclap" for place in sys.path if place and Path(place) != here]
+    built = [other for other in others if any(other.glob("_core.*.so"))]
+    if not built:
+        return ""
+    return (
+        f"; {here} hides the package that is installed at {built[0]}: run python in another "
+        "folder, or with -P"
+    )
 
 
 def _preload_dnnl() -> None:
