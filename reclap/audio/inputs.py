@@ -34,7 +34,7 @@ __all__ = [
 Sound: TypeAlias = Source | npt.ArrayLike | tuple[npt.ArrayLike, float] | Mapping[str, Any]
 Sounds: TypeAlias = Sound | Iterable[Sound]
 
-MOST_PIECES = 1 << 16  # 18 hours a second; each is a pass of the tower, and a row kept
+MOST_PIECES = 1 << 20  # 12 days, one a second; each is a pass of the tower, and a row kept
 AHEAD = 32  # pictures that are ready before the model asks for them
 BAD_SOUND = (OSError, FormatError, BadSound)  # anything else is a fault of ours, or the caller's
 

@@ -323,7 +323,7 @@ class Model(Embedder):
         ------
         OSError, FormatError, ValueError, TypeError
             As `classify`, or if `window` or `hop` is below one sample, there are more
-            than 65536 windows, or not one sound.
+            than 2^20 windows, or not one sound.
         """
         front = self.config.front
         window = front.window_seconds if window is None else window
