@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from folders import RATE, tone
 import reclap
 from reclap import audio
 from reclap.audio import inputs
+from reclap.checkpoints import safetensors
 
 SAME = 1e-6  # the promise of the design, for unit rows
 
@@ -364,3 +366,14 @@ def test_bundled_model_is_independent_of_batch_and_threads(mini):
     from_arrays = mini.embed_audio(arrays, rate=mini.config.front.rate)
     for rows in (alone, one, from_arrays):
         assert np.abs(rows - batch).max() <= SAME
+
+
+def test_a_weight_that_is_not_finite_is_of_no_config(small_folder, tmp_path):
+    shutil.copytree(small_folder, tmp_path / "bad")
+    tensors = safetensors.read_tensors(tmp_path / "bad" / "model.safetensors")
+    name = next(iter(tensors))
+    tensors = {n: np.array(x) for n, x in tensors.items()}
+    tensors[name].flat[0] = np.nan
+    safetensors.write_tensors(tmp_path / "bad" / "model.safetensors", tensors)
+    with pytest.raises(reclap.FormatError, match=rf"bad: {name}: .*nan"):
+        reclap.load(tmp_path / "bad")

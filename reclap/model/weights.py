@@ -61,7 +61,7 @@ class Weights:
     config : ClapConfig
         Says which there are.
     where : Path
-        What errors name.
+        What errors name; for weights the folder of a ``config.json``.
     read : callable
         From names and shapes to arrays of float32, in order.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6"}
@@ -105,7 +105,8 @@ class Weights:
             self.core = core.Model(**config.core_arguments(with_text=True) | changes)
         except (ValueError, OverflowError) as error:
             raise FormatError(f"{where}: {error}") from error
-        self.dtype, self._config, self._where = dtype, config, where
+        self._where = where.parent if where.name == model_folder.CONFIG else where
+        self.dtype, self._config = dtype, config
         self.shapes: Shapes = [(name, shape) for name, shape, _ in self.core.parameters()]
         arrays = read(self.shapes)
         self._total = None if dtype == "float32" else model_folder.digesting(config)
@@ -123,7 +124,7 @@ class Weights:
         except FormatError:  # of the reader, who names the file
             raise
         except ValueError as error:
-            raise FormatError(f"{where}: {error}") from error
+            raise FormatError(f"{self._where}: {error}") from error
         self.values = {
             name: Lazy(shape, np.dtype(np.float32), functools.partial(self.core.read, place))
             for place, (name, shape) in enumerate(self.shapes)
