@@ -40,21 +40,24 @@ static rc_product_shape shape_of(const rc_linear *l, int64_t m, int64_t n, bool 
     return s;
 }
 
-/* Outputs that stay together, a multiple of what the weight's layout asks for; 0: all of them. */
-static int64_t step_of(const rc_packed *packed)
+/* Outputs that stay together where n are cut into shares, a multiple of what the weight's layout
+ * asks for; 0 where it cannot be cut, or n is no whole number of steps. */
+static int64_t step_of(const rc_packed *packed, int64_t n)
 {
     int64_t unit = packed != NULL ? rc_packed_unit(packed) : 1;
-    return unit == 0 ? 0 : unit * ((STEP + unit - 1) / unit);
+    if (unit == 0) return 0;
+    int64_t step = unit * ((STEP + unit - 1) / unit);
+    return n % step == 0 ? step : 0;
 }
 
 /* Equal shares, but for the first ones, which have a step more where these cannot be equal; one
- * share of all outputs where these are no whole number of steps. */
+ * share of all outputs where there is no step. */
 static void cut(rc_linear *l, bool columns)
 {
-    int64_t step = columns ? step_of(l->packed) : 0;
+    int64_t step = columns ? step_of(l->packed, l->n) : 0;
     l->shares = 1;
     l->share = l->n;
-    if (step == 0 || l->n % step != 0) return;
+    if (step == 0) return;
     l->step = step;
     l->shares = rc_min(SHARES, l->n / step);
     l->longer = l->n / step % l->shares;
@@ -95,8 +98,7 @@ rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc
 rc_grid rc_linear_grid(const rc_params *p, rc_pair pair, int64_t total, int64_t rows)
 {
     const rc_param *w = &p->item[pair.w];
-    int64_t step = step_of(w->packed);
-    bool cuts = step > 0 && w->size[0] % step == 0;
+    bool cuts = step_of(w->packed, w->size[0]) > 0;
     bool few = total <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
     return few ? rc_grid_columns(total) : rc_grid_rows(total, rows);
 }
