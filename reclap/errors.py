@@ -33,9 +33,14 @@ class ReclapError(Exception):
 
 
 class FormatError(ReclapError, ValueError):
-    """A file (audio, checkpoint, manifest, recipe) does not hold what it should.
+    """A file (audio, checkpoint, manifest, recipe) that does not hold what it should.
 
     Messages quote the file, so they are bounded in length, and control characters are escaped.
+
+    Parameters
+    ----------
+    message : str
+        The file, what was expected and what was found.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -84,12 +89,12 @@ def needs(package: str, purpose: str, extra: str | None = None) -> Iterator[None
 
 
 class SkippedWarning(UserWarning):
-    """Some items of a call could not be used and were skipped, as asked for.
+    """Warning that some items of a call could not be used and were skipped, as asked for.
 
-    Attributes
+    Parameters
     ----------
     faults : dict of int to str
-        Place of each such item, and what is wrong with it.
+        Index of each such item, and what is wrong with it.
     """
 
     def __init__(self, faults: dict[int, str]) -> None:

@@ -177,7 +177,7 @@ def rewrite(
     Returns
     -------
     Report
-        What is missing or was rejected, and why.
+        Counts, and the rewrites that are missing or were rejected, with reasons.
 
     Raises
     ------
@@ -191,6 +191,15 @@ def rewrite(
         If a package is missing; the message says what to install.
     StoppedError
         If the budget is spent, the key refused, or the server gone.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> report = reclap.rewrite(
+    ...     "captions.jsonl", "rewritten.jsonl", "Qwen3-8B", base_url="http://127.0.0.1:8000/v1"
+    ... )  # doctest: +SKIP
+    >>> print(report.text())  # doctest: +SKIP
+    40 of 40 texts for 10 items; 3 rejected, 1 flagged, 0 items incomplete
     """
     with _opened(llm, base_url) as session:
         return rewriting.rewrite(

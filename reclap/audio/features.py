@@ -82,6 +82,11 @@ def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -
     ------
     ValueError
         If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> window_features(np.zeros(480001, np.float32)).shape
+    (2, 1001, 64)
     """
     pictures = list(each_picture(Whole(mono(samples)), config or AudioConfig()))
     return pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)

@@ -23,12 +23,12 @@ Hertz: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 @dataclasses.dataclass(frozen=True)
 class AudioConfig(Settings):
-    """The audio front end of a model; the defaults are those of LAION-CLAP without fusion.
+    """Settings of a model's audio front end; the defaults are LAION-CLAP's without fusion.
 
     Parameters
     ----------
     rate : int
-        Samples per second (Hz) that the model was trained on.
+        Sample rate in Hz that the model was trained on.
     samples : int
         Length of one window in samples.
     n_fft : int
@@ -36,15 +36,17 @@ class AudioConfig(Settings):
     hop : int
         Samples between frames.
     mels : int
-        Mel bands.
-    fmin, fmax : float
-        Range of the bands in Hz.
+        Number of mel bands.
+    fmin : float
+        Lower end of the bands in Hz.
+    fmax : float
+        Upper end of the bands in Hz.
     mel_scale : {"slaney", "htk"}
         Frequency axis on which the bands are evenly spaced.
     mel_norm : {"slaney", "none"}
         Triangles of unit area, or of unit height.
     bank_rate : int, optional
-        The rate in Hz that the filter bank is laid out for, where it is not `rate`. MS-CLAP 2023
+        Sample rate in Hz that the filter bank is designed for, where it is not `rate`. MS-CLAP 2023
         applies a bank for 32 kHz to audio at 44.1 kHz (``msclap/models/config.py`` of
         microsoft/CLAP).
     padding : {"repeatpad", "repeat", "pad"}
@@ -59,30 +61,38 @@ class AudioConfig(Settings):
         Whether the windows of a long clip leave out the silence before and after it (below -80 dB,
         at least 5 ms), where channels are averaged. Kept, it moves all windows.
     level_db : float, optional
-        Shift the log-mel picture of every window to this level in dB: the mean power of its
-        frames, each weighted by its own power, so that silence around a sound does not count.
-        For models that were trained to ignore loudness; see `set_level`.
+        Shift the log-mel of every window to this level in dB: the mean power of its frames, each
+        weighted by its own power, so that silence around a sound does not count. For models that
+        were trained to ignore loudness; see `reclap.audio.features.set_level`.
     truncation : {"windows", "fusion"}
         What becomes of a clip longer than the window: windows that are embedded one by one, or a
-        single input of four pictures for a model with feature fusion; see
+        single input of four log-mels for a model with feature fusion; see
         `reclap.audio.fusion.fused_features`. Models with fusion go with ``mel_scale="htk"`` and
         ``mel_norm="none"``.
     fusion_resize : {"bilinear", "antialias"}
-        How fusion shrinks a long clip to one picture: two neighbours mixed, as transformers and,
-        before torchvision 0.17, LAION-CLAP; or by triangles that see every frame, as LAION-CLAP
-        since.
+        How fusion shrinks the log-mel of a long clip to the frames of a window: two neighbours
+        mixed, as transformers and, before torchvision 0.17, LAION-CLAP; or by triangles that see
+        every frame, as LAION-CLAP since.
     channels : {"mean", "concatenate"}
         What becomes of several channels: their mean, or one after the other in time, as in
         MS-CLAP (``msclap/CLAPWrapper.py``).
     resampler : {"soxr", "sinc", "librosa"}
         See `reclap.audio.resample.resample`.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
     Examples
     --------
     >>> AudioConfig().frames
     1001
-    >>> AudioConfig.from_json({"rate": 44100, "samples": 308700, "hop": 320}).window_seconds
+    >>> config = AudioConfig.from_json({"rate": 44100, "samples": 308700, "hop": 320})
+    >>> config.window_seconds
     7.0
+    >>> config.to_json()["rate"]
+    44100
     """
 
     rate: Rate = 48000
@@ -120,11 +130,17 @@ class AudioConfig(Settings):
 
     @property
     def frames(self) -> int:
-        """Frames of the log-mel picture of one window."""
+        """Number of frames in the log-mel of one window."""
         return self.samples // self.hop + 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dictionary that `from_json` takes."""
+        """Return the fields as a dictionary that `from_json` takes.
+
+        Returns
+        -------
+        dict
+            Field names to values.
+        """
         return dataclasses.asdict(self)
 
     @classmethod
@@ -136,7 +152,12 @@ class AudioConfig(Settings):
         data : mapping
             Field names to values, as `to_json` writes them.
         where : str
-            How messages call this mapping.
+            Name of this mapping in messages.
+
+        Returns
+        -------
+        AudioConfig
+            The configuration.
 
         Raises
         ------
@@ -167,13 +188,13 @@ def open_front(
     front : AudioConfig
         The front end.
     rate : int, optional
-        Rate in Hz of an array.
+        Sample rate in Hz of an array.
     channels_first : bool
-        An array of two axes is (channels, T).
+        Whether an array of two axes is (channels, T).
     speed : float
-        The sound plays faster and higher by this factor.
+        Factor by which the sound plays faster and higher.
     place : str, optional
-        What warnings call what has no name.
+        Name in warnings of a source without a name.
 
     Returns
     -------
@@ -183,7 +204,15 @@ def open_front(
     Raises
     ------
     OSError, FormatError, TypeError, ValueError
-        As `load`; of a long file, what is wrong further on is raised by its blocks.
+        As `load`; errors further on in a long file are raised by its blocks.
+
+    Examples
+    --------
+    >>> stream = open_front(np.zeros(44100), AudioConfig(rate=16000), rate=44100)
+    >>> stream.length
+    16000
+    >>> [block.shape for block in stream.blocks()]
+    [(16000,)]
     """
     target = max(1, round(front.rate / speed))
     return open_stream(
@@ -204,7 +233,28 @@ def load_front(
     rate: int | None = None,
     speed: float = 1.0,
 ) -> Samples:
-    """Load a sound as a front end takes it: the samples of `open_front`, shape (T,).
+    """Load a sound as a front end takes it, whole; see `open_front`.
+
+    Parameters
+    ----------
+    source : path, bytes-like, binary file object, or array of shape (T,) or (T, channels)
+        The sound.
+    front : AudioConfig
+        The front end.
+    rate : int, optional
+        Sample rate in Hz of an array.
+    speed : float
+        Factor by which the sound plays faster and higher.
+
+    Returns
+    -------
+    ndarray of float32, shape (T,)
+        Mono samples at ``front.rate``, not yet quantised or padded.
+
+    Raises
+    ------
+    OSError, FormatError, TypeError, ValueError
+        As `load`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a check says about a text, and the names of all checks."""
+"""Result of a check, and the names of all checks."""
 
 import dataclasses
 
@@ -31,16 +31,21 @@ CHECKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a text.
+    """A fault that a check found in a text.
 
-    Attributes
+    Parameters
     ----------
     check : str
         Which check found it: a key of `CHECKS`.
     reason : str
         What was found, for a person.
     fatal : bool
-        The text cannot be used; otherwise a person should look at it.
+        Whether the text cannot be used; otherwise a person should look at it.
+
+    Examples
+    --------
+    >>> str(Finding("length", "3 words, expected 4 to 60"))
+    'length: 3 words, expected 4 to 60'
     """
 
     check: str

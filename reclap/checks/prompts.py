@@ -20,7 +20,7 @@ def check_description(
     siblings: Sequence[str] = (),
     sense: Sense | None = None,
 ) -> list[Finding]:
-    """Check what is to say how the sound of a label sounds.
+    """Check a description of how the sound of a label sounds.
 
     Parameters
     ----------
@@ -29,18 +29,18 @@ def check_description(
     label : str
         Its label.
     definition : str
-        What the label means, where its name alone does not say.
+        Meaning of the label, where its name alone does not say.
     others : sequence of str
         The other labels of the set.
     siblings : sequence of str
         Descriptions of this label that are accepted already.
     sense : Sense, optional
-        Similarity of meaning; without it only words are compared.
+        Similarity in meaning; without it only words are compared.
 
     Returns
     -------
     list of Finding
-        Empty for a good one.
+        Faults; empty for a good one.
 
     Examples
     --------
@@ -61,14 +61,27 @@ def check_prompt(
     siblings: Sequence[str] = (),
     sense: Sense | None = None,
 ) -> list[Finding]:
-    """Check a caption that stands for a label.
+    """Check a caption that serves as a prompt of a label.
 
-    Parameters are those of `check_description`; `siblings` are captions of this label.
+    Parameters
+    ----------
+    text : str
+        The caption.
+    label : str
+        Its label.
+    definition : str
+        Meaning of the label, where its name alone does not say.
+    others : sequence of str
+        The other labels of the set.
+    siblings : sequence of str
+        Captions of this label that are accepted already.
+    sense : Sense, optional
+        Similarity in meaning; without it only words are compared.
 
     Returns
     -------
     list of Finding
-        Empty for a good one.
+        Faults; empty for a good one.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What the checks found in many texts, for people and as JSON."""
+"""Report of what the checks found in many texts, for people and as JSON."""
 
 import dataclasses
 from collections import Counter
@@ -15,18 +15,25 @@ _SHOWN = 5  # items of a list in the readable text
 
 @dataclasses.dataclass(frozen=True)
 class Flagged:
-    """A text with what is wrong with it.
+    """A text with the faults that were found in it.
 
-    Attributes
+    Parameters
     ----------
     where : str
         Its label, or the caption that it rewrites.
     kind : str
-        description, prompt, rewrite; label, for what concerns a label as a whole.
+        Kind of the text: description, prompt or rewrite; label, for faults of a label as a whole.
     text : str
-        As it stands.
+        The text.
     findings : tuple of Finding
         At least one.
+
+    Examples
+    --------
+    >>> from reclap.checks import Finding
+    >>> text = Flagged("dog", "prompt", "A bark.", (Finding("length", "2 words"),))
+    >>> text.is_fatal, str(text)
+    (True, "dog: 'A bark.': length: 2 words")
     """
 
     where: str
@@ -46,18 +53,28 @@ class Flagged:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was looked at, what was found, what comes back.
+    """Report on a bank or a file of rewrites: texts checked, faults, and how words are distributed.
 
-    Attributes
+    Parameters
     ----------
     name : str
-        Of the bank or the file.
+        Name of the bank or the file.
     texts : int
-        How many were checked.
+        Number of texts that were checked.
     flagged : tuple of Flagged
-        Those with findings.
+        Texts with findings.
     distribution : Distribution, optional
-        Of the prompts of a bank.
+        How often words and phrases of a bank's prompts come back.
+
+    Examples
+    --------
+    >>> from reclap import PromptBank
+    >>> from reclap.checks import check_bank
+    >>> _, report = check_bank(PromptBank.from_prompts({"dog": ["a dog barks in a"]}))
+    >>> report.texts, report.by_check, len(report.fatal)
+    (1, {'unfinished': 1}, 1)
+    >>> report.to_json()["flagged"]
+    1
     """
 
     name: str
@@ -77,7 +94,13 @@ class Report:
         return dict(names.most_common())
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON, what was flagged by label or caption."""
+        """Return the report as a JSON object.
+
+        Returns
+        -------
+        dict
+            Counts, and under ``found`` the texts with findings by label or caption.
+        """
         groups: dict[str, list[dict[str, Any]]] = {}
         for item in self.flagged:
             found = [dataclasses.asdict(finding) for finding in item.findings]

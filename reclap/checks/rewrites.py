@@ -48,12 +48,18 @@ def check_rewrites(
     pairs : sequence of (str, str)
         Captions and their rewrites.
     sense : Sense, optional
-        Asked once for all of them.
+        Similarity in meaning; asked once for all pairs.
 
     Returns
     -------
     list of list of Finding
-        One list for each pair.
+        Faults of each pair.
+
+    Examples
+    --------
+    >>> pairs = [("A dog barks", "A hound barks gruffly."), ("Rain falls", "A dog barks at night.")]
+    >>> [[finding.check for finding in found] for found in check_rewrites(pairs)]
+    [[], ['lost', 'invented']]
     """
     found = [_check(caption, rewrite) for caption, rewrite in pairs]
     if sense is not None:

@@ -1,4 +1,4 @@
-"""What a model is made of: front end, towers, heads, and how labels become prompts."""
+"""Configuration of a model: front end, towers, heads, and how labels become prompts."""
 
 import dataclasses
 import functools
@@ -22,14 +22,14 @@ Dim: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 
 @dataclasses.dataclass(frozen=True)
 class ClapConfig(Settings):
-    """A whole model.
+    """Configuration of a model.
 
     Parameters
     ----------
     name : str
-        What `info` shows.
+        Name that `reclap.Model.info` shows.
     front : AudioConfig
-        From samples to log-mel.
+        Front end, from samples to log-mel.
     audio : HtsatConfig or Cnn14Config
         Audio tower.
     text : TextConfig
@@ -40,7 +40,22 @@ class ClapConfig(Settings):
     dim : int
         Width of the joint space.
     template : str
-        How a label becomes a prompt; ``{label}`` stands for the label.
+        Prompt of a label; ``{label}`` stands for the label.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type, or parts do not fit together.
+
+    Examples
+    --------
+    >>> config = ClapConfig(name="small", dim=256)
+    >>> config.to_json()["audio"]["kind"]
+    'htsat'
+    >>> ClapConfig.from_json(config.to_json()) == config
+    True
+    >>> sorted(config.core_arguments(with_text=False))
+    ['audio', 'audio_head', 'dim', 'text', 'text_head', 'text_width']
     """
 
     name: str = "clap"
@@ -71,7 +86,18 @@ class ClapConfig(Settings):
             )
 
     def core_arguments(self, *, with_text: bool) -> dict[str, Any]:
-        """Return the arguments of ``_core.Model``; without text the text tower is left out."""
+        """Return the arguments of ``_core.Model``.
+
+        Parameters
+        ----------
+        with_text : bool
+            Whether the core gets the text tower.
+
+        Returns
+        -------
+        dict
+            Names to values.
+        """
         return {
             "audio": self.audio.to_core(),
             "text": self.text.to_core() if with_text else None,
@@ -82,13 +108,31 @@ class ClapConfig(Settings):
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that `from_json` takes."""
+        """Return a dictionary that `from_json` takes.
+
+        Returns
+        -------
+        dict
+            Field names to values, those of the parts nested.
+        """
         data = dataclasses.asdict(self)
         return data | {"audio": {"kind": self.audio.kind} | data["audio"]}
 
     @classmethod
     def from_json(cls, data: Any, where: str = "model") -> "ClapConfig":
         """Build a configuration from a dictionary; absent fields keep their default.
+
+        Parameters
+        ----------
+        data : mapping
+            Field names to values, as `to_json` writes them.
+        where : str
+            Name of this mapping in messages.
+
+        Returns
+        -------
+        ClapConfig
+            The configuration.
 
         Raises
         ------
@@ -108,12 +152,30 @@ class ClapConfig(Settings):
 
 
 def audio_from_json(data: Any, where: str) -> AudioTower:
-    """Build the settings of an audio tower; without a kind it is HTS-AT, as in older folders.
+    """Build the configuration of an audio tower from a dictionary.
+
+    Parameters
+    ----------
+    data : mapping
+        Field names to values, and ``kind``: "htsat" (also if absent, as in older folders) or
+        "cnn14".
+    where : str
+        Name of this mapping in messages.
+
+    Returns
+    -------
+    HtsatConfig or Cnn14Config
+        The configuration.
 
     Raises
     ------
     FormatError
         If the kind or a key is unknown, or a value has the wrong type or is out of range.
+
+    Examples
+    --------
+    >>> audio_from_json({"kind": "cnn14"}, "model.audio").kind
+    'cnn14'
     """
     if not isinstance(data, Mapping):
         raise FormatError(f"{where}: expected a table of settings, got {type(data).__name__}")

@@ -1,4 +1,4 @@
-"""Asking until there are enough texts that pass, or it has been tried often enough."""
+"""Collecting texts: requests until enough of them pass, or attempts run out."""
 
 import collections
 import dataclasses
@@ -23,16 +23,21 @@ _SHOWN = 300  # characters of a rejected text that a report keeps
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(Settings):
-    """How a model is asked.
+    """Sampling of a language model's replies.
 
-    Attributes
+    Parameters
     ----------
     temperature : float
-        See `Request`.
+        Sampling temperature; see `Request`.
     seed : int
-        See `Request`.
+        Seed of sampling; see `Request`.
     attempts : int
-        How often each thing is asked at most, the first time included.
+        Most attempts at each text, the first included.
+
+    Examples
+    --------
+    >>> Sampling(temperature=0.5)
+    Sampling(temperature=0.5, seed=0, attempts=4)
     """
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.7
@@ -74,7 +79,7 @@ class Rejected:
 
 @dataclasses.dataclass
 class Gathered:
-    """Texts of one purpose.
+    """Texts collected for one purpose.
 
     Attributes
     ----------

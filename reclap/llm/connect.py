@@ -1,4 +1,4 @@
-"""From what a user names to a session with a language model."""
+"""Connection to a language model: a server, or weights in this process."""
 
 import os
 from pathlib import Path
@@ -45,7 +45,7 @@ def open_llm(
     replay : bool
         Give recorded replies only: nothing is sent and no model is loaded.
     max_requests, max_tokens : int, optional
-        Budget of the session; see `reclap.llm.session.Budget`.
+        Budget of the session; see `reclap.llm.Budget`.
     timeout : float
         Seconds after which a request is repeated whose answer has not come whole.
     key_env : str, optional
@@ -65,6 +65,17 @@ def open_llm(
         If a package is missing; the message says what to install.
     FileNotFoundError, FormatError
         If the cache must exist and does not, or is another file.
+
+    Examples
+    --------
+    >>> open_llm("http://127.0.0.1:8000/v1")
+    Traceback (most recent call last):
+    reclap.errors.ReclapError: a server has several models: name one of them (llm)
+    >>> from reclap.llm.cache import Cache
+    >>> Cache(Path("replies.sqlite")).close()
+    >>> with open_llm(llm="model.gguf", cache="replies.sqlite", replay=True) as llm:
+    ...     llm.name
+    'model'
     """
     if base_url is not None and llm is None:
         raise ReclapError("a server has several models: name one of them (llm)")

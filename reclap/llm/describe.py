@@ -1,4 +1,4 @@
-"""From labels to a bank of prompts: how each sounds, then scenes in which it does.
+"""Description of labels by a language model: how each sounds, then captions in which it does.
 
 ReCLAP, arXiv 2409.09213, section 3.2: t descriptions for each label, n captions for each of them.
 """
@@ -35,18 +35,23 @@ _REPLY_TOKENS = 40  # of a text and its key, for the estimate
 
 @dataclasses.dataclass(frozen=True)
 class Plan(Settings):
-    """What is to be made, and how.
+    """Numbers of texts that `describe` asks for, and how it asks.
 
-    Attributes
+    Parameters
     ----------
     descriptions : int
-        For each label; t in ReCLAP, where it is 5.
+        Descriptions of each label; t in ReCLAP, where it is 5.
     prompts : int
-        For each description; n in ReCLAP, where it is 10.
+        Captions of each description; n in ReCLAP, where it is 10.
     sampling : Sampling
-        How the model is asked.
+        Temperature, seed and attempts.
     workers : int
-        Labels in work at once; the result does not depend on it.
+        Labels asked for concurrently; the result does not depend on it.
+
+    Examples
+    --------
+    >>> Plan(descriptions=2, prompts=3).workers
+    8
     """
 
     descriptions: Positive = 5

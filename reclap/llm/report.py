@@ -1,4 +1,4 @@
-"""What a run of `describe` or `rewrite` did, for people and for programs."""
+"""Report of a run of `describe` or `rewrite`, for people and for programs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _SHOWN = 20  # of them in its text
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a run costs if every reply is good and none is cached.
+    """Cost of a run if every reply is good and none is cached.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A label or a row about which there is something to say.
+    """A label or a row that is incomplete or lost texts.
 
     Attributes
     ----------
@@ -65,12 +65,12 @@ class Item:
 
 @dataclasses.dataclass
 class Report:
-    """Counts of a run, and its items that are incomplete or lost texts on the way.
+    """Report of a run: counts, and the items that are incomplete or lost texts on the way.
 
-    Attributes
+    Parameters
     ----------
     made : mapping
-        Model, settings, date.
+        Provenance: model, settings, date.
     items, incomplete, wanted, accepted, rejected, flagged : int
         Labels or rows; those with texts missing; texts asked for, kept, dropped, and kept with
         a doubt.
@@ -79,8 +79,21 @@ class Report:
     listed : list of Item
         At most a thousand, in order.
     bank : mapping, optional
-        Of `describe`: the report of `reclap.checks.check_bank`, with how often words, phrases and
+        Report of `reclap.checks.check_bank` for `describe`, with how often words, phrases and
         places come back.
+
+    Examples
+    --------
+    >>> from reclap.llm.report import Item
+    >>> report = Report({"model": "some-model"})
+    >>> report.add(Item("rain", wanted=2, accepted=1))
+    >>> print(report.text())
+    1 of 2 texts for 1 items; 0 rejected, 0 flagged, 1 items incomplete
+    usage: none
+    faults: none
+    rain: 1 of 2: no usable reply
+    >>> report.to_json()["made"]
+    {'model': 'some-model'}
     """
 
     made: Mapping[str, Any]
@@ -96,7 +109,15 @@ class Report:
     bank: Mapping[str, Any] | None = None
 
     def add(self, item: Item, flagged: int = 0) -> None:
-        """Count an item with so many flagged texts."""
+        """Count an item.
+
+        Parameters
+        ----------
+        item : Item
+            A label or a row.
+        flagged : int
+            Number of its texts that are kept with a doubt.
+        """
         self.items += 1
         self.incomplete += item.accepted < item.wanted
         self.wanted += item.wanted
@@ -107,15 +128,44 @@ class Report:
             self.listed.append(item)
 
     def close(self, llm: Session) -> None:
-        """Take over the counts of a session."""
+        """Take over the counts of a session.
+
+        Parameters
+        ----------
+        llm : Session
+            The session that was used.
+
+        Examples
+        --------
+        >>> from reclap.llm import Session
+        >>> from reclap.llm.cache import Cache
+        >>> from pathlib import Path
+        >>> report = Report({})
+        >>> with Session(None, Cache(Path("replies.sqlite")), name="some-model") as llm:
+        ...     report.close(llm)
+        >>> report.usage
+        {}
+        """
         self.usage, self.faults = llm.usage.counts(), llm.faults.counts()
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object of these attributes."""
+        """Return the report as a JSON object.
+
+        Returns
+        -------
+        dict
+            Field names to values.
+        """
         return dataclasses.asdict(self)
 
     def text(self) -> str:
-        """Return what a person wants to know first."""
+        """Return a summary for people, with up to twenty incomplete items.
+
+        Returns
+        -------
+        str
+            Several lines.
+        """
         lines = [
             f"{self.accepted} of {self.wanted} texts for {self.items} items; "
             f"{self.rejected} rejected, {self.flagged} flagged, {self.incomplete} items incomplete",

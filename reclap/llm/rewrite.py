@@ -1,4 +1,4 @@
-"""From a manifest to the same with rewrites of its captions, a row at a time.
+"""Rewriting of captions by a language model: from a manifest to one with rewrites, row by row.
 
 ReCLAP, arXiv 2409.09213, section 3.1: a rewrite keeps the scene and describes how it sounds.
 """
@@ -36,16 +36,21 @@ _REPLY_TOKENS = 45  # of a rewrite and its key, for the estimate
 
 @dataclasses.dataclass(frozen=True)
 class RewritePlan(Settings):
-    """What is to be made, and how.
+    """Number of rewrites that `rewrite` asks for, and how it asks.
 
-    Attributes
+    Parameters
     ----------
     rewrites : int
-        Of each caption, those counted that it has already.
+        Rewrites of each caption, including those that it has already.
     sampling : Sampling
-        How the model is asked.
+        Temperature, seed and attempts.
     workers : int
-        Rows in work at once; the result does not depend on it.
+        Rows asked for concurrently; the result does not depend on it.
+
+    Examples
+    --------
+    >>> RewritePlan(rewrites=2).sampling.attempts
+    4
     """
 
     rewrites: Positive = 4

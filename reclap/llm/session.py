@@ -1,4 +1,4 @@
-"""Asking with a cache, budgets, retries and counts around a language model."""
+"""Session with a language model: cache, budget, retries and counts around its requests."""
 
 import collections
 import dataclasses
@@ -50,7 +50,7 @@ class Tally:
 
 
 class Budget:
-    """Most requests and tokens of a run.
+    """Budget of a run in requests and tokens.
 
     Parameters
     ----------
@@ -59,6 +59,15 @@ class Budget:
     max_tokens : int, optional
         Tokens of prompts and replies together. A request is sent only if its estimated prompt
         and its longest reply still fit beside those on their way.
+
+    Examples
+    --------
+    >>> budget = Budget(max_requests=1)
+    >>> budget.claim(300)
+    >>> budget.settle(300, used=120)
+    >>> budget.claim(300)
+    Traceback (most recent call last):
+    reclap.llm.request.StoppedError: the budget of 1 requests is spent
     """
 
     def __init__(self, max_requests: int | None = None, max_tokens: int | None = None) -> None:
@@ -69,7 +78,18 @@ class Budget:
         self._tokens = 0
 
     def claim(self, tokens: int) -> None:
-        """Set aside a request of so many tokens; StoppedError if it does not fit."""
+        """Reserve a request and its tokens.
+
+        Parameters
+        ----------
+        tokens : int
+            Estimate for prompt and reply.
+
+        Raises
+        ------
+        StoppedError
+            If they exceed the budget.
+        """
         with self._lock:
             if self._max_requests is not None and self._requests >= self._max_requests:
                 raise StoppedError(f"the budget of {self._max_requests} requests is spent")
@@ -82,7 +102,15 @@ class Budget:
             self._tokens += tokens
 
     def settle(self, claimed: int, used: int) -> None:
-        """Replace the tokens set aside by those used."""
+        """Replace reserved tokens by those used.
+
+        Parameters
+        ----------
+        claimed : int
+            Tokens reserved by `claim`.
+        used : int
+            Tokens of the prompt and the reply.
+        """
         with self._lock:
             self._tokens += used - claimed
 
@@ -100,32 +128,51 @@ class Clock:
 
 
 class Session:
-    """A language model that is asked each thing once, within a budget, again after a fault.
+    """Session with a language model: replies are cached, requests budgeted and retried.
 
     Itself a `LanguageModel`; close it, or use it as a context.
 
     Parameters
     ----------
     model : LanguageModel, optional
-        Who answers what the cache does not; without it, only recorded replies are given.
+        Answers what the cache does not; without it, only recorded replies are given.
     cache : Cache
         Replies so far.
-    name, small
-        Those of the model that made the recorded replies, if `model` is not given.
+    name : str
+        Name of the model that gave the recorded replies, if `model` is not given.
+    small : bool
+        Whether that model is small, if `model` is not given.
     budget : Budget, optional
-        None is unlimited.
+        Requests and tokens that may be used; unlimited by default.
     backoff : float
-        Seconds before the first repetition; doubled with each up to 30, times a random
-        number from 0.5 to 1 so that threads do not come back at one moment.
+        Seconds before the first retry; doubled with each up to 30, times a random number from 0.5
+        to 1 so that threads do not come back at one moment.
     clock : Clock, optional
-        What time it is, and how to wait.
+        Source of time, and of waiting.
 
     Attributes
     ----------
     usage : Tally
         ``cached``, ``requests``, ``prompt tokens``, ``completion tokens`` as the model counts them.
     faults : Tally
-        What went wrong, by kind; whoever reads the replies adds the faults found in them.
+        Faults by kind; whoever reads the replies adds those found in them.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from reclap.llm import Message, Reply, Request
+    >>> from reclap.llm.cache import Cache
+    >>> class Parrot:
+    ...     name, small = "parrot", True
+    ...     def complete(self, request):
+    ...         return Reply(request.messages[-1].content, 3, 2, True, "2026-01-31T12:00:00Z")
+    >>> with Session(Parrot(), Cache(Path("replies.sqlite"))) as llm:
+    ...     request = Request((Message("user", "a dog barks"),), {})
+    ...     replies = [llm.complete(request).text for _ in range(2)]
+    ...     print(replies, llm.usage.counts()["cached"])
+    ['a dog barks', 'a dog barks'] 1
+    >>> llm.stop(), llm.abort(), llm.close()  # also at the end of the block
+    (None, None, None)
     """
 
     def __init__(
@@ -155,16 +202,26 @@ class Session:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """Name of the model."""
         return self._name
 
     @property
     def small(self) -> bool:
-        """The model's."""
+        """Whether the model wants examples and one property at a time."""
         return self._small
 
     def complete(self, request: Request) -> Reply:
         """Answer from the cache, or ask and keep the answer.
+
+        Parameters
+        ----------
+        request : Request
+            What is asked.
+
+        Returns
+        -------
+        Reply
+            The recorded reply, or a new one.
 
         Raises
         ------

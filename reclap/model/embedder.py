@@ -1,4 +1,4 @@
-"""Embeddings of sounds and texts: a model's towers at work."""
+"""Embedder: the towers of a model, which embed sounds and texts."""
 
 import contextlib
 import hashlib
@@ -49,7 +49,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Embedder:
-    """What embeds sounds and texts; `reclap.Model` is one that names sounds, too."""
+    """A model that embeds sounds and texts; `reclap.Model` adds zero-shot classification."""
 
     def __init__(
         self,
@@ -93,35 +93,42 @@ class Embedder:
             ``(samples, rate)`` or ``{"array": samples, "sampling_rate": rate}``. Tensors of PyTorch
             are taken as arrays. Channels are averaged.
         rate : int, optional
-            Samples per second (Hz) of arrays.
+            Sample rate of arrays in Hz.
         channels_first : bool
-            Arrays of two axes are (channels, T).
+            Whether arrays of two axes are (channels, T).
         window_hop : float, optional
             Step between the windows of a long clip as a fraction of the window, in place of the
             model's own (``config.front.window_hop``, which the digest covers).
         errors : {"raise", "skip"}
-            What a bad item does: raise, or give a row of NaN and a `SkippedWarning`.
+            Effect of a bad item: an exception, or an embedding of NaN and a `SkippedWarning`.
         progress : bool
             Show a progress bar on standard error.
 
         Returns
         -------
         ndarray of float32, shape (n, dim)
-            Unit rows, also for a single sound.
+            Unit-length embeddings, also for a single sound.
 
         Raises
         ------
         OSError, FormatError, ValueError, TypeError
-            As `reclap.audio.load`, the message naming the file or the place in the list.
+            As `reclap.audio.load`, the message naming the file or the index in the list.
         ReclapError
             If the embedding of a sound is not finite, which it names.
 
         Notes
         -----
         A clip longer than the model's window is covered by windows (`reclap.audio.windows`) whose
-        unit embeddings are averaged and normalised. A model with feature fusion takes any clip as
-        one input (`reclap.audio.fusion.fused_features`). Nothing is cropped at random, and no row
-        depends on the others.
+        embeddings are pooled: averaged and normalised. A model with feature fusion takes any clip
+        as one input (`reclap.audio.fusion.fused_features`). Nothing is cropped at random, and no
+        embedding depends on the other sounds. Files are prefetched (`reclap.runtime.prefetch`).
+
+        Examples
+        --------
+        >>> import reclap
+        >>> model = reclap.load("mini")
+        >>> model.embed_audio([np.zeros(8000), np.zeros((44100, 2))], rate=44100).shape
+        (2, 384)
         """
         items = inputs.as_list(source)
         rows = np.full((len(items), self.config.dim), np.nan, np.float32)
@@ -149,9 +156,18 @@ class Embedder:
 
         Parameters
         ----------
-        source, rate, channels_first, window_hop, errors, progress
-            As in `embed_audio`; but a bad item gives an `Embedding` with its `error` set where
-            `errors` is "skip". An iterator is consumed while results are asked for.
+        source : path, bytes, file object, array, or an iterable of them
+            As in `embed_audio`. An iterator is consumed while results are asked for.
+        rate : int, optional
+            Sample rate of arrays in Hz.
+        channels_first : bool
+            Whether arrays of two axes are (channels, T).
+        window_hop : float, optional
+            Step between the windows of a long clip, as in `embed_audio`.
+        errors : {"raise", "skip"}
+            Effect of a bad item: an exception, or an `Embedding` with its `error` set.
+        progress : bool
+            Show a progress bar on standard error.
 
         Yields
         ------
@@ -165,7 +181,15 @@ class Embedder:
 
         Notes
         -----
-        Sounds are decoded ahead, see `reclap.runtime.prefetch`; closing the generator ends that.
+        Sounds are prefetched (`reclap.runtime.prefetch`); closing the generator ends that.
+
+        Examples
+        --------
+        >>> import reclap
+        >>> model = reclap.load("mini")
+        >>> sounds = (np.zeros(16000) for _ in range(3))
+        >>> [found.index for found in model.iter_embed(sounds, rate=16000)]
+        [0, 1, 2]
         """
         reading = inputs.Reading(rate, channels_first, window_hop)
         for group in self._groups(source, reading, errors, progress):
@@ -177,12 +201,12 @@ class Embedder:
         Parameters
         ----------
         texts : list of str
-            Texts longer than the tower takes are cut, which is logged.
+            Texts longer than the tower takes are truncated, which is logged.
 
         Returns
         -------
         ndarray of float32, shape (n, dim)
-            Unit rows.
+            Unit-length embeddings.
 
         Raises
         ------
@@ -192,6 +216,13 @@ class Embedder:
             If the model came without a tokenizer.
         ReclapError
             If the embedding of a text is not finite, which it names.
+
+        Examples
+        --------
+        >>> import reclap
+        >>> text = reclap.load("mini").embed_text(["rain on a tin roof", "a dog barks"])
+        >>> text.shape, bool(np.allclose(np.linalg.norm(text, axis=1), 1))
+        ((2, 384), True)
         """
         items, tokenizer = check_texts(texts, least=0), self._tokenizer
         if tokenizer is None:
@@ -277,25 +308,32 @@ class Embedder:
         return self._weights.digest
 
     def preparation(self, kind: str, window_hop: float | None = None) -> str:
-        """Return what embeddings depend on beside `digest`, for those who keep them.
+        """Return the provenance of embeddings beside `digest`, for callers who keep them.
 
         Parameters
         ----------
         kind : {"audio", "text"}
-            What is embedded.
+            Kind of the items.
         window_hop : float, optional
             As in `embed_audio`.
 
         Returns
         -------
         str
-            Of texts, the digest of the tokenizer; of sounds, a hop that is not the model's own;
-            otherwise empty.
+            For texts, the digest of the tokenizer; for sounds, a window hop that is not the model's
+            own; otherwise empty.
 
         Raises
         ------
         ValueError
             If `kind` is another, or `window_hop` is out of range.
+
+        Examples
+        --------
+        >>> import reclap
+        >>> model = reclap.load("mini")
+        >>> model.preparation("audio"), model.preparation("audio", window_hop=0.25)
+        ('', 'window_hop 0.25')
         """
         if kind not in ("audio", "text"):
             raise ValueError(f"kind is {kind!r}, expected audio or text")

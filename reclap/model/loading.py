@@ -84,6 +84,7 @@ def load(
     Returns
     -------
     Model
+        Embeds sounds and texts, and classifies sounds zero-shot.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""What naming sounds returns.
+"""Results of embedding and zero-shot classification.
 
 Cosine, logit and probability are three different things: a logit is the model's temperature times
-a cosine, probabilities are the softmax of logits. Where several prompts stand for a label, a rule
-makes one score of their cosines (``docs/prompts.md``), in the same scale.
+a cosine, probabilities are the softmax of logits. Where several prompts stand for a label, an
+aggregation rule makes one score of their cosines (``docs/prompts.md``), in the same scale.
 """
 
 import dataclasses
@@ -29,16 +29,25 @@ def softmax(logits: Floats) -> Floats:
 class Embedding:
     """Embedding of one sound.
 
-    Attributes
+    Parameters
     ----------
     index : int
         Its index among the sounds of the call.
     file : str
         Its path, or ``audio[index]``.
     row : ndarray of float32, shape (dim,)
-        Unit row; NaN where there is none.
+        The embedding, of unit length; NaN where there is none.
     error : str or None
         Why there is none.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> silence = np.zeros(16000)
+    >>> for found in reclap.load("mini").iter_embed([silence, silence], rate=16000):
+    ...     print(found.index, found.file, found.row.shape, found.error)
+    0 audio[0] (384,) None
+    1 audio[1] (384,) None
     """
 
     index: int
@@ -48,7 +57,7 @@ class Embedding:
 
 
 class PromptScore(NamedTuple):
-    """What a prompt contributed to the score of its label."""
+    """Contribution of one prompt to the score of its label."""
 
     prompt: str
     cosine: float
@@ -62,19 +71,19 @@ class PromptScore(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attribution:
-    """Which prompts decided about one sound.
+    """Contributions of all prompts to the scores of one sound.
 
     The contributions of a label's prompts add up to its score; by the rule "logsumexp" they do
     not, and the weights say how the score follows each cosine.
 
-    Attributes
+    Parameters
     ----------
     prompts : mapping of str to list of str
         The prompts used, by label.
     cosines : ndarray of float32, shape (prompts,)
-        Of the sound with each prompt, label after label.
+        Cosine of the sound with each prompt, label after label.
     weights : ndarray of float32, shape (prompts,)
-        Of each prompt in the score of its label.
+        Weight of each prompt in the score of its label.
     """
 
     prompts: Mapping[str, Sequence[str]]
@@ -82,12 +91,22 @@ class Attribution:
     weights: Floats
 
     def of(self, label: str) -> list[PromptScore]:
-        """Return what each prompt of a label contributed, most first, those without weight last.
+        """Return the contributions of a label's prompts, the largest first.
 
         Parameters
         ----------
         label : str
-            One of those scored; KeyError with another.
+            One of those scored.
+
+        Returns
+        -------
+        list of PromptScore
+            One for each prompt of the label, those without weight last.
+
+        Raises
+        ------
+        KeyError
+            If the label is another.
         """
         first = np.cumsum([0, *map(len, self.prompts.values())])
         begin, end = dict(zip(self.prompts, pairwise(first), strict=True))[label]
@@ -101,25 +120,36 @@ class Attribution:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classification:
-    """Labels of one sound.
+    """Zero-shot classification of one sound.
 
-    Attributes
+    Parameters
     ----------
     file : str
-        Its path, or its place in the list.
+        Its path, or ``audio[index]``.
     labels : tuple of str
         All labels, in the order given.
     scores : ndarray of float32, shape (labels,)
-        Score of each label in the order given: its cosine with the sound, or what a rule makes of
+        Score of each label in the order given: its cosine with the sound, or the aggregate of
         the cosines with several prompts.
     order : ndarray of int32, shape (k,)
-        Places of the best labels, best first.
+        Indices of the best labels, best first.
     logit_scale : float
         Factor from cosines to logits.
     error : str or None
         Why there are no scores; then `scores` and `order` are empty.
     attribution : Attribution or None
-        What each prompt contributed, where asked for.
+        Contribution of each prompt, where asked for.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> (found,) = reclap.load("mini").classify(np.zeros(16000), ["dog", "rain"], rate=16000)
+    >>> found.labels, found.scores.shape, float(found.probabilities.sum().round(3))
+    (('dog', 'rain'), (2,), 1.0)
+    >>> found.label in found.labels, list(found.top)[0] == found.label
+    (True, True)
+    >>> sorted(found.to_json())
+    ['file', 'labels']
     """
 
     file: str
@@ -153,11 +183,15 @@ class Classification:
         return softmax(np.float32(self.logit_scale) * self.scores)
 
     def to_json(self) -> dict[str, Any]:
-        """Return ``{"file", "labels": [{"label", "score", "probability"}, ...]}``, best first.
+        """Return the best labels as a JSON object.
 
-        The score is in the scale of cosines. A sound that could not be read has ``"error"`` for
-        ``"labels"``. With an attribution each label has ``"prompts": [{"prompt", "cosine",
-        "weight"}, ...]`` too, the largest contribution first.
+        Returns
+        -------
+        dict
+            ``{"file", "labels": [{"label", "score", "probability"}, ...]}``, best first; the
+            score is in the scale of cosines. A sound that could not be read has ``"error"`` for
+            ``"labels"``. With an attribution each label has ``"prompts": [{"prompt", "cosine",
+            "weight"}, ...]`` too, the largest contribution first.
         """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
@@ -184,9 +218,9 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Timeline:
-    """Labels along a recording.
+    """Zero-shot classification of a recording, window by window.
 
-    Attributes
+    Parameters
     ----------
     file : str
         Its path.
@@ -195,11 +229,20 @@ class Timeline:
     seconds : ndarray of float64, shape (windows, 2)
         Start and end of each window.
     scores : ndarray of float32, shape (windows, labels)
-        As of `Classification`.
+        Scores, as in `Classification`.
     logit_scale : float
         Factor from cosines to logits.
     error : str or None
         Why there are no scores; then `seconds` and `scores` have no windows.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> found = reclap.load("mini").timeline(np.zeros(160000), ["dog", "rain"], rate=16000)
+    >>> found.seconds.tolist(), found.scores.shape, len(found.best)
+    ([[0.0, 5.1], [2.55, 7.65], [5.1, 10.0]], (3, 2), 3)
+    >>> sorted(found.to_json()[0])
+    ['end', 'file', 'scores', 'start']
     """
 
     file: str
@@ -220,9 +263,13 @@ class Timeline:
         return softmax(np.float32(self.logit_scale) * self.scores)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return one object for each window: start, end, and all scores by label.
+        """Return one JSON object for each window.
 
-        A recording that could not be read gives one with ``"error"`` instead.
+        Returns
+        -------
+        list of dict
+            ``{"file", "start", "end", "scores": {label: score}}`` for each window, times in
+            seconds. A recording that could not be read gives one object with ``"error"`` instead.
         """
         if self.error is not None:
             return [{"file": self.file, "error": self.error}]

@@ -105,14 +105,54 @@ class _Finish:
 
 
 class Weights(NamedTuple):
-    """The weights of a checkpoint, and the names of what is beside them."""
+    """Weights of a checkpoint, and the names of its other entries.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+        The weights by name.
+    others : list of str
+        Names of the other entries.
+
+    Examples
+    --------
+    >>> Weights({"head.weight": np.zeros((2, 3), np.float32)}, ["epoch"]).others
+    ['epoch']
+    """
 
     tensors: dict[str, Array]
     others: list[str]
 
 
 def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> dict[str, Array]:
-    """Read the weights of a checkpoint; see `weights`."""
+    """Read the weights of a checkpoint without the names of its other entries; see `weights`.
+
+    Parameters
+    ----------
+    path : path
+        Written by torch.save, in either of its containers.
+    skip : iterable of str
+        Entries that are not read; see `weights`.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Read-only views of the mapped file, in its order.
+
+    Raises
+    ------
+    FormatError
+        As `weights`.
+    FileNotFoundError
+        If there is none.
+
+    Examples
+    --------
+    >>> from reclap import pickles
+    >>> pickles.state_dict("missing.pt")
+    Traceback (most recent call last):
+    FileNotFoundError: [Errno 2] No such file or directory: 'missing.pt'
+    """
     return weights(path, skip).tensors
 
 
@@ -121,15 +161,15 @@ def weights(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> Weig
 
     They are looked for at the top, under ``state_dict``, ``model_state_dict``, ``model`` or
     ``module``, one inside the other too, or else in the only dictionary that holds tensors. The
-    prefix ``module.`` goes where every name has it. Entries that are no tensors are left out.
+    prefix ``module.`` is removed where every name has it. Entries that are no tensors are left out.
 
     Parameters
     ----------
     path : path
         Written by torch.save, in either of its containers.
     skip : iterable of str
-        Entries to pass by, which are then never read; of the weights, those of this name and
-        those whose name continues it behind a dot.
+        Entries that are not read; among the weights, those of this name and those whose name
+        continues it behind a dot.
 
     Returns
     -------
@@ -146,6 +186,13 @@ def weights(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> Weig
         a weight is complex, sparse or quantised; the message names the file.
     FileNotFoundError
         If there is none.
+
+    Examples
+    --------
+    >>> from reclap import pickles
+    >>> tensors, others = pickles.weights("model.pt")  # doctest: +SKIP
+    >>> others  # doctest: +SKIP
+    ['epoch', 'optimizer']
     """
     path, skip = Path(path), frozenset(skip)
     found, others = _find(path, archive.load(path), skip)

@@ -21,12 +21,17 @@ _SET = 260
 
 
 class Opaque:
-    """Stands for a class, a function or an object that is not read.
+    """Placeholder of a class, a function or an object that is not read.
 
-    Attributes
+    Parameters
     ----------
     name : str
-        Of the class or function, with its module.
+        Name of the class or function, with its module.
+
+    Examples
+    --------
+    >>> Opaque("argparse.Namespace").name
+    'argparse.Namespace'
     """
 
     __slots__ = ("name",)

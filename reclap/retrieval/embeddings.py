@@ -1,4 +1,4 @@
-"""Files of embeddings, which know what made them, and comparisons that heed it."""
+"""Files of embeddings with the digest of their model, and nearest-neighbour search."""
 
 import dataclasses
 import os
@@ -51,23 +51,33 @@ _DAMAGE = (  # what NumPy's and Python's readers raise on damaged archives
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Embeddings and where they come from.
+    """Embeddings with their items and provenance.
 
     Parameters
     ----------
     rows : ndarray of float32, shape (n, dim)
-        Unit rows.
+        Unit-length embeddings.
     items : tuple of str
-        The file or text of each row.
+        The file or text of each embedding.
     kind : {"audio", "text"}
-        What the items are.
+        Kind of the items.
     model : str
         Name of the model.
     digest : str
         `Model.digest` of the model: weights and preprocessing.
     preparation : str
-        What the rows depend on beside the model, such as the tokenizer of texts; see
+        Further provenance beside the model, such as the tokenizer of texts; see
         `reclap.model.embedder.Embedder.preparation`.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> model = reclap.load("mini")
+    >>> texts = ("rain", "a dog barks")
+    >>> found = Embeddings(model.embed_text(texts), texts, "text", "mini", model.digest)
+    >>> found.save("texts.npz")
+    >>> Embeddings.load("texts.npz").items
+    ('rain', 'a dog barks')
     """
 
     rows: Floats
@@ -91,7 +101,8 @@ class Embeddings:
         OSError
             If it cannot be written.
         ValueError
-            For another name, or if an archive would pad the items to a multiple of what they take.
+            If the name ends in neither, or if an archive would pad the items to a multiple of their
+            size.
         """
         require_suffix(Path(path))
         if Path(path).suffix == store.SUFFIX:
@@ -119,7 +130,17 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Embeddings":
-        """Read what `save` or ``reclap embed`` wrote; a folder of stores as one.
+        """Read a file that `save` or ``reclap embed`` wrote; a folder of stores as one.
+
+        Parameters
+        ----------
+        path : path
+            An ``.npz`` file, a store, or a folder of stores.
+
+        Returns
+        -------
+        Embeddings
+            All of them in memory.
 
         Raises
         ------
@@ -195,14 +216,20 @@ def require_comparable(found: Embeddings, name: str) -> None:
 
 
 class Nearest(NamedTuple):
-    """The most similar items to each query, best first.
+    """Nearest items of each query, best first.
 
-    Attributes
+    Parameters
     ----------
     order : ndarray of int32, shape (queries, k)
-        Places among the items.
+        Indices of the items.
     cosines : ndarray of float32, shape (queries, k)
-        Their similarities.
+        Their cosines with the query.
+
+    Examples
+    --------
+    >>> order, cosines = Nearest(np.array([[1, 0]], np.int32), np.array([[0.9, 0.2]], np.float32))
+    >>> order[0, 0]
+    np.int32(1)
     """
 
     order: npt.NDArray[np.int32]
@@ -212,24 +239,40 @@ class Nearest(NamedTuple):
 def nearest(
     queries: Embeddings, among: Embeddings, top_k: int = 5, threads: int | None = None
 ) -> Nearest:
-    """Find the items most similar to each query.
+    """Find the items most similar to each query, by cosine.
 
     Parameters
     ----------
     queries, among : Embeddings
-        Of sounds or texts, made by one model.
+        Embeddings of sounds or texts by one model.
     top_k : int
-        How many for each query; at most all.
+        Number of items for each query; at most all.
     threads : int, optional
         Most threads; the processors of this process by default.
+
+    Returns
+    -------
+    Nearest
+        Indices and cosines, shape (queries, k) each.
 
     Raises
     ------
     ReclapError
-        If the two were made by different weights or preprocessing, or are texts of different
+        If the two come from different weights or preprocessing, or are texts of different
         tokenizers: their cosines mean nothing.
     ValueError
-        If there is nothing to find, a row is not of length 1, or `top_k` is not positive.
+        If there is nothing to find, an embedding is not of unit length, or `top_k` is not positive.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> model = reclap.load("mini")
+    >>> def embed(*texts):
+    ...     return Embeddings(model.embed_text(texts), texts, "text", "mini", model.digest)
+    >>> items = embed("heavy rain", "a dog barks")
+    >>> found = nearest(embed("a barking dog"), items, top_k=1)
+    >>> items.items[found.order[0, 0]]
+    'a dog barks'
     """
     if queries.digest != among.digest:
         raise ReclapError(

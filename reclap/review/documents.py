@@ -1,4 +1,4 @@
-"""What can be reviewed: prompt banks, and manifests with rewrites; as one list of items."""
+"""Documents for review, prompt banks and manifests with rewrites, each as one list of items."""
 
 import dataclasses
 import json
@@ -22,22 +22,27 @@ _NAMES = ("rewrites", "rewritten_captions")
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One text to judge.
+    """A text to judge.
 
-    Attributes
+    Parameters
     ----------
     kind : {"description", "prompt", "rewrite"}
-        What it is.
+        Kind of the text.
     label : str
-        What it stands for: a label, or of a rewrite the original caption.
+        Its label; for a rewrite the original caption.
     prompt : Prompt
         The text with its status, flags and origin.
     definition : str
-        Of the label; may be empty.
+        Definition of the label; may be empty.
     parent : int, optional
-        Of a prompt: the place of its description in the list.
+        For a prompt: the index of its description among the items.
     sound : Path, optional
-        Of a rewrite: the sound that it describes.
+        For a rewrite: the sound that it describes.
+
+    Examples
+    --------
+    >>> Item("prompt", "dog", Prompt("a dog barks")).prompt.status
+    'new'
     """
 
     kind: str
@@ -49,7 +54,7 @@ class Item:
 
 
 class Document(Protocol):
-    """A file under review: where it lies, its digest and name, its items as they stand in it."""
+    """A file under review, with its digest, its name and its items."""
 
     path: Path
     digest: str
@@ -57,7 +62,15 @@ class Document(Protocol):
     items: list[Item]
 
     def write(self, path: Path, prompts: Sequence[Prompt]) -> None:
-        """Write the file anew, with a prompt for each of `items`."""
+        """Write the file with other prompts.
+
+        Parameters
+        ----------
+        path : Path
+            File to write.
+        prompts : sequence of Prompt
+            One for each of `items`.
+        """
 
 
 def open_document(path: str | os.PathLike[str]) -> Document:
@@ -69,10 +82,23 @@ def open_document(path: str | os.PathLike[str]) -> Document:
         A prompt bank (``.json``), or a manifest of JSON lines (``.jsonl``) with captions and their
         ``rewrites`` in each row, as `reclap rewrite` writes it.
 
+    Returns
+    -------
+    Document
+        Its items, and how to write them back.
+
     Raises
     ------
     FormatError
         If it is neither, is damaged, or holds nothing to review.
+    FileNotFoundError
+        If there is none.
+
+    Examples
+    --------
+    >>> PromptBank.from_prompts({"dog": ["a dog barks", "a dog growls"]}).save("bank.json")
+    >>> [item.prompt.text for item in open_document("bank.json").items]
+    ['a dog barks', 'a dog growls']
     """
     path = Path(path).resolve(strict=True)  # a link stays one
     if path.suffix.lower() not in (".json", ".jsonl"):

@@ -1,4 +1,4 @@
-"""A review in progress: decisions, undo, saving; the same for the page and the terminal."""
+"""Review in progress: decisions, undo, saving; the same for the page and the terminal."""
 
 import contextlib
 import dataclasses
@@ -28,18 +28,31 @@ PAUSE = 1.0  # s
 
 
 class Decision(NamedTuple):
-    """What a decision came to: the places of the items that it changed, and its revision."""
+    """Effect of a decision.
+
+    Parameters
+    ----------
+    changed : list of int
+        Indices of the items that it changed.
+    revision : int
+        Number of decisions so far, this one included.
+
+    Examples
+    --------
+    >>> Decision([3], 7).revision
+    7
+    """
 
     changed: list[int]
     revision: int
 
 
 class StaleError(ReclapError):
-    """Somebody else has decided since: look again."""
+    """Error of a decision that was based on an older revision: look again."""
 
 
 class Session:
-    """The review of one file.
+    """Review of one file.
 
     Every decision is on disk, in the journal, when its method returns. The file itself is written
     a moment later by a thread, and at the end by `close`. Methods may be called from several
@@ -48,12 +61,12 @@ class Session:
     Parameters
     ----------
     document : Document
-        What is reviewed.
+        The file under review.
     ask : callable, optional
         Takes an item, its description or nothing, and the texts that must not come again;
-        returns another prompt in its place: a language model, as `reclap.review.regenerate.asker`.
+        returns a prompt to replace it: a language model, as `reclap.review.regenerate.asker`.
     check : callable, optional
-        Takes an item, a new text for it and the texts that stand beside it; returns the flags of
+        Takes an item, a new text for it and the other texts of its label; returns the flags of
         the new text.
     pause : float
         Seconds from a decision to the writing of the file.
@@ -70,6 +83,29 @@ class Session:
     ------
     ReclapError, FormatError
         As `Journal`.
+
+    Examples
+    --------
+    >>> from reclap import PromptBank
+    >>> from reclap.review import open_document
+    >>> PromptBank.from_prompts({"dog": ["a dog barks", "a cat meows"]}).save("bank.json")
+    >>> review = Session(open_document("bank.json"))
+    >>> review.queue(), review.counts()["new"]
+    ([0, 1], 2)
+    >>> review.decide([0, 1], "accepted", review.revision)
+    Decision(changed=[0, 1], revision=1)
+    >>> review.edit(1, "a dog howls", review.revision)
+    Decision(changed=[1], revision=2)
+    >>> review.undo(review.revision), review.can_redo
+    (Decision(changed=[1], revision=3), True)
+    >>> review.redo(review.revision)
+    Decision(changed=[1], revision=4)
+    >>> review.ask_again(0, review.revision)
+    Traceback (most recent call last):
+    reclap.errors.ReclapError: no language model to ask: start reclap review with --ask
+    >>> review.close()
+    >>> PromptBank.load("bank.json").prompts()
+    {'dog': ['a dog barks', 'a dog howls']}
     """
 
     def __init__(
@@ -118,14 +154,26 @@ class Session:
         return bool(self._future)
 
     def queue(self) -> list[int]:
-        """Return the places of all items: undecided ones first, flagged before others."""
+        """Return the order in which to review: undecided items first, flagged before others.
+
+        Returns
+        -------
+        list of int
+            Indices of all items.
+        """
         prompts = [item.prompt for item in self.items]
         return sorted(
             range(len(prompts)), key=lambda i: (prompts[i].status != "new", not prompts[i].flags)
         )
 
     def counts(self) -> Counter[str]:
-        """Return how many items are ``new``, ``accepted``, ``rejected``; ``flagged`` among new."""
+        """Return the number of items by status.
+
+        Returns
+        -------
+        Counter of str
+            ``new``, ``accepted``, ``rejected``; and ``flagged`` among the new.
+        """
         counts: Counter[str] = Counter(item.prompt.status for item in self.items)
         counts["flagged"] = sum(
             bool(item.prompt.flags) for item in self.items if item.prompt.status == "new"
@@ -135,7 +183,21 @@ class Session:
     # ---- Deciding ----------------------------------------------------------------------------
 
     def decide(self, places: Iterable[int], status: str, revision: int) -> Decision:
-        """Give items a status, ``new``, ``accepted`` or ``rejected``.
+        """Give items a status.
+
+        Parameters
+        ----------
+        places : iterable of int
+            Indices of the items.
+        status : {"new", "accepted", "rejected"}
+            The status.
+        revision : int
+            Revision that the caller has seen.
+
+        Returns
+        -------
+        Decision
+            The items that had another status.
 
         Raises
         ------
@@ -158,12 +220,28 @@ class Session:
             )
 
     def edit(self, place: int, text: str, revision: int) -> Decision:
-        """Put a person's text in an item's place, and accept it.
+        """Replace the text of an item by a person's, and accept it.
+
+        Parameters
+        ----------
+        place : int
+            Index of the item.
+        text : str
+            The new text.
+        revision : int
+            Revision that the caller has seen.
+
+        Returns
+        -------
+        Decision
+            The item.
 
         Raises
         ------
         ValueError
-            If the text is empty or too long.
+            If the text is empty or too long, or there is no such item.
+        StaleError, OSError
+            As `decide`.
         """
         text = " ".join(text.split())
         if not 0 < len(text) <= LONGEST:
@@ -183,14 +261,30 @@ class Session:
             return self._do([_change(place, item, Prompt(text, "accepted", flags, origin))])
 
     def ask_again(self, place: int, revision: int) -> Decision:
-        """Replace an item by what the language model says when asked again.
+        """Replace an item by a new text of the language model.
 
         Other decisions may be taken meanwhile.
+
+        Parameters
+        ----------
+        place : int
+            Index of the item.
+        revision : int
+            Revision that the caller has seen.
+
+        Returns
+        -------
+        Decision
+            The item.
 
         Raises
         ------
         ReclapError
             If there is no language model, or it has no other text.
+        ValueError
+            If there is no such item.
+        StaleError, OSError
+            As `decide`.
         """
         if self._ask is None:
             raise ReclapError("no language model to ask: start reclap review with --ask")
@@ -206,12 +300,44 @@ class Session:
             return self._do([_change(place, item, prompt)])
 
     def undo(self, revision: int) -> Decision:
-        """Take back the last decision that stands."""
+        """Take back the last decision that stands.
+
+        Parameters
+        ----------
+        revision : int
+            Revision that the caller has seen.
+
+        Returns
+        -------
+        Decision
+            The items of that decision; none if there is no decision.
+
+        Raises
+        ------
+        StaleError, OSError
+            As `decide`.
+        """
         with self._current(revision):
             return self._note({"undo": True} if self._past else None)
 
     def redo(self, revision: int) -> Decision:
-        """Take the last decision that was taken back once more."""
+        """Repeat the last decision that was taken back.
+
+        Parameters
+        ----------
+        revision : int
+            Revision that the caller has seen.
+
+        Returns
+        -------
+        Decision
+            The items of that decision; none if there is no decision.
+
+        Raises
+        ------
+        StaleError, OSError
+            As `decide`.
+        """
         with self._current(revision):
             return self._note({"redo": True} if self._future else None)
 

@@ -44,23 +44,36 @@ _MOST_DIM = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """Header of a store: what its rows are, and what made them.
+    """Header of a store: kind of its rows, and their provenance.
 
     Parameters
     ----------
     digest : str
-        Of the model; equal digests give equal embeddings.
+        Digest of the model; equal digests give equal embeddings.
     dim : int
         Width of a row.
     kind : str
-        What the items are: "audio", "text", or a name of the caller's.
+        Kind of the items: "audio", "text", or a name of the caller's.
     model : str
         Name of the model, for people.
     type : {"float32", "float16"}
         Type of the rows.
     preparation : str
-        What the rows depend on beside the model, see `Embedder.preparation`: rows
-        that differ in it are not mixed, but may be compared.
+        Further provenance beside the model, see `Embedder.preparation`: rows that differ in it are
+        not mixed, but may be compared.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> header = Header("0" * 64, 384, "text", "mini", type="float16")
+    >>> header.row_bytes, header.describe()[:31]
+    (768, 'text of mini, 384 float16, 0000')
+    >>> header.to_json()["version"]
+    1
     """
 
     digest: str
@@ -80,22 +93,34 @@ class Header:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the rows as NumPy's."""
+        """NumPy type of the rows."""
         return np.dtype(TYPES[self.type])
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Size of one row in bytes."""
         return self.dim * self.dtype.itemsize
 
     def describe(self) -> str:
-        """Return a short text for messages, with the digest in full."""
+        """Return a short text for messages, with the digest in full.
+
+        Returns
+        -------
+        str
+            One line.
+        """
         text = f"{self.kind} of {self.model or 'a model'}, {self.dim} {self.type}, {self.digest}"
         told = self.preparation or ("tokenizer not told" if self.kind == "text" else "")
         return f"{text}, {told}" if told else text
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the header's file holds; a preparation only where there is one."""
+        """Return the content of the header's file; a preparation only where there is one.
+
+        Returns
+        -------
+        dict
+            Field names to values, with the format and its version.
+        """
         data = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
         return data if self.preparation else {k: v for k, v in data.items() if k != "preparation"}
 

@@ -17,7 +17,23 @@ __all__ = ["Store", "is_store"]
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a path is a store or a folder of stores."""
+    """Tell whether a path is a store or a folder of stores.
+
+    Parameters
+    ----------
+    path : path
+        May be absent.
+
+    Returns
+    -------
+    bool
+        True for a store.
+
+    Examples
+    --------
+    >>> is_store("missing.store")
+    False
+    """
     return bool(_parts_of(Path(path)))
 
 
@@ -46,6 +62,18 @@ class Store:
     -----
     What a writer appends later is not seen. Rows that a killed writer left incomplete are not
     counted.
+
+    Examples
+    --------
+    >>> from reclap.store import Header, Writer
+    >>> with Writer("two.store", Header("0" * 64, 3, "text")) as writer:
+    ...     writer.append(np.eye(3)[:2], ["rain", "a dog"], [{"from": "list"}, None])
+    >>> found = Store("two.store")
+    >>> len(found), found.items, found.rows.shape, found.metadata(0)
+    (2, ('rain', 'a dog'), (2, 3), {'from': 'list'})
+    >>> [items for rows, items in found.blocks(size=1)]
+    [['rain'], ['a dog']]
+    >>> found.verify()
     """
 
     def __init__(self, *paths: str | os.PathLike[str]) -> None:
@@ -78,21 +106,56 @@ class Store:
         return tuple(i for part in self._parts for i in part.items(0, len(part.index)))
 
     def blocks(self, size: int = 65536) -> Iterator[tuple[Rows, list[str]]]:
-        """Yield mapped rows (up to `size`, dim) with their items, store after store."""
+        """Yield mapped rows with their items, store after store.
+
+        Parameters
+        ----------
+        size : int
+            Most rows of a block.
+
+        Yields
+        ------
+        rows : ndarray, shape (n, dim)
+            Rows of a block, up to `size` of them.
+        items : list of str
+            Their items.
+        """
         for part in self._parts:
             for start in range(0, len(part.index), size):
                 stop = min(start + size, len(part.index))
                 yield part.rows[start:stop], part.items(start, stop)
 
     def metadata(self, i: int) -> Any:
-        """Return what was appended with row `i`; None if nothing was."""
+        """Return the metadata that was appended with a row.
+
+        Parameters
+        ----------
+        i : int
+            Index of the row.
+
+        Returns
+        -------
+        object
+            The parsed JSON; None if nothing was appended.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of a store of {len(self)}")
         n = bisect.bisect_right(self._first, i) - 1
         return self._parts[n].metadata(i - self._first[n])
 
     def verify(self) -> None:
-        """Compare all rows with their checksums; FormatError names the first that differs."""
+        """Compare all rows with their checksums.
+
+        Raises
+        ------
+        FormatError
+            Naming the first row that differs.
+        """
         for part in self._parts:
             good = part.count_intact(0, len(part.index))
             if good < len(part.index):

@@ -1,4 +1,4 @@
-"""Writer of stores: append, survive a kill, continue."""
+"""Writer of stores: appends rows, survives a kill, continues."""
 
 import contextlib
 import itertools
@@ -37,16 +37,16 @@ _UNSYNCED = 1024  # rows after which everything is put on disk
 
 
 class Writer:
-    """Writer of one store, which is made or continued; use it inside ``with``.
+    """Writer of one store, which is created or continued; use it inside ``with``.
 
     Parameters
     ----------
     path : path
-        Folder of the store; the folder that it lies in must be there.
+        Folder of the store; its parent folder must exist.
     header : Header
-        Of the rows that will be appended.
+        Header of the rows that will be appended.
     force : bool
-        Empty a store that is there instead of continuing it.
+        Empty an existing store instead of continuing it.
 
     Raises
     ------
@@ -59,6 +59,17 @@ class Writer:
     -----
     A row is in the store when `append` returns, whatever happens to the process afterwards, and
     survives a crash of the machine after the next `checkpoint`: every 1,024 rows, and at the end.
+
+    Examples
+    --------
+    >>> from reclap.store import Header
+    >>> writer = Writer("rows.store", Header("0" * 64, 3, "text"))
+    >>> writer.append(np.eye(3)[:2], ["rain", "a dog"])
+    >>> writer.checkpoint()
+    >>> writer.close()
+    >>> with Writer("rows.store", Header("0" * 64, 3, "text")) as writer:
+    ...     print(len(writer), writer.items)
+    2 ['rain', 'a dog']
     """
 
     def __init__(
@@ -148,9 +159,9 @@ class Writer:
         rows : array_like of float, shape (n, dim)
             Finite numbers, cast to the type of the store.
         items : sequence of str
-            What each row is the embedding of.
+            File or text of each row.
         metadata : sequence, optional
-            For each row what `json.dumps` takes, or None.
+            For each row an object that `json.dumps` takes, or None.
 
         Raises
         ------
@@ -206,7 +217,13 @@ class Writer:
             self._cut()
 
     def checkpoint(self) -> None:
-        """Put everything on disk."""
+        """Flush all rows to disk, and record how many there are.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written.
+        """
         for file in (self._rows, self._text, self._index):
             os.fsync(file.fileno())
         self._write_mark(len(self))
@@ -217,7 +234,13 @@ class Writer:
             self._marked = rows
 
     def close(self) -> None:
-        """Put everything on disk and let others write; may be called twice."""
+        """Flush all rows and let other processes write; may be called twice.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written.
+        """
         if not self._index.closed:
             with self._files:
                 self.checkpoint()
@@ -267,15 +290,28 @@ def fill(
     Parameters
     ----------
     writer : Writer
-        Of the store; what a killed call left there is not computed again.
+        Writer of the store; what a killed call left there is not computed again.
     texts : iterable of str
-        Each is embedded once.
+        Texts to embed, each once.
     embed : callable
-        Texts to rows (n, dim).
+        Takes a list of texts, returns their embeddings (n, dim).
     block : int
-        Texts in one call of `embed`, after which they are kept.
+        Number of texts in one call of `embed`, after which they are kept.
     done : callable, optional
-        Told how many more texts are there, as a progress bar's `update`.
+        Called with the number of texts added, as a progress bar's `update`.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `Writer.append`.
+
+    Examples
+    --------
+    >>> from reclap.store import Header
+    >>> with Writer("texts.store", Header("0" * 64, 2, "text")) as writer:
+    ...     fill(writer, ["rain", "a dog", "rain"], lambda texts: [[len(t), 0] for t in texts])
+    ...     print(writer.items)
+    ['rain', 'a dog']
     """
     known = set(writer.items)
     missing = [text for text in dict.fromkeys(texts) if text not in known]

@@ -1,4 +1,4 @@
-"""Texts to token ids, packed one after the other as the text tower takes them."""
+"""Tokenizer of the text tower: texts to token ids, one sequence after the other."""
 
 import functools
 import hashlib
@@ -27,19 +27,57 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """Return the file of a folder that a tokenizer can be made of, or None."""
+    """Find the tokenizer of a folder: the first file of `TOKENIZERS`.
+
+    Parameters
+    ----------
+    folder : Path
+        A model folder.
+
+    Returns
+    -------
+    Path or None
+        The file, if there is one.
+
+    Examples
+    --------
+    >>> find_tokenizer(Path("missing")) is None
+    True
+    """
     return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
 
 
 def check_texts(texts: Sequence[str], name: str = "texts", *, least: int = 1) -> list[str]:
-    """Return a list of non-empty strings, `least` of them or more.
+    """Check that an argument is a list of non-empty strings.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        The argument.
+    name : str
+        Its name in messages.
+    least : int
+        Least number of strings.
+
+    Returns
+    -------
+    list of str
+        The strings.
 
     Raises
     ------
     TypeError
         If `texts` is a single string, no list, or holds something else than strings.
     ValueError
-        If there are fewer, or one is empty; the message names its place.
+        If there are fewer, or one is empty; the message names its index.
+
+    Examples
+    --------
+    >>> check_texts(("rain", "a dog"))
+    ['rain', 'a dog']
+    >>> check_texts(["rain", ""], "labels")
+    Traceback (most recent call last):
+    ValueError: labels[1] is empty
     """
     if isinstance(texts, str | bytes):
         raise TypeError(f"{name}: expected a list of strings, got one string; write [{texts!r}]")
@@ -68,7 +106,19 @@ def _is_unicode(text: str) -> bool:
 
 
 def prompt_of(label: str, template: str) -> str:
-    """Return the prompt of a label: underscores become spaces, ``{label}`` the label.
+    """Return the prompt of a label.
+
+    Parameters
+    ----------
+    label : str
+        The label; underscores become spaces.
+    template : str
+        The prompt, with ``{label}`` where the label goes.
+
+    Returns
+    -------
+    str
+        The prompt.
 
     Examples
     --------
@@ -79,15 +129,15 @@ def prompt_of(label: str, template: str) -> str:
 
 
 class Tokenizer:
-    """A tokenizer of the `tokenizers` library, cut at the tower's length.
+    """A tokenizer of the `tokenizers` library, truncating at the tower's length.
 
     Parameters
     ----------
     path : Path
         One of the files of `TOKENIZERS`, or a tokenizer.json of another name.
     config : TextConfig
-        Gives the length at which texts are cut, special tokens included, what is appended to every
-        text, and what is a token of its own.
+        Gives the length at which texts are truncated, special tokens included, the suffix of every
+        text, and the strings that are always one token.
 
     Attributes
     ----------
@@ -98,6 +148,22 @@ class Tokenizer:
     ------
     FormatError
         If the file is no tokenizer.
+    MissingDependencyError
+        If the package ``tokenizers`` is missing.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> from reclap.config import TextConfig
+    >>> path = Path(reclap.__file__).parent / "models" / "mini" / "tokenizer.json"
+    >>> tokenizer = Tokenizer(path, TextConfig())
+    >>> ids, first = tokenizer.encode(["rain", "a dog barks"])
+    >>> ids.shape, first.tolist()
+    ((9,), [0, 3, 9])
+    >>> tokenizer.unknown(["rain", "🐶"])
+    [False, True]
+    >>> tokenizer.describe()["kind"], len(tokenizer.digest), tokenizer.to_json()[:1]
+    ('WordPiece', 64, b'{')
     """
 
     def __init__(self, path: Path, config: TextConfig) -> None:
@@ -120,14 +186,25 @@ class Tokenizer:
         self._max_tokens, self._suffix = config.max_tokens, config.suffix
 
     def describe(self) -> dict[str, Any]:
-        """Return the file, the kind of the model inside, and the number of tokens."""
+        """Return a summary of the tokenizer, as `reclap.Model.info` shows it.
+
+        Returns
+        -------
+        dict
+            ``file``; ``kind`` of the model inside; ``tokens``, their number.
+        """
         kind = type(self._tokenizer.model).__name__
         return {"file": str(self.path), "kind": kind, "tokens": self._tokenizer.get_vocab_size()}
 
     def to_json(self) -> bytes:
-        """Return the content of a tokenizer.json that gives the same, but cuts no text.
+        """Return the content of an equivalent tokenizer.json, without truncation.
 
-        It is made of what was loaded, not of the file, which may have changed since.
+        It is made from what was loaded, not from the file, which may have changed since.
+
+        Returns
+        -------
+        bytes
+            JSON, UTF-8.
         """
         import tokenizers  # here, because the library takes 50 ms
 
@@ -147,14 +224,14 @@ class Tokenizer:
         Parameters
         ----------
         texts : sequence of str
-            Text without any token still gives its special tokens.
+            A text without any token still gives its special tokens.
 
         Returns
         -------
         ids : ndarray of int32, shape (total,)
             All sequences, one after the other.
         first : ndarray of int32, shape (len(texts) + 1,)
-            Where each begins, and the total.
+            Index at which each begins, and the total.
 
         Raises
         ------
@@ -162,7 +239,7 @@ class Tokenizer:
             If the tokenizer lacks what a text needs, such as its own unknown token.
         ValueError
             If a text has more than a million characters, or fewer where the tokenizer can make
-            much of little.
+            many tokens of few.
         """
         for i, text in enumerate(texts):
             if len(text) > self._longest:
@@ -181,7 +258,18 @@ class Tokenizer:
         return np.concatenate([*ids, np.empty(0, np.int32)]), first
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
-        """Tell for each text whether the tokenizer knows no part of it, as with an emoji."""
+        """Tell for each text whether the tokenizer knows no part of it, as with an emoji.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The texts.
+
+        Returns
+        -------
+        list of bool
+            True for a text of unknown tokens only.
+        """
         found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [set(encoding.tokens) <= _UNKNOWN for encoding in found]
 

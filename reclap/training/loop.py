@@ -54,20 +54,25 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a run ended.
+    """Result of a training run.
 
-    Attributes
+    Parameters
     ----------
     folder : Path
         The last checkpoint, a model folder.
     step : int
         Steps done, those before a continuation included.
     interrupted : bool
-        A signal ended it before the last step.
+        Whether a signal ended it before the last step.
     loss : float or None
-        Of the last step; None if none was done, because the run had finished before.
+        Loss of the last step; None if none was done, because the run had finished before.
     accuracy : float or None
-        Of the last evaluation; None if there was none.
+        Accuracy of the last evaluation; None if there was none.
+
+    Examples
+    --------
+    >>> Result(Path("runs/first/step-0000000100"), 100, False, 1.25, None).step
+    100
     """
 
     folder: Path
@@ -116,6 +121,13 @@ def train(
         If the loss is no longer finite.
     ReclapError
         If another process is training into `out`.
+
+    Examples
+    --------
+    >>> from reclap.training.recipe import load
+    >>> result = train(load("recipes/smoke.toml"), "runs/smoke")  # doctest: +SKIP
+    >>> result.step  # doctest: +SKIP
+    300
     """
     out = Path(out)
     refuse_begun(out, resume=resume)

@@ -32,14 +32,28 @@ class TextEncoder:
     folder : path
         Model folder; its model.safetensors is not read and may be absent.
     threads : int, optional
-        Most threads of one call.
+        Most threads of one call; the processors of this process by default.
     progress : bool
         Show a progress bar where reading, and later the digest, takes longer than a second.
+
+    Raises
+    ------
+    OSError
+        If a file of the folder cannot be read.
+    FormatError
+        If a file of the folder is damaged.
 
     Notes
     -----
     It can be pickled and copied, as a `reclap.Model`: the pickle holds the folder and the digest,
     and unpickling reads the folder again.
+
+    Examples
+    --------
+    >>> import reclap
+    >>> encoder = TextEncoder(Path(reclap.__file__).parent / "models" / "mini")
+    >>> encoder.features(["rain", "a dog barks"]).shape
+    (2, 384)
     """
 
     def __init__(
@@ -80,7 +94,23 @@ class TextEncoder:
         return hashlib.sha256(f"{tower} {self._tokenizer.digest}".encode()).hexdigest()
 
     def features(self, texts: Sequence[str]) -> Floats:
-        """Return what the text tower makes of texts, before the head, as (n, width)."""
+        """Embed texts with the tower alone, without the projection head.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            At least one.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, width)
+            Features that the head takes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `texts` is no list of non-empty strings.
+        """
         items = check_texts(texts)
         parts = [
             self._core.text(self._context, *self._tokenizer.encode(part), features=True)

@@ -1,0 +1,93 @@
+"""Docstrings of the public names are complete: numpydoc's rules, for what users import.
+
+Two of numpydoc's codes do not count: ES01 (one line may say all) and SA01 (nor does everything have
+a "See Also"). EX01 counts for functions and classes; the examples of a class also stand for its
+methods, but each method is shown somewhere. Exceptions and protocols need no example, and the
+fields of a protocol are no parameters (PR01).
+"""
+
+import functools
+import importlib
+import inspect
+
+import pytest
+from needs import needs
+
+PACKAGES = (
+    "reclap",
+    "reclap.audio",
+    "reclap.checks",
+    "reclap.config",
+    "reclap.llm",
+    "reclap.model",
+    "reclap.pickles",
+    "reclap.prompts",
+    "reclap.retrieval",
+    "reclap.review",
+    "reclap.store",
+    "reclap.text",
+    "reclap.training",
+)
+PENDING = (
+    "reclap.audio.decode.",
+    "reclap.config.towers.",
+    "reclap.model.clap.",
+    "reclap.prompts.bank.",
+    "reclap.training.recipe.",
+)
+PROPERTIES = (property, functools.cached_property)
+
+
+def is_ours(value):
+    return (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__.startswith(
+        "reclap"
+    )
+
+
+def members(cls):
+    """Return the public methods and properties of a class that are ours."""
+    found = {}
+    for owner in reversed([c for c in cls.__mro__ if c.__module__.startswith("reclap")]):
+        found |= {name: value for name, value in vars(owner).items() if not name.startswith("_")}
+    methods = (classmethod, staticmethod, *PROPERTIES)
+    return {n: v for n, v in found.items() if inspect.isfunction(v) or isinstance(v, methods)}
+
+
+def public():
+    """Return functions and classes that users import, and members of the classes, by name."""
+    found = {}
+    for package in map(importlib.import_module, PACKAGES):
+        values = [getattr(package, name) for name in package.__all__]
+        found |= {f"{v.__module__}.{v.__qualname__}": v for v in values if is_ours(v)}
+    for name, value in list(found.items()):
+        if inspect.isclass(value):
+            found |= {f"{name}.{member}": part for member, part in members(value).items()}
+    return found
+
+
+PUBLIC = public()
+
+
+def left_out(name):
+    """Return the codes that do not count for a name."""
+    value, owner = PUBLIC[name], PUBLIC.get(name.rpartition(".")[0])
+    codes = {"ES01", "SA01"}
+    if isinstance(value, PROPERTIES) or is_told_elsewhere(value) or is_told_elsewhere(owner):
+        codes.add("EX01")
+    if owner is not None and f".{name.rpartition('.')[2]}(" in (owner.__doc__ or ""):
+        codes.add("EX01")
+    if getattr(value, "_is_protocol", False):
+        codes.add("PR01")
+    return codes
+
+
+def is_told_elsewhere(value):
+    is_error = inspect.isclass(value) and issubclass(value, Exception)
+    return is_error or getattr(value, "_is_protocol", False)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", [name for name in PUBLIC if not name.startswith(PENDING)])
+def test_docstring_is_complete(name):
+    found = needs("numpydoc.validate", "dev").validate(name)["errors"]
+    assert [text for code, text in found if code not in left_out(name)] == []
