@@ -82,7 +82,7 @@ def make_ours(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
     config = config_of(tower)
     model = core.Model(**config.core_arguments(with_text=False))
     model.bind(list(hub_peer.random_weights(config).values()), pack=True, dtype=dtype)
-    context, mel = core.Context(threads), hub_peer.pictures(clips)
+    context, mel = core.Context(threads), hub_peer.log_mels(clips)
     return lambda: model.audio(context, mel)
 
 
@@ -114,7 +114,7 @@ def make_whole(tower: str, clips: int, dtype: str, threads: int) -> common.Call:
 
 
 def make_peer(tower: str, mel: np.ndarray, engine: str, threads: int) -> common.Call:
-    """Return the peer's tower on log-mel pictures as a function."""
+    """Return the peer's tower on log-mels as a function."""
     import torch
 
     config = config_of(tower)
@@ -141,7 +141,7 @@ def run(row: Row, args: argparse.Namespace) -> None:
     if row.peer in TOLERANCE:
         peer = begin(make_ours, row.tower, row.clips, row.peer, n)
     else:
-        mel = hub_peer.pictures(row.clips)
+        mel = hub_peer.log_mels(row.clips)
         if row.waveforms:
             from reclap.audio import log_mel
 

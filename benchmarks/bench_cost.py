@@ -5,7 +5,7 @@
 HTSAT-base of random weights, ours alone. Length: whole clips, front end included, a window every
 10 s. Batch: log-mel to embedding. Threads: a batch of 8, by the clock. Labels: naming one embedded
 clip, and embedding the prompts with the text tower of the bundled model. Everything but threads in
-processor time on one thread; the least of the rounds. The picture needs matplotlib.
+processor time on one thread; the least of the rounds. The plot needs matplotlib.
 """
 
 import json
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script."""
     p = common.parser(__doc__, rounds=5, threads=1)
     p.add_argument("--tower", default="base", choices=("tiny", "base"))
-    p.add_argument("--plot", type=Path, help="write a picture here")
+    p.add_argument("--plot", type=Path, help="write a plot here")
     args = p.parse_args(argv)
     common.header(args)
     tower = "HTSAT tiny" if args.quick else f"HTSAT {args.tower}"

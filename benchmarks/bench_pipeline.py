@@ -91,7 +91,7 @@ def modes(args: argparse.Namespace) -> None:
     config = ClapConfig(audio=HtsatConfig.preset("tiny"))
     model = core.Model(**config.core_arguments(with_text=False))
     model.bind(list(hub_peer.random_weights(config).values()), pack=True)
-    mel, shared = hub_peer.pictures(8), core.Context(args.threads)
+    mel, shared = hub_peer.log_mels(8), core.Context(args.threads)
     alone = [core.Context(1) for _ in range(args.threads)]
 
     def each() -> None:
@@ -134,7 +134,7 @@ def batches(args: argparse.Namespace) -> None:
         model = core.Model(**config.core_arguments(with_text=False))
         model.bind(list(hub_peer.random_weights(config).values()), pack=True)
         for clips in (1, 4, 8, 16):
-            context, mel = core.Context(args.threads), hub_peer.pictures(clips)
+            context, mel = core.Context(args.threads), hub_peer.log_mels(clips)
             before, spent = resident(), []
             for _ in range(args.rounds + 1):
                 start = time.process_time()

@@ -36,7 +36,7 @@ def make_batch(config: Any, clips: int) -> tuple[np.ndarray, np.ndarray]:
     """Return log-mels (clips, frames, mels) and unit text features (clips, dim)."""
     text = np.random.default_rng(2).standard_normal((clips, config.dim), dtype=np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
-    return hub_peer.pictures(clips, config.front.frames, config.front.mels), text
+    return hub_peer.log_mels(clips, config.front.frames, config.front.mels), text
 
 
 def make_ours(kind: str, clips: int, threads: int) -> common.Call:

@@ -80,8 +80,8 @@ def rows_of(model: reclap.Model, clip: np.ndarray, hop: float) -> tuple[dict[str
     pooled = {"skip": model.embed_audio(clip, rate=rate, window_hop=hop)[0]}
     front, stream = dataclasses.replace(front, silence="keep"), Whole(clip)
     windows = list(windowing.each_window(stream, front))
-    pictures = ((i, p) for i, p in enumerate(fusion.pictures(stream, front)))
-    rows = np.stack([row for _, row in model._rows(pictures, str)])
+    mels = ((i, p) for i, p in enumerate(fusion.log_mels(stream, front)))
+    rows = np.stack([row for _, row in model._rows(mels, str)])
     for name, weight in weights(windows, rate).items():
         mean = (weight / weight.sum()) @ rows
         pooled[name] = mean / np.linalg.norm(mean)

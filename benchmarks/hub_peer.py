@@ -18,7 +18,7 @@ BLOCK = {
 }
 
 
-def pictures(clips: int, frames: int = 1001, mels: int = 64) -> np.ndarray:
+def log_mels(clips: int, frames: int = 1001, mels: int = 64) -> np.ndarray:
     """Return decibels of a plausible range, (clips, frames, mels)."""
     x = np.random.default_rng(1).standard_normal((clips, frames, mels), dtype=np.float32)
     return x * 10 - 40

@@ -21,7 +21,7 @@ from reclap.audio.streams import Whole
 class Oracle(Protocol):
     """What `hub`, `laion` and `microsoft` give: an upstream model, and where its file lies.
 
-    `first_norm` is the batch norm of the audio tower, which sees the log-mel pictures. `suffix` is
+    `first_norm` is the batch norm of the audio tower, which sees the log-mels. `suffix` is
     what upstream appends to texts, `longest` the most tokens. `compat` is the option of
     `reclap.load` that goes with it, `captions` how many are embedded in one call.
     """
@@ -62,7 +62,7 @@ def figures(make: Callable[..., Oracle], *, reduced: bool) -> dict[str, Any]:
     Returns
     -------
     dict of str to number
-        ``mel_db``, ``mel_all_db``, ``mel_exact_db``, ``theirs_exact_db``: see `_pictures`;
+        ``mel_db``, ``mel_all_db``, ``mel_exact_db``, ``theirs_exact_db``: see `_log_mels`;
         ``audio``, ``files``, ``resampled``, ``stereo``, ``whole``, ``text`` as lengths of
         differences of unit vectors; ``probability`` and ``logit_scale`` as differences, the latter
         relative;
@@ -76,7 +76,7 @@ def figures(make: Callable[..., Oracle], *, reduced: bool) -> dict[str, Any]:
     files = inputs.files(oracle.path.parent, seconds, few=reduced)
     texts = inputs.texts(oracle.tokenizer, oracle.suffix, oracle.longest)
     labels = inputs.labels(8 if reduced else 50)
-    theirs, pictures = _theirs(oracle, clips)
+    theirs, mels = _theirs(oracle, clips)
     file_rows = {name: unit(np.stack(oracle.files(paths))) for name, paths in files.items()}
     text_rows = unit(oracle.text(texts))
     counts = {"tensors": len(oracle.model.state_dict())}
@@ -90,7 +90,7 @@ def figures(make: Callable[..., Oracle], *, reduced: bool) -> dict[str, Any]:
     del oracle  # its weights are not needed any more
     gc.collect()
     return counts | {
-        **_pictures(model, clips, pictures),
+        **_log_mels(model, clips, mels),
         **_rows(model, clips, theirs),
         **{n: apart(model.embed_audio(paths), file_rows[n]) for n, paths in files.items()},
         "text": apart(model.embed_text(texts), text_rows),
@@ -104,7 +104,7 @@ def figures(make: Callable[..., Oracle], *, reduced: bool) -> dict[str, Any]:
 def _theirs(
     oracle: Oracle, clips: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return upstream's unit rows and the pictures that its first norm saw, by clip.
+    """Return upstream's unit rows and the log-mels that its first norm saw, by clip.
 
     Where upstream crops a long clip at random, it is made to crop at our windows, and their unit
     rows are averaged.
@@ -114,14 +114,14 @@ def _theirs(
     def note(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         seen.append(given[0].transpose(1, 3).detach().numpy())
 
-    rows, pictures = [], {}
+    rows, mels = [], {}
     with oracle.first_norm.register_forward_pre_hook(note):
         for name, clip in clips.items():
             seen.clear()
             starts = [0] if oracle.fused else _starts(clip, oracle)
             rows.append(unit(np.stack([oracle.audio(clip, s) for s in starts])).mean(axis=0))
-            pictures[name] = np.concatenate(seen)
-    return unit(np.stack(rows)), pictures
+            mels[name] = np.concatenate(seen)
+    return unit(np.stack(rows)), mels
 
 
 def _starts(clip: np.ndarray, oracle: Oracle) -> list[int]:
@@ -136,10 +136,10 @@ def _starts(clip: np.ndarray, oracle: Oracle) -> list[int]:
     return list(windowing.window_starts(Whole(clip), front))
 
 
-def _pictures(
+def _log_mels(
     model: reclap.Model, clips: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Compare log-mel pictures in dB.
+    """Compare log-mels in dB.
 
     Upstream computes in float32, most of it. A band 100 dB below the loudest of its frame then
     holds the rounding errors of the window's coefficients, so ``mel_db`` looks at the bands within
@@ -150,7 +150,7 @@ def _pictures(
     found = {"mel_db": 0.0, "mel_all_db": 0.0, "mel_exact_db": 0.0, "theirs_exact_db": 0.0}
     for name, clip in clips.items():
         want = theirs[name]
-        ours = np.stack([x.mel for x in fusion.pictures(Whole(clip), front)]).reshape(want.shape)
+        ours = np.stack([x.mel for x in fusion.log_mels(Whole(clip), front)]).reshape(want.shape)
         difference = np.abs(ours - want)
         heard = want > want.max(axis=-1, keepdims=True) - 60
         pairs = {"mel_db": difference[heard], "mel_all_db": difference}
@@ -164,7 +164,7 @@ def _pictures(
 
 
 def _exact(clip: np.ndarray, front: audio.AudioConfig) -> np.ndarray:
-    """Return the log-mel picture by NumPy's transform and librosa's bank in float64."""
+    """Return the log-mel by NumPy's transform and librosa's bank in float64."""
     half = front.n_fft // 2
     padded = np.pad(clip.astype(np.float64), half, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, front.n_fft)[:: front.hop]

@@ -1,4 +1,4 @@
-"""Pictures; they need matplotlib, the extra ``plot``."""
+"""Plots of timelines; they need matplotlib, the extra ``plot``."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["require_format", "save_timeline"]
 
 
 def require_format(path: str | os.PathLike[str]) -> str:
-    """Return the format of a picture that its suffix names, PNG where there is none.
+    """Return the image format that a suffix names, PNG where there is none.
 
     Raises
     ------
@@ -56,8 +56,8 @@ def save_timeline(timeline: "Timeline", path: str | os.PathLike[str]) -> None:
     figure = Figure(figsize=(9, 1.4 + 0.3 * count), layout="constrained")
     axes = figure.add_subplot()
     edges = _edges(timeline.seconds)
-    picture = timeline.probabilities.T
-    mesh = axes.pcolormesh(edges, np.arange(count + 1), picture, vmin=0, vmax=1, cmap="Blues")
+    values = timeline.probabilities.T
+    mesh = axes.pcolormesh(edges, np.arange(count + 1), values, vmin=0, vmax=1, cmap="Blues")
     axes.set_yticks(np.arange(count) + 0.5, timeline.labels)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)

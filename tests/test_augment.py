@@ -43,17 +43,17 @@ def rows(tmp_path_factory):
     ]
 
 
-def pictures(rows, how, count, batch=20):
-    """Return `count` pictures (count, frames, mels) in dB, and the rows of each."""
+def log_mels(rows, how, count, batch=20):
+    """Return `count` log-mels (count, frames, mels) in dB, and the rows of each."""
     batches = Batches(rows, Data("", batch=batch, group="group"), how, FRONT, 3)
     made = [batches.batch(step) for step in range(count // batch)]
     return np.concatenate([b.mel for b in made]), [r for b in made for r in b.rows]
 
 
 def changes(rows, how, count=400):
-    """Return what is added to the picture of the noise in dB, (count, frames, mels)."""
-    plain, _ = pictures(rows[:1], PLAIN, 20)
-    return pictures(rows[:1], how, count)[0] - plain[0]
+    """Return what is added to the log-mel of the noise in dB, (count, frames, mels)."""
+    plain, _ = log_mels(rows[:1], PLAIN, 20)
+    return log_mels(rows[:1], how, count)[0] - plain[0]
 
 
 def assert_uniform(drawn, least, greatest):
@@ -84,7 +84,7 @@ def test_without_settings_nothing_changes(rows):
     assert np.abs(changes(rows, PLAIN, 20)).max() == 0
 
 
-def test_gain_shifts_the_whole_picture(rows):
+def test_gain_shifts_the_whole_log_mel(rows):
     added = changes(rows, Augment(gain_db=6.0))
     assert np.ptp(added, axis=(1, 2)).max() < 1e-3
     assert_uniform(added[:, 0, 0], -6, 6.0001)
@@ -122,9 +122,9 @@ def test_tilt_and_equalizer_add(rows):
 
 def noise_of(rows, how, count=400):
     """Return the power that is added to the noise-free tone, relative to its level."""
-    plain, _ = pictures(rows[1:2], PLAIN, 20)
+    plain, _ = log_mels(rows[1:2], PLAIN, 20)
     power = augment.from_db(plain[0])
-    made, _ = pictures(rows[1:2], how, count)
+    made, _ = log_mels(rows[1:2], how, count)
     level = augment.level_of(power)
     return [np.maximum(augment.from_db(m) - power, 0) / level for m in made]
 
@@ -170,7 +170,7 @@ def test_noise_comes_as_often_as_asked(rows):
 
 def test_speeds_are_all_used_alike(rows):
     how = Augment(speeds=(0.5, 1.0, 2.0), shift=True)
-    made, _ = pictures(rows[2:], how, 300)
+    made, _ = log_mels(rows[2:], how, 300)
     bands = [max((0.5, 1, 2), key=lambda s: loudness(m, s * HIGH).mean()) for m in made]
     counts = collections.Counter(bands)
     assert all(abs(counts[s] / 300 - 1 / 3) < 5 * (2 / 9 / 300) ** 0.5 for s in (0.5, 1, 2))
@@ -180,9 +180,9 @@ def test_shift_starts_anywhere(tmp_path, rows):
     click = np.zeros(RATE, "f4")
     click[RATE // 2] = 0.9
     one = [dataclasses.replace(rows[0], path=folders.write_wav(tmp_path / "click.wav", click))]
-    still, _ = pictures(one, PLAIN, 20)
+    still, _ = log_mels(one, PLAIN, 20)
     assert set(still.max(axis=2).argmax(axis=1)) == {50}
-    shifted, _ = pictures(one, Augment(shift=True), 400)
+    shifted, _ = log_mels(one, Augment(shift=True), 400)
     at = shifted.max(axis=2).argmax(axis=1)
     assert np.histogram(at, 5, (0, FRONT.frames))[0].min() > 80 - 5 * (400 * 0.16) ** 0.5
 
@@ -191,7 +191,7 @@ def test_shift_starts_anywhere(tmp_path, rows):
 
 
 def halves(made):
-    """Tell which tones sound in the first and the last fifth of each picture."""
+    """Tell which tones sound in the first and the last fifth of each log-mel."""
     fifth = FRONT.frames // 5
     parts = (made[:, 3:fifth], made[:, -fifth:-3])
     return [
@@ -208,7 +208,7 @@ def halves(made):
 
 
 def test_same_joins_clips_of_the_group(rows):
-    made, used = pictures(rows[1:], Augment(same=1.0, splice=0.0), 400)
+    made, used = log_mels(rows[1:], Augment(same=1.0, splice=0.0), 400)
     partners = collections.Counter(used)
     assert set(partners) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert all(abs(n / 400 - 0.25) < 5 * (0.1875 / 400) ** 0.5 for n in partners.values())
@@ -218,31 +218,31 @@ def test_same_joins_clips_of_the_group(rows):
 
 
 def test_same_comes_as_often_as_asked(rows):
-    _, used = pictures(rows[1:], Augment(same=0.3), 400)
+    _, used = log_mels(rows[1:], Augment(same=0.3), 400)
     assert abs(np.mean([len(u) == 2 for u in used]) - 0.3) < 5 * (0.21 / 400) ** 0.5
 
 
 def test_spliced_clip_follows_the_first(rows):
-    made, used = pictures(rows[1:], Augment(same=1.0, splice=1.0), 200)
+    made, used = log_mels(rows[1:], Augment(same=1.0, splice=1.0), 200)
     for names, pair in zip(halves(made), used, strict=True):
         assert names == tuple("LH"[i] for i in pair)
 
 
 def test_splice_comes_as_often_as_asked(rows):
-    made, used = pictures(rows[1:], Augment(same=1.0, splice=0.25), 800)
+    made, used = log_mels(rows[1:], Augment(same=1.0, splice=0.25), 800)
     both = [names for names, (a, b) in zip(halves(made), used, strict=True) if a != b]
     share = np.mean([names[0] != names[1] for names in both])
     assert abs(share - 0.25) < 5 * (0.1875 / len(both)) ** 0.5
 
 
 def test_joined_clips_differ_in_level_by_as_much_as_asked(rows):
-    made, used = pictures(rows[1:], Augment(same=1.0, splice=0.0, snr_db=6.0), 2000)
-    plain, alone = pictures(rows[1:], PLAIN, 20)
+    made, used = log_mels(rows[1:], Augment(same=1.0, splice=0.0, snr_db=6.0), 2000)
+    plain, alone = log_mels(rows[1:], PLAIN, 20)
     own = {}
     for k, hz in ((0, LOW), (1, HIGH)):
-        picture = plain[alone.index((k,))]
-        level = 10 * np.log10(augment.level_of(augment.from_db(picture)))
-        own[hz] = loudness(picture, hz).mean() - level
+        mel = plain[alone.index((k,))]
+        level = 10 * np.log10(augment.level_of(augment.from_db(mel)))
+        own[hz] = loudness(mel, hz).mean() - level
     ratios = np.array(
         [
             (loudness(m, HIGH).mean() - own[HIGH]) - (loudness(m, LOW).mean() - own[LOW])

@@ -356,9 +356,9 @@ def test_timeline_prints_a_table(run, long_clip):
     assert [row.split()[0] for row in rows] == ["0.00", "1.00"]
 
 
-def test_timeline_draws_a_picture(run, long_clip, tmp_path):
+def test_timeline_draws_a_plot(run, long_clip, tmp_path):
     needs("matplotlib", "plot")
-    out = tmp_path / "picture.png"
+    out = tmp_path / "plot.png"
     status, _, _ = run("timeline", long_clip, "--labels", "a,b", "--plot", out)
     assert status == 0
     assert out.read_bytes().startswith(b"\x89PNG")
@@ -368,9 +368,7 @@ def test_timeline_draws_a_picture(run, long_clip, tmp_path):
     ("name", "text"),
     [("p.xyz", "expected a suffix of"), ("no/p.png", "no: No such file"), (".", "Is a directory")],
 )
-def test_timeline_refuses_a_picture_before_the_work(
-    run, long_clip, tmp_path, monkeypatch, name, text
-):
+def test_timeline_refuses_a_plot_before_the_work(run, long_clip, tmp_path, monkeypatch, name, text):
     needs("matplotlib", "plot")
     monkeypatch.setattr(reclap.Model, "timeline", None)
     told = run("timeline", long_clip, "--labels", "a,b", "--plot", tmp_path / name)
@@ -378,7 +376,7 @@ def test_timeline_refuses_a_picture_before_the_work(
     assert not list(tmp_path.glob("p.*"))
 
 
-def test_timeline_picture_needs_matplotlib(run, long_clip, tmp_path, monkeypatch):
+def test_timeline_plot_needs_matplotlib(run, long_clip, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "reclap.plotting", raising=False)
     monkeypatch.delattr(reclap, "plotting", raising=False)

@@ -130,7 +130,7 @@ def test_a_missing_setting_is_named(key):
         core.Model(config, None, 24, MLP, MLP, 20)
 
 
-def test_pictures_that_do_not_fit_are_refused(rng):
+def test_log_mels_that_do_not_fit_are_refused(rng):
     model, _ = new_model(rng, CNN14)
     context = core.Context(1)
     with pytest.raises(ValueError, match="mel: 3 frames, this audio tower takes 4 to 8192"):

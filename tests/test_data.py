@@ -236,7 +236,7 @@ def test_compose(a, b, sequence, expected):
 # ---- What is heard ---------------------------------------------------------------------------
 
 
-def test_without_changes_a_picture_is_that_of_inference(rows):
+def test_without_changes_a_log_mel_is_that_of_inference(rows):
     short = [row for row in rows if len(audio.load(row.path, RATE)) <= FRONT.samples]
     batch = make(short, Augment(), batch=len(short), mixtures=0, per_group=0).batch(0)
     for (row,), mel in zip(batch.rows, batch.mel, strict=True):

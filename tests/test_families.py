@@ -141,7 +141,7 @@ def sounds(rng, seconds=(1.0, 10.0)):
 
 def theirs_audio(model, clips, config):
     """Embed by transformers what our front end made of the clips."""
-    made = [next(fusion.pictures(Whole(clip), config)) for clip in clips]
+    made = [next(fusion.log_mels(Whole(clip), config)) for clip in clips]
     mel = np.stack([p.mel if p.mel.ndim == 3 else p.mel[None] for p in made])
     longer = torch.tensor([[p.longer] for p in made])
     with torch.no_grad():

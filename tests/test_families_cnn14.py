@@ -217,7 +217,7 @@ def test_models_of_full_size(rng, tmp_path, make, check, key, keys, parameters):
     [
         ({"mel_conv2d.0.weight": torch.zeros(64, 1, 5, 5)}, r"feature fusion \(mel_conv2d\.0\.we"),
         ({"fusion_model.local_att.0.bias": torch.zeros(2)}, r"feature fusion \(fusion_model\."),
-        ({"conv_block1.conv1.weight": torch.zeros(2, 4, 3, 3)}, "feature fusion of 4 pictures"),
+        ({"conv_block1.conv1.weight": torch.zeros(2, 4, 3, 3)}, "feature fusion of 4 log-mels"),
         ({"conv_block6": None}, r"conv blocks \[1, 2, 3, 4, 5\], Cnn14 has 1 to 6"),
         ({"conv_block3.conv2.weight": None}, "conv_block3.conv2.weight is missing, expected 4"),
         ({"conv_block3.bn2.bias": None}, r"1 missing: audio_branch\.conv_block3\.bn2\.bias"),

@@ -21,7 +21,7 @@ FLAGS = {"mixed": [1, 0, 1, 1, 0], "all": [1] * 5, "none": [0] * 5}
 
 
 def views(rng, b, frames=250, mels=16):
-    """Four different pictures a clip, whether it is flagged or not: only the flag may decide."""
+    """Four different log-mels a clip, whether it is flagged or not: only the flag may decide."""
     return decibels(rng, 4 * b, frames, mels).reshape(b, 4, frames, mels)
 
 
@@ -146,7 +146,7 @@ def test_fused_embeddings_are_bitwise_equal_on_any_thread_count(rng):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_clip_that_is_not_longer_is_its_first_picture_alone(rng):
+def test_a_clip_that_is_not_longer_is_its_first_log_mel_alone(rng):
     model, values = new_model(rng, FUSED)
     plain = core.Model(AUDIO, None, 24, MLP, MLP, 20)
     plain.bind([values[name] for name, _, _ in plain.parameters()])

@@ -1,4 +1,4 @@
-"""The four pictures of a model with feature fusion."""
+"""The four log-mels of a model with feature fusion."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ LONG = [700_001, 1_440_000, 2_000_003, pytest.param(14_400_007, marks=pytest.mar
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("length", LENGTHS + LONG)
-def test_pictures_match_transformers(rng, extractor, length):
+def test_log_mels_match_transformers(rng, extractor, length):
     x = noise(rng, length)
     mel, longer = fusion.fused_features(x, CLAP)
     # With a long clip beside it the extractor flags nothing at random.
@@ -59,7 +59,7 @@ def test_pictures_match_transformers(rng, extractor, length):
 
 
 @pytest.mark.oracle
-def test_pictures_of_real_clips_match_transformers(real_clips, extractor):
+def test_log_mels_of_real_clips_match_transformers(real_clips, extractor):
     for path in real_clips[::4]:
         x = np.tile(audio.load(path), 4)[:1_234_567]
         assert np.abs(fusion.fused_features(x, CLAP)[0] - theirs(extractor, x)[0][0]).max() <= DB
@@ -100,15 +100,15 @@ def test_cuts_start_in_the_middle_of_each_third_of_the_places(frames, starts):
     assert fusion.cut_starts(frames, 201) == starts
 
 
-def test_short_clip_gives_one_picture_four_times(rng):
+def test_short_clip_gives_one_log_mel_four_times(rng):
     for length in (1, 100, 3999, 4000, 4001, 4019):
         x = noise(rng, length)
         mel, longer = fusion.fused_features(x, SMALL)
         assert mel.shape == (4, 201, 8)
         assert not longer
         want = audio.log_mel(windowing.pad(x, SMALL), SMALL)
-        for picture in mel:
-            np.testing.assert_array_equal(picture, want)
+        for view in mel:
+            np.testing.assert_array_equal(view, want)
 
 
 def test_long_clip_gives_the_whole_and_three_cuts(rng):
@@ -139,27 +139,27 @@ def test_options_of_the_front_end_hold_for_fusion(rng):
     np.testing.assert_array_equal(a[1:], b[1:])
 
 
-def test_pictures_follow_the_configuration(rng):
+def test_log_mels_follow_the_configuration(rng):
     x = noise(rng, 9000)
-    [fused] = fusion.pictures(Whole(x), SMALL)
+    [fused] = fusion.log_mels(Whole(x), SMALL)
     assert fused.mel.shape == (4, 201, 8)
     assert fused.longer
     windows = AudioConfig.from_json(SMALL.to_json() | {"truncation": "windows"})
-    plain = list(fusion.pictures(Whole(x), windows))
+    plain = list(fusion.log_mels(Whole(x), windows))
     assert [p.mel.shape for p in plain] == [(201, 8)] * 3
     assert not any(p.longer for p in plain)
 
 
 @pytest.mark.parametrize("change", [{}, {"fusion_resize": "antialias"}, {"level_db": -20.0}])
 @pytest.mark.parametrize("length", [4019, 4020, 4100, 9000, 20_011])
-def test_parts_of_a_picture_give_what_the_whole_gives(rng, monkeypatch, change, length):
+def test_parts_of_a_log_mel_give_what_the_whole_gives(rng, monkeypatch, change, length):
     x, config = noise(rng, length), dataclasses.replace(SMALL, **change)
     want = fusion.fused_features(x, config)
     for part in (1, 7, 200, 5000):
         monkeypatch.setattr(fusion, "PART", part)
         mel, longer = fusion.fused_features(x, config)
         assert longer == want[1]
-        # The pictures of parts are the same; triangles of antialiasing are summed in parts.
+        # The log-mels of parts are the same; triangles of antialiasing are summed in parts.
         assert np.abs(mel - want[0]).max() <= (DB if "fusion_resize" in change else 0)
 
 

@@ -188,10 +188,10 @@ def test_real_clips_match_transformers(real_clips):
 
 
 def test_what_lies_at_the_floor_stays_there_at_any_level(rng):
-    picture = rng.uniform(-60, -20, (50, 8)).astype(np.float32)
+    mel = rng.uniform(-60, -20, (50, 8)).astype(np.float32)
     silent = rng.random((50, 8)) < 0.3
-    picture[silent] = -100
+    mel[silent] = -100
     for level in (-40.0, -20.0, 30.0):
-        got = features.set_level(picture, level)
+        got = features.set_level(mel, level)
         assert (got[silent] == -100).all()
-        assert np.ptp(got[~silent] - picture[~silent]) < 1e-3
+        assert np.ptp(got[~silent] - mel[~silent]) < 1e-3

@@ -128,7 +128,7 @@ def test_faults_of_ours_are_not_skipped(small, tones, monkeypatch, kind, errors)
     def broken(*_):
         raise kind("operands could not be broadcast together")
 
-    monkeypatch.setattr(inputs, "pictures", broken)
+    monkeypatch.setattr(inputs, "log_mels", broken)
     with pytest.raises(kind, match=r"^.?operands could not be broadcast"):
         small.embed_audio(tones, errors=errors)
 

@@ -115,11 +115,11 @@ def test_streamed_files_have_the_samples_of_whole_ones(
 @pytest.mark.parametrize("front", [FRONT, FUSED], ids=["windows", "fusion"])
 @pytest.mark.parametrize("change", [{}, {"quantize": True}, {"level_db": -20.0}])
 @pytest.mark.parametrize("seconds", [0.3, 0.5, 0.5001, 1.3, 3.0])
-def test_streamed_files_have_the_pictures_of_whole_ones(tmp_path, rng, front, change, seconds):
+def test_streamed_files_have_the_log_mels_of_whole_ones(tmp_path, rng, front, change, seconds):
     front = dataclasses.replace(front, **change)
     path = write(tmp_path / "clip.wav", noise(rng, int(44100 * seconds)), 44100)
     whole = streams.Whole(audio.load(path, front.rate))
-    want, got = (list(fusion.pictures(s, front)) for s in (whole, stream_of(path, front)))
+    want, got = (list(fusion.log_mels(s, front)) for s in (whole, stream_of(path, front)))
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a.mel, b.mel)
@@ -175,10 +175,10 @@ def test_file_that_shrinks_between_passes_is_refused(tmp_path, rng, front):
     assert stream.length == 20_000
     write(path, noise(rng, 9000, 1), 8000)
     with pytest.raises(FormatError, match="became shorter"):
-        list(fusion.pictures(stream, front))
+        list(fusion.log_mels(stream, front))
     write(path, noise(rng, 9000, 2), 8000)
     with pytest.raises(FormatError, match="changed while it was read"):
-        list(fusion.pictures(stream, front))
+        list(fusion.log_mels(stream, front))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -247,7 +247,7 @@ def long_file(request, tmp_path_factory) -> Path:
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="keeps freed memory")
 @pytest.mark.parametrize("folder", ["small_folder", "fused_folder"])
 def test_memory_does_not_grow_with_a_file(request, long_file, tones, folder):
-    # Decoded, the files would take 2.5 GB and 0.46 GB, their samples 0.46 GB, all pictures 46 MB.
+    # Decoded, the files would take 2.5 GB and 0.46 GB, their samples 0.46 GB, all log-mels 46 MB.
     assert megabytes_for(request.getfixturevalue(folder), tones[0], long_file) < 150
 
 

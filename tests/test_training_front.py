@@ -66,7 +66,7 @@ def inference(row, front):
     """Return what the model embeds, shape (windows, frames, mels)."""
     found = [result for _, result in inputs.features([row.path], inputs.Reading(), front, 1)]
     assert not [x for x in found if isinstance(x, Exception)]
-    return np.stack([picture.mel for picture in found])
+    return np.stack([one.mel for one in found])
 
 
 def test_every_option_of_the_front_end_is_here():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "each_frames",
-    "each_picture",
+    "each_log_mel",
     "log_mel",
     "mel_filters",
     "set_level",
@@ -59,8 +59,8 @@ def log_mel(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
     >>> log_mel(np.zeros(48000, np.float32)).shape
     (101, 64)
     """
-    picture: Samples = _mel(config or AudioConfig())(mono(samples))
-    return picture
+    mel: Samples = _mel(config or AudioConfig())(mono(samples))
+    return mel
 
 
 def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Samples:
@@ -88,16 +88,16 @@ def window_features(samples: npt.ArrayLike, config: AudioConfig | None = None) -
     >>> window_features(np.zeros(480001, np.float32)).shape
     (2, 1001, 64)
     """
-    pictures = list(each_picture(Whole(mono(samples)), config or AudioConfig()))
-    return pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)
+    mels = list(each_log_mel(Whole(mono(samples)), config or AudioConfig()))
+    return mels[0][np.newaxis] if len(mels) == 1 else np.stack(mels)
 
 
-def each_picture(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
-    """Yield the pictures of `window_features` one by one."""
-    mel = _mel(config)
+def each_log_mel(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
+    """Yield the log-mels of `window_features` one by one."""
+    transform = _mel(config)
     for window in each_window(stream, config):
-        picture: Samples = mel(window)
-        yield picture if config.level_db is None else set_level(picture, config.level_db)
+        mel: Samples = transform(window)
+        yield mel if config.level_db is None else set_level(mel, config.level_db)
 
 
 def each_frames(stream: Stream, config: AudioConfig, count: int) -> Iterator[Samples]:
@@ -117,12 +117,12 @@ def each_frames(stream: Stream, config: AudioConfig, count: int) -> Iterator[Sam
         yield mel(piece)[first - start : last - start]
 
 
-def set_level(picture: Samples, level_db: float) -> Samples:
-    """Shift a log-mel picture to a level; what lies at its floor stays there.
+def set_level(mel: Samples, level_db: float) -> Samples:
+    """Shift a log-mel to a level; values at its floor stay there.
 
     Parameters
     ----------
-    picture : ndarray of float32, shape (frames, mels)
+    mel : ndarray of float32, shape (frames, mels)
         Decibels, at least -100.
     level_db : float
         Wanted mean power of the frames, each weighted by its power, in dB.
@@ -133,12 +133,12 @@ def set_level(picture: Samples, level_db: float) -> Samples:
         Decibels, at least -100. Silence comes back unchanged.
     """
     floor = np.float32(-100)
-    heard = picture > floor + np.float32(0.005)
-    frames = np.where(heard, np.power(np.float32(10), picture * np.float32(0.1)), 0).sum(axis=1)
+    heard = mel > floor + np.float32(0.005)
+    frames = np.where(heard, np.power(np.float32(10), mel * np.float32(0.1)), 0).sum(axis=1)
     if not frames.any():
-        return picture
+        return mel
     present = 10 * np.log10(frames @ frames / frames.sum())
-    return np.where(heard, np.maximum(picture + np.float32(level_db - present), floor), floor)
+    return np.where(heard, np.maximum(mel + np.float32(level_db - present), floor), floor)
 
 
 def mel_filters(config: AudioConfig) -> Samples:

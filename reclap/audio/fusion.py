@@ -11,16 +11,16 @@ from reclap.audio.front import AudioConfig
 from reclap.audio.streams import Stream, Whole
 from reclap.errors import FormatError
 
-__all__ = ["Picture", "fused_features", "pictures"]
+__all__ = ["LogMel", "fused_features", "log_mels"]
 
 Floats = npt.NDArray[np.float32]
 
 VIEWS = 4  # the whole clip, its front, middle and back
-PART = 4096  # frames of a long clip's picture at a time
+PART = 4096  # frames of a long clip's log-mel at a time
 
 
-class Picture(NamedTuple):
-    """One input of the audio tower.
+class LogMel(NamedTuple):
+    """Log-mel that is one input of the audio tower.
 
     Attributes
     ----------
@@ -34,15 +34,20 @@ class Picture(NamedTuple):
     longer: bool
 
 
-def pictures(stream: Stream, config: AudioConfig) -> Iterator[Picture]:
-    """Yield what the model takes of a sound, as ``config.truncation`` says.
+def log_mels(stream: Stream, config: AudioConfig) -> Iterator[LogMel]:
+    """Yield the log-mels of a sound, one for each input of the tower.
 
     Parameters
     ----------
     stream : Stream
         The sound at ``config.rate``.
     config : AudioConfig
-        The front end.
+        The front end; its `truncation` chooses between windows and fusion.
+
+    Yields
+    ------
+    LogMel
+        Of each window, or the one that fusion makes.
 
     Raises
     ------
@@ -50,14 +55,14 @@ def pictures(stream: Stream, config: AudioConfig) -> Iterator[Picture]:
         If the stream cannot be read to its end, or holds NaN or infinity.
     """
     if config.truncation == "fusion":
-        yield Picture(*_fused(stream, config))
+        yield LogMel(*_fused(stream, config))
         return
-    for mel in features.each_picture(stream, config):
-        yield Picture(mel, False)
+    for mel in features.each_log_mel(stream, config):
+        yield LogMel(mel, False)
 
 
 def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats, bool]:
-    """Compute the four log-mel pictures that a model with feature fusion takes.
+    """Compute the four log-mels that a model with feature fusion takes as one input.
 
     Parameters
     ----------
@@ -70,7 +75,7 @@ def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats,
     -------
     mel : ndarray of float32, shape (4, config.frames, config.mels)
         Decibels: the whole clip, shrunk in time, then cuts from its front, middle and back.
-        Four times the same picture where the clip fits into one.
+        Four times the same where the clip fits into the window.
     longer : bool
         Whether it does not fit.
 
@@ -84,12 +89,12 @@ def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats,
     A clip shorter than the window is padded as ``config.padding`` says. One that is longer, but by
     less than a hop, has as many frames as the window and is taken as it is, not flagged.
 
-    Otherwise the places where a cut of ``config.frames`` frames can start are divided into three
+    Otherwise the frames at which a cut of ``config.frames`` frames can start are divided into three
     consecutive parts of equal size, the first ones longer by one where they do not divide evenly.
     The reference draws one start from each part at random (``_random_mel_fusion`` of transformers'
     ClapFeatureExtractor; ``training/data.py``, get_audio_features, of LAION-AI/CLAP). Here it is
     the middle of the part (of an even number the earlier one), so that equal clips give equal
-    pictures. A part without places, in a clip only one frame too long, starts at 0 as there.
+    log-mels. An empty part, in a clip only one frame too long, starts at 0 as there.
 
     A short clip is never flagged. (ClapFeatureExtractor flags one clip of a call at random where
     none is longer, which makes an embedding depend on its company; LAION's evaluation does not.)
@@ -105,7 +110,7 @@ def fused_features(samples: npt.ArrayLike, config: AudioConfig) -> tuple[Floats,
 
 
 def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
-    """Compute `fused_features` part by part; to set a level, the picture must be whole."""
+    """Compute `fused_features` part by part; to set a level, the log-mel must be whole."""
     size, total, level = config.frames, stream.length // config.hop + 1, config.level_db
     if total <= size:
         clip = np.concatenate(list(windowing.prepared(stream, config)))
@@ -128,13 +133,13 @@ def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
 
 
 def cut_starts(frames: int, size: int) -> list[int]:
-    """Return where the cuts of `size` frames start: the middle of each third of the places."""
+    """Return where the cuts of `size` frames start: the middle of each third of their range."""
     parts = np.array_split(np.arange(frames - size + 1), VIEWS - 1)
     return [int(part[(len(part) - 1) // 2]) if len(part) else 0 for part in parts]
 
 
 class _Cut:
-    """Frames of a picture from `start` on."""
+    """Frames of a log-mel from `start` on."""
 
     def __init__(self, start: int, frames: int, mels: int) -> None:
         self.start, self.rows = start, np.empty((frames, mels), np.float32)
@@ -147,7 +152,7 @@ class _Cut:
 
 
 class Bilinear:
-    """A picture shrunk along time, as torch's interpolate with align_corners False.
+    """Log-mel shrunk along time, as torch's interpolate with align_corners False.
 
     Each result mixes two neighbours, whatever the factor: frames in between are skipped. The
     coordinate is computed in float32, here and below, as torch does; it tells in long clips.
@@ -164,13 +169,13 @@ class Bilinear:
 
     def add(self, mel: Floats, at: int) -> None:
         """Take the frames that begin at `at`, one part after the other."""
-        for place, share in self._mixed:
-            here = slice(*np.searchsorted(place, (at, at + len(mel))))
-            self.rows[here] += mel[place[here] - at] * share[here, np.newaxis]
+        for index, share in self._mixed:
+            here = slice(*np.searchsorted(index, (at, at + len(mel))))
+            self.rows[here] += mel[index[here] - at] * share[here, np.newaxis]
 
 
 class Antialiased:
-    """A picture shrunk along time by triangles as wide as the step between results.
+    """Log-mel shrunk along time by triangles as wide as the step between results.
 
     As torch's interpolate with antialias, which torchvision's Resize does since 0.17: what LAION's
     code gives on an installation of today. Released models were trained before.

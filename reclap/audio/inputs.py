@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from reclap.audio.decode import Source, check_rate, is_file, own_rate
 from reclap.audio.front import AudioConfig, open_front
-from reclap.audio.fusion import Picture, pictures
+from reclap.audio.fusion import LogMel, log_mels
 from reclap.audio.streams import Stream, Whole, cut
 from reclap.errors import BadSound, FormatError, one_line
 from reclap.runtime.prefetch import prefetch
@@ -35,7 +35,7 @@ Sound: TypeAlias = Source | npt.ArrayLike | tuple[npt.ArrayLike, float] | Mappin
 Sounds: TypeAlias = Sound | Iterable[Sound]
 
 MOST_PIECES = 1 << 20  # 12 days, one a second; each is a pass of the tower, and a row kept
-AHEAD = 32  # pictures that are ready before the model asks for them
+AHEAD = 32  # log-mels that are prefetched
 BAD_SOUND = (OSError, FormatError, BadSound)  # anything else is a fault of ours, or the caller's
 
 
@@ -159,37 +159,37 @@ def _name(error: Exception, name: str) -> None:
 
 def features(
     items: Iterable[Any], reading: Reading, front: AudioConfig, threads: int
-) -> Generator[tuple[int, Picture | Exception], None, None]:
-    """Yield the log-mel pictures of each sound, or why it has none, in order.
+) -> Generator[tuple[int, LogMel | Exception], None, None]:
+    """Prefetch the log-mels of sounds: yield those of each sound, or why it has none, in order.
 
     Parameters
     ----------
     items : iterable
-        As `as_list` returns them, read while pictures are asked for.
+        Sounds, as `as_list` returns them; read while log-mels are asked for.
     reading : Reading
-        How they are read.
+        Options of reading.
     front : AudioConfig
         The model's front end.
     threads : int
-        Threads that decode and transform ahead of the caller, with the interpreter lock released.
+        Threads of the prefetcher, which decode and transform with the interpreter lock released.
 
     Yields
     ------
-    place : int
-        Of the sound in `items`.
-    Picture or exception
-        A sound that fails further on has given pictures before.
+    index : int
+        Index of the sound in `items`.
+    result : LogMel or exception
+        A sound that fails further on has given log-mels before.
 
     Notes
     -----
-    Memory holds at most `AHEAD` pictures, or twice that; and of at most `threads` sounds `WHOLE`
+    Memory holds at most `AHEAD` log-mels, or twice that; and of at most `threads` sounds `WHOLE`
     decoded samples each, see `reclap.audio.streams`, whatever their length.
     """
 
-    def work(i: int, item: Any) -> Iterator[Picture | Exception]:
+    def work(i: int, item: Any) -> Iterator[LogMel | Exception]:
         name = name_of(item, i)
         try:
-            yield from pictures(reading.open(item, front, name), front)
+            yield from log_mels(reading.open(item, front, name), front)
         except BAD_SOUND as error:
             _name(error, name)
             yield error
@@ -200,8 +200,8 @@ def features(
 
 def pieces(
     item: Any, reading: Reading, front: AudioConfig, size: int, step: int
-) -> Generator[tuple[int, int, Picture], None, None]:
-    """Yield the log-mel pictures of the pieces of one sound, as they begin every `step` samples.
+) -> Generator[tuple[int, int, LogMel], None, None]:
+    """Yield the log-mels of the pieces of one sound, which begin every `step` samples.
 
     Parameters
     ----------
@@ -214,9 +214,9 @@ def pieces(
     Yields
     ------
     start, stop : int
-        Of the piece in samples; once for every picture of it.
-    Picture
-        Of the piece, as of a sound of its own.
+        Begin and end of the piece in samples; repeated for each of its log-mels.
+    mel : LogMel
+        Log-mel of the piece, as if it were a sound of its own.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def pieces(
         As `features` yields them; ValueError for more than `MOST_PIECES`, too.
     """
 
-    def work() -> Iterator[tuple[int, int, Picture]]:
+    def work() -> Iterator[tuple[int, int, LogMel]]:
         try:
             mixed = dataclasses.replace(front, channels="mean")
             stream = reading.open(item, mixed, name_of(item, 0))
@@ -232,8 +232,8 @@ def pieces(
             ranges = ((start, start + size) for start in itertools.count(0, step))
             found = cut(stream.blocks(), ranges)
             for start, piece in zip(itertools.count(0, step), found, strict=False):
-                for picture in pictures(Whole(piece), front):
-                    yield start, start + len(piece), picture
+                for mel in log_mels(Whole(piece), front):
+                    yield start, start + len(piece), mel
         except BAD_SOUND as error:
             _name(error, name_of(item, 0))
             raise
@@ -252,8 +252,8 @@ def _refuse_more(length: int, size: int, step: int, rate: int) -> None:
 
 
 def without_fault(
-    found: Generator[tuple[int, int, Picture], None, None], faults: list[str]
-) -> Generator[tuple[int, int, Picture], None, None]:
+    found: Generator[tuple[int, int, LogMel], None, None], faults: list[str]
+) -> Generator[tuple[int, int, LogMel], None, None]:
     """Yield what `pieces` does; where it raises, end and put the reason into `faults`."""
     try:
         yield from found

@@ -98,7 +98,7 @@ def add_timeline(commands: Commands) -> None:
     p.add_argument("--window", type=float, metavar="S", help="seconds (default: the model's)")
     p.add_argument("--hop", type=float, metavar="S", help="seconds (default: half a window)")
     p.add_argument("--json", action="store_true", help="one JSON object a line and window")
-    p.add_argument("--plot", type=Path, metavar="PNG", help="draw a picture (extra: plot)")
+    p.add_argument("--plot", type=Path, metavar="PNG", help="plot the timeline (extra: plot)")
     p.set_defaults(run=_run_timeline)
 
 

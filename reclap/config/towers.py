@@ -58,14 +58,14 @@ class HtsatConfig(Settings):
     mels : int
         Mel bands of the input.
     spec_size : int
-        Side of the square picture that the spectrogram is folded into; a multiple of `mels`.
+        Side of the square image that the log-mel is folded into; a multiple of `mels`.
         The tower takes up to ``spec_size ** 2 // mels`` frames.
     patch : int
         Side of a patch and its stride; there are at most 512 patches a side.
     embed : int
         Width of the first stage; each stage doubles it.
     fusion : bool
-        Attentional feature fusion ("aff_2d" of LAION-CLAP): the tower takes four pictures of a
+        Attentional feature fusion ("aff_2d" of LAION-CLAP): the tower takes four log-mels of a
         clip and fuses those of a long one. Such models embed, but cannot be trained yet.
     depths, heads : tuple of int
         Blocks and attention heads of each stage.

@@ -10,13 +10,13 @@ __all__ = ["BATCH", "PIXELS", "TEXT_BATCH", "batch_of", "batches"]
 
 T = TypeVar("T")
 
-BATCH = 8  # most pictures in one call of the audio tower: more bring no speed
+BATCH = 8  # most log-mels in one call of the audio tower: more bring no speed
 PIXELS = BATCH * 1024 * 64  # most frames times mels in one call, so that long windows fit memory
 TEXT_BATCH = 128
 
 
 def batch_of(front: AudioConfig) -> int:
-    """Return how many pictures go into one call of the audio tower; see `BATCH` and `PIXELS`."""
+    """Return the batch size of the audio tower in log-mels; see `BATCH` and `PIXELS`."""
     return min(BATCH, max(1, PIXELS // (front.frames * front.mels)))
 
 

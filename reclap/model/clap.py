@@ -351,8 +351,8 @@ class Model(Embedder):
         spans: list[tuple[int, int]] = []
         parts: list[list[Floats]] = []
         with bar, contextlib.closing(found):
-            pictures = (((a, b), picture) for a, b, picture in found)
-            for span, row in self._rows(pictures, lambda _: name):
+            mels = (((a, b), mel) for a, b, mel in found)
+            for span, row in self._rows(mels, lambda _: name):
                 if spans[-1:] != [span]:
                     spans.append(span)
                     parts.append([])

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from reclap.audio import inputs
 from reclap.audio.decode import is_file
-from reclap.audio.fusion import Picture
+from reclap.audio.fusion import LogMel
 from reclap.config.model import ClapConfig
 from reclap.errors import Errors, FormatError, ReclapError, SkippedWarning, one_line, shown_name
 from reclap.model.batching import TEXT_BATCH, batch_of, batches
@@ -254,7 +254,7 @@ class Embedder:
         front = reading.front(self.config.front)
         found = inputs.features(watched, reading, front, self.threads)
         bar = progress_bar(total, "clip", shown=progress)
-        batch: list[tuple[int, Picture]] = []
+        batch: list[tuple[int, LogMel]] = []
         fault: Exception | None = None
         with bar, contextlib.closing(found):
             for i, result in found:
@@ -278,12 +278,12 @@ class Embedder:
             raise fault
 
     def _rows(
-        self, pictures: Iterable[tuple[T, Picture]], name: Callable[[T], object]
+        self, mels: Iterable[tuple[T, LogMel]], name: Callable[[T], object]
     ) -> Iterator[tuple[T, Floats]]:
         """Yield the embedding of each log-mel with its key, which `name` spells out in errors."""
-        for batch in batches(pictures, self._batch):
-            mel = np.stack([picture.mel for _, picture in batch])
-            longer = np.array([picture.longer for _, picture in batch])
+        for batch in batches(mels, self._batch):
+            mel = np.stack([one.mel for _, one in batch])
+            longer = np.array([one.longer for _, one in batch])
             with self._lock:
                 rows = self._core.audio(
                     self._context, mel, longer=longer if self.config.audio.fusion else None

@@ -53,7 +53,7 @@ def byte_bar(total: int, what: str, *, shown: bool) -> Any:
 
 
 class _Hidden:
-    """What is used of tqdm's bar, without a picture."""
+    """A progress bar that shows nothing, with the methods of tqdm's that are used."""
 
     def __init__(self) -> None:
         self.n = 0

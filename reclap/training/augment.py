@@ -1,7 +1,7 @@
 """Random changes to spectrograms: level, colour, noise, mixtures and the captions of mixtures.
 
-Pictures hold mel *power*, not decibels, so that sounds add: the power of a sum of unrelated sounds
-is on average the sum of their powers. Nothing is decoded or transformed again for a mixture, which
+Spectrograms hold mel *power*, not decibels, so that sounds add: the power of a sum of unrelated
+sounds is on average the sum of their powers. Nothing is decoded or transformed again for a mixture, which
 makes a training example cost a millisecond.
 """
 
@@ -101,17 +101,17 @@ class Augment(Settings):
 # ---- Level -----------------------------------------------------------------------------------
 
 
-def from_db(picture: Floats) -> Floats:
-    """Turn decibels into power; what lies at the floor becomes nothing at all."""
-    power: Floats = np.power(np.float32(10), picture * np.float32(0.1))
+def from_db(mel: Floats) -> Floats:
+    """Convert decibels to power; values at the floor become zero."""
+    power: Floats = np.power(np.float32(10), mel * np.float32(0.1))
     power[power <= FLOOR * 1.001] = 0
     return power
 
 
 def to_db(power: Floats) -> Floats:
-    """Turn power into decibels, at least -100."""
-    picture = np.float32(10) * np.log10(np.maximum(power, np.float32(FLOOR)))
-    return np.maximum(picture, np.float32(-100))  # the logarithm is rounded
+    """Convert power to decibels, at least -100."""
+    mel = np.float32(10) * np.log10(np.maximum(power, np.float32(FLOOR)))
+    return np.maximum(mel, np.float32(-100))  # the logarithm is rounded
 
 
 def level_of(power: Floats) -> float:

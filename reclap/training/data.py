@@ -102,9 +102,9 @@ class Batch:
     mel : ndarray of float32, shape (b, frames, mels)
         Decibels.
     captions : tuple of str
-        One for each picture.
+        One for each log-mel.
     rows : tuple of tuple of int
-        The rows of the manifest in each picture.
+        The rows of the manifest in each log-mel.
     """
 
     step: int

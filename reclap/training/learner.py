@@ -150,7 +150,7 @@ class Learner:
         }
 
     def embed(self, mel: Floats) -> Floats:
-        """Embed pictures (b, frames, mels) with the model that would be saved."""
+        """Embed log-mels (b, frames, mels) with the EMA weights, which are what is saved."""
         rows: Floats = self.model.audio(self._context, mel)
         return rows
 

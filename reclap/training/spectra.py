@@ -92,7 +92,7 @@ def _of(samples: Floats, front: AudioConfig, *, wrap: bool) -> Spectrum:
 
 
 def _whole(samples: Floats, front: AudioConfig) -> Floats:
-    """Return the picture of a clip, padded and quantised as at inference, but not cut."""
+    """Return the log-mel of a clip, padded and quantised as at inference, but not cut."""
     longer = dataclasses.replace(front, samples=max(len(samples), front.samples))
     return features.log_mel(windowing.windows(samples, longer)[0], front)
 

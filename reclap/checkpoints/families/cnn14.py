@@ -85,10 +85,10 @@ def config_of(tensors: Mapping[str, Stored]) -> Cnn14Config:
     blocks = {int(m[1]) for name in tensors if (m := number.match(name))}
     if blocks != set(range(1, BLOCKS + 1)):
         raise FormatError(f"audio tower: conv blocks {sorted(blocks)}, Cnn14 has 1 to {BLOCKS}")
-    pictures = shape_of(tensors, "conv_block1.conv1.weight", 4)[3]
-    if pictures != 1:
+    channels = shape_of(tensors, "conv_block1.conv1.weight", 4)[3]
+    if channels != 1:
         raise FormatError(
-            f"audio tower: Cnn14 with feature fusion of {pictures} pictures, not supported"
+            f"audio tower: Cnn14 with feature fusion of {channels} log-mels, not supported"
         )
     return Cnn14Config(
         mels=shape_of(tensors, "bn0.weight", 1)[0],

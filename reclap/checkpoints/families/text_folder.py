@@ -105,7 +105,7 @@ class TextTower:
     tokenizer : Path
         See `reclap.text.vocabulary.load`.
     ignored : list of str
-        Tensors that the tower does not need: heads, an unused pooler, the picture side of CLIP.
+        Tensors that the tower does not need: heads, an unused pooler, the image tower of CLIP.
     """
 
     config: TextConfig
