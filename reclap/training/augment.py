@@ -1,8 +1,8 @@
 """Random changes to spectrograms: level, colour, noise, mixtures and the captions of mixtures.
 
 Spectrograms hold mel *power*, not decibels, so that sounds add: the power of a sum of unrelated
-sounds is on average the sum of their powers. Nothing is decoded or transformed again for a mixture, which
-makes a training example cost a millisecond.
+sounds is on average the sum of their powers. Nothing is decoded or transformed again for a mixture,
+which makes a training example cost a millisecond.
 """
 
 import dataclasses
