@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import re
 import threading
+import time
 
 import folders
 import numpy as np
@@ -18,7 +19,7 @@ from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.training import augment, spectra
 from reclap.training.augment import Augment
-from reclap.training.data import Batches, Data, Loader, _unrank
+from reclap.training.data import Batches, Data, _unrank
 
 FRONT = AudioConfig.from_json(folders.CONFIG["front"])
 EVERYTHING = Augment(
@@ -69,13 +70,28 @@ def test_seed_and_step_change_the_batch(rows):
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_loader_keeps_order_and_content(rows, threads):
-    batches = make(rows, threads=threads, ahead=5)
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_prefetching_keeps_order_and_content(rows, threads, ahead):
+    batches = make(rows, threads=threads, ahead=ahead)
     expected = make(rows)
-    with Loader(batches, 2, 14) as loader:
-        for step, batch in zip(range(2, 14), loader, strict=True):
-            assert batch.step == step
-            assert same(batch, expected.batch(step))
+    for step, batch in zip(range(2, 14), batches.prefetch(2, 14), strict=True):
+        assert batch.step == step
+        assert same(batch, expected.batch(step))
+
+
+def test_no_more_batches_are_begun_than_may_be_ahead(rows, monkeypatch):
+    begun, plan = [], Batches.plan
+
+    def counting(self, step):
+        begun.append(step)
+        return plan(self, step)
+
+    monkeypatch.setattr(Batches, "plan", counting)
+    found = make(rows, threads=3, ahead=4).prefetch(0, 100)
+    for step in range(10):
+        next(found)
+        assert len(begun) <= step + 4
+    found.close()
 
 
 def test_cache_size_changes_nothing(rows):
@@ -343,11 +359,8 @@ def damaged(rows, tmp_path):
 
 def test_bad_sound_ends_the_run_and_is_named(damaged):
     batches = make(damaged, batch=10, mixtures=0, per_group=0)
-    with (
-        pytest.raises(FormatError, match=r"manifest\.jsonl:\d: .*bad\.wav"),
-        Loader(batches, 0, 3) as loader,
-    ):
-        list(loader)
+    with pytest.raises(FormatError, match=r"manifest\.jsonl:\d: .*bad\.wav"):
+        list(batches.prefetch(0, 3))
 
 
 def test_skipped_sound_is_replaced_by_the_next_of_its_group_and_reported_once(damaged, caplog):
@@ -374,11 +387,39 @@ def test_group_without_any_good_sound_is_an_error(damaged, tmp_path):
 
 
 def test_leaving_early_leaves_no_thread(rows):
-    with Loader(make(rows, ahead=8), 0, 1000) as loader:
-        assert len(list(itertools.islice(loader, 3))) == 3
-        assert _prefetching()
+    found = make(rows, ahead=8).prefetch(0, 1000)
+    assert len(list(itertools.islice(found, 3))) == 3
+    assert _prefetching()
+    found.close()
     assert not _prefetching()
-    loader.close()
+
+
+def test_leaving_early_waits_for_the_example_in_hand_alone(rows, monkeypatch):
+    begun, go, example = [], threading.Event(), Batches._example
+
+    def slow(self, step, item, picked):
+        if step:
+            begun.append((step, item))
+            assert go.wait(60)
+        return example(self, step, item, picked)
+
+    monkeypatch.setattr(Batches, "_example", slow)
+    found = make(rows, threads=1).prefetch(0, 10)
+    next(found)
+    while not begun:
+        time.sleep(0.001)
+    buffer = _buffer_of(found)
+    closing = threading.Thread(target=found.close)
+    closing.start()
+    while not buffer._closed:
+        time.sleep(0.001)
+    go.set()
+    closing.join()
+    assert begun == [(1, 0)]
+
+
+def _buffer_of(found):
+    return found.gi_frame.f_locals["found"].gi_frame.f_locals["buffer"]
 
 
 def _prefetching():

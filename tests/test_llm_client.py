@@ -15,7 +15,7 @@ from needs import needs
 from reclap.errors import BackendError, FormatError, ReclapError
 from reclap.llm import Message, Request, RequestError, StoppedError, open_llm
 from reclap.llm.cache import Cache
-from reclap.llm.parallel import ordered
+from reclap.llm.parallel import results_of
 from reclap.llm.request import Reply
 from reclap.llm.server import LARGEST, key_of
 from reclap.llm.server import Server as Client
@@ -211,8 +211,9 @@ def test_interrupt_gives_up_requests_on_their_way(session):
             arrived.wait()
             raise KeyboardInterrupt
 
+        found = results_of(lambda _: asker.complete(request()), items(), asker, 2, lambda _: "")
         with pytest.raises(KeyboardInterrupt):
-            list(ordered(lambda _: asker.complete(request()), items(), asker, 2))
+            list(found)
         server.ended = True
     assert asker.faults.counts() == {}
 

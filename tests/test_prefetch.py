@@ -1,5 +1,6 @@
 """Ordered, bounded prefetching."""
 
+import contextlib
 import gc
 import itertools
 import subprocess
@@ -122,7 +123,11 @@ def test_what_the_jobs_raise_comes_after_all_of_their_results(threads):
 
 
 def test_closing_early_drops_queued_jobs_and_interrupts_running_ones():
-    begun, stop = [], threading.Event()
+    begun, told, stop = [], [], threading.Event()
+
+    def interrupt(at_once):
+        told.append(at_once)
+        stop.set()
 
     def work(i):
         begun.append(i)
@@ -130,17 +135,48 @@ def test_closing_early_drops_queued_jobs_and_interrupts_running_ones():
             assert stop.wait(WAIT)  # what interrupts comes before what waits
         return i
 
-    found = prefetch_map(work, range(100), threads=2, ahead=10, interrupt=stop.set)
+    found = prefetch_map(work, range(100), threads=2, ahead=10, interrupt=interrupt)
     assert next(found) == 0
     found.close()
-    assert stop.is_set()
+    assert told == [False]
     assert len(begun) <= 3
     assert not workers()
 
 
+@pytest.mark.parametrize("where", ["items", "function", "consumer", "what it led to"])
+def test_jobs_are_told_of_ctrl_c(where):
+    told = []
+
+    def items():
+        yield 0
+        if where == "items":
+            raise KeyboardInterrupt
+
+    def function(item):
+        if where == "function":
+            raise KeyboardInterrupt
+        return item
+
+    def consume():
+        found = prefetch_map(function, items(), 1, 1, interrupt=told.append)
+        with contextlib.closing(found):
+            for _ in found:
+                if where == "consumer":
+                    raise KeyboardInterrupt
+                if where == "what it led to":
+                    try:
+                        raise KeyboardInterrupt
+                    finally:
+                        raise OSError("disk full")
+
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        consume()
+    assert told == [True]
+
+
 def test_a_complete_run_is_not_interrupted():
     calls = []
-    assert list(prefetch_map(abs, [-1], 1, 1, interrupt=lambda: calls.append(1))) == [1]
+    assert list(prefetch_map(abs, [-1], 1, 1, interrupt=calls.append)) == [1]
     assert not calls
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import re
 import resource
 import shutil
@@ -434,6 +435,38 @@ def test_unreadable_sound_names_its_line_and_leaves_the_steps_before(
     loop.train(plan, tmp_path / "out", resume=True)
     loop.train(plan, tmp_path / "whole")
     assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("done", [0, 6])
+def test_signal_ends_the_wait_for_a_batch(plan, whole, tmp_path, monkeypatch, caplog, done):
+    """With all steps done in a checkpoint, and without the step that the batch was for."""
+    steps, made, example, step = [], [], Batches._example, Learner.step
+
+    class Signals(loop._Signals):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    def signalling(self, number, item, rows):
+        if number == done and item == 0:
+            while len(steps) < done or not made[0]._is_waiting:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+            while not made[0].caught:
+                time.sleep(0.001)
+        return example(self, number, item, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_Signals", Signals)
+        patch.setattr(Batches, "_example", signalling)
+        patch.setattr(Learner, "step", lambda *a: (step(*a), steps.append(1))[0])
+        result = loop.train(plan(), tmp_path / "out")
+    assert (result.step, result.interrupted, len(steps)) == (done, True, done)
+    assert json.loads((result.folder / "state.json").read_text())["step"] == done
+    assert f"stopped by SIGINT after step {done} of 12" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    loop.train(plan(), tmp_path / "out", resume=True)
+    assert read_run(tmp_path / "out") == read_run(whole)
 
 
 def _rows_of(plan, step):

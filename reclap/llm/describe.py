@@ -20,7 +20,7 @@ from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
 from reclap.llm.acceptance import description_judge, prompt_judge
 from reclap.llm.collect import Gathered, Rejected, Sampling, gather
-from reclap.llm.parallel import ordered, unbroken
+from reclap.llm.parallel import results_of
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
 from reclap.llm.step import prompt_tokens
@@ -199,11 +199,11 @@ class _Writer:
 
     def complete_all(self, todo: Sequence[_Made]) -> Iterator[tuple[str, _Made]]:
         """Yield labels in their order with what they lacked."""
-        results = unbroken(
-            ordered(self._complete, todo, self.llm, self.plan.workers), lambda m: m.item.failure
+        found = results_of(
+            self._complete, todo, self.llm, self.plan.workers, lambda made: made.item.failure
         )
-        with contextlib.closing(results):
-            for made in results:
+        with contextlib.closing(found):
+            for made in found:
                 yield made.entry.label, made
 
     def _complete(self, made: _Made) -> _Made:

@@ -1,7 +1,6 @@
-"""Many requests on their way at once, results in order, memory bounded."""
+"""Results of many requests at once, in order, until a server counts as broken."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
@@ -9,7 +8,7 @@ from reclap.llm.request import StoppedError
 from reclap.llm.session import Session
 from reclap.runtime.prefetch import prefetch_map
 
-__all__ = ["ordered", "unbroken"]
+__all__ = ["results_of"]
 
 _AHEAD = 4  # items on their way or waiting for their turn, for each thread
 _MOST_FAILURES = 8  # in a row, after which the server is taken to be broken
@@ -18,42 +17,30 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered(
-    work: Callable[[Item], Result], items: Iterable[Item], llm: Session, workers: int
+def results_of(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    llm: Session,
+    workers: int,
+    failure: Callable[[Result], str],
 ) -> Generator[Result, None, None]:
-    """Yield the results of `work`, which asks `llm`, in the order of the items.
+    """Yield the results of `work`, which asks a language model, in the order of the items.
 
-    When the generator is closed early, or an item raises, no further request starts; those on
-    their way are awaited, so that their replies are kept; by Ctrl-C they are given up. See
-    `reclap.runtime.prefetch.prefetch_map`.
-    """
-
-    def interrupt() -> None:
-        (llm.abort if _is_interrupted() else llm.stop)()
-
-    return prefetch_map(work, items, workers, _AHEAD * workers, interrupt=interrupt)
-
-
-def _is_interrupted() -> bool:
-    """Tell whether the exception that is being handled is, or came of, a KeyboardInterrupt."""
-    error = sys.exc_info()[1]
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
-
-
-def unbroken(
-    results: Generator[Result, None, None], failure: Callable[[Result], str]
-) -> Generator[Result, None, None]:
-    """Yield results, but hold back those that failed until one after them succeeds.
-
-    One item that a server cannot digest costs only that item; a server that is gone stops the run
-    before it has failed item after item.
+    Those that failed are held back until one after them succeeds: an item that a server cannot
+    digest costs only that item; a server that is gone stops the run before it has failed item after
+    item. When the generator is closed early, or an item raises, no further request starts; those on
+    their way are awaited, so that their replies are kept; by Ctrl-C they are given up.
 
     Parameters
     ----------
-    results : generator
-        In order; closed at the end.
+    work : callable
+        Called in one of several threads.
+    items : iterable
+        Read in the calling thread.
+    llm : Session
+        What `work` asks; stopped where the generator ends early.
+    workers : int
+        Threads.
     failure : callable
         Why a result failed; empty if it did not.
 
@@ -62,10 +49,15 @@ def unbroken(
     StoppedError
         If eight results in a row failed, or all.
     """
+
+    def interrupt(at_once: bool) -> None:
+        (llm.abort if at_once else llm.stop)()
+
     held: list[Result] = []
     any_good = False
-    with contextlib.closing(results):
-        for result in results:
+    found = prefetch_map(work, items, workers, _AHEAD * workers, interrupt=interrupt)
+    with contextlib.closing(found):
+        for result in found:
             if failure(result):
                 held.append(result)
                 if len(held) == _MOST_FAILURES:

@@ -21,7 +21,7 @@ from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
 from reclap.llm.acceptance import rewrite_judge
 from reclap.llm.collect import Gathered, Rejected, Sampling, gather
-from reclap.llm.parallel import ordered, unbroken
+from reclap.llm.parallel import results_of
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.rows import Finished, Rows
 from reclap.llm.session import Session
@@ -157,10 +157,13 @@ def rewrite(
     rows = _rows(path, out.parent)
     with Rows(out, made, force=force) as kept:
         _skip(kept, rows, report)
-        made_rows = ordered(
-            lambda row: _rewrite_row(llm, plan, row, sense), rows, llm, plan.workers
+        results = results_of(
+            lambda row: _rewrite_row(llm, plan, row, sense),
+            rows,
+            llm,
+            plan.workers,
+            lambda result: result.item.failure,
         )
-        results = unbroken(made_rows, lambda result: result.item.failure)
         shown = bars.bar(total, "row", shown=progress, initial=report.items)
         with shown as bar, contextlib.closing(results):
             for result in results:

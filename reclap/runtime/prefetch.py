@@ -1,12 +1,13 @@
 """Ordered, bounded prefetching on threads.
 
 The one prefetcher of the package: sounds on their way to a tower (`reclap.audio`), batches of
-training (`reclap.training.data`), requests to a language model (`reclap.llm.parallel`).
+training (`reclap.training`), requests to a language model (`reclap.llm`).
 """
 
 import contextlib
 import gc
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -27,7 +28,7 @@ def prefetch(
     room: int,
     *,
     ahead: int | None = None,
-    interrupt: Callable[[], None] | None = None,
+    interrupt: Callable[[bool], None] | None = None,
 ) -> Generator[tuple[int, T], None, None]:
     """Run jobs on threads, each of which yields any number of results one by one.
 
@@ -45,7 +46,8 @@ def prefetch(
         Maximum number of jobs that are queued, running, or ended and not yet consumed;
         ``room + threads`` by default.
     interrupt : callable, optional
-        Called when the generator ends early, before running jobs are awaited.
+        Called when the generator ends early, before running jobs are awaited; with True where
+        Ctrl-C ended it, after which what runs should be given up.
 
     Yields
     ------
@@ -85,7 +87,7 @@ def prefetch_map(
     threads: int,
     ahead: int,
     *,
-    interrupt: Callable[[], None] | None = None,
+    interrupt: Callable[[bool], None] | None = None,
 ) -> Generator[T, None, None]:
     """Yield ``function(item)`` in the order of the items, at most `ahead` of them computed early.
 
@@ -125,16 +127,15 @@ def _run(
     threads: int,
     buffer: "_Buffer[T]",
     ahead: int,
-    interrupt: Callable[[], None] | None,
+    interrupt: Callable[[bool], None] | None,
 ) -> Generator[tuple[int, T], None, None]:
     workers: list[threading.Thread] = []
-    submitted = turn = 0
     owner = os.getpid()
     failure: BaseException | None = None
     more, complete = True, False
     try:
         while True:
-            while more and submitted - turn < ahead:
+            while more and buffer.pending < ahead:
                 try:
                     job = next(jobs)
                 except StopIteration:
@@ -144,19 +145,18 @@ def _run(
                     more, failure = False, error
                     break
                 buffer.submit(job)
-                submitted += 1
+                del job  # its arguments may be large
                 if len(workers) < threads:
                     workers.append(_start(buffer))
-            if turn == submitted:
+            if not buffer.pending:
                 break
-            for result in buffer.results(turn):
-                yield turn, result
+            for result in buffer.results():
+                yield buffer.turn, result
                 if os.getpid() != owner:
                     raise RuntimeError(
                         "this process is a fork of the one that began to read ahead, whose threads "
                         "it does not have; begin anew in it"
                     )
-            turn += 1
         if failure is not None:
             raise failure
         complete = True
@@ -166,17 +166,25 @@ def _run(
 
 
 def _end(
-    workers: list[threading.Thread], buffer: "_Buffer[T]", interrupt: Callable[[], None] | None
+    workers: list[threading.Thread], buffer: "_Buffer[T]", interrupt: Callable[[bool], None] | None
 ) -> None:
     buffer.close()
     if interrupt is not None:
-        interrupt()
+        interrupt(_is_interrupted())
     # A thread that drops the generator itself is not awaited, and none where the garbage collector
     # frees it: in the middle of anything, with any lock held, those of `threading` too.
     here = threading.get_ident()
     if _collecting.thread != here and all(worker.ident != here for worker in workers):
         for worker in workers:
             worker.join()
+
+
+def _is_interrupted() -> bool:
+    """Tell whether the exception that is being handled is, or came of, a KeyboardInterrupt."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 class _Collecting:
@@ -229,17 +237,28 @@ class _Closed(Exception):
 
 
 class _Buffer(Generic[T]):
-    """Queued jobs, and the results of those that run or have ended before their turn."""
+    """Queued jobs, and the results of those that run or have ended before their turn.
+
+    Attributes
+    ----------
+    turn : int
+        Index of the job that is being consumed.
+    """
 
     def __init__(self, room: int) -> None:
         self._room, self._change = room, threading.Condition()
         self._jobs: deque[tuple[int, Callable[[], Iterable[T]]]] = deque()
         self._results: dict[int, deque[T]] = {}
         self._ended: dict[int, BaseException | None] = {}
-        self._waiting = self._turn = self._submitted = 0
+        self._waiting = self._submitted = self.turn = 0
         self._closed = False
 
     # ---- The calling thread ------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Number of jobs that were submitted and are not yet consumed."""
+        return self._submitted - self.turn
 
     def submit(self, job: Callable[[], Iterable[T]]) -> None:
         with self._change:
@@ -248,11 +267,9 @@ class _Buffer(Generic[T]):
             self._submitted += 1
             self._change.notify_all()
 
-    def results(self, index: int) -> Iterator[T]:
-        """Yield the results of a job, then raise what it raised."""
-        with self._change:
-            self._turn = index
-            self._change.notify_all()
+    def results(self) -> Iterator[T]:
+        """Yield the results of the job whose turn it is, then raise what it raised."""
+        index = self.turn
         own = self._results[index]
         while True:
             with self._change:
@@ -266,6 +283,8 @@ class _Buffer(Generic[T]):
         with self._change:
             del self._results[index]
             error = self._ended.pop(index)
+            self.turn += 1
+            self._change.notify_all()
         if error is not None:
             raise error
 
@@ -295,7 +314,7 @@ class _Buffer(Generic[T]):
             self._change.notify_all()
 
     def _has_room(self, index: int) -> bool:
-        if index == self._turn:  # whatever the others have made, or nobody could go on
+        if index == self.turn:  # whatever the others have made, or nobody could go on
             return len(self._results[index]) < self._room
         return self._waiting < self._room
 

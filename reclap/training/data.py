@@ -1,14 +1,14 @@
-"""Training batches as a pure function of (settings, seed, step), and threads that work ahead."""
+"""Training batches as a pure function of (settings, seed, step), prefetched by threads."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,18 @@ from reclap.audio.front import AudioConfig
 from reclap.errors import Errors, FormatError, ReclapError
 from reclap.io.manifest import Row
 from reclap.io.settings import Count, Positive, Probability, Settings
-from reclap.runtime.prefetch import prefetch_map
+from reclap.runtime.prefetch import prefetch
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.rng import ITEM, ORDER, PLAN, POOL, generator
 from reclap.training.spectra import Cache, Spectrum, load, noises
 
-__all__ = ["Batch", "Batches", "Data", "Loader"]
+__all__ = ["Batch", "Batches", "Data"]
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
+Example: TypeAlias = tuple[Floats, str, tuple[int, ...]]  # decibels, caption, rows
 
 _MOST_COMPOSED = 200_000
 _BAD_FILE = (OSError, ReclapError, ValueError)
@@ -172,14 +173,36 @@ class Batches:
         FormatError
             If a sound cannot be read; names its line of the manifest. See `Data.errors`.
         """
-        plan = self.plan(step)
-        made = [self._example(step, i, rows) for i, rows in enumerate(plan)]
-        return Batch(
-            step,
-            np.stack([mel for mel, _, _ in made]),
-            tuple(caption for _, caption, _ in made),
-            tuple(rows for _, _, rows in made),
-        )
+        return _join(step, self._examples(step))
+
+    def prefetch(self, first: int, last: int) -> Generator[Batch, None, None]:
+        """Yield the batches of consecutive steps, made ahead by threads; close it at the end.
+
+        Parameters
+        ----------
+        first, last : int
+            Steps, the last one excluded.
+
+        Raises
+        ------
+        FormatError
+            As `batch`, where the batch would have come.
+
+        Notes
+        -----
+        Order and content do not depend on the number of threads. Closed early, it waits for the
+        example that each thread has in hand; see `reclap.runtime.prefetch.prefetch`.
+        """
+        data = self.data
+        jobs = (functools.partial(self._examples, step) for step in range(first, last))
+        found = prefetch(jobs, data.threads, data.ahead * data.batch, ahead=data.ahead)
+        with contextlib.closing(found):
+            for step in range(first, last):
+                yield _join(step, [x for _, x in itertools.islice(found, data.batch)])
+
+    def _examples(self, step: int) -> Iterator[Example]:
+        for item, rows in enumerate(self.plan(step)):
+            yield self._example(step, item, rows)
 
     # ---- Which rows ----------------------------------------------------------------------------
 
@@ -220,9 +243,7 @@ class Batches:
 
     # ---- What they sound like ------------------------------------------------------------------
 
-    def _example(
-        self, step: int, item: int, rows: tuple[int, ...]
-    ) -> tuple[Floats, str, tuple[int, ...]]:
+    def _example(self, step: int, item: int, rows: tuple[int, ...]) -> Example:
         rng, how = generator(self.seed, ITEM, step, item), self.how
         power, level, first = self._changed(rng, rows[0])
         used: tuple[int, ...] = (first,)
@@ -339,6 +360,11 @@ class Batches:
         return augment.compose(first, second, sequence=sequence)
 
 
+def _join(step: int, examples: Iterable[Example]) -> Batch:
+    mels, captions, rows = zip(*examples, strict=True)
+    return Batch(step, np.stack(mels), captions, rows)
+
+
 def _group(rows: Sequence[Row], column: str) -> list[list[int]]:
     """Return the rows of each group, groups in alphabetical order."""
     if not column:
@@ -361,45 +387,3 @@ def _unrank(index: int) -> tuple[int, int]:
     """Return the pair (a, b), b < a, at a place in the list (1, 0), (2, 0), (2, 1), ..."""
     a = (1 + math.isqrt(1 + 8 * index)) // 2
     return a, index - a * (a - 1) // 2
-
-
-class Loader:
-    """Batches of consecutive steps, made ahead by threads; iterate over it inside ``with``.
-
-    Parameters
-    ----------
-    batches : Batches
-        Where they come from.
-    first, last : int
-        Steps, the last one excluded.
-
-    Notes
-    -----
-    Order and content do not depend on the number of threads. An exception of a thread is raised
-    where its batch would have come.
-    """
-
-    def __init__(self, batches: Batches, first: int, last: int) -> None:
-        data = batches.data
-        self._found = prefetch_map(batches.batch, range(first, last), data.threads, data.ahead)
-
-    def __enter__(self) -> Self:
-        """Return itself; threads start with the first batch that is asked for."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Drop what is not begun and wait for what is."""
-        self.close()
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches in order."""
-        return self._found
-
-    def close(self) -> None:
-        """Stop; may be called twice."""
-        self._found.close()

@@ -31,7 +31,7 @@ from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.training import initial
 from reclap.training.captions import Captions
-from reclap.training.data import Batch, Batches, Loader
+from reclap.training.data import Batch, Batches
 from reclap.training.evaluate import ZeroShot
 from reclap.training.folder import (
     CAPTIONS,
@@ -106,7 +106,8 @@ def train(
     Returns
     -------
     Result
-        SIGINT and SIGTERM end the run after the current step, with a checkpoint.
+        SIGINT and SIGTERM end the run after the current step, with a checkpoint; at once where it
+        waits for a batch.
 
     Raises
     ------
@@ -239,7 +240,7 @@ class _Loop:
         with (
             log_path.open("a", encoding="utf-8") as lines,
             _Signals() as signals,
-            Loader(batches, first, steps) as loader,
+            contextlib.closing(batches.prefetch(first, steps)) as found,
             progress_bar(steps, "step", shown=progress, initial=first, leave=True) as bar,
         ):
             if self._recipe.run.save_first and not self._folder.newest:
@@ -247,7 +248,7 @@ class _Loop:
                     self._write(lines, {"step": 0, "eval": self._examine(self._exam)})
                 self._save(0)
             started = time.monotonic()
-            for batch in self._each(loader):
+            for batch in self._each(found, signals):
                 line = self._step(batch, batches.epoch(batch.step))
                 done, now = batch.step + 1, time.monotonic()
                 line["clips_per_s"] = round(len(batch.mel) / max(now - started, 1e-9), 1)
@@ -257,22 +258,23 @@ class _Loop:
                 bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
                 if self._exam and done % self._recipe.eval.every == 0:
                     self._write(lines, {"step": done, "eval": self._examine(self._exam)})
-                if done % self._recipe.run.save_every == 0 or done == steps or signals.caught:
+                if done % self._recipe.run.save_every == 0 or done == steps:
                     os.fsync(lines.fileno())
                     self._save(done)
-                if signals.caught:
-                    break
                 started = time.monotonic()
+            if signals.caught and (done > self._saved or not self._folder.newest):
+                os.fsync(lines.fileno())
+                self._save(done)
         interrupted = done < steps
         if interrupted:
             log.warning("stopped by %s after step %d of %d", signals.caught, done, steps)
         return Result(self._folder.path / LAST, done, interrupted, self._loss, self._accuracy)
 
-    def _each(self, loader: Loader) -> Iterator[Batch]:
+    def _each(self, found: Iterator[Batch], signals: "_Signals") -> Iterator[Batch]:
         """Yield batches; before a sound that cannot be read ends the run, save the steps done."""
         done = self._saved
         try:
-            for batch in loader:
+            while (batch := signals.next(found)) is not None:
                 yield batch
                 done = batch.step + 1
         except FormatError:
@@ -312,19 +314,33 @@ class _Loop:
 
 
 class _Signals:
-    """Catch SIGINT and SIGTERM; the second one interrupts at once.
+    """Catch SIGINT and SIGTERM; the second one interrupts at once, whatever is being done.
 
     Does nothing outside the main thread, where Python allows no handlers.
     """
 
     def __init__(self) -> None:
         self.caught = ""
+        self._is_waiting = False
         self._before: dict[int, Any] = {}
+
+    def next(self, found: Iterator[Batch]) -> Batch | None:
+        """Return the next batch; None at the end, or where a signal comes before the batch does."""
+        try:
+            try:
+                self._is_waiting = True
+                return None if self.caught else next(found, None)
+            finally:
+                self._is_waiting = False
+        except _StoppedError:
+            return None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught:
             raise KeyboardInterrupt
         self.caught = signal.Signals(number).name
+        if self._is_waiting:
+            raise _StoppedError
 
     def __enter__(self) -> "_Signals":
         if threading.current_thread() is threading.main_thread():
@@ -335,6 +351,10 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
+
+
+class _StoppedError(KeyboardInterrupt):
+    """A signal came while a batch was awaited."""
 
 
 # ---- Continuation ----------------------------------------------------------------------------
