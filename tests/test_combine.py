@@ -7,7 +7,7 @@ import pytest
 import reference
 from closeness import assert_close, f32
 
-from reclap.prompts.combine import RULES, place_of
+from reclap.prompts.combine import RULES, rule_index
 from reclap.runtime.libraries import core
 
 SHAPES = [  # rows, prompts of each label, width
@@ -30,7 +30,7 @@ def problem(rng, n, counts, c):
 
 def run(rule, x, prompts, first, *, scale=20.0, k=1, threads=2, explain=True):
     context = core.Context(threads)
-    return core.combine(context, x, prompts, first, place_of(rule), scale, k, explain)
+    return core.combine(context, x, prompts, first, rule_index(rule), scale, k, explain)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -58,7 +58,7 @@ def test_best_labels_are_those_of_the_scores(rng, rule):
 @pytest.mark.parametrize("scale", [2.0, 50.0])
 def test_the_best_do_not_need_all_scores(rng, rule, counts, k, scale):
     x, prompts, first = problem(rng, 70, counts, 6)
-    arguments = (x, prompts, first, place_of(rule), scale, k)
+    arguments = (x, prompts, first, rule_index(rule), scale, k)
     score, best, index = core.combine(core.Context(2), *arguments)
     none, best2, index2 = core.combine(core.Context(2), *arguments, all=False)
     assert none is None
@@ -201,7 +201,7 @@ def test_wrong_input_is_refused(rng):
     with pytest.raises(ValueError, match="no columns"):
         core.combine(context, x[:, :0], prompts[:, :0], first, 0, 1.0, 1)
     with pytest.raises(ValueError, match="expected one of mean_embedding, mean_logit"):
-        place_of("median")
+        rule_index("median")
 
 
 def test_sets_start_again_where_a_label_has_fewer():

@@ -125,11 +125,11 @@ def test_the_nearest_text_of_another_label_is_found(tmp_path):
             found = json.loads(ask(server, path="/nearest?item=0")[1])
             if found["share"] == 1:
                 break
-        assert found["other"]["place"] == 2
-        assert found["own"]["place"] == 1
+        assert found["other"]["index"] == 2
+        assert found["own"]["index"] == 1
         assert 0.7 < found["other"]["similarity"] < 1
         decide(server, do="reject", items=[2], revision=0)
-        assert json.loads(ask(server, path="/nearest?item=0")[1])["other"]["place"] == 3
+        assert json.loads(ask(server, path="/nearest?item=0")[1])["other"]["index"] == 3
         decide(server, do="edit", items=[1], text="a dog on a roof top", revision=1)
         again = json.loads(ask(server, path="/nearest?item=1")[1])
         assert again["own"]["similarity"] > found["own"]["similarity"]

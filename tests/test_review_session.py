@@ -11,7 +11,7 @@ from reclap.prompts.bank import Prompt, PromptBank
 from reclap.review.documents import open_document
 from reclap.review.session import StaleError
 
-PUPPY = 4  # the flagged caption's place
+PUPPY = 4  # the flagged caption's index
 
 
 @pytest.fixture
@@ -127,10 +127,10 @@ def test_a_text_has_one_to_two_thousand_characters(review):
     assert len(review.items[1].prompt.text) == 2000
 
 
-@pytest.mark.parametrize("place", [-1, 8])
-def test_an_item_that_is_not_there_is_refused(review, place):
+@pytest.mark.parametrize("index", [-1, 8])
+def test_an_item_that_is_not_there_is_refused(review, index):
     with pytest.raises(ValueError, match="expected 0 to 7"):
-        review.decide([place], "accepted", 0)
+        review.decide([index], "accepted", 0)
 
 
 def test_a_status_that_is_none_is_refused(review):

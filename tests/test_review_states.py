@@ -91,11 +91,11 @@ class Review(RuleBasedStateMachine):
         after = [(text, status if i in places else old) for i, (text, old) in enumerate(self.now)]
         self.took(self.session.decide(places, status, self.revision), after)
 
-    @rule(place=st.integers(0, COUNT - 1), text=TEXTS)
-    def edit(self, place, text):
+    @rule(index=st.integers(0, COUNT - 1), text=TEXTS)
+    def edit(self, index, text):
         after = list(self.now)
-        after[place] = (" ".join(text.split()), "accepted")
-        self.took(self.session.edit(place, text, self.revision), after)
+        after[index] = (" ".join(text.split()), "accepted")
+        self.took(self.session.edit(index, text, self.revision), after)
 
     @rule()
     def undo(self):
@@ -140,8 +140,8 @@ class Review(RuleBasedStateMachine):
 
     @rule(moment=st.sampled_from(["write", "mark_saving", "replace", "mark_saved"]))
     def kill_while_saving(self, moment):
-        place = {"write": self.session.document, "replace": Path}.get(moment, self.session._journal)
-        with mock.patch.object(place, moment, side_effect=Killed), pytest.raises(Killed):
+        index = {"write": self.session.document, "replace": Path}.get(moment, self.session._journal)
+        with mock.patch.object(index, moment, side_effect=Killed), pytest.raises(Killed):
             self.session._save()
         if moment == "mark_saved":
             self.saved = self.now

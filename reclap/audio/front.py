@@ -174,7 +174,7 @@ def open_front(
     rate: int | None = None,
     channels_first: bool = False,
     speed: float = 1.0,
-    place: str | None = None,
+    name: str | None = None,
 ) -> Stream:
     """Open a sound as a front end takes it: its rate, its channels, its resampler.
 
@@ -193,8 +193,8 @@ def open_front(
         Whether an array of two axes is (channels, T).
     speed : float
         Factor by which the sound plays faster and higher.
-    place : str, optional
-        Name in warnings of a source without a name.
+    name : str, optional
+        Name in warnings of an array; put before that of bytes and file objects.
 
     Returns
     -------
@@ -222,7 +222,7 @@ def open_front(
         channels=front.channels,
         resampler=front.resampler,
         channels_first=channels_first,
-        place=place,
+        name=name,
     )
 
 

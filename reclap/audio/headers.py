@@ -6,7 +6,7 @@ from collections.abc import Callable
 __all__ = ["FOREIGN", "MEDIA", "ReadAt", "flac_frames", "kind_of", "missing", "unsized_wav"]
 
 ReadAt = Callable[[int, int], bytes]
-"""Return up to so many bytes (second) from a place (first)."""
+"""Return up to so many bytes (second) from an offset (first) on."""
 
 MEDIA = ("M4A or MP4", "AAC", "WebM or Matroska", "WMA")
 FOREIGN = ("a pointer of Git LFS, whose file was not fetched (git lfs pull)", "an HTML page")
@@ -122,9 +122,9 @@ def _are_chunks(read: ReadAt, at: int, size: int) -> bool:
 def _ogg(read: ReadAt, size: int) -> str | None:
     """Look for the mark of the last page."""
     tail = read(max(0, size - _TAIL), _TAIL)
-    place = tail.rfind(b"OggS")
-    page = tail[place:]
-    segments = page[27 : 27 + page[26]] if place >= 0 and len(page) > 26 else b""
+    start = tail.rfind(b"OggS")
+    page = tail[start:]
+    segments = page[27 : 27 + page[26]] if start >= 0 and len(page) > 26 else b""
     whole = len(segments) > 0 and len(page) >= 27 + len(segments) + sum(segments)
     if whole and page[5] & 4:
         return None
@@ -138,13 +138,13 @@ def _mp3(read: ReadAt, size: int) -> str | None:
     if tag[:3] == b"ID3" and len(tag) == 10:
         start = 10 + sum((b & 127) << 7 * (3 - i) for i, b in enumerate(tag[6:]))
     frame = read(start, 256)
-    place = max(frame.find(b"Xing"), frame.find(b"Info"))
-    if frame[:1] != b"\xff" or place < 0 or len(frame) < place + 16:
+    mark = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if frame[:1] != b"\xff" or mark < 0 or len(frame) < mark + 16:
         return None
-    flags = int.from_bytes(frame[place + 4 : place + 8], "big")
+    flags = int.from_bytes(frame[mark + 4 : mark + 8], "big")
     if not flags & 2:
         return None
-    at = place + (12 if flags & 1 else 8)
+    at = mark + (12 if flags & 1 else 8)
     (claimed,) = struct.unpack(">I", frame[at : at + 4])
     return _lacking(claimed, size - start)
 

@@ -83,7 +83,7 @@ class Reading:
     channels_first : bool
         Arrays of two axes are (channels, T).
     window_hop : float, optional
-        In place of the front end's, see `reclap.audio.AudioConfig`.
+        Replaces the front end's, see `reclap.audio.AudioConfig`.
     """
 
     rate: int | None = None
@@ -96,13 +96,13 @@ class Reading:
             return front
         return dataclasses.replace(front, window_hop=self.window_hop)
 
-    def open(self, item: Any, front: AudioConfig, place: str) -> Stream:
+    def open(self, item: Any, front: AudioConfig, name: str) -> Stream:
         """Open a sound as a front end takes it; see `reclap.audio.open_front`."""
         source, own = _parts(item)
         if is_file(source):
-            return open_front(source, front, place=place)
+            return open_front(source, front, name=name)
         rate = self.rate if own is None else own_rate(own)
-        return open_front(source, front, rate=rate, channels_first=self.channels_first, place=place)
+        return open_front(source, front, rate=rate, channels_first=self.channels_first, name=name)
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
@@ -143,7 +143,7 @@ def require_rate(items: Sequence[Any], rate: int | None, *, first: int = 0) -> N
 
 
 def name_of(item: Any, i: int) -> str:
-    """Return how messages and results call the i-th sound: its path, or its place."""
+    """Return the name of the i-th sound in messages and results: its path, or its index."""
     if isinstance(item, Mapping) and isinstance(path := item.get("path"), str | os.PathLike):
         return os.fspath(path)
     return os.fspath(item) if isinstance(item, str | os.PathLike) else f"audio[{i}]"

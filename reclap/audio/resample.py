@@ -265,15 +265,15 @@ def _taps(old: int, new: int, phases: range) -> Samples:
 
 
 def _coefficients(
-    place: npt.NDArray[np.int64], phase: npt.NDArray[np.int64], old: int, new: int
+    index: npt.NDArray[np.int64], phase: npt.NDArray[np.int64], old: int, new: int
 ) -> Samples:
-    """Return what the samples at `place` count for the output at a phase.
+    """Return the filter coefficients of the samples at `index` for the output at a phase.
 
     In float64 but for the phase, as ``torchaudio.transforms.Resample``: the rounding of its float32
     tells at 1e-5 in sounds without high frequencies.
     """
     cutoff = min(old, new) * ROLLOFF
-    t = place / old - np.float64(phase.astype(np.float32) / np.float32(new))
+    t = index / old - np.float64(phase.astype(np.float32) / np.float32(new))
     t = np.clip(t * cutoff, -ZEROS, ZEROS)
     taps = np.cos(t * (np.pi / ZEROS / 2)) ** 2 * np.sinc(t) * (cutoff / old)
     return taps.astype(np.float32)

@@ -67,7 +67,7 @@ def open_stream(
     channels: Channels,
     resampler: Kind,
     channels_first: bool = False,
-    place: str | None = None,
+    name: str | None = None,
 ) -> Stream:
     """Open a sound.
 
@@ -75,8 +75,8 @@ def open_stream(
     ----------
     source, target_rate, rate, channels, resampler, channels_first
         As `reclap.audio.load`, whose samples the stream has; channels are not kept.
-    place : str, optional
-        What warnings call an array, and put before the name of bytes and file objects.
+    name : str, optional
+        Name of an array in warnings; put before that of bytes and file objects.
 
     Returns
     -------
@@ -90,8 +90,8 @@ def open_stream(
     """
     if not is_file(source) or rate is not None:
         clip = clip_of(source, rate, channels_first=channels_first)
-        return _whole(clip, target_rate, channels, resampler, place or ARRAY)
-    file = SoundFile(source, place)
+        return _whole(clip, target_rate, channels, resampler, name or ARRAY)
+    file = SoundFile(source, name)
     reader = file.open()
     most = max(1, WHOLE // reader.channels)
     samples = file.read(reader, most)
@@ -186,8 +186,8 @@ class _LongFile:
             at += len(block)
 
 
-def _channel(place: int, samples: Samples) -> Samples:
-    return np.ascontiguousarray(samples[:, place])
+def _channel(channel: int, samples: Samples) -> Samples:
+    return np.ascontiguousarray(samples[:, channel])
 
 
 def cut(blocks: Iterable[Samples], ranges: Iterable[tuple[int, int]]) -> Iterator[Samples]:

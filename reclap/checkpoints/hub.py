@@ -106,8 +106,8 @@ def locate(name: str, revision: str | None = None, *, offline: bool = False) -> 
         folder = _snapshot(repository, revision, _OTHER_WEIGHTS, offline=offline)
     path = folder if file is None else folder / file
     if not path.exists() or (file is None and not (path / model_folder.CONFIG).exists()):
-        place = "the local cache of the hub (offline)" if offline else "the hub"
-        raise FileNotFoundError(f"{name}: {place} has no {file or model_folder.CONFIG} of it")
+        where = "the local cache of the hub (offline)" if offline else "the hub"
+        raise FileNotFoundError(f"{name}: {where} has no {file or model_folder.CONFIG} of it")
     return path
 
 

@@ -61,7 +61,7 @@ def joined(name: str, parts: Sequence[Stored], *, transposed: bool = False) -> L
     parts : sequence of ndarray or Lazy
         Of one shape and type, with at least one axis.
     transposed : bool
-        The axes of the result change places.
+        Whether the axes of the result are swapped.
 
     Raises
     ------

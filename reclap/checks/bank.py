@@ -15,8 +15,8 @@ from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 
 __all__ = ["check_bank"]
 
-_Place = tuple[str, int, int]  # label, description, prompt; -1 for the description itself
-_Found = dict[_Place, list[Finding]]
+_Position = tuple[str, int, int]  # label, description, prompt; -1 for the description itself
+_Found = dict[_Position, list[Finding]]
 
 
 def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank, Report]:
@@ -45,9 +45,13 @@ def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank
     >>> report.by_check
     {'unfinished': 1}
     """
-    texts = {place: text for label in bank.labels for place, text in _texts(bank.entries[label])}
-    found: _Found = {place: check_form(text, _kind(place)) for place, text in texts.items()}
-    readable = {place: text for place, text in texts.items() if is_readable(found[place])}
+    texts = {
+        position: text for label in bank.labels for position, text in _texts(bank.entries[label])
+    }
+    found: _Found = {
+        position: check_form(text, _kind(position)) for position, text in texts.items()
+    }
+    readable = {position: text for position, text in texts.items() if is_readable(found[position])}
     if sense is not None and readable:
         sense.rows(list(readable.values()))  # in one go, which is faster
     for label in bank.labels:
@@ -59,11 +63,11 @@ def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank
     return checked, _report(bank, texts, found)
 
 
-def _kind(place: _Place) -> str:
-    return "description" if place[2] < 0 else "prompt"
+def _kind(position: _Position) -> str:
+    return "description" if position[2] < 0 else "prompt"
 
 
-def _texts(entry: Entry) -> Iterator[tuple[_Place, str]]:
+def _texts(entry: Entry) -> Iterator[tuple[_Position, str]]:
     """Yield the texts of a label that are in use."""
     for n, description in enumerate(entry.descriptions):
         if description.status == "rejected":
@@ -76,33 +80,33 @@ def _texts(entry: Entry) -> Iterator[tuple[_Place, str]]:
 
 
 def _add_labels(
-    bank: PromptBank, label: str, texts: Mapping[_Place, str], found: _Found, sense: Sense | None
+    bank: PromptBank, label: str, texts: Mapping[_Position, str], found: _Found, sense: Sense | None
 ) -> None:
     definition = bank.entries[label].definition
     for kind in ("description", "prompt"):
-        own = (place for place, _ in _texts(bank.entries[label]) if place in texts)
-        places = [place for place in own if _kind(place) == kind]
+        own = (position for position, _ in _texts(bank.entries[label]) if position in texts)
+        positions = [position for position in own if _kind(position) == kind]
         results = check_labels(
-            [texts[place] for place in places],
+            [texts[position] for position in positions],
             label,
             kind,
             definition=definition,
             others=bank.labels,
             sense=sense,
         )
-        for place, findings in zip(places, results, strict=True):
-            found[place] += findings
+        for position, findings in zip(positions, results, strict=True):
+            found[position] += findings
 
 
-def _add_duplicates(texts: Mapping[_Place, str], found: _Found, sense: Sense | None) -> None:
+def _add_duplicates(texts: Mapping[_Position, str], found: _Found, sense: Sense | None) -> None:
     """Compare descriptions with descriptions and prompts with prompts, across all labels."""
     for kind in ("description", "prompt"):
-        places = [place for place in texts if _kind(place) == kind]
-        repeats = find_duplicates([texts[place] for place in places], sense)
+        positions = [position for position in texts if _kind(position) == kind]
+        repeats = find_duplicates([texts[position] for position in positions], sense)
         for i, (j, how) in repeats.items():
-            first = places[j]
-            of = "" if first[0] == places[i][0] else f" of {first[0]!r}"
-            found[places[i]].append(Finding("duplicate", f"{how} {texts[first]!r}{of}"))
+            first = positions[j]
+            of = "" if first[0] == positions[i][0] else f" of {first[0]!r}"
+            found[positions[i]].append(Finding("duplicate", f"{how} {texts[first]!r}{of}"))
 
 
 def _flagged(entry: Entry, found: _Found) -> Entry:
@@ -124,10 +128,10 @@ def _flags(item: Prompt | Description, findings: Sequence[Finding] | None) -> tu
     return (*foreign, *map(str, findings))
 
 
-def _report(bank: PromptBank, texts: Mapping[_Place, str], found: _Found) -> Report:
+def _report(bank: PromptBank, texts: Mapping[_Position, str], found: _Found) -> Report:
     flagged = [
-        Flagged(place[0], _kind(place), texts[place], tuple(findings))
-        for place, findings in found.items()
+        Flagged(position[0], _kind(position), texts[position], tuple(findings))
+        for position, findings in found.items()
         if findings
     ]
     prompts = bank.prompts()

@@ -34,9 +34,9 @@ def check_siblings(
     Finding
         At most one, for the first that is the same.
     """
-    place = len(siblings)
+    index = len(siblings)
     if siblings:
-        found = find_duplicates([*siblings, text], sense).get(place)
+        found = find_duplicates([*siblings, text], sense).get(index)
         if found:
             yield Finding("duplicate", f"{found[1]} {siblings[found[0]]!r}")
 

@@ -32,7 +32,7 @@ class Mention:
     role : int
         `THING`, `SOUND` or `SOFT`.
     at : int
-        Place in the text, in words.
+        Position in the text, in words.
     clause : int
         Which clause it stands in.
     words : str
@@ -177,7 +177,7 @@ class _Reader:
         self.evidence: set[str] = set()
         self.clauses = [Clause()]
         self._open: list[tuple[Mention, Meanings]] = []  # words with several meanings
-        self._number: tuple[int, int, bool] | None = None  # value, place, is an article
+        self._number: tuple[int, int, bool] | None = None  # value, position, is an article
         self._denied = self._figure = self._place = -1  # up to which word each reaches
         self._fronted = ""  # how the main clause follows a clause that was put before it
         self._is_empty = True  # the last clause, so far
@@ -188,7 +188,7 @@ class _Reader:
         self._settle()
 
     def _step(self, tokens: list[str], at: int) -> int:
-        """Take what begins at a place; return how many tokens that was."""
+        """Read the phrase at a position; return its number of tokens."""
         word = tokens[at]
         if word[0] == "@" or word in MARKS:
             self._connective(word, tokens, at)

@@ -119,18 +119,18 @@ def _column(where: str, lines: Sequence[str], separator: str) -> list[str]:
     names = [name.strip().lower() for name in rows[0]]
     known = [names.index(name) for name in _COLUMNS if name in names]
     if known:
-        place, rows = known[0], rows[1:]
+        column, rows = known[0], rows[1:]
     elif len(names) == 1 or (len(names) == 2 and re.fullmatch(r"\d+", names[0])):
-        place = len(names) - 1
+        column = len(names) - 1
     else:
         raise FormatError(
             f"{where}: no column of labels among {shown_names(rows[0])}; expected one named "
             f"{', '.join(_COLUMNS)}"
         )
-    short = [i for i, row in enumerate(rows) if len(row) <= place]
+    short = [i for i, row in enumerate(rows) if len(row) <= column]
     if short:
         raise FormatError(f"{where}: row {short[0] + 1} has {len(rows[short[0]])} columns")
-    return list(dict.fromkeys(row[place] for row in rows))
+    return list(dict.fromkeys(row[column] for row in rows))
 
 
 def naming_of(args: argparse.Namespace, labels: "Labels", model: "Model") -> dict[str, Any]:

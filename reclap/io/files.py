@@ -111,9 +111,9 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
         temporary = []
         for path, target in zip(paths, targets, strict=True):
             named[str(target)] = path
-            place = _beside(target, cleanup) / target.name
-            named |= {str(place): path, str(place.parent): path}
-            temporary.append(place)
+            stage = _beside(target, cleanup) / target.name
+            named |= {str(stage): path, str(stage.parent): path}
+            temporary.append(stage)
         yield temporary
         for new, target in zip(temporary, targets, strict=True):
             _keep_mode(target, new)
@@ -145,18 +145,18 @@ def staged_folder(folder: Path, *names: str) -> Iterator[list[Path]]:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     named: dict[str, Path] = {}
     with made(target.parent), contextlib.ExitStack() as cleanup, _naming(named, [folder]):
-        place = _private(target.parent, target, cleanup) / target.name
-        new = [place / name for name in names]
+        stage = _private(target.parent, target, cleanup) / target.name
+        new = [stage / name for name in names]
         named |= {str(path): folder / path.name for path in new}
-        named |= dict.fromkeys((str(place), str(place.parent), str(target)), folder)
-        place.mkdir()
+        named |= dict.fromkeys((str(stage), str(stage.parent), str(target)), folder)
+        stage.mkdir()
         yield new
         if target.is_dir():
-            place.chmod(stat.S_IMODE(target.stat().st_mode))
+            stage.chmod(stat.S_IMODE(target.stat().st_mode))
         for path in new:
             sync(path)
-        sync(place)
-        place.rename(target)  # an empty folder makes way
+        sync(stage)
+        stage.rename(target)  # an empty folder makes way
         with contextlib.suppress(OSError):  # not every file system can
             sync(target.parent)
 

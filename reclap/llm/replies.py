@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["ReplyError", "read_texts"]
 
-_TRIES = 64  # places where JSON may begin; more are noise
+_TRIES = 64  # positions where JSON may begin; more are noise
 _DEPTH = 3  # of containers around the texts
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # that JSON can spell and UTF-8 cannot
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")

@@ -188,9 +188,9 @@ class Server:
         status = error.status_code
         message = f"{self._host}: HTTP {status}: {self._safe(_words_of(error))}"
         if 300 <= status < 400:
-            place = self._safe(error.response.headers.get("location", "elsewhere"))
+            target = self._safe(error.response.headers.get("location", "elsewhere"))
             return StoppedError(
-                f"{self._host}: HTTP {status}: redirects to {place}, which is not followed; give "
+                f"{self._host}: HTTP {status}: redirects to {target}, which is not followed; give "
                 "the address that answers"
             )
         if status in _HOPELESS or error.code == "insufficient_quota":

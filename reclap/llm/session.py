@@ -192,7 +192,7 @@ class Session:
         self._small = small if model is None else model.small
         self._budget = Budget() if budget is None else budget
         self._backoff = backoff
-        self._form = 0  # place in FORMS of the strictest that the server takes
+        self._form = 0  # index in FORMS of the strictest that the server takes
         self._clock = Clock() if clock is None else clock
         self._resume_at = 0.0  # before which nothing is sent; shared by all threads
         self._stopped = threading.Event()

@@ -21,7 +21,7 @@ from reclap.model.prompt_cache import PromptEmbeddings
 from reclap.model.results import Classification, Embedding, Timeline
 from reclap.model.weights import Weights
 from reclap.prompts.bank import PromptBank
-from reclap.prompts.combine import Rule, place_of
+from reclap.prompts.combine import Rule, rule_index
 from reclap.prompts.strategies import Labels
 from reclap.runtime.progress import bar as progress_bar
 
@@ -144,7 +144,7 @@ class Model(Embedder):
         cache: bool,
         progress: bool = False,
     ) -> Classes:
-        place_of(rule)
+        rule_index(rule)
         template = self.config.template if template is None else template
         prompts = prompts_of(labels, template, n_prompts, seed)
         texts = [text for group in prompts.values() for text in group]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reclap.errors import shown_names
 from reclap.model.results import Attribution
 from reclap.prompts.bank import PromptBank, sample
-from reclap.prompts.combine import Rule, place_of
+from reclap.prompts.combine import Rule, rule_index
 from reclap.prompts.strategies import Labels
 from reclap.runtime.libraries import core
 from reclap.text.tokenizer import Tokenizer, check_texts, prompt_of
@@ -145,7 +145,7 @@ class Classes:
             Whether to say what each prompt contributed.
         """
         by_mean = self.rule == "mean_embedding"  # one product by label instead of one by prompt
-        prompts = (context, rows, self.embeddings, self.first, place_of(self.rule), scale, k)
+        prompts = (context, rows, self.embeddings, self.first, rule_index(self.rule), scale, k)
         attributions: list[Attribution | None] = [None] * len(rows)
         if explain:
             scores, _, order, cosines, weights = core.combine(*prompts, True)

@@ -193,7 +193,7 @@ def reopen(opening: Opening, digest: str, text_digest: str) -> Model:
 
 
 def _named(found: "Found", name: str) -> "Found":
-    """Return a checkpoint under its hub id instead of the name of its place in the cache."""
+    """Return a checkpoint under its hub id instead of the name of its file in the cache."""
     return dataclasses.replace(found, config=dataclasses.replace(found.config, name=name))
 
 

@@ -126,8 +126,8 @@ class Weights:
         except ValueError as error:
             raise FormatError(f"{self._where}: {error}") from error
         self.values = {
-            name: Lazy(shape, np.dtype(np.float32), functools.partial(self.core.read, place))
-            for place, (name, shape) in enumerate(self.shapes)
+            name: Lazy(shape, np.dtype(np.float32), functools.partial(self.core.read, index))
+            for index, (name, shape) in enumerate(self.shapes)
         }
 
     def _watch(self, arrays: Iterable[Array]) -> Iterator[Array]:

@@ -35,7 +35,7 @@ def load(path: Path) -> Any:
     Raises
     ------
     FormatError
-        If the file is neither container or is damaged; it names file and place.
+        If the file is neither container or is damaged; it names file and offset.
     """
     size = path.stat().st_size
     if size == 0:
@@ -101,7 +101,7 @@ class _Reader:
     def seek(self, offset: int, whence: int = 0) -> int:
         self.at = offset + (0, self.at, len(self.data))[whence]
         if self.at < 0:
-            raise ValueError("a place before the file")
+            raise ValueError("an offset before the file")
         return self.at
 
     def read(self, size: int = -1) -> bytes:
@@ -226,13 +226,13 @@ class _Zip:
 
 
 class _Sequence:
-    """Five pickles and the storages behind them, whose places are known only at the end."""
+    """Five pickles and the storages behind them, whose offsets are known only at the end."""
 
     def __init__(self, data: mmap.mmap, budget: Budget) -> None:
         self.data, self.budget = data, budget
         self.bytes: Array = np.frombuffer(data, np.uint8)
         self.storages = _Storages(budget, "<")  # torch writes this order on every machine
-        self.places: dict[str, int] = {}
+        self.offsets: dict[str, int] = {}
         self.at = 0
 
     def load(self) -> Any:
@@ -247,7 +247,7 @@ class _Sequence:
         if not isinstance(keys, list) or len(keys) != len(self.storages.known):
             self._fault(f"expected the keys of {len(self.storages.known)} storages")
         for key in keys:
-            self._place(key)
+            self._locate(key)
         return root
 
     def _fault(self, message: str) -> Any:
@@ -259,8 +259,8 @@ class _Sequence:
         self.at = m.at
         return value
 
-    def _place(self, key: Any) -> None:
-        if not isinstance(key, str) or key not in self.storages.known or key in self.places:
+    def _locate(self, key: Any) -> None:
+        if not isinstance(key, str) or key not in self.storages.known or key in self.offsets:
             self._fault(f"expected the key of a storage, got {shown(key)}")
         storage = self.storages.known[key]
         numel = int.from_bytes(self.data[self.at : self.at + 8], "little", signed=True)
@@ -270,11 +270,11 @@ class _Sequence:
                 f"storage {shown(key)}: expected {storage.numel} items,"
                 f" got {numel} and {max(0, len(self.data) - begin)} bytes"
             )
-        self.places[key] = begin
+        self.offsets[key] = begin
         self.at = begin + storage.nbytes
 
     def _bytes(self, key: str) -> Array:
-        begin = self.places[key]
+        begin = self.offsets[key]
         return self.bytes[begin : begin + self.storages.known[key].nbytes]
 
     def _storage(self, m: Machine, pid: Any) -> Any:

@@ -52,7 +52,7 @@ class Pending(Opaque):
     finish : callable
         Takes the machine and the state, and returns the object.
     slot : int or None
-        Its place in the memo.
+        Its index in the memo.
     """
 
     __slots__ = ("finish", "slot")
@@ -138,7 +138,7 @@ class Machine:
         self._data, self.end, self._calls = data, end, calls
 
     def fault(self, message: str) -> NoReturn:
-        """Raise a FormatError that names the file and the place."""
+        """Raise a FormatError that names the file and the offset."""
         raise FormatError(f"{self.budget.where}: pickle at byte {self.at}: {message}")
 
     # ---- Bytes

@@ -7,7 +7,7 @@ times the score whatever the rule. Formulas and sources: ``docs/prompts.md``.
 
 from typing import Literal, TypeAlias, get_args
 
-__all__ = ["RULES", "Rule", "place_of"]
+__all__ = ["RULES", "Rule", "rule_index"]
 
 # In the order of rc_rule in csrc/score/combine.h.
 Rule: TypeAlias = Literal[
@@ -22,8 +22,8 @@ Rule: TypeAlias = Literal[
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 
-def place_of(rule: Rule) -> int:
-    """Return a rule's number in the core; ValueError with the names if there is no such rule."""
+def rule_index(rule: Rule) -> int:
+    """Return the index of a rule in the core; ValueError naming all if there is no such rule."""
     if rule not in RULES:
         raise ValueError(f"combine is {rule!r}, expected one of {', '.join(RULES)}")
     return RULES.index(rule)

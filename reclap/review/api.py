@@ -57,23 +57,23 @@ def items(review: Review, key: Callable[[int], str]) -> dict[str, Any]:
         ],
         "items": [
             {"kind": item.kind, "label": labels[item.label], "parent": item.parent}
-            | _state(session, place)
-            for place, item in enumerate(session.items)
+            | _state(session, index)
+            for index, item in enumerate(session.items)
         ],
         "queue": session.queue(),
     }
 
 
 def _clips(
-    review: Review, label: str, place: int, key: Callable[[int], str]
+    review: Review, label: str, index: int, key: Callable[[int], str]
 ) -> dict[str, int | str]:
     count = len(review.clips.get(label, ()))
-    return {"clips": count, "key": key(place)} if count else {"clips": 0}
+    return {"clips": count, "key": key(index)} if count else {"clips": 0}
 
 
-def _state(session: Session, place: int) -> dict[str, Any]:
+def _state(session: Session, index: int) -> dict[str, Any]:
     """Return what a decision can change of an item."""
-    prompt = session.items[place].prompt
+    prompt = session.items[index].prompt
     return {
         "text": prompt.text,
         "status": prompt.status,
@@ -99,7 +99,7 @@ def decide(review: Review, request: Any) -> dict[str, Any]:
     review : Review
     request : dict
         ``do``: accept, reject, reopen, edit, ask, undo, redo; ``revision`` that the page shows;
-        ``items``: places; ``text`` of an edit.
+        ``items``: indices; ``text`` of an edit.
 
     Raises
     ------
@@ -110,34 +110,34 @@ def decide(review: Review, request: Any) -> dict[str, Any]:
     """
     request = request if isinstance(request, dict) else {}
     do, revision = request.get("do"), request.get("revision")
-    places, text = request.get("items", []), request.get("text", "")
+    indices, text = request.get("items", []), request.get("text", "")
     is_text = isinstance(do, str) and isinstance(text, str)
-    if not is_text or type(revision) is not int or not isinstance(places, list):
+    if not is_text or type(revision) is not int or not isinstance(indices, list):
         raise ValueError("expected an object with do, revision, and items or text where needed")
-    if not all(type(place) is int for place in places):
+    if not all(type(index) is int for index in indices):
         raise ValueError("items: expected numbers")
     session = review.session
-    if do in ("edit", "ask") and len(places) != 1:
-        raise ValueError(f"{do}: {len(places)} items; expected 1")
+    if do in ("edit", "ask") and len(indices) != 1:
+        raise ValueError(f"{do}: {len(indices)} items; expected 1")
     if do in _STATUS:
-        decision = session.decide(places, _STATUS[do], revision)
+        decision = session.decide(indices, _STATUS[do], revision)
     elif do == "edit":
-        decision = session.edit(places[0], text, revision)
+        decision = session.edit(indices[0], text, revision)
     elif do == "ask":
-        decision = session.ask_again(places[0], revision)
+        decision = session.ask_again(indices[0], revision)
     elif do in ("undo", "redo"):
         decision = session.undo(revision) if do == "undo" else session.redo(revision)
     else:
         raise ValueError("do: expected accept, reject, reopen, edit, ask, undo or redo")
-    changed = {place: _state(session, place) for place in decision.changed}
+    changed = {index: _state(session, index) for index in decision.changed}
     return {"changed": changed, **_now(session), "revision": decision.revision}
 
 
-def nearest(review: Review, place: int) -> dict[str, Any]:
+def nearest(review: Review, index: int) -> dict[str, Any]:
     """Return what lies near an item; see `Neighbours.nearest`."""
-    if place >= len(review.session.items):
-        raise ValueError(f"item {place}; expected 0 to {len(review.session.items) - 1}")
-    found = review.neighbours.nearest(place)
+    if index >= len(review.session.items):
+        raise ValueError(f"item {index}; expected 0 to {len(review.session.items) - 1}")
+    found = review.neighbours.nearest(index)
     near = {"other": _near(found.other), "own": _near(found.own)}
     return {**near, "share": found.share, "problem": found.problem}
 

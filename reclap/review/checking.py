@@ -9,7 +9,7 @@ __all__ = ["Checker"]
 
 
 class Checker:
-    """Checks a text that is to stand in an item's place.
+    """Check of a text that is to replace an item's.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Decisions of a review, kept beside the reviewed file before they count.
 
-A SQLite file (`reclap.io.records`) of two tables: ``steps``, each ``{"do": [[place, {old fields},
+A SQLite file (`reclap.io.records`) of two tables: ``steps``, each ``{"do": [[index, {old fields},
 {new fields}], ...]}``, ``{"undo": true}`` or ``{"redo": true}``; and ``marks`` around each writing
 of the reviewed file: it has this digest once the first n steps are in it. The rest have to be
 applied once more.

@@ -25,9 +25,9 @@ PAUSE = 0.01  # seconds between them, in which the question gets its turn: locks
 
 @dataclasses.dataclass(frozen=True)
 class Near:
-    """A text that comes near: its place, and the cosine of both embeddings."""
+    """A text that comes near: its index, and the cosine of both embeddings."""
 
-    place: int
+    index: int
     similarity: float
 
 
@@ -75,18 +75,18 @@ class Neighbours:
         self._wanted.set()
         threading.Thread(target=self._work, name="reclap-nearest", daemon=True).start()
 
-    def nearest(self, place: int) -> Nearest:
+    def nearest(self, index: int) -> Nearest:
         """Return what lies near an item, among the texts embedded so far."""
         items = self._session.items
-        if self._texts[place] != items[place].prompt.text and not self._try([place]):
+        if self._texts[index] != items[index].prompt.text and not self._try([index]):
             return Nearest(None, None, self._share(), self._problem)
         with self._lock:
             is_known = np.array([text is not None for text in self._texts])
             is_live = np.array([item.prompt.status != "rejected" for item in items])
-            scores = self._rows @ self._rows[place]
-            usable = is_known & is_live & (self._kinds == self._kinds[place])
-            usable[place] = False
-            is_own = self._labels == self._labels[place]
+            scores = self._rows @ self._rows[index]
+            usable = is_known & is_live & (self._kinds == self._kinds[index])
+            usable[index] = False
+            is_own = self._labels == self._labels[index]
         self._wanted.set()
         other, own = _best(scores, usable & ~is_own), _best(scores, usable & is_own)
         return Nearest(other, own, self._share(), self._problem)
@@ -103,10 +103,10 @@ class Neighbours:
                     break  # until somebody asks again
                 time.sleep(PAUSE)
 
-    def _try(self, places: list[int]) -> bool:
+    def _try(self, indices: list[int]) -> bool:
         """Embed texts; keep what goes wrong, which must not end the thread, as the problem."""
         try:
-            self._take(places)
+            self._take(indices)
         except Exception as error:
             log.exception("texts could not be compared")
             self._problem = one_line(error)
@@ -115,24 +115,24 @@ class Neighbours:
         return True
 
     def _stale(self) -> list[list[int]]:
-        """Return the places whose text has no row yet, in the order of the review, in batches."""
+        """Return the indices whose text has no row yet, in the order of the review, in batches."""
         items = self._session.items
-        places = [i for i in self._session.queue() if self._texts[i] != items[i].prompt.text]
-        return [places[i : i + BATCH] for i in range(0, len(places), BATCH)]
+        indices = [i for i in self._session.queue() if self._texts[i] != items[i].prompt.text]
+        return [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]
 
-    def _take(self, places: list[int]) -> None:
-        texts = [self._session.items[i].prompt.text for i in places]
+    def _take(self, indices: list[int]) -> None:
+        texts = [self._session.items[i].prompt.text for i in indices]
         rows = self._embed(texts)
         with self._lock:
             if not self._rows.size:
                 self._rows = np.zeros((len(self._texts), rows.shape[1]), np.float32)
-            self._rows[places] = rows
-            for i, text in zip(places, texts, strict=True):
+            self._rows[indices] = rows
+            for i, text in zip(indices, texts, strict=True):
                 self._texts[i] = text
 
 
 def _best(scores: Floats, usable: npt.NDArray[np.bool_]) -> Near | None:
     if not usable.any():
         return None
-    place = int(np.where(usable, scores, -np.inf).argmax())
-    return Near(place, float(scores[place]))
+    index = int(np.where(usable, scores, -np.inf).argmax())
+    return Near(index, float(scores[index]))

@@ -1,4 +1,4 @@
-"""Another text in the place of one that a reviewer did not like."""
+"""Regeneration by a language model of a text that a reviewer did not like."""
 
 import dataclasses
 import itertools

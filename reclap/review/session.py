@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Ask: TypeAlias = Callable[[Item, str, Sequence[str]], Prompt]
 Check: TypeAlias = Callable[[Item, str, Sequence[str]], tuple[str, ...]]
-Change: TypeAlias = tuple[int, dict[str, Any], dict[str, Any]]  # place, old fields, new fields
+Change: TypeAlias = tuple[int, dict[str, Any], dict[str, Any]]  # index, old fields, new fields
 
 LONGEST = 2000  # characters of a text
 PAUSE = 1.0  # s
@@ -182,12 +182,12 @@ class Session:
 
     # ---- Deciding ----------------------------------------------------------------------------
 
-    def decide(self, places: Iterable[int], status: str, revision: int) -> Decision:
+    def decide(self, indices: Iterable[int], status: str, revision: int) -> Decision:
         """Give items a status.
 
         Parameters
         ----------
-        places : iterable of int
+        indices : iterable of int
             Indices of the items.
         status : {"new", "accepted", "rejected"}
             The status.
@@ -209,22 +209,22 @@ class Session:
             If the journal cannot be written; nothing has changed then.
         """
         with self._current(revision):
-            places = list(dict.fromkeys(places))
-            self._refuse_absent(places)
+            indices = list(dict.fromkeys(indices))
+            self._refuse_absent(indices)
             if status not in STATUSES:
                 raise ValueError(f"status {status!r}; expected {', '.join(STATUSES)}")
             return self._do(
                 (i, {"status": self.items[i].prompt.status}, {"status": status})
-                for i in places
+                for i in indices
                 if self.items[i].prompt.status != status
             )
 
-    def edit(self, place: int, text: str, revision: int) -> Decision:
+    def edit(self, index: int, text: str, revision: int) -> Decision:
         """Replace the text of an item by a person's, and accept it.
 
         Parameters
         ----------
-        place : int
+        index : int
             Index of the item.
         text : str
             The new text.
@@ -247,10 +247,10 @@ class Session:
         if not 0 < len(text) <= LONGEST:
             raise ValueError(f"a text of {len(text)} characters; expected 1 to {LONGEST}")
         with self._current(revision):
-            self._refuse_absent([place])
-            item = self.items[place]
+            self._refuse_absent([index])
+            item = self.items[index]
             if text == item.prompt.text:
-                return self.decide([place], "accepted", revision)
+                return self.decide([index], "accepted", revision)
             origin = {
                 **item.prompt.origin,
                 "edited_from": item.prompt.origin.get("edited_from", item.prompt.text),
@@ -258,16 +258,16 @@ class Session:
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             }
             flags = self._check(item, text, self._beside(item)) if self._check else ()
-            return self._do([_change(place, item, Prompt(text, "accepted", flags, origin))])
+            return self._do([_change(index, item, Prompt(text, "accepted", flags, origin))])
 
-    def ask_again(self, place: int, revision: int) -> Decision:
+    def ask_again(self, index: int, revision: int) -> Decision:
         """Replace an item by a new text of the language model.
 
         Other decisions may be taken meanwhile.
 
         Parameters
         ----------
-        place : int
+        index : int
             Index of the item.
         revision : int
             Revision that the caller has seen.
@@ -289,15 +289,15 @@ class Session:
         if self._ask is None:
             raise ReclapError("no language model to ask: start reclap review with --ask")
         with self._current(revision):
-            self._refuse_absent([place])
-            item = self.items[place]
+            self._refuse_absent([index])
+            item = self.items[index]
             taken = [*self._beside(item), item.prompt.text]
             about = "" if item.parent is None else self.items[item.parent].prompt.text
         prompt = self._ask(item, about, taken)
         with self._lock:
-            if self.items[place] is not item:
+            if self.items[index] is not item:
                 raise StaleError("the item was changed while the language model was asked")
-            return self._do([_change(place, item, prompt)])
+            return self._do([_change(index, item, prompt)])
 
     def undo(self, revision: int) -> Decision:
         """Take back the last decision that stands.
@@ -349,10 +349,10 @@ class Session:
                 raise StaleError("something was decided elsewhere since")
             yield
 
-    def _refuse_absent(self, places: Sequence[int]) -> None:
-        for place in places:
-            if not 0 <= place < len(self.items):
-                raise ValueError(f"item {place}; expected 0 to {len(self.items) - 1}")
+    def _refuse_absent(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            if not 0 <= index < len(self.items):
+                raise ValueError(f"item {index}; expected 0 to {len(self.items) - 1}")
 
     def _beside(self, item: Item) -> list[str]:
         """Return the other texts of the same kind that stand for the same label."""
@@ -375,10 +375,10 @@ class Session:
         if step is None:
             return Decision([], self.revision)
         self._journal.append(step)
-        places = self._follow(step)
+        indices = self._follow(step)
         self._is_unsaved = True
         self._changed.notify_all()
-        return Decision(places, self.revision)
+        return Decision(indices, self.revision)
 
     def _follow(self, step: dict[str, Any], *, is_in_file: bool = False) -> list[int]:
         """Bring history, and items that do not show it yet, to where a step leads."""
@@ -393,10 +393,10 @@ class Session:
             changes, new = self._future.pop(), True
             self._past.append(changes)
         self.revision += 1
-        for place, before, after in changes:
+        for index, before, after in changes:
             if not is_in_file:
-                self.items[place] = _changed(self.items[place], after if new else before)
-        return [place for place, _, _ in changes]
+                self.items[index] = _changed(self.items[index], after if new else before)
+        return [index for index, _, _ in changes]
 
     def _replay(self) -> None:
         """Follow the decisions of earlier sittings."""
@@ -472,11 +472,11 @@ class Session:
             self._journal.close()
 
 
-def _change(place: int, item: Item, after: Prompt) -> Change:
+def _change(index: int, item: Item, after: Prompt) -> Change:
     """Return the fields that differ, as the journal keeps them."""
     before, now = _record(item.prompt), _record(after)
     differing = [name for name in before if before[name] != now[name]]
-    return place, {n: before[n] for n in differing}, {n: now[n] for n in differing}
+    return index, {n: before[n] for n in differing}, {n: now[n] for n in differing}
 
 
 def _record(prompt: Prompt) -> dict[str, Any]:

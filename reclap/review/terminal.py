@@ -49,20 +49,20 @@ class Terminal:
                 self._say(one_line(error))
 
     def _act(self, key: str) -> None:
-        session, place = self._session, self._queue[self._at]
+        session, index = self._session, self._queue[self._at]
         if key in ("j", "k"):
             self._go(1 if key == "j" else -1)
         elif key in _STATUS:
-            session.decide([place], _STATUS[key], session.revision)
+            session.decide([index], _STATUS[key], session.revision)
             self._go(0 if key == "o" else 1)
         elif key == "e":
             text = self._read("new text, or nothing to leave it: ")
             if text:
-                session.edit(place, text, session.revision)
+                session.edit(index, text, session.revision)
                 self._go(0)
         elif key == "g":
             self._say("asking the language model")
-            session.ask_again(place, session.revision)
+            session.ask_again(index, session.revision)
             self._go(0)
         elif key in ("u", "U"):
             undone = session.undo if key == "u" else session.redo
@@ -97,8 +97,8 @@ class Terminal:
     # ---- Reading and writing -----------------------------------------------------------------
 
     def _show(self) -> None:
-        place = self._queue[self._at]
-        item = self._session.items[place]
+        index = self._queue[self._at]
+        item = self._session.items[index]
         counts = self._session.counts()
         done = len(self._queue) - counts["new"]
         state = {"new": "undecided"}.get(item.prompt.status, item.prompt.status)
@@ -115,7 +115,7 @@ class Terminal:
         self._say(f"  {item.prompt.text}")
         for flag in item.prompt.flags:
             self._say(f"  ! {flag}")
-        nearest = self._neighbours.nearest(place)
+        nearest = self._neighbours.nearest(index)
         self._say_near("nearest elsewhere", nearest.other)
         self._say_near("nearest beside it", nearest.own)
         if nearest.problem:
@@ -125,7 +125,7 @@ class Terminal:
 
     def _say_near(self, title: str, near: Near | None) -> None:
         if near is not None:
-            item = self._session.items[near.place]
+            item = self._session.items[near.index]
             self._say(f"  {title} ({near.similarity:.2f}): {item.label}: {item.prompt.text}")
 
     def _say(self, text: str) -> None:

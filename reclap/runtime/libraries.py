@@ -1,7 +1,7 @@
 """Find the shared libraries that wheels carry: oneDNN for the C core, libsndfile for decoding.
 
 A wheel's library lies where no loader looks: in ``lib`` of a virtual environment or of a user
-installation. The package metadata knows the place in all of them.
+installation. The package metadata knows the path in all of them.
 Nothing is loaded before the first use of `core` or `sndfile`.
 """
 
@@ -75,7 +75,7 @@ def _import_core() -> Any:
 def _shadowed() -> str:
     """Return what to do where this folder hides an installed package; empty where it does not."""
     here = Path(__file__).parents[2]
-    others = [Path(place) / "reclap" for place in sys.path if place and Path(place) != here]
+    others = [Path(p) / "reclap" for p in sys.path if p and Path(p) != here]
     built = [other for other in others if any(other.glob("_core.*.so"))]
     if not built:
         return ""

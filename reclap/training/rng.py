@@ -8,7 +8,7 @@ __all__ = ["INIT", "ITEM", "NOISE", "ORDER", "PLAN", "POOL", "generator"]
 ITEM, ORDER, PLAN, POOL, NOISE, INIT = range(6)
 
 
-def generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
+def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
     """Return random numbers that depend on nothing but the arguments.
 
     Parameters
@@ -17,9 +17,9 @@ def generator(seed: int, purpose: int, *place: int) -> np.random.Generator:
         Of the run, 0 to 2**64 - 1.
     purpose : int
         One of the constants of this module.
-    *place : int
+    *index : int
         Up to three numbers: step, item and the like.
     """
     key = np.array([seed, purpose], np.uint64)  # a list with a large seed would become floats
-    counter = [0, *reversed(place), *[0] * (3 - len(place))]
+    counter = [0, *reversed(index), *[0] * (3 - len(index))]
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -148,7 +148,7 @@ def config_of(tensors: Tensors, spec_size: int = 256, **told: Any) -> HtsatConfi
     if not count or min(depths) < 1:
         raise FormatError("audio tower: no blocks of HTS-AT, layers.0.blocks.0.norm1.weight on")
     table = "layers.{}.blocks.0.attn.relative_position_bias_table"
-    places, _ = shape_of(tensors, table.format(0), 2)
+    positions, _ = shape_of(tensors, table.format(0), 2)
     embed, _, patch, _ = shape_of(tensors, "patch_embed.proj.weight", 4)
     fusion = f"{BRANCH}patch_embed.mel_conv2d.weight" in tensors
     fields: dict[str, Any] = {
@@ -159,7 +159,7 @@ def config_of(tensors: Tensors, spec_size: int = 256, **told: Any) -> HtsatConfi
         "fusion": fusion,
         "depths": depths,
         "heads": tuple(shape_of(tensors, table.format(s), 2)[1] for s in range(count)),
-        "window": (math.isqrt(places) + 1) // 2,
+        "window": (math.isqrt(positions) + 1) // 2,
         "mlp_ratio": _mlp_ratio(tensors, count - 1),
         "fusion_ratio": _fusion_ratio(tensors, embed) if fusion else 4,
     }

@@ -243,7 +243,7 @@ def to_roberta(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Stored]:
-    wanted = _places(tensors, layout)
+    wanted = _sources(tensors, layout)
     missing = sorted(
         n
         for ours, theirs in wanted.items()
@@ -263,9 +263,9 @@ def _renamed(tensors: Tensors, layout: Layout) -> dict[str, Stored]:
     }
 
 
-def _places(tensors: Tensors, layout: Layout) -> dict[str, tuple[str, ...]]:
+def _sources(tensors: Tensors, layout: Layout) -> dict[str, tuple[str, ...]]:
     """Return our names to the names whose tensors are stacked."""
-    places: dict[str, tuple[str, ...]] = {
+    sources: dict[str, tuple[str, ...]] = {
         ours: (next((n for n in theirs if n in tensors), theirs[0]),)
         for ours, theirs in layout.outside.items()
     }
@@ -275,8 +275,8 @@ def _places(tensors: Tensors, layout: Layout) -> dict[str, tuple[str, ...]]:
     for i in range(layers):
         at = layout.layer.format(i)
         for ours, theirs in layout.inside.items():
-            places[f"layers.{i}.{ours}"] = tuple(at + n for n in theirs)
-    return places
+            sources[f"layers.{i}.{ours}"] = tuple(at + n for n in theirs)
+    return sources
 
 
 def _complaints(missing: list[str], unknown: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
   (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 
 let data; // what /items says
-let shown = []; // places of the items that pass the filters, in the order of the review
+let shown = []; // indices of the items that pass the filters, in the order of the review
 let at = 0; // which of them is on the card
 let clip = 0; // which sound of its label
 let line = Promise.resolve(); // decisions go one after the other
@@ -40,12 +40,12 @@ async function call(path, options) {
 }
 
 async function load() {
-  const place = shown[at];
+  const index = shown[at];
   data = await call("/items");
   document.title = `${data.name} · reclap review`;
   write("name", data.file);
   fillFilters();
-  filter(place);
+  filter(index);
 }
 
 // Decide something: one after the other, each with the revision that is known by then.
@@ -68,11 +68,11 @@ async function send(request) {
   const answer = await call("/decide", { method: "POST", headers, body });
   if (answer.revision > data.revision + 1) return load(); // somebody else decided meanwhile
   if (answer.revision < data.revision) return; // an answer that /items has overtaken
-  for (const [place, state] of Object.entries(answer.changed)) Object.assign(data.items[place], state);
+  for (const [index, state] of Object.entries(answer.changed)) Object.assign(data.items[index], state);
   const { changed, ...now } = answer;
   Object.assign(data, now);
-  const places = Object.keys(changed).map(Number);
-  if ((request.do === "undo" || request.do === "redo") && places.length) show(places);
+  const indices = Object.keys(changed).map(Number);
+  if ((request.do === "undo" || request.do === "redo") && indices.length) show(indices);
   draw();
   if (data.problem) say(`The file could not be written: ${data.problem}. Decisions are kept beside it.`);
 }
@@ -116,23 +116,23 @@ function passes(x, words) {
   return words.every((word) => text.includes(word));
 }
 
-// Take the items that pass, and stay at `place` if it is among them.
-function filter(place = shown[at]) {
+// Take the items that pass, and stay at `index` if it is among them.
+function filter(index = shown[at]) {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   shown = data.queue.filter((i) => passes(data.items[i], words));
   list.fill(shown);
-  at = Math.max(0, shown.indexOf(place));
+  at = Math.max(0, shown.indexOf(index));
   draw();
   list.mark(at);
 }
 
 // Bring one of these items onto the card, past the filters if they hide all of them.
-function show(places) {
+function show(indices) {
   const known = new Set(shown);
-  const place = places.includes(shown[at]) ? shown[at] : places.find((i) => known.has(i)) ?? places[0];
-  if (known.has(place)) return go(shown.indexOf(place));
+  const index = indices.includes(shown[at]) ? shown[at] : indices.find((i) => known.has(i)) ?? indices[0];
+  if (known.has(index)) return go(shown.indexOf(index));
   for (const id of ["search", "label", "status", "flag"]) $(id).value = "";
-  filter(place);
+  filter(index);
 }
 
 function bulk() {
@@ -150,8 +150,8 @@ function acceptAll() {
 
 // ---- Drawing -------------------------------------------------------------------------------
 
-function drawRow(row, place) {
-  const x = data.items[place];
+function drawRow(row, index) {
+  const x = data.items[index];
   const state = x.status === "new" && x.flags.length ? "flagged" : x.status;
   row.className = `row ${state}`;
   const [text, label] = row.querySelectorAll("bdi");
@@ -248,9 +248,9 @@ function lookAround() {
 }
 
 async function askNearest() {
-  const place = shown[at];
-  const found = await call(`/nearest?item=${place}`).catch(() => null);
-  if (!found || place !== shown[at]) return;
+  const index = shown[at];
+  const found = await call(`/nearest?item=${index}`).catch(() => null);
+  if (!found || index !== shown[at]) return;
   $("near").classList.remove("old");
   drawNear("other", found.other);
   drawNear("own", found.own);
@@ -265,7 +265,7 @@ async function askNearest() {
 function drawNear(id, near) {
   $(id).hidden = !near;
   if (!near) return;
-  const x = data.items[near.place];
+  const x = data.items[near.index];
   const unit = x.kind === "rewrite" ? "caption" : "label";
   const title = id === "own" ? `The same ${unit}` : `Another ${unit}: ${labelOf(x).name}`;
   $(id).querySelector("b").textContent = visible(title);
