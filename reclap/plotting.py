@@ -1,6 +1,5 @@
 """Plots of timelines; they need matplotlib, the extra ``plot``."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 
 from reclap.errors import needs
 from reclap.io import files
+from reclap.io.files import StrPath
 
 with needs("matplotlib", "drawing a timeline", "plot"):
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["require_format", "save_timeline"]
 
 
-def require_format(path: str | os.PathLike[str]) -> str:
+def require_format(path: StrPath) -> str:
     """Return the image format that a suffix names, PNG where there is none.
 
     Raises
@@ -34,7 +34,7 @@ def require_format(path: str | os.PathLike[str]) -> str:
     return name
 
 
-def save_timeline(timeline: "Timeline", path: str | os.PathLike[str]) -> None:
+def save_timeline(timeline: "Timeline", path: StrPath) -> None:
     """Draw a row for each label along time, coloured by its probability.
 
     Parameters

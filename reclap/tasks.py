@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reclap.checks import Sense, load_sense
+from reclap.io.files import StrPath
 from reclap.llm import describe as describing
 from reclap.llm import rewrite as rewriting
 from reclap.llm.connect import open_llm
@@ -18,8 +19,8 @@ __all__ = ["describe", "rewrite", "train"]
 
 
 def train(
-    recipe: str | os.PathLike[str] | recipes.Recipe,
-    out: str | os.PathLike[str],
+    recipe: StrPath | recipes.Recipe,
+    out: StrPath,
     *,
     settings: Iterable[str] = (),
     resume: bool = False,
@@ -74,13 +75,13 @@ def train(
 
 
 def describe(
-    labels: str | os.PathLike[str] | Sequence[str] | Mapping[str, str],
-    llm: Session | str | os.PathLike[str] | None = None,
+    labels: StrPath | Sequence[str] | Mapping[str, str],
+    llm: Session | StrPath | None = None,
     plan: describing.Plan | None = None,
     *,
     base_url: str | None = None,
     name: str = "described",
-    sense: Sense | str | os.PathLike[str] | None = "mini",
+    sense: Sense | StrPath | None = "mini",
     progress: bool = False,
 ) -> tuple[PromptBank, Report]:
     """Let a language model describe how labels sound.
@@ -141,13 +142,13 @@ def describe(
 
 
 def rewrite(
-    manifest: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    llm: Session | str | os.PathLike[str] | None = None,
+    manifest: StrPath,
+    out: StrPath,
+    llm: Session | StrPath | None = None,
     plan: rewriting.RewritePlan | None = None,
     *,
     base_url: str | None = None,
-    sense: Sense | str | os.PathLike[str] | None = "mini",
+    sense: Sense | StrPath | None = "mini",
     force: bool = False,
     progress: bool = False,
 ) -> Report:
@@ -208,9 +209,7 @@ def rewrite(
 
 
 @contextlib.contextmanager
-def _opened(
-    llm: Session | str | os.PathLike[str] | None, base_url: str | None
-) -> Iterator[Session]:
+def _opened(llm: Session | StrPath | None, base_url: str | None) -> Iterator[Session]:
     """Give the caller's session, which stays open, or one for the time of the block."""
     if isinstance(llm, Session):
         if base_url is not None:
@@ -221,5 +220,5 @@ def _opened(
         yield session
 
 
-def _sense(given: Sense | str | os.PathLike[str] | None) -> Sense | None:
+def _sense(given: Sense | StrPath | None) -> Sense | None:
     return given if given is None or isinstance(given, Sense) else load_sense(given)

@@ -247,6 +247,7 @@ INSIDE = {p: p.relative_to(ROOT / "reclap").as_posix() for p in PYTHON}
 # package and those before it, at the top of the file or within a function.
 PACKAGES = (
     "errors",  # exceptions, and how messages show what they name
+    "_types",  # types of arrays
     "_lazy",  # public names at their first use
     "_moved",  # old names, for pickles
     "io",  # small files, manifests, records, checked settings
@@ -328,6 +329,34 @@ def test_public_names_of_a_package_have_one_home(path):
         assert not (path.parent / f"{public_name}.py").exists()  # it would hide the name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = package.nothing
+
+
+def aliases(tree):
+    """Yield the names and the types of a file's aliases."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            is_type = isinstance(node.value, ast.Subscript | ast.BinOp) or (
+                isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias"
+            )
+            value = ast.unparse(node.value) if is_type else ""
+            is_range = value.startswith("Annotated")  # of one setting, as it happens that of others
+            if is_type and not is_range and re.fullmatch(r"_?[A-Z][a-z]\w*", ast.unparse(target)):
+                yield target.id, value
+
+
+def test_a_type_has_one_alias():
+    found = [a for path in PYTHON for a in aliases(ast.parse(path.read_text()))]
+    assert ("Floats", "npt.NDArray[np.float32]") in found
+    types = [type for name, type in found]
+    assert not {(name, type) for name, type in found if types.count(type) > 1}
+    for path in PYTHON:
+        parts = [ast.unparse(x) for x in ast.walk(ast.parse(path.read_text()))
+                 if isinstance(x, ast.Subscript | ast.BinOp)]  # fmt: skip
+        for name, type in (("Floats", "npt.NDArray[np.float32]"), ("Array", "npt.NDArray[Any]"),
+                           ("StrPath", "str | os.PathLike[str]")):  # fmt: skip
+            is_home = INSIDE[path] in ("_types.py", "io/files.py")
+            assert type not in parts or is_home, f"{INSIDE[path]}: {type} is called {name}"
 
 
 def is_call_of(node, name):

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Array, Samples
 from reclap.errors import BadSound, BadSoundType
 from reclap.runtime.libraries import core
 
 __all__ = ["LARGEST", "amplitudes", "refuse_non_finite"]
 
-Samples = npt.NDArray[np.float32]
 
 # Integers of 32 bits that were not scaled stay below it, which `reclap.audio.levels` warns of; its
 # power over the longest transform, 2^32 times its square, stays far below float32's largest.
@@ -54,7 +54,7 @@ def amplitudes(source: Any, *, channels_first: bool = False) -> Samples:
     return samples.reshape(len(samples), -1)
 
 
-def _as_array(source: Any) -> npt.NDArray[Any]:
+def _as_array(source: Any) -> Array:
     if hasattr(source, "detach"):  # torch's
         source = source.detach().cpu()
         if str(source.dtype) == "torch.bfloat16":  # which NumPy does not know
@@ -62,7 +62,7 @@ def _as_array(source: Any) -> npt.NDArray[Any]:
     return np.asarray(source)
 
 
-def _channels_last(array: npt.NDArray[Any], *, channels_first: bool) -> npt.NDArray[Any]:
+def _channels_last(array: Array, *, channels_first: bool) -> Array:
     given = array.shape
     array = array.T if channels_first else array
     if array.shape[1] <= max(_MOST_CHANNELS, array.shape[0]):
@@ -77,7 +77,7 @@ def _channels_last(array: npt.NDArray[Any], *, channels_first: bool) -> npt.NDAr
     raise BadSound(f"audio array: shape {given} means {array.shape[1]} channels; {hint}")
 
 
-def _as_float(array: npt.NDArray[Any]) -> Samples:
+def _as_float(array: Array) -> Samples:
     """Convert to contiguous float32, integers from their full range to [-1, 1)."""
     kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
     if kind == "f":

@@ -16,12 +16,14 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard, get_args
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Samples
 from reclap.audio import headers
 from reclap.audio.arrays import amplitudes, refuse_non_finite
 from reclap.audio.levels import Levels
 from reclap.audio.media import MediaReader
 from reclap.audio.resample import LEAST_RATE, MOST_RATE, Kind, resample
 from reclap.errors import BadSound, BadSoundType, FormatError, shown_name
+from reclap.io.files import StrPath
 from reclap.runtime.libraries import core, sndfile
 
 __all__ = [
@@ -41,9 +43,8 @@ __all__ = [
     "read",
 ]
 
-Samples: TypeAlias = npt.NDArray[np.float32]
 Content: TypeAlias = bytes | bytearray | memoryview
-Source: TypeAlias = str | os.PathLike[str] | Content | IO[bytes]
+Source: TypeAlias = StrPath | Content | IO[bytes]
 
 Channels: TypeAlias = Literal["mean", "concatenate", "keep"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from reclap.audio.decode import Samples
+from reclap._types import Samples
 from reclap.audio.front import AudioConfig
 from reclap.audio.streams import Stream, Whole, cut
 from reclap.audio.windowing import each_window, mono, prepared

@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from reclap.audio.decode import Samples, Source
+from reclap._types import Samples
+from reclap.audio.decode import Source
 from reclap.audio.resample import LEAST_RATE, MOST_RATE
 from reclap.audio.resample import Kind as ResamplerKind
 from reclap.audio.streams import Stream, open_stream

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.audio import features, windowing
 from reclap.audio.front import AudioConfig
 from reclap.audio.streams import Stream, Whole
@@ -13,7 +14,6 @@ from reclap.errors import FormatError
 
 __all__ = ["LogMel", "fused_features", "log_mels"]
 
-Floats = npt.NDArray[np.float32]
 
 VIEWS = 4  # the whole clip, its front, middle and back
 PART = 4096  # frames of a long clip's log-mel at a time

@@ -3,11 +3,11 @@
 import logging
 
 import numpy as np
-import numpy.typing as npt
+
+from reclap._types import Samples
 
 __all__ = ["Levels", "sounding"]
 
-Samples = npt.NDArray[np.float32]
 
 LOUDEST = 8.0  # 18 dB above full scale; integers that were not scaled reach 128 at least
 CANCELLED = 0.02  # of the power that independent channels leave in their mean, 17 dB below it

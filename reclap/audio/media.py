@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Samples
 from reclap.errors import FormatError
 
 __all__ = ["MediaReader"]
 
-Samples = npt.NDArray[np.float32]
 
 _RATES = range(1000, (4 << 20) + 1)  # Hz, as of all files
 _LARGEST = 1 << 30  # samples in one array, as of all files

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Samples
 from reclap.errors import BadSound, needs
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "resampler_of",
 ]
 
-Samples: TypeAlias = npt.NDArray[np.float32]
 
 Kind: TypeAlias = Literal["soxr", "sinc", "librosa"]
 RESAMPLERS: tuple[Kind, ...] = get_args(Kind)

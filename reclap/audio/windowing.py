@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Samples
 from reclap.audio.arrays import refuse_non_finite
-from reclap.audio.decode import Samples
 from reclap.audio.front import AudioConfig
 from reclap.audio.streams import Stream, Whole, cut
 from reclap.errors import BadSound, FormatError

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from reclap.checkpoints import model_folder
 from reclap.errors import ReclapError, needs, one_line
+from reclap.io.files import StrPath
 from reclap.text.tokenizer import TOKENIZERS
 
 __all__ = ["OFFLINE", "PREFIX", "is_hub_id", "locate"]
@@ -45,7 +46,7 @@ _OTHER_WEIGHTS = (  # taken where there is no model.safetensors
 )
 
 
-def is_hub_id(name: str | os.PathLike[str]) -> bool:
+def is_hub_id(name: StrPath) -> bool:
     """Tell whether a name is, or without ``hf:`` can be, a hub id.
 
     Without it a name that exists as a path is none, nor one in a local folder, nor

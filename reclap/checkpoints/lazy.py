@@ -2,17 +2,16 @@
 
 import math
 import mmap
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Array
 from reclap.errors import FormatError
 
-__all__ = ["Array", "Lazy", "Stored", "joined", "release", "split"]
-
-Array = npt.NDArray[Any]
+__all__ = ["Array", "Lazy", "Stored", "Tensors", "joined", "release", "split"]
 
 
 class Lazy:
@@ -46,7 +45,8 @@ class Lazy:
         return np.asarray(self._make(), dtype)
 
 
-Stored = Array | Lazy
+Stored: TypeAlias = Array | Lazy
+Tensors: TypeAlias = Mapping[str, Stored]
 
 
 def joined(name: str, parts: Sequence[Stored], *, transposed: bool = False) -> Lazy:

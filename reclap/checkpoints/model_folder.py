@@ -17,12 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reclap._types import Array
 from reclap.audio.front import AudioConfig
-from reclap.checkpoints.lazy import Array, Stored, release
-from reclap.checkpoints.safetensors import FORMAT, Tensors, read_tensors, write_tensors, write_to
+from reclap.checkpoints.lazy import Stored, Tensors, release
+from reclap.checkpoints.safetensors import FORMAT, read_tensors, write_tensors, write_to
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError, shown_name, shown_names
 from reclap.io import files
+from reclap.io.files import StrPath
 from reclap.runtime.progress import byte_bar
 
 __all__ = [
@@ -59,7 +61,7 @@ _FRONT = (
 _OF_NO_EMBEDDING = frozenset({"name", "template", *_TRAINING, *_STRIPES})
 
 
-def resolve(name: str | os.PathLike[str]) -> Path:
+def resolve(name: StrPath) -> Path:
     """Return the path of a bundled model, or a path that exists.
 
     Raises

@@ -8,13 +8,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from reclap.checkpoints.lazy import Array, Lazy, Stored, release
+from reclap._types import Array
+from reclap.checkpoints.lazy import Lazy, Stored, Tensors, release
 from reclap.errors import FormatError, shown_name
 from reclap.io import files
 
 __all__ = ["FORMAT", "Tensors", "read_tensors", "write_tensors", "write_to"]
 
-Tensors = Mapping[str, Stored]
 
 FORMAT = "reclap-1"
 _TYPES: dict[str, np.dtype[Any]] = {

@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Mapping, Sequence
 
+from reclap._types import Floats
 from reclap.checks.compare import claimed
 from reclap.checks.finding import Finding
 from reclap.checks.lexicon import lexicon
 from reclap.checks.related import check_related
 from reclap.checks.scene import read_scene
-from reclap.checks.similarity import Floats, Sense
+from reclap.checks.similarity import Sense
 from reclap.checks.words import content
 
 __all__ = ["check_labels", "phrase"]

@@ -1,15 +1,15 @@
 """Similarity of texts in meaning, by their embeddings."""
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
+
+from reclap._types import Floats
+from reclap.io.files import StrPath
 
 __all__ = ["Floats", "Sense", "load_sense"]
 
-Floats = npt.NDArray[np.float32]
 Embed = Callable[[list[str]], Floats]
 
 
@@ -77,7 +77,7 @@ class Sense:
         return self.rows(a) @ self.rows(b).T
 
 
-def load_sense(source: str | os.PathLike[str] = "mini", threads: int | None = None) -> Sense:
+def load_sense(source: StrPath = "mini", threads: int | None = None) -> Sense:
     """Load the text tower of a model as a measure of similarity in meaning.
 
     Parameters

@@ -12,9 +12,7 @@ from reclap.cli.tables import print_table
 from reclap.config.towers import DTYPES
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from reclap._types import Floats
     from reclap.model.clap import Model
 
 __all__ = ["add_bench"]
@@ -65,7 +63,7 @@ def _run_bench(args: argparse.Namespace) -> int:
     if not args.seconds > 0:
         raise ValueError(f"--seconds is {args.seconds}, expected above 0")
     counts = args.threads or sorted({1, default_threads()})
-    reference: npt.NDArray[np.float32] | None = None
+    reference: Floats | None = None
     rows: list[dict[str, Any]] = []
     for dtype in args.dtype or _dtypes():
         for threads in counts:
@@ -92,9 +90,7 @@ def _dtypes() -> list[str]:
     return [d for d in ("float32", "bfloat16", "int8") if d != "bfloat16" or wide == d]
 
 
-def _measure(
-    model: "Model", seconds: float
-) -> tuple[dict[str, float | None], "npt.NDArray[np.float32]"]:
+def _measure(model: "Model", seconds: float) -> tuple[dict[str, float | None], "Floats"]:
     """Return clips and texts a second, and the embeddings of the clips."""
     import numpy as np
 

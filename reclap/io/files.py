@@ -10,12 +10,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from reclap.errors import BackendError, FormatError, ReclapError
 
 __all__ = [
     "PRIVATE",
+    "StrPath",
     "atomic",
     "disguise",
     "lock",
@@ -27,6 +28,8 @@ __all__ = [
     "sync",
     "write_text",
 ]
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 PRIVATE = ".reclap-"  # how the temporary folders begin, beside what they become
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap.errors import FormatError, needs, one_line
-from reclap.io.files import parse_json
+from reclap.io.files import StrPath, parse_json
 
 __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
@@ -72,8 +72,8 @@ class Row:
 
 
 def read(
-    path: str | os.PathLike[str],
-    root: str | os.PathLike[str] | None = None,
+    path: StrPath,
+    root: StrPath | None = None,
     where: Mapping[str, Sequence[Any]] | None = None,
     *,
     check_files: bool = True,
@@ -131,7 +131,7 @@ def read(
     return rows
 
 
-def files(path: str | os.PathLike[str]) -> list[Path]:
+def files(path: StrPath) -> list[Path]:
     """Return the manifest and the files of captions that it refers to, each once."""
     path = Path(path)
     listed = (item.get("captions") for _, item in items(path))
@@ -151,7 +151,7 @@ def _show(allowed: Mapping[str, set[str]]) -> str:
     return " and ".join(f"{column} is {' or '.join(sorted(v))}" for column, v in allowed.items())
 
 
-def items(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def items(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a manifest row by row, in bounded memory.
 
     Yields

@@ -1,9 +1,9 @@
 """Replies on disk, by the digest of their request: a rerun costs nothing, a recording replays."""
 
 import dataclasses
-import os
 from pathlib import Path
 
+from reclap.io.files import StrPath
 from reclap.io.records import Kind, Records
 from reclap.llm.request import Reply
 
@@ -42,7 +42,7 @@ class Cache:
         As `Records`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
+    def __init__(self, path: StrPath, *, must_exist: bool = False) -> None:
         self._records = Records(Path(path), _KIND, must_exist=must_exist)
 
     def get(self, digest: str) -> Reply | None:

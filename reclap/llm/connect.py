@@ -5,6 +5,7 @@ from pathlib import Path
 
 from reclap.errors import ReclapError
 from reclap.io.cache_dir import cache_folder
+from reclap.io.files import StrPath
 from reclap.llm import embedded
 from reclap.llm.cache import Cache
 from reclap.llm.request import LanguageModel
@@ -15,10 +16,10 @@ __all__ = ["open_llm"]
 
 def open_llm(
     base_url: str | None = None,
-    llm: str | os.PathLike[str] | None = None,
+    llm: StrPath | None = None,
     *,
     small: bool | None = None,
-    cache: str | os.PathLike[str] | None = None,
+    cache: StrPath | None = None,
     replay: bool = False,
     max_requests: int | None = None,
     max_tokens: int | None = None,
@@ -97,7 +98,7 @@ def open_llm(
 
 def _open_model(
     base_url: str | None,
-    llm: str | os.PathLike[str] | None,
+    llm: StrPath | None,
     small: bool,
     timeout: float,
     key_env: str | None,

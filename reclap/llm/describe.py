@@ -5,7 +5,6 @@ ReCLAP, arXiv 2409.09213, section 3.2: t descriptions for each label, n captions
 
 import contextlib
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
 from reclap.checks.words import key
 from reclap.errors import FormatError
+from reclap.io.files import StrPath
 from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
 from reclap.llm.acceptance import description_judge, prompt_judge
@@ -319,7 +319,7 @@ def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:
     return Estimate(len(labels), texts, requests, prompt, texts * _REPLY_TOKENS)
 
 
-def read_labels(name_or_path: str | os.PathLike[str]) -> dict[str, str]:
+def read_labels(name_or_path: StrPath) -> dict[str, str]:
     """Read labels and what they mean.
 
     Parameters

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap.errors import BackendError, MissingDependencyError, needs
+from reclap.io.files import StrPath
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.server import read_completion
 
@@ -62,9 +63,7 @@ class Embedded:
         If ``xllamacpp`` is missing, or does not take the file.
     """
 
-    def __init__(
-        self, weights: str | os.PathLike[str], *, small: bool = True, threads: int | None = None
-    ) -> None:
+    def __init__(self, weights: StrPath, *, small: bool = True, threads: int | None = None) -> None:
         weights = Path(weights)
         with needs("xllamacpp", "a language model in this process", "local-llm"):
             import xllamacpp

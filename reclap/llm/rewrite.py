@@ -16,6 +16,7 @@ from reclap.checks import Sense
 from reclap.checks.form import check_injection
 from reclap.errors import FormatError
 from reclap.io import manifest
+from reclap.io.files import StrPath
 from reclap.io.manifest import FLAGS, Caption
 from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
@@ -74,7 +75,7 @@ class _Row:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def survey(path: str | os.PathLike[str], plan: RewritePlan, *, small: bool) -> Estimate:
+def survey(path: StrPath, plan: RewritePlan, *, small: bool) -> Estimate:
     """Read a manifest once: what it asks for, and whether every row is good.
 
     Raises
@@ -98,8 +99,8 @@ def survey(path: str | os.PathLike[str], plan: RewritePlan, *, small: bool) -> E
 
 
 def rewrite(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    path: StrPath,
+    out: StrPath,
     llm: Session,
     plan: RewritePlan | None = None,
     *,

@@ -4,19 +4,20 @@ import contextlib
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from reclap._types import Floats
 from reclap.audio import inputs
 from reclap.checkpoints import model_folder
 from reclap.config.towers import Dtype
 from reclap.errors import Errors, ReclapError
+from reclap.io.files import StrPath
 from reclap.model.classes import Classes, prompts_of, warn_of_unknown
-from reclap.model.embedder import Embedder, Floats, pool, require_errors
+from reclap.model.embedder import Embedder, pool, require_errors
 from reclap.model.prompt_cache import PromptEmbeddings
 from reclap.model.results import Classification, Embedding, Timeline
 from reclap.model.weights import Weights
@@ -397,7 +398,7 @@ class Model(Embedder):
 
     def save(
         self,
-        folder: str | os.PathLike[str],
+        folder: StrPath,
         format: Literal["reclap", "hf"] = "reclap",
         *,
         overwrite: bool = False,

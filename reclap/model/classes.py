@@ -8,20 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.errors import shown_names
 from reclap.model.results import Attribution
 from reclap.prompts.bank import PromptBank, sample
 from reclap.prompts.combine import Rule, rule_index
-from reclap.prompts.strategies import Labels
+from reclap.prompts.strategies import Labels, Prompts
 from reclap.runtime.libraries import core
 from reclap.text.tokenizer import Tokenizer, check_texts, prompt_of
 
 __all__ = ["Classes", "Scores", "prompts_of", "warn_of_unknown"]
 
 log = logging.getLogger(__name__)
-
-Floats = npt.NDArray[np.float32]
-Prompts = dict[str, list[str]]
 
 
 def prompts_of(

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.audio import inputs
 from reclap.audio.decode import is_file
 from reclap.audio.fusion import LogMel
@@ -31,7 +31,6 @@ from reclap.text.tokenizer import Tokenizer, check_texts
 
 __all__ = ["Embedder", "pool", "require_errors"]
 
-Floats = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 

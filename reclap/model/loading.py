@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reclap.checkpoints import hub, model_folder
 from reclap.config.towers import Dtype
 from reclap.errors import FormatError
+from reclap.io.files import StrPath
 from reclap.model.clap import Model
 from reclap.model.weights import choose_dtype
 from reclap.text.tokenizer import TOKENIZERS, find_tokenizer
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Opening", "load", "locate", "reopen"]
 
 
-def locate(
-    source: str | os.PathLike[str], revision: str | None = None, *, offline: bool = False
-) -> Path:
+def locate(source: StrPath, revision: str | None = None, *, offline: bool = False) -> Path:
     """Return the path of a model; see `load`."""
     if isinstance(source, str) and hub.is_hub_id(source):
         return hub.locate(source, revision, offline=offline)
@@ -31,11 +30,11 @@ def locate(
 
 
 def load(
-    source: str | os.PathLike[str] = "mini",
+    source: StrPath = "mini",
     *,
     dtype: Dtype | Literal["auto"] = "float32",
     threads: int | None = None,
-    tokenizer: str | os.PathLike[str] | None = None,
+    tokenizer: StrPath | None = None,
     compat: Literal["upstream"] | None = None,
     text_activation: Literal["gelu", "quick_gelu"] | None = None,
     revision: str | None = None,
@@ -197,7 +196,7 @@ def _named(found: "Found", name: str) -> "Found":
     return dataclasses.replace(found, config=dataclasses.replace(found.config, name=name))
 
 
-def _tokenizer(given: str | os.PathLike[str] | None) -> Path | None:
+def _tokenizer(given: StrPath | None) -> Path | None:
     """Return the file that a tokenizer is made of."""
     if given is None or not Path(given).is_dir():
         return None if given is None else Path(given)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.errors import FormatError, ReclapError
 from reclap.io.cache_dir import cache_folder, prune
 from reclap.model.batching import batches
@@ -23,7 +23,6 @@ __all__ = ["Encoder", "PromptEmbeddings"]
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 
 KEPT = 8  # banks and lists of one model in memory
 STORED = 256  # prompts of a list that goes into the cache folder, and of a block that is kept

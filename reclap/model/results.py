@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Attribution", "Classification", "Embedding", "PromptScore", "Timeline"]
+from reclap._types import Floats
 
-Floats = npt.NDArray[np.float32]
+__all__ = ["Attribution", "Classification", "Embedding", "PromptScore", "Timeline"]
 
 
 def softmax(logits: Floats) -> Floats:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Array, Floats
 from reclap.checkpoints import model_folder
-from reclap.checkpoints.lazy import Array, Lazy
+from reclap.checkpoints.lazy import Lazy
 from reclap.config.model import ClapConfig
 from reclap.config.towers import DTYPES, Dtype
 from reclap.errors import FormatError, ReclapError
@@ -160,7 +160,7 @@ class Weights:
     @property
     def logit_scale(self) -> float:
         """Factor from cosines to logits; FormatError where it is not finite."""
-        stored: npt.NDArray[np.float32] = np.asarray(self.values["logit_scale"])
+        stored: Floats = np.asarray(self.values["logit_scale"])
         with np.errstate(over="ignore"):
             scale = float(np.exp(stored))
         if not math.isfinite(scale):

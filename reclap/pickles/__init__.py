@@ -5,22 +5,21 @@ Tensors are read-only views of the mapped file, so what is not looked at (optimi
 costs neither time nor memory.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Array
 from reclap.errors import FormatError
+from reclap.io.files import StrPath
 from reclap.pickles import archive
 from reclap.pickles.machine import Opaque, shown
 from reclap.pickles.rebuild import Storage, Tensor
 
 __all__ = ["SKIPPED", "Opaque", "Weights", "read", "state_dict", "weights"]
 
-Array = npt.NDArray[Any]
 
 SKIPPED = (
     "optimizer",
@@ -36,7 +35,7 @@ _NESTED = ("state_dict", "model_state_dict", "model", "module")
 _DEEPEST = 100
 
 
-def read(path: str | os.PathLike[str]) -> Any:
+def read(path: StrPath) -> Any:
     """Read a checkpoint.
 
     Parameters
@@ -124,7 +123,7 @@ class Weights(NamedTuple):
     others: list[str]
 
 
-def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> dict[str, Array]:
+def state_dict(path: StrPath, skip: Iterable[str] = SKIPPED) -> dict[str, Array]:
     """Read the weights of a checkpoint without the names of its other entries; see `weights`.
 
     Parameters
@@ -156,7 +155,7 @@ def state_dict(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> d
     return weights(path, skip).tensors
 
 
-def weights(path: str | os.PathLike[str], skip: Iterable[str] = SKIPPED) -> Weights:
+def weights(path: StrPath, skip: Iterable[str] = SKIPPED) -> Weights:
     """Read the weights of a checkpoint.
 
     They are looked for at the top, under ``state_dict``, ``model_state_dict``, ``model`` or

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from reclap._types import Array
 from reclap.errors import FormatError
 from reclap.io import files
 from reclap.pickles.machine import Budget, Machine, Opaque, shown
 from reclap.pickles.opcodes import run
-from reclap.pickles.rebuild import CALLS, ITEM_SIZES, Array, Order, Storage, is_size
+from reclap.pickles.rebuild import CALLS, ITEM_SIZES, Order, Storage, is_size
 
 __all__ = ["load"]
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Array
 from reclap.errors import FormatError
 from reclap.pickles.machine import Budget, Machine, Opaque, Pending, shown
 
 __all__ = ["CALLS", "ITEM_SIZES", "Array", "Order", "Storage", "Tensor", "is_size"]
 
-Array = npt.NDArray[Any]
 Order = Literal["<", ">"]
 
 _TYPES = {  # storage class: its name as a torch.dtype, NumPy's type of one item in the file

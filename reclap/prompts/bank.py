@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from reclap.errors import FormatError
 from reclap.io import files
+from reclap.io.files import StrPath
 from reclap.text.tokenizer import check_texts
 
 __all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "Status", "sample"]
@@ -150,7 +151,7 @@ class PromptBank:
     # ---- Files -------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike[str]) -> "PromptBank":
+    def load(cls, name_or_path: StrPath) -> "PromptBank":
         """Read a bank.
 
         Parameters
@@ -177,7 +178,7 @@ class PromptBank:
         except (TypeError, ValueError) as error:
             raise FormatError(f"{path}: {error}") from error
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the bank atomically: UTF-8, one text a line, in a stable order."""
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
         files.write_text(Path(path), text + "\n")
@@ -350,7 +351,7 @@ def _order(count: int, label: str, seed: int) -> list[int]:
 # ---- Reading -----------------------------------------------------------------------------------
 
 
-def _find(name: str | os.PathLike[str]) -> Path:
+def _find(name: StrPath) -> Path:
     banks = Path(__file__).parent / "banks"
     names = sorted(path.stem for path in banks.glob("*.json"))
     if isinstance(name, str) and name in names:

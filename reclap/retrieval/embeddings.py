@@ -1,7 +1,6 @@
 """Files of embeddings with the digest of their model, and nearest-neighbour search."""
 
 import dataclasses
-import os
 import struct
 import zipfile
 import zlib
@@ -13,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap import store
+from reclap._types import Floats
 from reclap.errors import FormatError, ReclapError, shown_name
-from reclap.io.files import atomic
+from reclap.io.files import StrPath, atomic
 from reclap.runtime.libraries import core
 from reclap.runtime.threads import default_threads
 
@@ -27,7 +27,6 @@ __all__ = [
     "require_suffix",
 ]
 
-Floats = npt.NDArray[np.float32]
 
 KINDS = ("audio", "text")
 
@@ -87,7 +86,7 @@ class Embeddings:
     digest: str
     preparation: str = ""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write an ``.npz`` file or a ``.store``, in place of what is there.
 
         Parameters
@@ -129,7 +128,7 @@ class Embeddings:
             )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Embeddings":
+    def load(cls, path: StrPath) -> "Embeddings":
         """Read a file that `save` or ``reclap embed`` wrote; a folder of stores as one.
 
         Parameters
@@ -168,7 +167,7 @@ def require_short(items: Sequence[str]) -> None:
         )
 
 
-def _from_store(path: str | os.PathLike[str]) -> Embeddings:
+def _from_store(path: StrPath) -> Embeddings:
     found = store.Store(path)
     if found.header.kind not in KINDS:
         raise FormatError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 from reclap.checks import check_rewrite
 from reclap.errors import FormatError
 from reclap.io import manifest
-from reclap.io.files import atomic
+from reclap.io.files import StrPath, atomic
 from reclap.io.manifest import FLAGS, Caption
 from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
 from reclap.review.journal import digest
@@ -73,7 +72,7 @@ class Document(Protocol):
         """
 
 
-def open_document(path: str | os.PathLike[str]) -> Document:
+def open_document(path: StrPath) -> Document:
     """Read a file to review.
 
     Parameters

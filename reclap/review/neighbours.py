@@ -4,11 +4,12 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Floats
+from reclap.checks.similarity import Embed
 from reclap.errors import one_line
 from reclap.review.session import Session
 
@@ -16,8 +17,6 @@ __all__ = ["Near", "Nearest", "Neighbours"]
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
-Embed = Callable[[list[str]], Floats]
 
 BATCH = 32  # texts embedded in one go, so that a question never waits long
 PAUSE = 0.01  # seconds between them, in which the question gets its turn: locks are not fair

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Array
 from reclap.errors import FormatError
 from reclap.io.files import parse_json
 
@@ -31,7 +31,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Rows: TypeAlias = npt.NDArray[Any]
+Rows: TypeAlias = Array
 
 FORMAT, VERSION = "reclap-embeddings", 1
 HEADER, MARK, LOCK = "header.json", "checkpoint.json", "lock"

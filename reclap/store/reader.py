@@ -3,7 +3,6 @@
 import bisect
 import functools
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from reclap.errors import FormatError
+from reclap.io.files import StrPath
 from reclap.store.layout import HEADER, Part, Rows
 
 __all__ = ["Store", "is_store"]
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
+def is_store(path: StrPath) -> bool:
     """Tell whether a path is a store or a folder of stores.
 
     Parameters
@@ -76,7 +76,7 @@ class Store:
     >>> found.verify()
     """
 
-    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+    def __init__(self, *paths: StrPath) -> None:
         folders = [part for path in paths for part in _folders(Path(path))]
         self._parts = [Part(folder) for folder in folders]
         if not self._parts:

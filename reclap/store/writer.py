@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap.errors import ReclapError
+from reclap.io.files import StrPath, sync, write_text
 from reclap.io.files import lock as lock_file
-from reclap.io.files import sync, write_text
 from reclap.store.layout import (
     CHECKED,
     HEADER,
@@ -72,9 +72,7 @@ class Writer:
     2 ['rain', 'a dog']
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], header: Header, *, force: bool = False
-    ) -> None:
+    def __init__(self, path: StrPath, header: Header, *, force: bool = False) -> None:
         self.path, self.header = Path(path), header
         self._make_folder()
         with contextlib.ExitStack() as stack:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.io.settings import Decibels, Probability, Settings
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "to_db",
 ]
 
-Floats = npt.NDArray[np.float32]
 
 FLOOR = 1e-10  # power of the log-mel's floor, -100 dB
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.errors import FormatError
 from reclap.model.batching import TEXT_BATCH
 from reclap.runtime.progress import bar as progress_bar
@@ -15,8 +15,6 @@ from reclap.store import Header, Store, Writer
 from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["Captions"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class Captions:

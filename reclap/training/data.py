@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.audio.front import AudioConfig
 from reclap.errors import Errors, FormatError, ReclapError
 from reclap.io.manifest import Row
@@ -27,7 +28,6 @@ __all__ = ["Batch", "Batches", "Data"]
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 Example: TypeAlias = tuple[Floats, str, tuple[int, ...]]  # decibels, caption, rows
 
 _MOST_COMPOSED = 200_000

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.audio import inputs
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
@@ -23,7 +23,6 @@ from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["ZeroShot"]
 
-Floats = npt.NDArray[np.float32]
 
 _BATCH = 16  # windows that are embedded at a time
 

@@ -1,13 +1,12 @@
 """What training begins with, where that is another model: all of it, or one of its towers."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 from reclap.audio.front import AudioConfig
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import detect, htsat_audioset, text_folder
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.towers import AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.model.loading import load, locate
@@ -138,7 +137,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     return {name: x for name, x in tensors.items() if name.startswith("audio_branch.")}
 
 
-def _tower_of(path: Path) -> tuple[AudioTower, Mapping[str, Stored], AudioConfig | None]:
+def _tower_of(path: Path) -> tuple[AudioTower, Tensors, AudioConfig | None]:
     """Return an audio tower, its tensors, and the front end that it was trained with if known."""
     if path.is_dir() and not model_folder.is_foreign(path):
         config = model_folder.read_config(path)

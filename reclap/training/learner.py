@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.checkpoints import model_folder
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.lazy import Tensors
 from reclap.config.model import ClapConfig
 from reclap.runtime.libraries import core
 from reclap.training.recipe import Optim, Recipe
@@ -16,7 +16,6 @@ from reclap.training.rng import INIT, generator
 
 __all__ = ["STATE", "Learner", "initial_values", "learning_rate"]
 
-Floats = npt.NDArray[np.float32]
 
 STATE = "state.safetensors"
 
@@ -172,7 +171,7 @@ class Learner:
             for name, x in zip(self.names, arrays, strict=True)
         }
 
-    def begin(self, have: Mapping[str, Stored], path: Path, parts: Sequence[str]) -> None:
+    def begin(self, have: Tensors, path: Path, parts: Sequence[str]) -> None:
         """Take parts of another model as first values.
 
         Parameters
@@ -197,7 +196,7 @@ class Learner:
             _copy_all(self.tensors(), model_folder.read_tensors(path), path)
 
 
-def _copy_all(targets: Mapping[str, Floats], have: Mapping[str, Stored], path: Path) -> None:
+def _copy_all(targets: Mapping[str, Floats], have: Tensors, path: Path) -> None:
     arrays = model_folder.match(have, [(name, x.shape) for name, x in targets.items()], str(path))
     for target, array in zip(targets.values(), arrays, strict=True):
         target[...] = array

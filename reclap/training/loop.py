@@ -25,6 +25,7 @@ from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
 from reclap.io import files, manifest
+from reclap.io.files import StrPath
 from reclap.io.manifest import Row
 from reclap.model.loading import locate
 from reclap.runtime.progress import bar as progress_bar
@@ -84,7 +85,7 @@ class Result:
 
 def train(
     recipe: Recipe,
-    out: str | os.PathLike[str],
+    out: StrPath,
     *,
     resume: bool = False,
     progress: bool = False,

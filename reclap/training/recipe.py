@@ -17,6 +17,7 @@ from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
 from reclap.config.towers import HtsatConfig, TextConfig
 from reclap.errors import FormatError
 from reclap.io import manifest
+from reclap.io.files import StrPath
 from reclap.io.settings import Count, Fraction, Positive, Settings, from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
@@ -342,7 +343,7 @@ def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
     return [f"{name} was {was!r}, now {now!r}" for name, was, now in pairs if was != now]
 
 
-def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
+def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Parameters

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.audio import features, windowing
 from reclap.audio.front import AudioConfig, load_front
 from reclap.training import augment
 from reclap.training.rng import NOISE, generator
 
 __all__ = ["Cache", "Spectrum", "load", "noises"]
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

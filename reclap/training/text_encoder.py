@@ -2,17 +2,17 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from reclap._types import Floats
 from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError
+from reclap.io.files import StrPath
 from reclap.model.batching import TEXT_BATCH, batches
 from reclap.model.weights import Weights
 from reclap.runtime.libraries import core
@@ -20,8 +20,6 @@ from reclap.runtime.threads import default_threads
 from reclap.text.tokenizer import Tokenizer, check_texts
 
 __all__ = ["TextEncoder"]
-
-Floats = npt.NDArray[np.float32]
 
 
 class TextEncoder:
@@ -57,7 +55,7 @@ class TextEncoder:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], threads: int | None = None, *, progress: bool = False
+        self, folder: StrPath, threads: int | None = None, *, progress: bool = False
     ) -> None:
         folder = self.folder = Path(folder)
         self._place, self._progress = folder.absolute(), progress

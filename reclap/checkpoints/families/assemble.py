@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from reclap._types import Array
 from reclap.audio.front import AudioConfig
 from reclap.checkpoints.families.text_config import left_of, tower_of
-from reclap.checkpoints.lazy import Array, Stored
+from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
 from reclap.config.towers import AudioTower
 from reclap.errors import FormatError, shown_name
 
 __all__ = ["Array", "Found", "Parts", "Tensors", "assemble", "below", "scalar", "without"]
 
-Tensors = Mapping[str, Stored]
 
 _TRANSFORM = re.compile(r"(audio|text)_transform\..*")
 _TEMPLATE = "This is a sound of {label}."  # LAION: experiment_scripts, README

@@ -1,12 +1,11 @@
 """Cnn14 in the checkpoints of MS-CLAP 2022 and LAION-CLAP, to our names."""
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
 from reclap.checkpoints.families.htsat_names import BRANCH, shape_of
-from reclap.checkpoints.lazy import Lazy, Stored
+from reclap.checkpoints.lazy import Lazy, Stored, Tensors
 from reclap.config.towers import Cnn14Config
 from reclap.errors import FormatError, shown_name
 
@@ -22,12 +21,12 @@ _FUSION = re.compile(r"(mel_conv[12]d|fusion_model)\..*")
 _KERNEL = re.compile(r"conv_block\d+\.conv\d\.weight")
 
 
-def is_cnn14(tensors: Mapping[str, Stored]) -> bool:
+def is_cnn14(tensors: Tensors) -> bool:
     """Tell whether a tower, by the names that `from_panns` takes, is one of the PANNs."""
     return any(name.startswith("conv_block") for name in tensors)
 
 
-def from_panns(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
+def from_panns(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
     """Return the tower's tensors by our names, and the names left out.
 
     Names are those of LAION-CLAP. Kernels change from (out, in, 3, 3) to (out, 3, 3, in), in which
@@ -67,7 +66,7 @@ def _channels_last(kernel: Stored) -> Lazy:
     )
 
 
-def config_of(tensors: Mapping[str, Stored]) -> Cnn14Config:
+def config_of(tensors: Tensors) -> Cnn14Config:
     """Infer the sizes of the tower from its tensors.
 
     Parameters

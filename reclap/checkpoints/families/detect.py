@@ -13,7 +13,8 @@ from pathlib import Path
 from reclap import pickles
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import hf_clap, laion, microsoft
-from reclap.checkpoints.families.assemble import Found, Tensors, below
+from reclap.checkpoints.families.assemble import Found, below
+from reclap.checkpoints.lazy import Tensors
 from reclap.errors import FormatError, shown_names
 from reclap.text.tokenizer import find_tokenizer
 

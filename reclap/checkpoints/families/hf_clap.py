@@ -10,10 +10,11 @@ from reclap.audio.front import AudioConfig
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import htsat_names
 from reclap.checkpoints.families.activations import activation_of
-from reclap.checkpoints.families.assemble import Found, Parts, Tensors, assemble, below, without
+from reclap.checkpoints.families.assemble import Found, Parts, assemble, below, without
 from reclap.checkpoints.families.hf_config import EPS, Extractor, contradictions
 from reclap.checkpoints.families.shards import weights
 from reclap.checkpoints.families.text_config import FEWEST_TOKENS
+from reclap.checkpoints.lazy import Tensors
 from reclap.config.towers import Activation, HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import files

@@ -12,7 +12,7 @@ from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import htsat_names, text_names
 from reclap.checkpoints.families.hf_clap import EXTRACTOR
 from reclap.checkpoints.families.hf_config import EPS, Extractor, described
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
 from reclap.config.towers import HtsatConfig, TextConfig
 from reclap.errors import FormatError
@@ -80,9 +80,7 @@ def _differences(part: str, have: Any, expected: Any) -> list[str]:
     return [f"{part}.{n} is {a!r}, expected {b!r}" for n, (a, b) in pairs.items() if a != b]
 
 
-def write(
-    folder: Path, config: ClapConfig, tensors: Mapping[str, Stored], tokenizer: bytes | None
-) -> None:
+def write(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes | None) -> None:
     """Write a folder that ``ClapModel.from_pretrained`` and ``AutoProcessor`` take.
 
     Parameters
@@ -159,7 +157,7 @@ def _tokenizer_files(config: ClapConfig, content: bytes | None) -> dict[str, byt
     }
 
 
-def _weights(config: ClapConfig, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def _weights(config: ClapConfig, tensors: Tensors) -> dict[str, Stored]:
     towers = {
         "audio_model.audio_encoder.": htsat_names.to_transformers(
             _branch(tensors, "audio_branch.")
@@ -175,7 +173,7 @@ def _weights(config: ClapConfig, tensors: Mapping[str, Stored]) -> dict[str, Sto
     return out | _buffers(config)
 
 
-def _branch(tensors: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
+def _branch(tensors: Tensors, prefix: str) -> dict[str, Stored]:
     return {name: x for name, x in tensors.items() if name.startswith(prefix)}
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 
 from reclap.checkpoints.families import htsat_names
-from reclap.checkpoints.families.assemble import Tensors, below
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.families.assemble import below
+from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.towers import HtsatConfig
 
 __all__ = ["AudioTower", "is_htsat", "read"]

@@ -2,10 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from reclap.checkpoints.lazy import Stored, joined, split
+from reclap.checkpoints.lazy import Stored, Tensors, joined, split
 from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 
@@ -18,7 +17,6 @@ __all__ = [
     "to_transformers",
 ]
 
-Tensors = Mapping[str, Stored]
 
 BRANCH = "audio_branch."
 
@@ -183,7 +181,7 @@ def _fusion_ratio(tensors: Tensors, embed: int) -> int:
     return 4 if embed // 4 == few else max(1, embed // max(1, few))
 
 
-def shape_of(tensors: Mapping[str, Stored], name: str, axes: int) -> tuple[int, ...]:
+def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     """Return the shape of a tensor of the tower, by our name without ``audio_branch.``.
 
     Raises

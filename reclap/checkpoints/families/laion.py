@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from reclap.checkpoints.families import cnn14, htsat_names, mel_bank
-from reclap.checkpoints.families.assemble import Found, Parts, Tensors, assemble, below, without
+from reclap.checkpoints.families.assemble import Found, Parts, assemble, below, without
 from reclap.checkpoints.families.text_config import kind_of
+from reclap.checkpoints.lazy import Tensors
 from reclap.errors import FormatError
 
 __all__ = ["TEXT_ACTIVATIONS", "read"]

@@ -5,13 +5,12 @@ windows, frequencies or rates shows it. Models with feature fusion store them to
 sizes, but use a bank of their own.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from reclap._types import Array
 from reclap.audio.features import mel_filters
 from reclap.audio.front import AudioConfig
-from reclap.checkpoints.lazy import Array, Stored
+from reclap.checkpoints.lazy import Tensors
 from reclap.errors import FormatError
 
 __all__ = ["NAME", "check", "check_sizes"]
@@ -22,7 +21,7 @@ _TRANSFORM = tuple(f"spectrogram_extractor.stft.conv_{x}.weight" for x in ("real
 _SAME = 1e-4  # of weights up to 0.02: bfloat16 rounds by 4e-5, an fmax of 13,900 Hz differs by 7e-4
 
 
-def check_sizes(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
+def check_sizes(tensors: Tensors, front: AudioConfig) -> None:
     """Compare the sizes of a stored transform and bank with a front end; see `check`.
 
     Raises
@@ -39,7 +38,7 @@ def check_sizes(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
             raise FormatError(f"{name} is {have}, expected float32 {list(shape)}: {_said(front)}")
 
 
-def check(tensors: Mapping[str, Stored], front: AudioConfig) -> None:
+def check(tensors: Tensors, front: AudioConfig) -> None:
     """Compare transform and bank of an audio tower with its front end; one without passes.
 
     Parameters

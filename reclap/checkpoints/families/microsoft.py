@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from reclap.audio.front import AudioConfig
 from reclap.checkpoints.families import cnn14, htsat_names, mel_bank
-from reclap.checkpoints.families.assemble import Found, Tensors, below, scalar, without
+from reclap.checkpoints.families.assemble import Found, below, scalar, without
 from reclap.checkpoints.families.text_config import left_of, tower_of
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
 from reclap.config.towers import AudioTower, TextConfig
 from reclap.errors import FormatError, shown_names

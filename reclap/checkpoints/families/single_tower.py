@@ -1,13 +1,12 @@
 """Towers without a model around them, as ``reclap info`` describes them."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import detect, htsat_audioset, text_folder
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.lazy import Tensors
 from reclap.config.model import ClapConfig
 from reclap.io import files
 from reclap.text.tokenizer import Tokenizer
@@ -68,7 +67,7 @@ def _audio(
 def _info(
     path: Path,
     config: ClapConfig,
-    tensors: Mapping[str, Stored],
+    tensors: Tensors,
     ignored: list[str],
     progress: bool,
 ) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from reclap.checkpoints.families import text_names
-from reclap.checkpoints.lazy import Lazy, Stored
+from reclap.checkpoints.lazy import Lazy, Stored, Tensors
 from reclap.config.towers import TextConfig
 from reclap.errors import FormatError
 
 __all__ = ["FEWEST_TOKENS", "kind_of", "left_of", "tower_of"]
 
-Tensors = Mapping[str, Stored]
 
 FEWEST_TOKENS = 3  # beginning, end, and one between them
 
@@ -99,7 +98,7 @@ def tower_of(
     return dataclasses.replace(config, max_tokens=min(most, config.longest)), renamed
 
 
-def left_of(tensors: Tensors, renamed: Mapping[str, Stored]) -> list[str]:
+def left_of(tensors: Tensors, renamed: Tensors) -> list[str]:
     """Return the names of the tensors that a tower was not made of: buffers, second copies."""
     used = {id(part) for x in renamed.values() for part in _made_of(x)}
     return [name for name, x in tensors.items() if id(x) not in used]
@@ -110,13 +109,13 @@ def _made_of(tensor: Stored) -> list[Stored]:
     return [tensor] + [x for part in inside for x in _made_of(part)]
 
 
-def _sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
+def _sizes(renamed: Tensors) -> dict[str, Any]:
     vocab, width = _rows(renamed, "token.weight")
     mlp, _ = _rows(renamed, "layers.0.mlp.fc1.weight")
     return {"vocab": vocab, "width": width, "layers": _layers(renamed), "mlp": mlp}
 
 
-def _table_sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
+def _table_sizes(renamed: Tensors) -> dict[str, Any]:
     """Return the sizes of a tower with a table of positions."""
     sizes = _sizes(renamed) | {"positions": _rows(renamed, "position.weight")[0]}
     if "text_branch.type.weight" in renamed:
@@ -124,7 +123,7 @@ def _table_sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
     return sizes | {"heads": max(1, sizes["width"] // 64)}
 
 
-def _t5_sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
+def _t5_sizes(renamed: Tensors) -> dict[str, Any]:
     buckets, heads = _rows(renamed, "relative_position_bias_table")
     stacked, _ = _rows(renamed, "layers.0.attn.qkv.weight")
     gated = "text_branch.layers.0.mlp.gate.weight" in renamed
@@ -137,12 +136,12 @@ def _t5_sizes(renamed: Mapping[str, Stored]) -> dict[str, Any]:
     }
 
 
-def _layers(renamed: Mapping[str, Stored]) -> int:
+def _layers(renamed: Tensors) -> int:
     numbers = (re.match(r"text_branch\.layers\.(\d+)\.", n) for n in renamed)
     return 1 + max((int(m[1]) for m in numbers if m), default=-1)
 
 
-def _rows(renamed: Mapping[str, Stored], name: str) -> tuple[int, int]:
+def _rows(renamed: Tensors, name: str) -> tuple[int, int]:
     array = renamed.get(f"text_branch.{name}")
     if array is None or array.ndim != 2:
         raise FormatError(f"text tower: {name} is missing or no matrix")

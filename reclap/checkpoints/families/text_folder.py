@@ -11,11 +11,11 @@ from typing import Any
 
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families.activations import activation_of
-from reclap.checkpoints.families.assemble import Tensors, below
+from reclap.checkpoints.families.assemble import below
 from reclap.checkpoints.families.microsoft import BERT, GPT2
 from reclap.checkpoints.families.shards import weight_files, weights
 from reclap.checkpoints.families.text_config import kind_of, left_of, tower_of
-from reclap.checkpoints.lazy import Stored
+from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
 from reclap.config.towers import Activation, TextConfig
 from reclap.errors import FormatError

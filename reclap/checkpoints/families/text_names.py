@@ -9,12 +9,11 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from reclap.checkpoints.lazy import Stored, joined, split
+from reclap.checkpoints.lazy import Stored, Tensors, joined, split
 from reclap.errors import FormatError, shown_names
 
 __all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5", "to_roberta"]
 
-Tensors = Mapping[str, Stored]
 
 BRANCH = "text_branch."
 
@@ -230,7 +229,7 @@ def from_clip(tensors: Tensors) -> dict[str, Stored]:
     return _renamed(tensors, _CLIP_OPEN if "positional_embedding" in tensors else _CLIP)
 
 
-def to_roberta(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def to_roberta(tensors: Tensors) -> dict[str, Stored]:
     """Return a tower as a ``RobertaModel`` names it; the inverse of `from_roberta`."""
     renamed: dict[str, Stored] = {}
     for ours, x in tensors.items():
