@@ -1,4 +1,11 @@
-"""Build reclap._core; everything else about the package is in pyproject.toml.
+"""Build the extensions; everything else about the package is in pyproject.toml.
+
+reclap._core is the C core. reclap._kernels, kernels as plain functions for tests and benchmarks, is
+made of the same objects: a checkout has both, wheels do not carry it, and
+
+    python setup.py build_kernels
+
+builds it for the reclap that is installed for this Python, when that is of these sources.
 
 Switches, read from the environment (1 turns one on):
 
@@ -6,6 +13,7 @@ RECLAP_SANITIZE   address and undefined-behaviour sanitizers ("thread": that of 
 RECLAP_DEBUG      -O1 -g, frame pointers
 RECLAP_COVERAGE   gcov counters
 RECLAP_OPENMP=0   OpenMP's runtime, which oneDNN brings, is left alone
+RECLAP_KERNELS    reclap._kernels becomes part of wheels too
 RECLAP_WERROR     together with CI: warnings are errors
 RECLAP_TARGET     x86-64, x86-64-v3 or x86-64-v4: hot loops for this processor instead of all three
 DNNLROOT          (or DNNL_ROOT) folder with include/ and lib/ of oneDNN 3.x
@@ -28,6 +36,8 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 WHEELS = ("onednn-devel-cpu-gomp", "onednn-cpu-gomp")
+CORE, KERNELS = "reclap._core", "reclap._kernels"
+BINDING_OF_BOTH = ("py_module.c", "py_array.c", "py_products.c")
 
 
 class Dnnl(NamedTuple):
@@ -148,7 +158,7 @@ def compiler_version(command: str) -> str:
 
 
 def sources_digest() -> str:
-    """Return a digest of csrc/, which the core carries: tests refuse one of other sources."""
+    """Return a digest of csrc/, which both modules carry: tests refuse those of other sources."""
     total = hashlib.sha256()
     for path in sorted((HERE / "csrc").glob("*/*.[ch]")):
         name = f"{path.parent.name}/{path.name}"
@@ -164,22 +174,28 @@ class BuildExt(build_ext):
         self.stays = bool(self.inplace)  # run() clears inplace while it builds
         self.force = True  # compile_in_parallel decides what is out of date, flags included
 
+    def run(self) -> None:
+        if not (self.stays or self.editable_mode or switch("RECLAP_KERNELS")):
+            self.extensions = [ext for ext in self.extensions if ext.name == CORE]
+            Path(self.get_ext_fullpath(KERNELS)).unlink(missing_ok=True)  # of a build that had it
+        super().run()
+
     def build_extensions(self) -> None:
         dnnl = find_dnnl()  # not earlier: a source distribution needs no library
-        (ext,) = self.extensions
-        ext.include_dirs += [numpy.get_include(), *dnnl.include]
-        ext.library_dirs.append(dnnl.lib)
-        ext.runtime_library_dirs += dnnl.run_paths
         stays = self.stays or self.editable_mode
-        if stays and Path(dnnl.lib).is_relative_to(Path(sys.prefix).resolve()):
-            ext.runtime_library_dirs.append(dnnl.lib)  # a checkout lies beside no environment
+        for ext in self.extensions:
+            ext.include_dirs += [numpy.get_include(), *dnnl.include]
+            ext.library_dirs.append(dnnl.lib)
+            ext.runtime_library_dirs += dnnl.run_paths
+            if stays and Path(dnnl.lib).is_relative_to(Path(sys.prefix).resolve()):
+                ext.runtime_library_dirs.append(dnnl.lib)  # a checkout lies beside no environment
         self.build_temp = str(Path(self.build_temp) / self.made_by(dnnl))
         self.compile_in_parallel()
         super().build_extensions()
 
     def made_by(self, dnnl: Dnnl) -> str:
         """Return a name for the folder of objects: those made otherwise must not meet there."""
-        (ext,) = self.extensions
+        ext = self.extensions[0]  # all have the same flags
         command = [*self.compiler.compiler_so, *ext.extra_compile_args, *ext.include_dirs]
         version = [p.read_text() for d in dnnl.include for p in Path(d).glob("**/dnnl_version.h")]
         texts = [numpy.__version__, compiler_version(command[0]), *command, *version]
@@ -194,12 +210,12 @@ class BuildExt(build_ext):
 
         def compile_one(source: str, options: dict[str, Any]) -> list[str]:
             out = options.get("output_dir") or ""
-            if Path(source).name == "py_module.c":
-                more = [*(options.get("extra_postargs") or []), sources]
-                return compile_all([source], **options | {"extra_postargs": more})
             made = self.compiler.object_filenames([source], output_dir=out)
             total = common.copy()  # a file that is put back may be older than its object
             total.update(Path(source).read_bytes())
+            if Path(source).name == "py_module.c":
+                options |= {"extra_postargs": [*(options.get("extra_postargs") or []), sources]}
+                total.update(sources.encode())
             known = Path(f"{made[0]}.sha256")
             known_digest = known.read_text() if known.exists() else ""
             if known_digest == total.hexdigest() and Path(made[0]).exists():
@@ -211,24 +227,68 @@ class BuildExt(build_ext):
 
         def compile_parallel(sources: list[str], **options: Any) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return [
-                    o for made in pool.map(lambda s: compile_one(s, options), sources) for o in made
-                ]
+                done = pool.map(lambda s: compile_one(s, dict(options)), sources)
+                return [o for made in done for o in made]
 
         self.compiler.compile = compile_parallel
 
 
-def extension() -> Extension:
-    compile_args, link_args = flags()
-    return Extension(
-        "reclap._core",
-        sources=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*/*.c")),
-        depends=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*/*.h")),
-        include_dirs=["csrc"],
-        libraries=["dnnl", "m", "dl"],
-        extra_compile_args=compile_args,
-        extra_link_args=link_args,
+class Installed(NamedTuple):
+    """A reclap that this Python imports: its folder, version, the digest of its sources."""
+
+    package: Path
+    version: str
+    sources: str
+
+
+def find_installed() -> Installed:
+    code = (
+        "from importlib.metadata import version\n"
+        "from reclap.runtime.libraries import core\n"
+        "print(core.__file__, version('reclap'), core.sources, sep='\\n')"
     )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        why = done.stderr.strip().rpartition("\n")[2]
+        sys.exit(f"reclap: {sys.executable} imports no installed reclap: {why}")
+    path, version, sources = done.stdout.splitlines()
+    return Installed(Path(path).resolve().parent, version, sources)
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExt})
+class BuildKernels(BuildExt):
+    """Builds reclap._kernels alone, into the reclap that is installed."""
+
+    description = "build the kernels as plain functions for an installed reclap, to test it"
+
+    def run(self) -> None:
+        found, own = find_installed(), self.distribution.get_version()
+        if found.version != own:
+            sys.exit(f"reclap: {found.package} is of version {found.version}, csrc/ of {own}")
+        if found.sources != sources_digest():
+            sys.exit(f"reclap: {found.package} was built of other sources than csrc/ holds")
+        self.extensions = [ext for ext in self.extensions if ext.name == KERNELS]
+        self.stays = found.package == HERE / "reclap"
+        self.build_lib = str(found.package.parent)
+        build_ext.run(self)
+
+
+def extensions() -> list[Extension]:
+    compile_args, link_args = flags()
+    paths = sorted(p.relative_to(HERE) for p in (HERE / "csrc").glob("*/*.c"))
+    core = [p for p in paths if p.parent.name != "testing"]
+    kernels = [p for p in paths if p.parent.name != "python" or p.name in BINDING_OF_BOTH]
+    return [
+        Extension(
+            name,
+            sources=[str(p) for p in sources],
+            depends=sorted(str(p.relative_to(HERE)) for p in (HERE / "csrc").glob("*/*.h")),
+            include_dirs=["csrc"],
+            libraries=["dnnl", "m", "dl"],
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+        )
+        for name, sources in ((CORE, core), (KERNELS, kernels))
+    ]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt, "build_kernels": BuildKernels})

@@ -65,14 +65,14 @@ def keep_memory() -> None:
 
 def seconds_a_row(width: int, out: int, dtype: str, rounds: int) -> float:
     """Return the processor time of one row of a product."""
-    from reclap.runtime.libraries import core
+    from reclap.runtime.libraries import kernels
 
     rows = int(WORK / (2 * width * out))
     x = RNG.standard_normal((rows + FEW, width), dtype=np.float32)
     w = RNG.standard_normal((out, width), dtype=np.float32)
 
     def run(n: int) -> float:
-        return least(lambda: core.linear_forward(x[:n], w, None, packed=dtype), rounds)
+        return least(lambda: kernels.linear_forward(x[:n], w, None, packed=dtype), rounds)
 
     return (run(rows + FEW) - run(FEW)) / rows
 
@@ -92,7 +92,7 @@ def product_rows(dtype: str, rounds: int) -> tuple[dict[str, tuple[float, float]
 
 def other_rows(rounds: int) -> dict[str, tuple[float, float]]:
     """Return seconds and GFLOP a clip of what is no product with weights; float32 in every type."""
-    from reclap.runtime.libraries import core
+    from reclap.runtime.libraries import kernels
 
     kinds = dict.fromkeys(("attention", "GELU", "norms"), (0.0, 0.0))
     known: dict[tuple[int, int, int], tuple[float, float, float]] = {}
@@ -106,10 +106,10 @@ def other_rows(rounds: int) -> dict[str, tuple[float, float]]:
             one = np.ones(width, np.float32)
             scale = (width // heads) ** -0.5
             known[shape] = (
-                least(lambda: core.attention(qkv, heads, 64, scale, bias, None), rounds)  # noqa: B023
+                least(lambda: kernels.attention(qkv, heads, 64, scale, bias, None), rounds)  # noqa: B023
                 * (tokens // 64),
-                least(lambda: core.activation("gelu", hidden), rounds),  # noqa: B023
-                2 * least(lambda: core.layernorm_forward(x, one, one, 1e-5), rounds),  # noqa: B023
+                least(lambda: kernels.activation("gelu", hidden), rounds),  # noqa: B023
+                2 * least(lambda: kernels.layernorm_forward(x, one, one, 1e-5), rounds),  # noqa: B023
             )
         work = (4e-9 * tokens * 64 * width, 0.0, 0.0)
         for kind, t, gflop in zip(kinds, known[shape], work, strict=True):

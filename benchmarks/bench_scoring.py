@@ -56,7 +56,7 @@ def make_ours(rule: str, rows: int, threads: int) -> common.Call:
 
 def make_product(rule: str, rows: int, threads: int) -> common.Call:
     """Return the product alone, over the same rows, with columns as in one of our tiles."""
-    from reclap.runtime.libraries import core
+    from reclap.runtime.libraries import kernels
 
     x, w = units(PIECE, 0), prompts_of(rule)
     tiles = [w[i : i + 500] for i in range(0, len(w), 500)]
@@ -64,7 +64,7 @@ def make_product(rule: str, rows: int, threads: int) -> common.Call:
     def run() -> None:
         for _ in range(0, rows, PIECE):
             for tile in tiles:
-                core.linear_forward(x, tile, None, threads, 256)
+                kernels.linear_forward(x, tile, None, threads, 256)
 
     return run
 

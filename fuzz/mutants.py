@@ -166,8 +166,7 @@ class Checkout:
             shutil.copytree(ROOT / "build", folder / "build")
         if self.build():
             raise SystemExit("the core does not build")
-        (self.core,) = folder.glob("reclap/_core.*.so")
-        self.built = self.core.read_bytes()
+        self.built = {path: path.read_bytes() for path in folder.glob("reclap/_*.so")}
 
     def build(self) -> int:
         """Compile what has changed; returns the exit status."""
@@ -196,8 +195,9 @@ class Checkout:
         finally:
             self.write(path, text)
             if path.suffix == ".c":
-                self.core.unlink(missing_ok=True)
-                self.core.write_bytes(self.built)
+                for built, content in self.built.items():
+                    built.unlink(missing_ok=True)
+                    built.write_bytes(content)
         return ("survived" if status == 0 else "killed"), by
 
     def write(self, path: Path, text: str) -> None:

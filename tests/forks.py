@@ -19,7 +19,7 @@ from models import decibels, new_model
 
 import reclap
 from reclap.errors import FormatError
-from reclap.runtime.libraries import core, sndfile
+from reclap.runtime.libraries import core, kernels, sndfile
 from reclap.runtime.prefetch import prefetch
 
 FORKS = 8
@@ -42,12 +42,12 @@ def products() -> tuple[Call, Call]:
 
     def work() -> Any:
         x = np.ones((3, int(rng.integers(1, 500))), np.float32)
-        core.linear_forward(x, x, None, packed="float32")
-        return core.linear_forward(x, x, None)
+        kernels.linear_forward(x, x, None, packed="float32")
+        return kernels.linear_forward(x, x, None)
 
     return work, lambda: [
         model.audio(core.Context(2), mel),
-        core.linear_forward(mel[0], mel[1], None),
+        kernels.linear_forward(mel[0], mel[1], None),
     ]
 
 

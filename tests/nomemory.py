@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from models import AUDIO, MLP, TEXT, decibels, draw_parameter, new_model
 
-from reclap.runtime.libraries import core, sndfile
+from reclap.runtime.libraries import core, kernels, sndfile
 
 MOST = 20_000  # allocations; more are a test that has gone wrong
 QUIET = 40  # times that nothing happens: with CPython's hooks there is no other sign of the end
@@ -197,7 +197,7 @@ class Score(Work):
         found = [
             *core.scores(self.context, self.x, self.w, 3, all=True),
             *core.combine(self.context, self.x, self.w, groups, 4, 1.0, 1, True),
-            *core.contrastive(self.x, self.w[:40], 1.0, 2),
+            *kernels.contrastive(self.x, self.w[:40], 1.0, 2),
             core.class_vectors(self.w, groups),
         ]
         return [np.asarray(x) for x in found if x is not None]

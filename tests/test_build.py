@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from needs import needs
 
+from reclap.errors import BackendError
+from reclap.runtime import libraries
+
 setuptools = needs("setuptools", "test")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,10 +28,95 @@ def script(monkeypatch):
 
 
 def folder_of(script, headers, command=("gcc", "-O3")):
-    build = script["BuildExt"](setuptools.Distribution({"ext_modules": [script["extension"]()]}))
+    build = script["BuildExt"](setuptools.Distribution({"ext_modules": script["extensions"]()}))
     build.extensions = build.distribution.ext_modules
     build.compiler = types.SimpleNamespace(compiler_so=list(command))
     return build.made_by(script["Dnnl"]([str(headers)], "lib", []))
+
+
+def sources_of(extension, *folders):
+    return {s for s in extension.sources if Path(s).parent.name in folders}
+
+
+def test_both_modules_are_made_of_the_same_sources(script):
+    core, kernels = script["extensions"]()
+    assert not sources_of(core, "testing")
+    assert sources_of(kernels, "testing")
+    layers = {p.name for p in (ROOT / "csrc").iterdir()} - {"python", "testing"}
+    assert sources_of(core, *layers) == sources_of(kernels, *layers)
+    assert sources_of(kernels, "python") < sources_of(core, "python")
+    for name in ("extra_compile_args", "extra_link_args", "include_dirs", "libraries"):
+        assert getattr(core, name) == getattr(kernels, name)
+
+
+@pytest.fixture
+def built(script, tmp_path, monkeypatch):
+    """Return a function: the modules that a build makes, after one that had both."""
+
+    def names(command="BuildExt", **options):
+        build = script[command](
+            setuptools.Distribution({"ext_modules": script["extensions"](), "version": "1"})
+        )
+        build.ensure_finalized()
+        build.build_lib = str(tmp_path)
+        for name, value in options.items():
+            setattr(build, name, value)
+        build.stays = bool(build.inplace)
+        found = []
+        monkeypatch.setattr(
+            script["build_ext"], "run", lambda self: found.extend(e.name for e in self.extensions)
+        )
+        build.run()
+        return found, build
+
+    return names
+
+
+def test_wheels_do_not_carry_the_kernels(built, script, tmp_path, monkeypatch):
+    core, kernels = script["CORE"], script["KERNELS"]
+    assert built(inplace=True)[0] == [core, kernels]
+    assert built(editable_mode=True)[0] == [core, kernels]
+    _, build = built(editable_mode=True)
+    stale = Path(build.get_ext_fullpath(kernels))
+    assert stale.is_relative_to(tmp_path)
+    stale.parent.mkdir()
+    stale.touch()  # a wheel takes whatever lies there
+    monkeypatch.setenv("RECLAP_KERNELS", "1")
+    assert built()[0] == [core, kernels]
+    assert stale.exists()
+    monkeypatch.delenv("RECLAP_KERNELS")
+    assert built()[0] == [core]
+    assert not stale.exists()
+
+
+def test_kernels_are_built_for_an_installed_reclap_of_these_sources(
+    built, script, tmp_path, monkeypatch
+):
+    code = script["BuildKernels"].run.__globals__
+    digest = script["sources_digest"]()
+    package = tmp_path / "site-packages" / "reclap"
+
+    def installed(version, sources):
+        return lambda: script["Installed"](package, version, sources)
+
+    monkeypatch.setitem(code, "find_installed", installed("1", digest))
+    found, build = built("BuildKernels")
+    assert found == [script["KERNELS"]]
+    assert Path(build.get_ext_fullpath(script["KERNELS"])).parent == package
+    monkeypatch.setitem(code, "find_installed", installed("0.9", digest))
+    with pytest.raises(SystemExit, match=r"reclap is of version 0\.9, csrc/ of 1"):
+        built("BuildKernels")
+    monkeypatch.setitem(code, "find_installed", installed("1", "another"))
+    with pytest.raises(SystemExit, match="was built of other sources than csrc/ holds"):
+        built("BuildKernels")
+
+
+def test_the_installed_reclap_is_that_of_this_python(script, monkeypatch, tmp_path):
+    (tmp_path / "reclap").mkdir()
+    (tmp_path / "reclap" / "__init__.py").write_text("raise ImportError('nothing here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="imports no installed reclap: ImportError: nothing here"):
+        script["find_installed"]()
 
 
 def test_objects_made_otherwise_lie_in_another_folder(script, tmp_path, monkeypatch):
@@ -88,32 +176,64 @@ def test_objects_are_those_of_what_the_files_hold(script, tmp_path):
     assert remade() == {"one.c", "two.c"}
 
 
-def collected(root):
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_a.py"]
+def collected(root, *arguments):
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only"]
+    command += arguments or ["tests/test_a.py"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
     return done.returncode, done.stdout + done.stderr
 
 
-def test_core_of_other_sources_stops_the_tests(tmp_path):
-    """And the core says of which it was built, whatever became of times and folders."""
+@pytest.fixture
+def checkout(tmp_path):
+    """Return a copy of this one with a single test."""
     tracked = ("reclap", "csrc", "tests")
     for name in tracked:
         skip = shutil.ignore_patterns("models", "__pycache__", "data")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "tests" / "test_a.py").write_text("def test_a(): pass\n")
-    assert collected(tmp_path)[0] == 0
-    source = tmp_path / "csrc" / "base" / "rng.c"
+    return tmp_path
+
+
+def test_core_of_other_sources_stops_the_tests(checkout):
+    """And the core says of which it was built, whatever became of times and folders."""
+    assert collected(checkout)[0] == 0
+    source = checkout / "csrc" / "base" / "rng.c"
     text = source.read_text()
     source.write_text(text + "// another\n")
-    status, out = collected(tmp_path)
+    status, out = collected(checkout)
     assert status == 3
     assert "python setup.py build_ext --inplace" in out
     assert "test_a" not in out
     source.write_text(text)
-    assert collected(tmp_path)[0] == 0
+    assert collected(checkout)[0] == 0
     source.rename(source.with_name("random.c"))
-    assert collected(tmp_path)[0] == 3
+    assert collected(checkout)[0] == 3
+
+
+def test_kernels_that_are_not_there_stop_the_tests_of_a_checkout(checkout, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    (built,) = (checkout / "reclap").glob("_kernels.*.so")
+    built.unlink()
+    status, out = collected(checkout)
+    assert status == 3
+    assert "reclap._kernels is not there: in a checkout python setup.py build_ext" in out
+    shutil.rmtree(checkout / "csrc")  # these are not the sources of the reclap that is tested
+    (checkout / "tests" / "test_b.py").write_text("from needs import kernels\n")
+    status, out = collected(checkout)
+    assert status == 0
+    status, out = collected(checkout, "tests/test_b.py", "-rs")
+    assert "SKIPPED [1]" in out
+    assert "for an installed reclap python setup.py build_kernels" in out
+    monkeypatch.setenv("CI", "true")
+    assert collected(checkout)[0] == 3
+
+
+def test_kernels_of_other_sources_are_refused(monkeypatch):
+    other = types.SimpleNamespace(sources="another")
+    monkeypatch.setitem(sys.modules, "reclap._kernels", other)
+    with pytest.raises(BackendError, match=r"_kernels is of other sources than reclap\._core"):
+        libraries.load_kernels.__wrapped__()
 
 
 def test_what_builds_the_core_comes_with_the_extra_of_developers():
@@ -145,9 +265,9 @@ def test_no_second_openmp_is_linked(script, monkeypatch):
 
 def test_at_most_one_openmp_runtime_is_loaded():
     script = (
-        "from reclap.runtime.libraries import core\n"
+        "from reclap.runtime.libraries import kernels\n"
         "import numpy as np\n"
-        "core.linear_forward(np.ones((64, 64)), np.ones((64, 64)), None)\n"
+        "kernels.linear_forward(np.ones((64, 64)), np.ones((64, 64)), None)\n"
         "paths = {line.split()[-1] for line in open('/proc/self/maps')}\n"
         "print(*(p for p in paths if 'omp' in p.rpartition('/')[2] and '.so' in p))\n"
     )

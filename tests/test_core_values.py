@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import AUDIO, CNN14, MLP, TEXT, decibels, new_model
+from needs import kernels
 
 from reclap.runtime.libraries import core
 
@@ -125,7 +126,7 @@ def test_integers_are_never_cut_or_rounded(rng, ids, kind, text):
     with pytest.raises(kind, match=text):
         core.ranks(context, np.eye(2), np.eye(2), np.reshape(ids, (1, 1)).repeat(2, 0))
     with pytest.raises(kind, match=text):
-        core.gather_rows(np.eye(3), ids)
+        kernels.gather_rows(np.eye(3), ids)
     with pytest.raises(kind, match=text):
         core.class_vectors(np.eye(3), ids)
 
@@ -143,10 +144,10 @@ def test_integers_of_every_type_that_fit_are_taken(rng, dtype):
 def test_draws_take_no_number_that_does_not_fit(rng):
     for seed in (-1, 2**64):
         with pytest.raises(OverflowError):
-            core.draws("uniform", 3, seed, 0, 0)
+            kernels.draws("uniform", 3, seed, 0, 0)
         with pytest.raises(OverflowError):
-            core.dropout(np.ones(3), 0.5, 0, seed, 0, 0)
-    last = core.dropout(np.ones(3), 0.0, 0, 0, 0, 2**63 - 2)
+            kernels.dropout(np.ones(3), 0.5, 0, seed, 0, 0)
+    last = kernels.dropout(np.ones(3), 0.0, 0, 0, 0, 2**63 - 2)
     assert np.array_equal(last, np.ones(3))
     trainer = core.Trainer(new_model(rng)[0], 1)
     with pytest.raises(OverflowError):
@@ -179,17 +180,17 @@ HUGE = [
 @pytest.mark.parametrize(("name", "args"), HUGE)
 def test_sizes_that_overflow_are_refused(name, args):
     with pytest.raises(ValueError, match=r"expected|range|fit"):
-        getattr(core, name)(*args)
+        getattr(kernels, name)(*args)
 
 
 def test_more_rows_than_there_are_make_one_chunk(rng):
     x, w = rng.standard_normal((5, 3)), rng.standard_normal((4, 3))
-    want = core.linear_forward(x, w, None, rows=5)
-    assert np.array_equal(core.linear_forward(x, w, None, rows=2**63 - 1), want)
+    want = kernels.linear_forward(x, w, None, rows=5)
+    assert np.array_equal(kernels.linear_forward(x, w, None, rows=2**63 - 1), want)
     dy = rng.standard_normal((5, 4))
     for got, wanted in zip(
-        core.linear_backward(dy, x, w, rows=2**63 - 1),
-        core.linear_backward(dy, x, w, rows=5),
+        kernels.linear_backward(dy, x, w, rows=2**63 - 1),
+        kernels.linear_backward(dy, x, w, rows=5),
         strict=True,
     ):
         assert np.array_equal(got, wanted)

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import reference
 from closeness import EPSILON, ROUNDINGS, assert_close, f32
-
-from reclap.runtime.libraries import core
+from needs import kernels
 
 EPS = 1e-5
 
@@ -39,13 +38,13 @@ class Pair:
 
 def layernorm(rng, n, c):
     def backward(dy, x, w, b):
-        _, mean, rstd = core.layernorm_forward(x, w, b, EPS)
-        return core.layernorm_backward(dy, x, mean, rstd, w)
+        _, mean, rstd = kernels.layernorm_forward(x, w, b, EPS)
+        return kernels.layernorm_backward(dy, x, mean, rstd, w)
 
     return Pair(
         [f32(rng, n, c), f32(rng, c), f32(rng, c)],
         lambda x, w, b: reference.layernorm(x, w, b, EPS),
-        lambda x, w, b: core.layernorm_forward(x, w, b, EPS)[0],
+        lambda x, w, b: kernels.layernorm_forward(x, w, b, EPS)[0],
         backward,
         max(n, c),
     )
@@ -55,8 +54,8 @@ def rmsnorm(rng, n, c):
     return Pair(
         [f32(rng, n, c), f32(rng, c)],
         lambda x, w: reference.rmsnorm(x, w, EPS),
-        lambda x, w: core.rmsnorm_forward(x, w, EPS)[0],
-        lambda dy, x, w: core.rmsnorm_backward(dy, x, core.rmsnorm_forward(x, w, EPS)[1], w),
+        lambda x, w: kernels.rmsnorm_forward(x, w, EPS)[0],
+        lambda dy, x, w: kernels.rmsnorm_backward(dy, x, kernels.rmsnorm_forward(x, w, EPS)[1], w),
         max(n, c),
     )
 
@@ -65,8 +64,8 @@ def batchnorm(rng, n, c):
     return Pair(
         [f32(rng, n, c), f32(rng, c), f32(rng, c)],
         lambda x, w, b: reference.batchnorm(x, w, b, EPS),
-        lambda x, w, b: core.batchnorm_forward(x, *core.batchnorm_stats(x), w, b, EPS)[0],
-        lambda dy, x, w, b: core.batchnorm_backward(dy, x, *core.batchnorm_stats(x), w, EPS),
+        lambda x, w, b: kernels.batchnorm_forward(x, *kernels.batchnorm_stats(x), w, b, EPS)[0],
+        lambda dy, x, w, b: kernels.batchnorm_backward(dy, x, *kernels.batchnorm_stats(x), w, EPS),
         n,
     )
 
@@ -75,8 +74,8 @@ def l2norm(rng, n, c):
     return Pair(
         [f32(rng, n, c)],
         reference.l2norm,
-        lambda x: core.l2norm_forward(x)[0],
-        lambda dy, x: core.l2norm_backward(dy, *core.l2norm_forward(x)),
+        lambda x: kernels.l2norm_forward(x)[0],
+        lambda dy, x: kernels.l2norm_backward(dy, *kernels.l2norm_forward(x)),
         c,
     )
 
@@ -84,22 +83,24 @@ def l2norm(rng, n, c):
 def activation(kind, formula):
     def pair(rng, n, c):
         def backward(dy, x):
-            given = core.activation(kind, x) if kind in ("tanh", "sigmoid") else x
-            return (core.activation_backward(kind, dy, given),)
+            given = kernels.activation(kind, x) if kind in ("tanh", "sigmoid") else x
+            return (kernels.activation_backward(kind, dy, given),)
 
-        return Pair([3 * f32(rng, n, c)], formula, lambda x: core.activation(kind, x), backward, 1)
+        return Pair(
+            [3 * f32(rng, n, c)], formula, lambda x: kernels.activation(kind, x), backward, 1
+        )
 
     return pair
 
 
 def dropout(rng, n, c):
     at = (0.3, 1, 2, 3, 0)
-    kept = core.dropout(np.ones((n, c), np.float32), *at)
+    kept = kernels.dropout(np.ones((n, c), np.float32), *at)
     return Pair(
         [f32(rng, n, c)],
         lambda x: x * np.float64(kept),
-        lambda x: core.dropout(x, *at),
-        lambda dy, x: (core.dropout(dy, *at),),
+        lambda x: kernels.dropout(x, *at),
+        lambda dy, x: (kernels.dropout(dy, *at),),
         1,
     )
 
@@ -115,8 +116,8 @@ def attention(masked):
         return Pair(
             [f32(rng, t, 3 * heads * d), bias],
             lambda x, b: reference.attention(x, heads, keys, scale, b, mask),
-            lambda x, b: core.attention(x, heads, keys, scale, b, mask),
-            lambda dy, x, b: core.attention(x, heads, keys, scale, b, mask, dy),
+            lambda x, b: kernels.attention(x, heads, keys, scale, b, mask),
+            lambda dy, x, b: kernels.attention(x, heads, keys, scale, b, mask, dy),
             t + d,
             100,
         )
@@ -129,8 +130,8 @@ def gather(rng, n, c):
     return Pair(
         [f32(rng, n, c)],
         lambda x: x[index],
-        lambda x: core.gather_rows(x, index),
-        lambda dy, x: (core.scatter_rows(dy, index, n),),
+        lambda x: kernels.gather_rows(x, index),
+        lambda dy, x: (kernels.scatter_rows(dy, index, n),),
         1,
     )
 
@@ -140,8 +141,8 @@ def lookup(rng, n, c):
     return Pair(
         [f32(rng, n, c)],
         lambda x: x[ids],
-        lambda x: core.lookup_forward(x, ids),
-        lambda dy, x: (core.lookup_backward(dy, ids, n),),
+        lambda x: kernels.lookup_forward(x, ids),
+        lambda dy, x: (kernels.lookup_backward(dy, ids, n),),
         3 * n,
     )
 
@@ -151,8 +152,8 @@ def stretch(rng, n, c):
     return Pair(
         [f32(rng, n, c)],
         lambda x: matrix @ x,
-        lambda x: core.stretch_forward(x, n + c),
-        lambda dy, x: (core.stretch_backward(dy, n),),
+        lambda x: kernels.stretch_forward(x, n + c),
+        lambda dy, x: (kernels.stretch_backward(dy, n),),
         n + c,
     )
 
@@ -162,8 +163,8 @@ def relpos(rng, n, c):
     return Pair(
         [f32(rng, (2 * window - 1) ** 2, c % 5 + 1)],
         lambda x: reference.relpos(x, window),
-        lambda x: core.relpos_forward(x, window),
-        lambda dy, x: (core.relpos_backward(dy, window),),
+        lambda x: kernels.relpos_forward(x, window),
+        lambda dy, x: (kernels.relpos_backward(dy, window),),
         window**2,
     )
 
@@ -173,8 +174,8 @@ def t5_bias(rng, n, c):
     return Pair(
         [f32(rng, 32, heads)],
         lambda x: reference.t5_bias(x, n),
-        lambda x: core.t5_bias_forward(x, n, 128),
-        lambda dy, x: (core.t5_bias_backward(dy, 32, 128),),
+        lambda x: kernels.t5_bias_forward(x, n, 128),
+        lambda dy, x: (kernels.t5_bias_backward(dy, 32, 128),),
         n**2,
     )
 
@@ -183,8 +184,8 @@ def gated(rng, n, c):
     return Pair(
         [f32(rng, n, c), f32(rng, n, c)],
         lambda a, b: a * b,
-        lambda a, b: core.gated_forward(a, b)[0],
-        core.gated_backward,
+        lambda a, b: kernels.gated_forward(a, b)[0],
+        kernels.gated_backward,
         1,
     )
 
@@ -193,8 +194,8 @@ def meanpool(rng, n, c):
     return Pair(
         [f32(rng, n, c)],
         lambda x: x.mean(0),
-        lambda x: core.meanpool_forward(x)[0],
-        lambda dy, x: core.meanpool_backward(dy[None], n),
+        lambda x: kernels.meanpool_forward(x)[0],
+        lambda dy, x: kernels.meanpool_backward(dy[None], n),
         n,
     )
 
@@ -205,8 +206,10 @@ def linear(packed, threads):
         return Pair(
             [f32(rng, n, c), f32(rng, out, c), f32(rng, out)],
             lambda x, w, b: x @ w.T + b,
-            lambda x, w, b: core.linear_forward(x, w, b, threads=threads, rows=16, packed=packed),
-            lambda dy, x, w, b: core.linear_backward(dy, x, w, threads=threads, rows=16),
+            lambda x, w, b: kernels.linear_forward(
+                x, w, b, threads=threads, rows=16, packed=packed
+            ),
+            lambda dy, x, w, b: kernels.linear_backward(dy, x, w, threads=threads, rows=16),
             n + c,
         )
 
@@ -220,8 +223,8 @@ def contrastive(rng, n, c):
     return Pair(
         [a, t, np.float32([scale])],
         lambda a, t, s: np.array(reference.contrastive(a, t, s[0])[0]),
-        lambda a, t, s: np.array(core.contrastive(a, t, s[0])[0]),
-        lambda dy, a, t, s: [dy * g for g in core.contrastive(a, t, s[0])[1:]],
+        lambda a, t, s: np.array(kernels.contrastive(a, t, s[0])[0]),
+        lambda dy, a, t, s: [dy * g for g in kernels.contrastive(a, t, s[0])[1:]],
         n,
         100,
     )
@@ -283,6 +286,6 @@ def test_backward_is_the_slope_of_forward(rng, name, size):
 
 def test_every_pair_of_the_binding_is_here():
     covered = " ".join([*PAIRS, "gelu activation gather_rows scatter_rows"])
-    for name in dir(core):
+    for name in dir(kernels):
         if name.endswith("_backward"):
             assert name.removesuffix("_backward") in covered

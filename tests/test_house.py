@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import needs
 import pytest
 
 from reclap.runtime.libraries import core
@@ -26,6 +27,7 @@ FOLDERS = (
     "train",  # loss, trainer
     "score",  # scores, rules, ranks
     "python",  # the binding
+    "testing",  # kernels as plain functions: a module of its own
 )
 # Headers that only some files of their own folder share.
 PRIVATE = {
@@ -131,7 +133,10 @@ def test_files_stay_short(name):
 def test_a_file_begins_with_its_own_header(name):
     header = f"{name[:-1]}h"
     users = [h for h, files in PRIVATE.items() if name.split("/")[1] in files]
-    expected = {header, *users} & set(NAMES) or {"python/py.h", "python/py_model.h"}
+    own = {header, *users} & set(NAMES)
+    expected = own or {f"python/{x}.h" for x in ("py", "py_model", "py_module")}
+    if name.startswith("testing/"):
+        expected = {"testing/testing.h"}
     assert included(name)[0] in expected
 
 
@@ -305,7 +310,7 @@ def test_packages_import_their_own_and_those_below(path):
     name = f"reclap.{INSIDE[path].removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
     own = "" if INSIDE[path] == "__init__.py" else package_of(name)
     for module, line in modules_imported(ast.parse(path.read_text())):
-        if module != "reclap._core":  # a rule of its own, below
+        if module not in ("reclap._core", "reclap._kernels"):  # a rule of its own, below
             rows = PACKAGES.index(package_of(module)), PACKAGES.index(own)
             assert rows[0] <= rows[1], f"line {line}: {module}"
 
@@ -385,10 +390,10 @@ def test_the_core_is_imported_through_libraries_only(path):
         return
     for node in typing_free(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "reclap":
-            assert "_core" not in [a.name for a in node.names]
+            assert not {"_core", "_kernels"} & {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom | ast.Import):
             names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
-            assert "reclap._core" not in names, f"line {node.lineno}"
+            assert not {"reclap._core", "reclap._kernels"} & {*names}, f"line {node.lineno}"
 
 
 def typing_free(tree):
@@ -436,19 +441,30 @@ def public(thing):
     return {n for n in dir(thing) if not n.startswith("_")}
 
 
-def test_stubs_name_what_the_core_has():
-    tree = ast.parse((ROOT / "reclap" / "_core.pyi").read_text())
-    assert {n for n in stub_names(tree.body) if not n.startswith("_")} == public(core)
+MODULES = {"_core": lambda: core, "_kernels": lambda: needs.kernels}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_stubs_name_what_the_modules_have(name):
+    module, tree = MODULES[name](), ast.parse((ROOT / "reclap" / f"{name}.pyi").read_text())
+    assert {n for n in stub_names(tree.body) if not n.startswith("_")} == public(module)
     for node in tree.body:
         if (
             isinstance(node, ast.ClassDef)
             and not node.name.startswith("_")
-            and hasattr(core, node.name)
+            and hasattr(module, node.name)
         ):
             names = {n for n in stub_names(node.body) if not n.startswith("_")}
-            assert names == public(getattr(core, node.name)), node.name
+            assert names == public(getattr(module, node.name)), node.name
 
 
-def test_every_function_of_the_core_has_a_docstring():
-    for name in public(core):
-        assert getattr(core, name).__doc__, name
+@pytest.mark.parametrize("name", MODULES)
+def test_every_function_of_the_modules_has_a_docstring(name):
+    module = MODULES[name]()
+    for function in public(module):
+        assert getattr(module, function).__doc__, function
+
+
+def test_the_core_has_no_kernel_as_a_plain_function():
+    shared = {"sources", "split_kind", "int8_weight"}  # choices that each module makes
+    assert public(core) & public(needs.kernels) == shared

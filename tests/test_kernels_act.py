@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import reference
 from closeness import EPSILON, assert_close, f32
-
-from reclap.runtime.libraries import core
+from needs import kernels
 
 SIZES = [1, 7, 16, 1025, 4099]
 
@@ -43,16 +42,16 @@ def test_activation_matches_formula(rng, kind, n):
     x = values(rng, n)
     # Every value by itself: the error is epsilon of |x|, which is what Phi or tanh multiplies.
     size = 1 if kind in BOUNDED else np.maximum(np.abs(x), 1e-3)
-    assert_close(core.activation(kind, x) / size, FORWARD[kind](x) / size, magnitude=1)
+    assert_close(kernels.activation(kind, x) / size, FORWARD[kind](x) / size, magnitude=1)
 
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("kind", SLOPE)
 def test_activation_backward_matches_formula(rng, kind, n):
     x, dy = values(rng, n), f32(rng, n)
-    given = core.activation(kind, x) if kind in BOUNDED else x
+    given = kernels.activation(kind, x) if kind in BOUNDED else x
     # 1 - t^2 has twice the error of t; x times a density adds |x| epsilon at the sides of the bell.
-    assert_close(core.activation_backward(kind, dy, given), dy * SLOPE[kind](x), magnitude=8)
+    assert_close(kernels.activation_backward(kind, dy, given), dy * SLOPE[kind](x), magnitude=8)
 
 
 @pytest.mark.oracle
@@ -64,15 +63,15 @@ def test_gelu_matches_torch(rng, kind, approximate):
     t = torch.from_numpy(x).requires_grad_()
     y = torch.nn.functional.gelu(t, approximate=approximate)
     y.backward(torch.from_numpy(dy))
-    assert_close(core.activation(kind, x), y.detach(), magnitude=8)
-    assert_close(core.activation_backward(kind, dy, x), t.grad, magnitude=8)
+    assert_close(kernels.activation(kind, x), y.detach(), magnitude=8)
+    assert_close(kernels.activation_backward(kind, dy, x), t.grad, magnitude=8)
 
 
 def test_gelu_saturates():
     x = np.float32([50, -50, 1e4, -1e4])
     for kind in ("gelu", "gelu_tanh"):
-        np.testing.assert_allclose(core.activation(kind, x), [50, 0, 1e4, 0], atol=1e-30)
-        slope = core.activation_backward(kind, np.ones(4, np.float32), x)
+        np.testing.assert_allclose(kernels.activation(kind, x), [50, 0, 1e4, 0], atol=1e-30)
+        slope = kernels.activation_backward(kind, np.ones(4, np.float32), x)
         np.testing.assert_allclose(slope, [1, 0, 1, 0], atol=1e-30)
 
 
@@ -80,43 +79,43 @@ def test_gelu_saturates():
 def test_huge_values_have_the_slope_of_a_line(kind):
     x = np.float32([1e4, 1e7, 1e13, 2e19, 1e30, 3e38])
     x = np.concatenate([x, -x])
-    slope = core.activation_backward(kind, np.ones_like(x), x)
+    slope = kernels.activation_backward(kind, np.ones_like(x), x)
     np.testing.assert_allclose(slope, x > 0, rtol=0, atol=1e-30)
 
 
 def test_sigmoid_is_accurate_in_its_lower_tail_and_saturates():
     x = np.linspace(-86, 20, 10_007, dtype=np.float32)
     want = FORWARD["sigmoid"](x)
-    assert np.abs(core.activation("sigmoid", x) / want - 1).max() < 5e-7
+    assert np.abs(kernels.activation("sigmoid", x) / want - 1).max() < 5e-7
     np.testing.assert_array_equal(
-        core.activation("sigmoid", np.float32([1e4, 100, 0])), [1, 1, 0.5]
+        kernels.activation("sigmoid", np.float32([1e4, 100, 0])), [1, 1, 0.5]
     )
-    assert core.activation("sigmoid", np.float32([-1e4]))[0] < 1e-37
-    assert np.isnan(core.activation("sigmoid", np.float32([np.nan]))).all()
+    assert kernels.activation("sigmoid", np.float32([-1e4]))[0] < 1e-37
+    assert np.isnan(kernels.activation("sigmoid", np.float32([np.nan]))).all()
 
 
 def test_exp_keeps_its_promise():
     x = np.linspace(-87, 88, 100_003, dtype=np.float32)
     want = np.exp(x.astype(np.float64))
-    assert np.abs(core.activation("exp", x) / want - 1).max() < 2e-7
-    beyond = core.activation("exp", np.float32([-100, -1e30, -np.inf]))
+    assert np.abs(kernels.activation("exp", x) / want - 1).max() < 2e-7
+    beyond = kernels.activation("exp", np.float32([-100, -1e30, -np.inf]))
     assert (beyond <= 2e-38).all()
-    assert np.isnan(core.activation("exp", np.float32([np.nan]))).all()
+    assert np.isnan(kernels.activation("exp", np.float32([np.nan]))).all()
 
 
 def test_activation_keeps_the_shape(rng):
     x = f32(rng, 2, 3, 5)
-    assert core.activation("relu", x).shape == (2, 3, 5)
-    assert core.activation("gelu", np.zeros((0, 4))).shape == (0, 4)
+    assert kernels.activation("relu", x).shape == (2, 3, 5)
+    assert kernels.activation("gelu", np.zeros((0, 4))).shape == (0, 4)
 
 
 def test_activation_rejects_what_it_cannot_do(rng):
     with pytest.raises(ValueError, match='unknown activation "swish"'):
-        core.activation("swish", f32(rng, 3))
+        kernels.activation("swish", f32(rng, 3))
     with pytest.raises(ValueError, match="sizes differ, or no backward"):
-        core.activation_backward("gelu", f32(rng, 3), f32(rng, 4))
+        kernels.activation_backward("gelu", f32(rng, 3), f32(rng, 4))
     with pytest.raises(ValueError, match="sizes differ, or no backward"):
-        core.activation_backward("exp", f32(rng, 3), f32(rng, 3))
+        kernels.activation_backward("exp", f32(rng, 3), f32(rng, 3))
 
 
 # ---- Draws and dropout ---------------------------------------------------------------------------
@@ -126,7 +125,7 @@ N = 100_000
 
 @pytest.mark.parametrize(("seed", "step", "site"), [(0, 0, 0), (1, 2, 3), (2**64 - 1, 10**9, 79)])
 def test_uniform_draws_are_uniform(seed, step, site):
-    u = core.draws("uniform", N, seed, step, site)
+    u = kernels.draws("uniform", N, seed, step, site)
     assert (u >= 0).all()
     assert (u < 1).all()
     assert abs(u.mean() - 0.5) < 5 / np.sqrt(12 * N)  # five standard errors
@@ -156,15 +155,15 @@ def test_draws_follow_their_formula(first):
     at = (2**63 - 1, 12345, 77)
     want = np.array([uniform(*at, first + i) for i in range(67)])
     if first == 0:
-        np.testing.assert_array_equal(core.draws("uniform", 67, *at), want.astype(np.float32))
+        np.testing.assert_array_equal(kernels.draws("uniform", 67, *at), want.astype(np.float32))
     x = np.arange(1, 68, dtype=np.float32)
     kept = want >= np.float32(0.4)
-    got = core.dropout(x, 0.4, *at, first)
+    got = kernels.dropout(x, 0.4, *at, first)
     np.testing.assert_array_equal(got, np.where(kept, x * (1 / (1 - np.float32(0.4))), 0))
 
 
 def test_normal_draws_are_normal():
-    z = core.draws("normal", N, 3, 1, 4)
+    z = kernels.draws("normal", N, 3, 1, 4)
     assert abs(z.mean()) < 5 / np.sqrt(N)
     assert abs(z.var() - 1) < 5 * np.sqrt(2 / N)
     assert abs((np.abs(z) < 1).mean() - 0.682689) < 5 * np.sqrt(0.25 / N)
@@ -172,15 +171,15 @@ def test_normal_draws_are_normal():
 
 @pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
 def test_draws_at_other_coordinates_are_independent(other):
-    a = core.draws("uniform", N, 0, 0, 0) - 0.5
-    b = core.draws("uniform", N, *other) - 0.5
+    a = kernels.draws("uniform", N, 0, 0, 0) - 0.5
+    b = kernels.draws("uniform", N, *other) - 0.5
     assert abs(12 * (a * b).mean()) < 5 / np.sqrt(N)
     assert abs(12 * (a[1:] * b[:-1]).mean()) < 5 / np.sqrt(N)  # nor shifted by one
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
 def test_dropout_keeps_the_expectation(p):
-    y = core.dropout(np.ones(N, np.float32), p, 1, 2, 3, 0)
+    y = kernels.dropout(np.ones(N, np.float32), p, 1, 2, 3, 0)
     assert set(np.unique(y)) <= {np.float32(0), np.float32(1 / np.float32(1 - np.float32(p)))}
     assert abs((y != 0).mean() - (1 - p)) < 5 * np.sqrt(0.25 / N)
     assert abs(y.mean() - 1) <= 5 * np.sqrt(p / (1 - p) / N) + EPSILON * N
@@ -188,19 +187,19 @@ def test_dropout_keeps_the_expectation(p):
 
 def test_dropout_is_a_function_of_its_coordinates(rng):
     x = f32(rng, 1000)
-    whole = core.dropout(x, 0.3, 5, 6, 7, 40)
-    parts = [core.dropout(x[i : i + 100], 0.3, 5, 6, 7, 40 + i) for i in range(0, 1000, 100)]
+    whole = kernels.dropout(x, 0.3, 5, 6, 7, 40)
+    parts = [kernels.dropout(x[i : i + 100], 0.3, 5, 6, 7, 40 + i) for i in range(0, 1000, 100)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
-    kept = core.draws("uniform", 1040, 5, 6, 7)[40:] >= np.float32(0.3)
+    kept = kernels.draws("uniform", 1040, 5, 6, 7)[40:] >= np.float32(0.3)
     np.testing.assert_array_equal(whole != 0, kept)
 
 
 @pytest.mark.parametrize(("n", "c"), [(1, 1), (0, 3), (7, 1025)])
 def test_gated_product_matches_formula(rng, n, c):
     a, b, dy = (f32(rng, n, c) for _ in range(3))
-    np.testing.assert_array_equal(core.gated_forward(a, b)[0], a * b)
-    da, db = core.gated_backward(dy, a, b)
+    np.testing.assert_array_equal(kernels.gated_forward(a, b)[0], a * b)
+    da, db = kernels.gated_backward(dy, a, b)
     np.testing.assert_array_equal(da, dy * b)
     np.testing.assert_array_equal(db, dy * a)
     with pytest.raises(ValueError, match="argument 2"):
-        core.gated_forward(a, f32(rng, n + 1, c))
+        kernels.gated_forward(a, f32(rng, n + 1, c))

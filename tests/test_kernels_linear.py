@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from closeness import assert_close, f32
+from needs import kernels
 
 import reclap
-from reclap.runtime.libraries import core
 
 SIZES = [(1, 1, 1), (7, 5, 3), (64, 96, 384), (65, 96, 97), (200, 1025, 17), (129, 7, 288)]
 
@@ -19,14 +19,14 @@ def double(*arrays):
 def test_linear_forward_matches_formula(rng, n, k, out, packed):
     x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
     x64, w64, b64 = double(x, w, b)
-    assert_close(core.linear_forward(x, w, b, packed=packed), x64 @ w64.T + b64, terms=k)
-    assert_close(core.linear_forward(x, w, None, packed=packed), x64 @ w64.T, terms=k)
+    assert_close(kernels.linear_forward(x, w, b, packed=packed), x64 @ w64.T + b64, terms=k)
+    assert_close(kernels.linear_forward(x, w, None, packed=packed), x64 @ w64.T, terms=k)
 
 
 @pytest.mark.parametrize(("n", "k", "out"), SIZES)
 def test_linear_backward_matches_formula(rng, n, k, out):
     dy, x, w = f32(rng, n, out), f32(rng, n, k), f32(rng, out, k)
-    dx, dw, db = core.linear_backward(dy, x, w)
+    dx, dw, db = kernels.linear_backward(dy, x, w)
     dy64, x64, w64 = double(dy, x, w)
     assert_close(dx, dy64 @ w64, terms=out)
     assert_close(dw, dy64.T @ x64, terms=n)
@@ -39,9 +39,9 @@ def test_linear_does_not_depend_on_the_chunk(rng, n, rows):
     x, w, b, dy = f32(rng, n, 48), f32(rng, 37, 48), f32(rng, 37), f32(rng, n, 37)
     x64, w64, b64, dy64 = double(x, w, b, dy)
     for packed in (None, "float32"):
-        y = core.linear_forward(x, w, b, rows=rows, packed=packed)
+        y = kernels.linear_forward(x, w, b, rows=rows, packed=packed)
         assert_close(y, x64 @ w64.T + b64, terms=48)
-    dx, dw, db = core.linear_backward(dy, x, w, rows=rows)
+    dx, dw, db = kernels.linear_backward(dy, x, w, rows=rows)
     assert_close(dx, dy64 @ w64, terms=37)
     assert_close(dw, dy64.T @ x64, terms=n)
     assert_close(db, dy64.sum(0), terms=n, magnitude=4)
@@ -51,9 +51,11 @@ def test_linear_does_not_depend_on_the_chunk(rng, n, rows):
 def test_linear_is_bitwise_equal_on_one_and_two_threads(rng, n, k, out):
     x, w, b, dy = f32(rng, n, k), f32(rng, out, k), f32(rng, out), f32(rng, n, out)
     for packed in (None, "float32"):
-        one, two = (core.linear_forward(x, w, b, threads=t, packed=packed) for t in (1, 2))
+        one, two = (kernels.linear_forward(x, w, b, threads=t, packed=packed) for t in (1, 2))
         np.testing.assert_array_equal(one, two)
-    for one, two in zip(*(core.linear_backward(dy, x, w, threads=t) for t in (1, 2)), strict=True):
+    for one, two in zip(
+        *(kernels.linear_backward(dy, x, w, threads=t) for t in (1, 2)), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
 
 
@@ -71,7 +73,7 @@ def int8(x, level=127):
 def product(x, w, b, dtype, **how):
     """Return the packed product, or skip the test where this processor has none."""
     try:
-        return core.linear_forward(x, w, b, packed=dtype, **how)
+        return kernels.linear_forward(x, w, b, packed=dtype, **how)
     except reclap.BackendError as error:
         pytest.skip(f"no {dtype} product on this processor: {error}")
 
@@ -81,7 +83,7 @@ def product(x, w, b, dtype, **how):
 def test_narrow_products_are_those_of_rounded_factors(rng, dtype, rounded, n, k, out):
     x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
     got = product(x, w, b, dtype)
-    level = core.int8_weight()  # 63 without VNNI
+    level = kernels.int8_weight()  # 63 without VNNI
     weight = int8(w, level) if dtype == "int8" else rounded(w)
     assert_close(got, rounded(x) @ weight.T + b, terms=k)
     plain = x.astype(np.float64) @ w.astype(np.float64).T + b
@@ -94,10 +96,10 @@ def test_narrow_rows_do_not_depend_on_each_other(rng, dtype):
     x[3] *= 1000
     whole = product(x, w, b, dtype, threads=2, rows=16)
     for i in (0, 3, 64):
-        alone = core.linear_forward(x[i : i + 1], w, b, packed=dtype)
+        alone = kernels.linear_forward(x[i : i + 1], w, b, packed=dtype)
         np.testing.assert_allclose(alone[0], whole[i], rtol=1e-5, atol=1e-5 * np.abs(x[i]).max())
     x[5] = 0
-    np.testing.assert_allclose(core.linear_forward(x, w, b, packed=dtype)[5], b, atol=1e-6)
+    np.testing.assert_allclose(kernels.linear_forward(x, w, b, packed=dtype)[5], b, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_narrow_rows_do_not_depend_on_each_other(rng, dtype):
 def test_threads_may_share_the_outputs(rng, n, k, out, dtype):
     x, w, b = f32(rng, n, k), f32(rng, out, k), f32(rng, out)
     want = product(x, w, b, dtype, rows=1000)
-    one, *more = (core.linear_forward(x, w, b, t, rows=0, packed=dtype) for t in (1, 2, 3))
+    one, *more = (kernels.linear_forward(x, w, b, t, rows=0, packed=dtype) for t in (1, 2, 3))
     for other in more:
         np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(one, want, rtol=1e-5, atol=1e-6 * k**0.5 * 10)
@@ -124,13 +126,13 @@ def test_threads_may_share_the_outputs(rng, n, k, out, dtype):
 
 def test_unknown_types_are_refused(rng):
     with pytest.raises(ValueError, match="dtype: unknown type of products 'int4'"):
-        core.linear_forward(f32(rng, 2, 3), f32(rng, 4, 3), None, packed="int4")
+        kernels.linear_forward(f32(rng, 2, 3), f32(rng, 4, 3), None, packed="int4")
 
 
 def test_linear_of_no_rows_is_empty(rng):
     w = f32(rng, 5, 3)
-    assert core.linear_forward(np.zeros((0, 3)), w, None).shape == (0, 5)
-    dx, dw, db = core.linear_backward(np.zeros((0, 5)), np.zeros((0, 3)), w)
+    assert kernels.linear_forward(np.zeros((0, 3)), w, None).shape == (0, 5)
+    dx, dw, db = kernels.linear_backward(np.zeros((0, 5)), np.zeros((0, 3)), w)
     assert dx.shape == (0, 3)
     assert not dw.any()
     assert not db.any()
@@ -139,16 +141,16 @@ def test_linear_of_no_rows_is_empty(rng):
 def test_linear_rejects_what_does_not_fit(rng):
     x, w = f32(rng, 4, 3), f32(rng, 5, 3)
     with pytest.raises(ValueError, match=r"w: expected shape \(\*, 3\), got \(5, 2\)"):
-        core.linear_forward(x, f32(rng, 5, 2), None)
+        kernels.linear_forward(x, f32(rng, 5, 2), None)
     with pytest.raises(ValueError, match=r"b: expected shape \(5,\)"):
-        core.linear_forward(x, w, f32(rng, 4))
+        kernels.linear_forward(x, w, f32(rng, 4))
     with pytest.raises(ValueError, match="rows: expected at least 0, got -1"):
-        core.linear_forward(x, w, None, rows=-1)
+        kernels.linear_forward(x, w, None, rows=-1)
     with pytest.raises(ValueError, match="rows: expected at least 1"):
-        core.linear_backward(f32(rng, 4, 5), x, w, rows=-1)
+        kernels.linear_backward(f32(rng, 4, 5), x, w, rows=-1)
     with pytest.raises(ValueError, match="threads: expected 1 to 1024, got 0"):
-        core.linear_forward(x, w, None, threads=0)
+        kernels.linear_forward(x, w, None, threads=0)
     with pytest.raises(ValueError, match="w: needs at least one row and one column"):
-        core.linear_forward(x, f32(rng, 0, 3), None)
+        kernels.linear_forward(x, f32(rng, 0, 3), None)
     with pytest.raises(ValueError, match="w: needs at least one row and one column"):
-        core.linear_backward(f32(rng, 4, 5), f32(rng, 4, 0), f32(rng, 5, 0))
+        kernels.linear_backward(f32(rng, 4, 5), f32(rng, 4, 0), f32(rng, 5, 0))

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import reference
 from closeness import assert_close, f32
-
-from reclap.runtime.libraries import core
+from needs import kernels
 
 GRIDS = [(8, 8, 0), (16, 8, 0), (16, 8, 4), (64, 8, 4), (6, 3, 1), (4, 1, 0), (1, 1, 0), (15, 5, 2)]
 
@@ -13,13 +12,13 @@ GRIDS = [(8, 8, 0), (16, 8, 0), (16, 8, 4), (64, 8, 4), (6, 3, 1), (4, 1, 0), (1
 @pytest.mark.parametrize(("side", "window", "shift"), GRIDS)
 def test_window_index_is_roll_and_partition(side, window, shift):
     want = reference.window_index(side, window, shift)
-    np.testing.assert_array_equal(core.window_index(side, window, shift), want)
+    np.testing.assert_array_equal(kernels.window_index(side, window, shift), want)
 
 
 @pytest.mark.parametrize(("side", "window", "shift"), GRIDS)
 def test_window_mask_is_swins(side, window, shift):
     want = reference.window_mask(side, window, shift)
-    np.testing.assert_array_equal(core.window_mask(side, window, shift), want)
+    np.testing.assert_array_equal(kernels.window_mask(side, window, shift), want)
 
 
 @pytest.mark.parametrize(
@@ -27,20 +26,20 @@ def test_window_mask_is_swins(side, window, shift):
 )
 def test_patch_index_is_laions_fold(spec_size, mels, patch):
     want = reference.patch_index(spec_size, mels, patch)
-    np.testing.assert_array_equal(core.patch_index(spec_size, mels, patch), want)
+    np.testing.assert_array_equal(kernels.patch_index(spec_size, mels, patch), want)
 
 
 def test_wide_patches_leave_out_the_columns_that_do_not_fill_one():
-    picture = core.patch_index(64, 16, 1).reshape(64, 64)
-    got = core.patch_index(64, 16, 4, 12).reshape(16, 5, 4, 12)
+    picture = kernels.patch_index(64, 16, 1).reshape(64, 64)
+    got = kernels.patch_index(64, 16, 4, 12).reshape(16, 5, 4, 12)
     want = picture[:, :60].reshape(16, 4, 5, 12).swapaxes(1, 2)
     np.testing.assert_array_equal(got, want)
     with pytest.raises(ValueError, match="wide: expected 1 to 64, got 65"):
-        core.patch_index(64, 16, 4, 65)
+        kernels.patch_index(64, 16, 4, 65)
 
 
 def test_fold_puts_later_quarters_below_and_low_mels_first():
-    index = core.patch_index(256, 64, 1).reshape(256, 256)
+    index = kernels.patch_index(256, 64, 1).reshape(256, 256)
     for row, column in ((0, 0), (70, 3), (255, 255)):
         frame, mel = row // 64 * 256 + column, row % 64
         assert index[row, column] == frame * 64 + mel
@@ -52,29 +51,29 @@ def test_fold_puts_later_quarters_below_and_low_mels_first():
 )
 def test_tables_reject_sizes_that_do_not_divide(call, sizes):
     with pytest.raises(ValueError, match="expected"):
-        getattr(core, call)(*sizes)
+        getattr(kernels, call)(*sizes)
 
 
 @pytest.mark.parametrize(("n", "c"), [(0, 3), (1, 1), (7, 1), (64, 96), (13, 1025)])
 def test_scatter_undoes_gather(rng, n, c):
     x, index = f32(rng, n, c), rng.permutation(n).astype(np.int32)
-    y = core.gather_rows(x, index)
+    y = kernels.gather_rows(x, index)
     np.testing.assert_array_equal(y, x[index])
-    np.testing.assert_array_equal(core.scatter_rows(y, index, n), x)
+    np.testing.assert_array_equal(kernels.scatter_rows(y, index, n), x)
 
 
 def test_scatter_leaves_untouched_rows_zero(rng):
     dy = f32(rng, 2, 5)
-    dx = core.scatter_rows(dy, [3, 0], 4)
+    dx = kernels.scatter_rows(dy, [3, 0], 4)
     np.testing.assert_array_equal(dx, np.stack([dy[1], 0 * dy[0], 0 * dy[0], dy[0]]))
 
 
 @pytest.mark.parametrize("index", [[-1], [3], [0, 1, 3]])
 def test_moves_reject_indices_outside(rng, index):
     with pytest.raises(ValueError, match="index: out of range"):
-        core.gather_rows(f32(rng, 3, 2), index)
+        kernels.gather_rows(f32(rng, 3, 2), index)
     with pytest.raises(ValueError, match="index: out of range"):
-        core.scatter_rows(f32(rng, len(index), 2), index, 3)
+        kernels.scatter_rows(f32(rng, len(index), 2), index, 3)
 
 
 STRETCHES = [(1, 1), (1, 9), (2, 7), (5, 5), (7, 1025), (965, 1024), (1001, 1024), (64, 61), (9, 1)]
@@ -85,8 +84,8 @@ def test_stretch_matches_formula(rng, old, new):
     x, dy = f32(rng, old, 7), f32(rng, new, 7)
     w = reference.stretch_matrix(old, new)
     # Four taps, whose weights are sums of terms up to six times their size.
-    assert_close(core.stretch_forward(x, new), w @ x, terms=4 * 6)
-    assert_close(core.stretch_backward(dy, old), w.T @ dy, terms=24 * max(1, new // old))
+    assert_close(kernels.stretch_forward(x, new), w @ x, terms=4 * 6)
+    assert_close(kernels.stretch_backward(dy, old), w.T @ dy, terms=24 * max(1, new // old))
 
 
 @pytest.mark.oracle
@@ -98,11 +97,11 @@ def test_stretch_matches_torch(rng, old, new):
     t = torch.from_numpy(x)[None, None].requires_grad_()
     y = torch.nn.functional.interpolate(t, (new, 7), mode="bicubic", align_corners=True)
     y.backward(torch.from_numpy(dy)[None, None])
-    assert_close(core.stretch_forward(x, new), y.detach()[0, 0], terms=16)
-    assert_close(core.stretch_backward(dy, old), t.grad[0, 0], terms=max(16, 16 * new // old))
+    assert_close(kernels.stretch_forward(x, new), y.detach()[0, 0], terms=16)
+    assert_close(kernels.stretch_backward(dy, old), t.grad[0, 0], terms=max(16, 16 * new // old))
 
 
 def test_stretch_rejects_nothing_to_stretch(rng):
     for x, to in ((f32(rng, 0, 3), 4), (f32(rng, 4, 3), 0), (f32(rng, 4, 3), -1)):
         with pytest.raises(ValueError, match="expected 1 to 16777216 frames"):
-            core.stretch_forward(x, to)
+            kernels.stretch_forward(x, to)

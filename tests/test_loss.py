@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import reference
 from closeness import EPSILON, assert_close, f32
-
-from reclap.runtime.libraries import core
+from needs import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = [
@@ -34,7 +33,7 @@ def unit_rows(rng, n, c):
 @pytest.mark.parametrize(("n", "c"), SIZES)
 def test_contrastive_matches_formula(rng, n, c, log_scale):
     a, t = unit_rows(rng, n, c), unit_rows(rng, n, c)
-    loss, da, dt, ds = core.contrastive(a, t, log_scale)
+    loss, da, dt, ds = kernels.contrastive(a, t, log_scale)
     want, want_da, want_dt, want_ds = reference.contrastive(a, t, np.float64(np.float32(log_scale)))
     scale = np.exp(log_scale)  # a logit is rounded at this size, a probability relative to that
     assert_close(loss, want, magnitude=scale)
@@ -54,7 +53,7 @@ def test_contrastive_matches_torch(rng):
     cross = torch.nn.functional.cross_entropy
     want = (cross(logits, target) + cross(logits.T, target)) / 2
     want.backward()
-    loss, da, dt, ds = core.contrastive(a, t, s)
+    loss, da, dt, ds = kernels.contrastive(a, t, s)
     scale = np.exp(s)
     assert_close(loss, want.detach(), magnitude=scale)
     for got, at in ((da, ta), (dt, tt), (ds, ts)):
@@ -64,20 +63,20 @@ def test_contrastive_matches_torch(rng):
 @pytest.mark.parametrize("n", [33, 700])
 def test_contrastive_is_the_same_on_any_number_of_threads(rng, n):
     a, t = unit_rows(rng, n, 64), unit_rows(rng, n, 64)
-    one = core.contrastive(a, t, 2.0, 1)
+    one = kernels.contrastive(a, t, 2.0, 1)
     for threads in (2, 3):
-        for x, y in zip(one, core.contrastive(a, t, 2.0, threads), strict=True):
+        for x, y in zip(one, kernels.contrastive(a, t, 2.0, threads), strict=True):
             np.testing.assert_array_equal(x, y)
 
 
 PROCESS = """
 import os, resource
 import numpy as np
-from reclap.runtime.libraries import core
+from reclap.runtime.libraries import kernels
 x = np.eye(8, dtype=np.float32)[np.arange(6000) % 8]
-core.contrastive(x[:20], x[:20], 1.0, 1)
+kernels.contrastive(x[:20], x[:20], 1.0, 1)
 threads, before = len(os.listdir("/proc/self/task")), resource.getrusage(resource.RUSAGE_SELF)
-core.contrastive(x, x, 1.0, 1)
+kernels.contrastive(x, x, 1.0, 1)
 after = resource.getrusage(resource.RUSAGE_SELF)
 print(len(os.listdir("/proc/self/task")) - threads, after.ru_maxrss - before.ru_maxrss)
 """
@@ -95,14 +94,14 @@ def test_contrastive_starts_no_threads_of_others_and_keeps_no_logits():
 
 def test_contrastive_of_equal_pairs_is_log_n(rng):
     a = np.tile(unit_rows(rng, 1, 8), (16, 1))
-    loss, da, _, ds = core.contrastive(a, a, 4.0)
+    loss, da, _, ds = kernels.contrastive(a, a, 4.0)
     assert_close(loss, np.log(16), magnitude=np.exp(4))
     assert np.abs(da).max() < 16 * EPSILON * np.exp(4)
     assert abs(ds) < 16 * EPSILON * np.exp(8)
 
 
 def test_contrastive_of_one_pair_is_zero(rng):
-    loss, da, dt, ds = core.contrastive(unit_rows(rng, 1, 8), unit_rows(rng, 1, 8), 4.6)
+    loss, da, dt, ds = kernels.contrastive(unit_rows(rng, 1, 8), unit_rows(rng, 1, 8), 4.6)
     # exp(z - lse) is 1 only up to the rounding of a logit of size exp(4.6).
     assert abs(loss) < 4 * EPSILON * np.exp(4.6)
     assert np.abs([*da[0], *dt[0]]).max() < 4 * EPSILON * np.exp(9.2)
@@ -111,15 +110,15 @@ def test_contrastive_of_one_pair_is_zero(rng):
 
 def test_contrastive_of_opposed_pairs_does_not_overflow(rng):
     a = unit_rows(rng, 5, 6)
-    loss, da, dt, ds = core.contrastive(a, -a, np.log(100))
+    loss, da, dt, ds = kernels.contrastive(a, -a, np.log(100))
     assert_close(loss, reference.contrastive(a, -a, np.log(100))[0])
     assert np.isfinite([loss, ds, *da.ravel(), *dt.ravel()]).all()
 
 
 def test_contrastive_rejects_what_does_not_fit(rng):
     with pytest.raises(ValueError, match="batch is empty"):
-        core.contrastive(f32(rng, 0, 4), f32(rng, 0, 4), 1.0)
+        kernels.contrastive(f32(rng, 0, 4), f32(rng, 0, 4), 1.0)
     with pytest.raises(ValueError, match=r"t: expected shape \(3, 4\), got \(2, 4\)"):
-        core.contrastive(f32(rng, 3, 4), f32(rng, 2, 4), 1.0)
+        kernels.contrastive(f32(rng, 3, 4), f32(rng, 2, 4), 1.0)
     with pytest.raises(ValueError, match="no columns"):
-        core.contrastive(f32(rng, 3, 0), f32(rng, 3, 0), 1.0)
+        kernels.contrastive(f32(rng, 3, 0), f32(rng, 3, 0), 1.0)

@@ -4,6 +4,7 @@ import folders
 import numpy as np
 import pytest
 from models import AUDIO, CNN14, MLP, MS, STATISTIC, TEXT, decibels, draw_parameter, new_model
+from needs import kernels
 
 import reclap
 from reclap.checkpoints import model_folder
@@ -33,53 +34,53 @@ def matrix(rng, n, c, at=None, value=np.nan):
 )
 def test_activations_keep_nan_where_it_is(rng, kind, nan):
     x = matrix(rng, 3, 37, (1, 5), nan)
-    y = core.activation(kind, x)
+    y = kernels.activation(kind, x)
     assert np.argwhere(np.isnan(y)).tolist() == [[1, 5]]
     if kind != "exp":
         dy = matrix(rng, 3, 37)
-        dx = core.activation_backward(kind, dy, x)
+        dx = kernels.activation_backward(kind, dy, x)
         assert np.isnan(dx[1, 5]) or kind == "relu"  # whose slope there is 1, as torch's
         assert np.isfinite(np.delete(dx.ravel(), 37 + 5)).all()
-        assert np.isnan(core.activation_backward(kind, x, np.ones_like(x))[1, 5])
+        assert np.isnan(kernels.activation_backward(kind, x, np.ones_like(x))[1, 5])
 
 
 def test_activations_of_infinities_are_their_limits():
     x = np.array([np.inf, -np.inf], np.float32)
     limits = {"relu": [np.inf, 0], "tanh": [1, -1], "sigmoid": [1, 0], "exp": [np.inf, 0]}
     for kind, want in limits.items():
-        np.testing.assert_allclose(core.activation(kind, x), want, atol=2e-38)
+        np.testing.assert_allclose(kernels.activation(kind, x), want, atol=2e-38)
     for kind in ("gelu", "gelu_tanh", "quick_gelu"):
-        assert core.activation(kind, x)[0] == np.inf
+        assert kernels.activation(kind, x)[0] == np.inf
 
 
 @pytest.mark.parametrize("value", BAD, ids=IDS)
 def test_norms_of_a_row_lose_the_row_and_no_other(rng, value):
     x, w, b = matrix(rng, 4, 40, (2, 7), value), np.ones(40), np.zeros(40)
-    ln, rms = core.layernorm_forward(x, w, b, 1e-5)[0], core.rmsnorm_forward(x, w, 1e-5)[0]
-    unit = core.l2norm_forward(x)[0]
+    ln, rms = kernels.layernorm_forward(x, w, b, 1e-5)[0], kernels.rmsnorm_forward(x, w, 1e-5)[0]
+    unit = kernels.l2norm_forward(x)[0]
     for y in (ln, rms, unit):
         assert not np.isfinite(y[2]).all()
         assert np.isfinite(np.delete(y, 2, axis=0)).all()
-    mean, var = core.batchnorm_stats(x)
+    mean, var = kernels.batchnorm_stats(x)
     assert not np.isfinite(mean[7])
     assert np.isnan(var[7])
     assert np.isfinite(np.delete(mean, 7)).all()
-    y = core.batchnorm_forward(x, b, w, w, b, 1e-5)[0]
+    y = kernels.batchnorm_forward(x, b, w, w, b, 1e-5)[0]
     assert np.argwhere(~np.isfinite(y)).tolist() == [[2, 7]]
 
 
 def test_a_row_of_length_nan_is_nan_throughout(rng):
     x = matrix(rng, 3, 20, (1, 4), np.nan)
-    y, length = core.l2norm_forward(x)
+    y, length = kernels.l2norm_forward(x)
     assert np.isnan(y[1]).all()
     assert np.isnan(length[1])
-    assert np.isnan(core.l2norm_backward(x[::-1], y, length)[0][1]).all()
+    assert np.isnan(kernels.l2norm_backward(x[::-1], y, length)[0][1]).all()
     assert np.isnan(core.class_vectors(x, [0, 1, 3])[1]).all()
 
 
 def test_rows_near_the_largest_float_have_unit_length():
     x = np.full((2, 300), 3e38, np.float32)
-    y, _ = core.l2norm_forward(x)
+    y, _ = kernels.l2norm_forward(x)
     np.testing.assert_allclose(y, 300**-0.5, rtol=1e-6)
     np.testing.assert_allclose(core.class_vectors(x, [0, 1, 2]), 300**-0.5, rtol=1e-6)
 
@@ -88,9 +89,9 @@ def test_rows_near_the_largest_float_have_unit_length():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_lose_the_row_and_no_other(rng, dtype, value):
     x, w = matrix(rng, 40, 70, (3, 33), value), matrix(rng, 50, 70)
-    y = core.linear_forward(x, w, np.zeros(50), packed=dtype)
+    y = kernels.linear_forward(x, w, np.zeros(50), packed=dtype)
     assert not np.isfinite(y[3]).any()
-    clean = core.linear_forward(np.delete(x, 3, axis=0), w, np.zeros(50), packed=dtype)
+    clean = kernels.linear_forward(np.delete(x, 3, axis=0), w, np.zeros(50), packed=dtype)
     np.testing.assert_allclose(np.delete(y, 3, axis=0), clean, atol=1e-5)
 
 
@@ -100,14 +101,14 @@ def test_split_products_of_values_near_the_largest_float(dtype):
     x = np.zeros((2, 32), np.float32)
     x[0, 0], x[1, 3] = np.finfo(np.float32).max, -3.4e38
     w = np.full((32, 32), 2.0**-20, np.float32)
-    y = core.linear_forward(x, w, None, packed=dtype)
+    y = kernels.linear_forward(x, w, None, packed=dtype)
     np.testing.assert_allclose(y, np.broadcast_to(x.sum(1, keepdims=True) / 2**20, y.shape), 1e-4)
 
 
 @pytest.mark.parametrize("largest", [1e-45, 1e-38, 3e-37])
 def test_int8_rows_too_small_for_a_scale_are_zero(rng, largest):
     x = np.full((2, 64), largest, np.float32)
-    y = core.linear_forward(x, matrix(rng, 16, 64), None, packed="int8")
+    y = kernels.linear_forward(x, matrix(rng, 16, 64), None, packed="int8")
     assert np.abs(y).max() < 1e-34
 
 
@@ -116,7 +117,7 @@ def test_attention_keeps_nan(rng, part):
     qkv = matrix(rng, 9, 24)
     first = {"query": 0, "key": 8, "value": 16}[part]
     qkv[4, first] = np.nan
-    y = core.attention(qkv, 2, 9, 0.3, None, None)
+    y = kernels.attention(qkv, 2, 9, 0.3, None, None)
     head = np.isnan(y[:, :4])
     if part == "query":
         assert head[4].all()
@@ -127,19 +128,19 @@ def test_attention_keeps_nan(rng, part):
         assert head[:, 0].all()
         assert not head[:, 1:].any()
     assert np.isfinite(y[:, 4:]).all()
-    dqkv, _ = core.attention(qkv, 2, 9, 0.3, None, None, matrix(rng, 9, 8))
+    dqkv, _ = kernels.attention(qkv, 2, 9, 0.3, None, None, matrix(rng, 9, 8))
     assert np.isnan(dqkv).any()
 
 
 @pytest.mark.parametrize("value", BAD, ids=IDS)
 def test_moves_and_sums_keep_what_they_read(rng, value):
     x = matrix(rng, 6, 5, (2, 3), value)
-    assert not np.isfinite(core.meanpool_forward(x)[0][3])
-    assert not np.isfinite(core.stretch_forward(x, 11)[:, 3]).all()
-    assert not np.isfinite(core.gather_rows(x, [2])[0, 3])
-    assert not np.isfinite(core.gated_forward(x, np.ones_like(x))[0][2, 3])
-    assert not np.isfinite(core.lookup_backward(x, [0, 1, 1, 0, 1, 0], 2)[1, 3])
-    assert not np.isfinite(core.sum_squares(x))
+    assert not np.isfinite(kernels.meanpool_forward(x)[0][3])
+    assert not np.isfinite(kernels.stretch_forward(x, 11)[:, 3]).all()
+    assert not np.isfinite(kernels.gather_rows(x, [2])[0, 3])
+    assert not np.isfinite(kernels.gated_forward(x, np.ones_like(x))[0][2, 3])
+    assert not np.isfinite(kernels.lookup_backward(x, [0, 1, 1, 0, 1, 0], 2)[1, 3])
+    assert not np.isfinite(kernels.sum_squares(x))
     assert not core.all_finite(x)
     assert core.all_finite(np.delete(x, 2, axis=0))
 
@@ -183,7 +184,7 @@ def test_no_kernel_makes_finite_what_is_not(rng, name, value):
         np.abs(rng.standard_normal(x)).astype(np.float32) + 1 if isinstance(x, tuple) else x
         for x in KERNELS[name]
     ]
-    call = getattr(core, name)
+    call = getattr(core if name == "downmix" else kernels, name)
 
     def finite(args):
         found = call(*args)

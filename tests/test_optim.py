@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import reference
 from closeness import assert_close, f32
-
-from reclap.runtime.libraries import core
+from needs import kernels
 
 HOW = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 
@@ -17,7 +16,7 @@ def test_adamw_step_matches_formula(rng, n, step):
     v = np.abs(f32(rng, n)) + 0.1
     want_w, want_m, want_v = reference.adamw(w, m, v, g, step, *HOW.values(), grad_scale=0.5)
     before = w.copy()
-    core.adamw_step(w, m, v, g, step, *HOW.values(), 0.5)
+    kernels.adamw_step(w, m, v, g, step, *HOW.values(), 0.5)
     assert_close(m, want_m)
     assert_close(v, want_v)
     assert_close(w, want_w)
@@ -39,7 +38,7 @@ def test_adamw_follows_torch_over_many_steps(rng, weight_decay, beta2):
         g = f32(rng, 257) * rng.choice(np.float32([1e-4, 1, 100]))
         p.grad = torch.from_numpy(g.astype(np.float64))
         optimizer.step()
-        core.adamw_step(w, m, v, g, step, 1e-2, 0.9, beta2, 1e-8, weight_decay, 1.0)
+        kernels.adamw_step(w, m, v, g, step, 1e-2, 0.9, beta2, 1e-8, weight_decay, 1.0)
     # Two hundred roundings of a weight add up like a random walk.
     assert_close(w, p.detach(), terms=200)
 
@@ -48,29 +47,29 @@ def test_adamw_with_no_gradient_only_decays(rng):
     w = f32(rng, 9)
     want = w * np.float32(1 - 1e-2 * 0.5)
     zero = np.zeros(9, np.float32)
-    core.adamw_step(w, zero.copy(), zero.copy(), zero, 1, 1e-2, 0.9, 0.999, 1e-8, 0.5, 1.0)
+    kernels.adamw_step(w, zero.copy(), zero.copy(), zero, 1, 1e-2, 0.9, 0.999, 1e-8, 0.5, 1.0)
     assert_close(w, want)
 
 
 def test_adamw_rejects_what_it_cannot_write(rng):
     w, m, v, g = (f32(rng, 4) for _ in range(4))
     with pytest.raises(TypeError, match="writable C-contiguous float32"):
-        core.adamw_step(w.astype(np.float64), m, v, g, 1, *HOW.values(), 1.0)
+        kernels.adamw_step(w.astype(np.float64), m, v, g, 1, *HOW.values(), 1.0)
     with pytest.raises(TypeError, match="writable C-contiguous float32"):
-        core.adamw_step(f32(rng, 8)[::2], m, v, g, 1, *HOW.values(), 1.0)
+        kernels.adamw_step(f32(rng, 8)[::2], m, v, g, 1, *HOW.values(), 1.0)
     w.flags.writeable = False
     with pytest.raises(TypeError, match="writable C-contiguous float32"):
-        core.adamw_step(w, m, v, g, 1, *HOW.values(), 1.0)
+        kernels.adamw_step(w, m, v, g, 1, *HOW.values(), 1.0)
     for step, size in ((0, 4), (1, 5)):
         with pytest.raises(ValueError, match="sizes differ, or step below 1"):
-            core.adamw_step(m, v, f32(rng, 4), f32(rng, size), step, *HOW.values(), 1.0)
+            kernels.adamw_step(m, v, f32(rng, 4), f32(rng, size), step, *HOW.values(), 1.0)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 65537])
 def test_sum_squares_matches_formula(rng, n):
     x = f32(rng, n)
-    assert core.sum_squares(x) == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=1e-13)
+    assert kernels.sum_squares(x) == pytest.approx((x.astype(np.float64) ** 2).sum(), rel=1e-13)
 
 
 def test_sum_squares_does_not_overflow():
-    assert core.sum_squares(np.full(4, 1e30, np.float32)) == pytest.approx(4e60, rel=1e-6)
+    assert kernels.sum_squares(np.full(4, 1e30, np.float32)) == pytest.approx(4e60, rel=1e-6)

@@ -29,12 +29,12 @@ class NoDraws:
 class CoreDraws:
     """What the C core drops at (seed, step), from its numbers draws(kind, n, seed, step, site)."""
 
-    def __init__(self, core, config, seed, step):
-        self.core, self.config, self.at = core, config, (seed, step)
+    def __init__(self, kernels, config, seed, step):
+        self.kernels, self.config, self.at = kernels, config, (seed, step)
         self.blocks = sum(config["depths"])
 
     def uniform(self, n, site):
-        return self.core.draws("uniform", int(n), *self.at, site)
+        return self.kernels.draws("uniform", int(n), *self.at, site)
 
     def stripes(self, x):
         c, x = self.config, x.clone()

@@ -1,7 +1,7 @@
 """What the core computes, for the comparison of its builds: python tests/variants.py OUT [FOLDER].
 
-Writes the results of all kernels and of the bundled model to OUT, an .npz file. The core is the one
-in FOLDER/reclap where that is given.
+Writes the results of all kernels and of the bundled model to OUT, an .npz file. The core and the
+module of kernels are those in FOLDER/reclap where that is given.
 """
 
 import sys
@@ -18,13 +18,13 @@ if len(sys.argv) > 2:  # before anything imports the core
 from test_gradients import PAIRS
 
 from reclap.audio import AudioConfig, log_mel
-from reclap.runtime.libraries import core
+from reclap.runtime.libraries import core, kernels
 
 SOUNDS = sorted((Path(__file__).parents[1] / "examples" / "sounds").glob("*.ogg"))
 TEXTS = ["a dog barks", "rain on a tin roof while somebody walks by", "rooster", "wind"] * 8
 
 
-def kernels(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+def pairs(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     """Yield results of both directions of every pair, at an even and an odd size."""
     for name, make in PAIRS.items():
         for size in ((64, 32), (77, 53)):
@@ -42,7 +42,7 @@ def others(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     w, g = rng.standard_normal((2, 5001)).astype(np.float32)
     m, v = np.zeros((2, 5001), np.float32)
     for step in (1, 2, 3):
-        core.adamw_step(w, m, v, g * step, step, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1.0)
+        kernels.adamw_step(w, m, v, g * step, step, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1.0)
     yield "adamw", np.stack([w, m, v])
 
 
@@ -58,9 +58,10 @@ def model() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def main() -> None:
-    assert len(sys.argv) < 3 or Path(core.__file__).is_relative_to(sys.argv[2])
+    for module in (core, kernels):
+        assert len(sys.argv) < 3 or Path(module.__file__).is_relative_to(sys.argv[2])
     rng = np.random.default_rng(5)
-    np.savez(sys.argv[1], **dict([*kernels(rng), *others(rng), *model()]))
+    np.savez(sys.argv[1], **dict([*pairs(rng), *others(rng), *model()]))
 
 
 if __name__ == "__main__":

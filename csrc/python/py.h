@@ -1,4 +1,5 @@
-/* py: the only code that knows Python. Every py_*.c includes this header and nothing foreign else.
+/* py: the only code that knows Python; testing/ knows it through this header. Every py_*.c includes
+ * it and nothing foreign else.
  *
  * A binding fills a plain job struct, calls rc_py_run, and wraps the result. rc_py_run alone
  * releases the interpreter lock; no Python object is touched while it is released. */
@@ -17,7 +18,8 @@
 
 #include "base/base.h"
 
-/* Per-module state: exception classes (from reclap.errors) and our types. */
+/* Per-module state: exception classes (from reclap.errors) and our types, which only the core has.
+ */
 typedef struct {
     PyObject *format_error;
     PyObject *backend_error;
@@ -28,8 +30,6 @@ typedef struct {
     PyObject *context_type;
     PyObject *trainer_type;
 } rc_state;
-
-extern PyModuleDef rc_py_module;
 
 /* Work without the lock. */
 typedef rc_status rc_work(void *job);
@@ -58,6 +58,9 @@ int rc_py_i32(PyObject *object, void *out);
 
 /* "O&" converter of one integer to uint64_t, which must fit. */
 int rc_py_u64(PyObject *object, void *out);
+
+/* "O&" converter: the name of an rc_type. */
+int rc_py_type(PyObject *object, void *type);
 
 /* "O&" converter: None to NULL, else a contiguous array of booleans, never made from numbers. */
 int rc_py_bool_or_none(PyObject *object, void *out);
@@ -91,9 +94,8 @@ static inline int64_t rc_py_size(PyArrayObject *array, int axis)
     return (int64_t)PyArray_DIM(array, axis);
 }
 
-/* Method tables and types of the other files, gathered by py_module.c. */
-extern PyMethodDef rc_py_front_methods[], rc_py_kernel_methods[], rc_py_move_methods[],
-    rc_py_layer_methods[], rc_py_score_methods[];
+/* Method tables and types of the other files, gathered by py_core.c. */
+extern PyMethodDef rc_py_front_methods[], rc_py_product_methods[], rc_py_score_methods[];
 extern PyType_Spec rc_py_sndfile_spec, rc_py_reader_spec, rc_py_mel_spec, rc_py_model_spec,
     rc_py_context_spec, rc_py_trainer_spec;
 

@@ -16,9 +16,6 @@ typedef struct {
     PyObject_HEAD rc_context *context;
 } rc_py_context;
 
-/* Converter of arguments: the name of an rc_type. In py_params.c. */
-int rc_py_type(PyObject *object, void *type);
-
 /* py_params.c: -1 with RuntimeError before bind; methods of Model. */
 int rc_py_model_ready(rc_py_model *self);
 PyObject *rc_py_model_parameters(PyObject *self, PyObject *none);

@@ -1,6 +1,6 @@
-/* Module definition, exceptions, and the one place that releases the lock. */
+/* What both modules share: state, exceptions, and the one place that releases the lock. */
 #define RC_PY_MODULE
-#include "python/py.h"
+#include "python/py_module.h"
 
 #include "base/parallel.h"
 
@@ -92,9 +92,9 @@ int rc_py_run(PyObject *self, rc_work *work, void *job)
     return status == RC_OK ? 0 : rc_py_raise(self, status);
 }
 
-/* ---- The module ------------------------------------------------------------------------------ */
+/* ---- State ----------------------------------------------------------------------------------- */
 
-static int module_traverse(PyObject *module, visitproc visit, void *arg)
+int rc_py_traverse(PyObject *module, visitproc visit, void *arg)
 {
     rc_state *state = PyModule_GetState(module);
     Py_VISIT(state->format_error);
@@ -108,7 +108,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     return 0;
 }
 
-static int module_clear(PyObject *module)
+int rc_py_clear(PyObject *module)
 {
     rc_state *state = PyModule_GetState(module);
     Py_CLEAR(state->format_error);
@@ -122,23 +122,17 @@ static int module_clear(PyObject *module)
     return 0;
 }
 
-static void module_free(void *module)
+void rc_py_free(void *module)
 {
-    module_clear(module);
+    rc_py_clear(module);
 }
 
-static int add_type(PyObject *module, PyType_Spec *spec, PyObject **slot)
-{
-    *slot = PyType_FromModuleAndSpec(module, spec, NULL);
-    return *slot == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)*slot);
-}
-
-/* What setup.py says of the sources, so that tests can tell a core that is older than these. */
+/* What setup.py says of the sources, so that tests can tell a module that is older than these. */
 #ifndef RC_SOURCES
 #define RC_SOURCES ""
 #endif
 
-static int module_exec(PyObject *module)
+int rc_py_begin(PyObject *module)
 {
     rc_state *state = PyModule_GetState(module);
     import_array1(-1);
@@ -149,40 +143,5 @@ static int module_exec(PyObject *module)
     Py_DECREF(errors);
     if (state->format_error == NULL || state->backend_error == NULL) return -1;
     if (PyModule_AddStringConstant(module, "sources", RC_SOURCES) < 0) return -1;
-    if (PyModule_AddFunctions(module, rc_py_front_methods) < 0) return -1;
-    if (PyModule_AddFunctions(module, rc_py_kernel_methods) < 0) return -1;
-    if (PyModule_AddFunctions(module, rc_py_move_methods) < 0) return -1;
-    if (PyModule_AddFunctions(module, rc_py_layer_methods) < 0) return -1;
-    if (PyModule_AddFunctions(module, rc_py_score_methods) < 0) return -1;
-    if (add_type(module, &rc_py_sndfile_spec, &state->sndfile_type) < 0) return -1;
-    if (add_type(module, &rc_py_reader_spec, &state->reader_type) < 0) return -1;
-    if (add_type(module, &rc_py_mel_spec, &state->mel_type) < 0) return -1;
-    if (add_type(module, &rc_py_model_spec, &state->model_type) < 0) return -1;
-    if (add_type(module, &rc_py_context_spec, &state->context_type) < 0) return -1;
-    return add_type(module, &rc_py_trainer_spec, &state->trainer_type);
-}
-
-static PyModuleDef_Slot module_slots[] = {
-    {Py_mod_exec, module_exec},
-#if PY_VERSION_HEX >= 0x030c0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
-    {0, NULL},
-};
-
-PyModuleDef rc_py_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "reclap._core",
-    .m_doc = "C core of reclap: audio front end, encoders, gradients, scoring.",
-    .m_size = sizeof(rc_state),
-    .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
-    .m_free = module_free,
-};
-
-PyMODINIT_FUNC PyInit__core(void);
-PyMODINIT_FUNC PyInit__core(void)
-{
-    return PyModuleDef_Init(&rc_py_module);
+    return PyModule_AddFunctions(module, rc_py_product_methods);
 }

@@ -8,19 +8,6 @@ int rc_py_model_ready(rc_py_model *self)
     return -1;
 }
 
-int rc_py_type(PyObject *object, void *type)
-{
-    static const char *names[] = {"float32",    "bfloat16",  "int8",
-                                  "bfloat16x1", "float32x3", "float32x6"}; /* by rc_type */
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (PyUnicode_Check(object) && PyUnicode_CompareWithASCIIString(object, names[i]) == 0) {
-            *(rc_type *)type = (rc_type)i;
-            return 1;
-        }
-    PyErr_Format(PyExc_ValueError, "dtype: unknown type of products %R", object);
-    return 0;
-}
-
 PyObject *rc_py_model_parameters(PyObject *object, PyObject *Py_UNUSED(none))
 {
     const rc_params *p = &((rc_py_model *)object)->model->params;

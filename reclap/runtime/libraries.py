@@ -2,7 +2,7 @@
 
 A wheel's library lies where no loader looks: in ``lib`` of a virtual environment or of a user
 installation. The package metadata knows the path in all of them.
-Nothing is loaded before the first use of `core` or `sndfile`.
+Nothing is loaded before the first use of `core`, `kernels` or `sndfile`.
 """
 
 import ctypes
@@ -19,18 +19,21 @@ from reclap.errors import BackendError
 
 if TYPE_CHECKING:
     from reclap import _core as core
+    from reclap import _kernels as kernels
     from reclap._core import SndFile
 
-__all__ = ["core", "describe", "load_core", "sndfile", "sndfile_path"]
+__all__ = ["core", "describe", "kernels", "load_core", "load_kernels", "sndfile", "sndfile_path"]
 
 _DNNL_WHEEL = "onednn-cpu-gomp"
 _DNNL_FILE = "libdnnl.so.3"
 
 
 def __getattr__(name: str) -> Any:
-    """Load the C core at ``from reclap.runtime.libraries import core``."""
+    """Load the C core at ``from reclap.runtime.libraries import core``, `kernels` likewise."""
     if name == "core":
         return load_core()
+    if name == "kernels":
+        return load_kernels()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -51,6 +54,38 @@ def load_core() -> Any:
     found = _import_core()
     if os.environ.get("RECLAP_AMX") == "0":  # our kernel on AMX's tiles is then never chosen
         found.split_kind("avx512")
+    return found
+
+
+@functools.cache
+def load_kernels() -> Any:
+    """Import ``reclap._kernels``: kernels as plain functions, for tests and benchmarks.
+
+    Returns
+    -------
+    module
+        ``reclap._kernels``, made of the same objects as the core; its products run on the same
+        instructions.
+
+    Raises
+    ------
+    BackendError
+        If it was not built, as wheels do not carry it, or was built of other sources than the core.
+    """
+    built_by = (
+        "in a checkout python setup.py build_ext --inplace builds it, for an installed reclap "
+        "python setup.py build_kernels among the sources of its version"
+    )
+    name, core = "reclap._kernels", load_core()  # which finds oneDNN for both
+    try:
+        found = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise BackendError(f"{name} is not there: {built_by}") from error
+    if found.sources != core.sources:
+        raise BackendError(f"{name} is of other sources than {core.__name__}: {built_by}")
+    found.split_kind(core.split_kind())  # the choice is a module's own
     return found
 
 

@@ -1,18 +1,9 @@
 /* Tables, gathers, stretch, biases and pooling of the towers as plain functions, for tests and
  * benchmarks. */
-#include "python/py.h"
+#include "testing/testing.h"
 
 #include "kernels/embed.h"
 #include "kernels/window.h"
-
-#define NEW(rank, ...) rc_py_new(rank, (int64_t[]){__VA_ARGS__}, NPY_FLOAT32)
-
-static PyArrayObject *zeros(int rank, const int64_t *sizes)
-{
-    PyArrayObject *array = rc_py_new(rank, sizes, NPY_FLOAT32);
-    if (array != NULL) memset(PyArray_DATA(array), 0, (size_t)PyArray_NBYTES(array));
-    return array;
-}
 
 /* ---- Tables and moves -------------------------------------------------------------------------
  */
@@ -90,7 +81,7 @@ static PyObject *run_move(PyObject *args, move *kernel, int64_t out_rows, bool b
     for (int64_t i = 0; good && i < n; i++) good = at[i] >= 0 && at[i] < limit;
     if (!good)
         PyErr_SetString(PyExc_ValueError, "index: out of range, or of another length than x");
-    if (good) y = zeros(2, (int64_t[]){out_rows >= 0 ? n : rows, rc_py_size(x, 1)});
+    if (good) y = rc_testing_zeros(2, (int64_t[]){out_rows >= 0 ? n : rows, rc_py_size(x, 1)});
     if (y != NULL) kernel(rc_py_data(y), rc_py_data(x), at, n, rc_py_size(x, 1));
 done:
     Py_XDECREF(x);
@@ -156,7 +147,7 @@ static PyObject *relpos(PyObject *args, bool forward)
         PyErr_Format(PyExc_ValueError, "window: expected 1 to %d, got %lld", MOST_WINDOW, w);
     else if (rc_py_shape(x, "argument 1", forward ? 2 : 3, forward ? table : bias) == 0) {
         int64_t h = rc_py_size(x, forward ? 1 : 0);
-        y = forward ? NEW(3, h, t, t) : zeros(2, (int64_t[]){places, h});
+        y = forward ? NEW(3, h, t, t) : rc_testing_zeros(2, (int64_t[]){places, h});
         if (y != NULL)
             (forward ? rc_relpos_forward : rc_relpos_backward)(rc_py_data(y), rc_py_data(x), w, h);
     }
@@ -192,7 +183,7 @@ static PyObject *t5_bias(PyObject *args, bool forward)
                      (long long)t, (long long)buckets, distance);
         goto done;
     }
-    y = forward ? NEW(3, h, t, t) : zeros(2, (int64_t[]){buckets, h});
+    y = forward ? NEW(3, h, t, t) : rc_testing_zeros(2, (int64_t[]){buckets, h});
     if (y != NULL)
         (forward ? rc_t5_bias_forward : rc_t5_bias_backward)(rc_py_data(y), rc_py_data(x), t, h,
                                                              buckets, distance);
@@ -244,9 +235,7 @@ static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
     return dx;
 }
 
-#define ENTRY(name, text) {#name, name, METH_VARARGS, text}
-
-PyMethodDef rc_py_move_methods[] = {
+PyMethodDef rc_testing_move_methods[] = {
     ENTRY(window_index, "window_index(side, window, shift)."),
     ENTRY(window_mask, "window_mask(side, window, shift)."),
     ENTRY(patch_index, "patch_index(spec_size, mels, patch, wide=patch)."),

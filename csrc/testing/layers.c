@@ -1,11 +1,10 @@
 /* Attention, linear layers, the loss and the optimizer as plain functions, for tests and
  * benchmarks. */
-#include "python/py_model.h"
+#include "testing/testing.h"
 
 #include "kernels/attention.h"
 #include "kernels/optim.h"
 #include "layers/linear.h"
-#include "product/split.h"
 #include "train/loss.h"
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -170,26 +169,6 @@ done:
     return (PyObject *)y;
 }
 
-/* split_kind(most=None): what split products run on; `most` rules out what is better */
-static PyObject *split_kind(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    static const char *names[] = {"plain", "avx512", "amx"}; /* by rc_split_kind */
-    const char *most = NULL;
-    if (!PyArg_ParseTuple(args, "|z:split_kind", &most)) return NULL;
-    for (int i = 0; most != NULL; i++) {
-        if (i == 3) return PyErr_Format(PyExc_ValueError, "split_kind: unknown kind '%s'", most);
-        if (strcmp(most, names[i]) != 0) continue;
-        rc_split_limit((rc_split_kind)i);
-        break;
-    }
-    return PyUnicode_FromString(names[rc_split_choice()]);
-}
-
-static PyObject *int8_weight(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
-{
-    return PyLong_FromLong(rc_int8_weight());
-}
-
 /* linear_backward(dy (n, out), x (n, in), w (out, in), threads=1, rows=64): (dx, dw, db) */
 static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
 {
@@ -337,7 +316,7 @@ static PyObject *sum_squares(PyObject *Py_UNUSED(module), PyObject *arg)
     return PyFloat_FromDouble(s);
 }
 
-PyMethodDef rc_py_layer_methods[] = {
+PyMethodDef rc_testing_layer_methods[] = {
     {"attention", attention, METH_VARARGS,
      "attention(qkv, heads, keys, scale, bias, mask[, dout]): o, or (dqkv, dbias) with dout."},
     {"linear_forward", (PyCFunction)(void (*)(void))linear_forward, METH_VARARGS | METH_KEYWORDS,
@@ -345,9 +324,6 @@ PyMethodDef rc_py_layer_methods[] = {
      "with rows=0 threads share outputs."},
     {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
-    {"split_kind", split_kind, METH_VARARGS,
-     "split_kind(most=None): plain, avx512 or amx; most rules out what is better from now on."},
-    {"int8_weight", int8_weight, METH_NOARGS, "int8_weight(): the largest that is used."},
     {"contrastive", contrastive, METH_VARARGS,
      "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
     {"adamw_step", adamw_step, METH_VARARGS,

@@ -1,6 +1,6 @@
 /* Forward and backward kernels as plain functions, for tests, benchmarks and the curious.
  * Arrays are (rows, columns) unless said otherwise; gradients of weights start from zero. */
-#include "python/py.h"
+#include "testing/testing.h"
 
 #include "kernels/act.h"
 #include "kernels/norm.h"
@@ -18,13 +18,6 @@ static PyObject *give(int count, PyArrayObject **array)
             Py_XDECREF(array[i]);
     }
     return tuple;
-}
-
-static PyArrayObject *zeros(int rank, const int64_t *sizes)
-{
-    PyArrayObject *array = rc_py_new(rank, sizes, NPY_FLOAT32);
-    if (array != NULL) memset(PyArray_DATA(array), 0, (size_t)PyArray_NBYTES(array));
-    return array;
 }
 
 static void drop(int count, PyArrayObject **array)
@@ -66,8 +59,7 @@ static int fit(PyArrayObject **a, const char *shapes, int64_t *n, int64_t *c)
 
 #define DATA(i) rc_py_data(a[i])
 #define OUT(i) rc_py_data(out[i])
-#define NEW(rank, ...) rc_py_new(rank, (int64_t[]){__VA_ARGS__}, NPY_FLOAT32)
-#define ZERO(rank, ...) zeros(rank, (int64_t[]){__VA_ARGS__})
+#define ZERO(rank, ...) rc_testing_zeros(rank, (int64_t[]){__VA_ARGS__})
 
 /* ---- Norms ----------------------------------------------------------------------------------- */
 
@@ -318,9 +310,7 @@ static PyObject *draws(PyObject *Py_UNUSED(m), PyObject *args)
     return (PyObject *)y;
 }
 
-#define ENTRY(name, text) {#name, name, METH_VARARGS, text}
-
-PyMethodDef rc_py_kernel_methods[] = {
+PyMethodDef rc_testing_kernel_methods[] = {
     ENTRY(layernorm_forward, "layernorm_forward(x, w, b, eps): (y, mean, rstd)."),
     ENTRY(layernorm_backward, "layernorm_backward(dy, x, mean, rstd, w): (dx, dw, db)."),
     ENTRY(rmsnorm_forward, "rmsnorm_forward(x, w, eps): (y, r)."),
