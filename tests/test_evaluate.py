@@ -74,11 +74,13 @@ def test_windows_of_a_clip_decide_together(rows, tmp_path):
         assert exam(rows)(Learner({}))["labels"]["low"] == share
 
 
-def test_without_room_sounds_are_decoded_each_time(rows):
+def test_without_cache_sounds_are_decoded_each_time(rows):
     prompts = {label: [label] for label in TONES}
     window = CONFIG.front.frames * CONFIG.front.mels * 4  # bytes
-    again = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), threads=3, room=6 * window - 1)
-    kept = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), room=6 * window)
+    again = ZeroShot(
+        rows, "label", prompts, CONFIG, Encoder(), threads=3, cache_bytes=6 * window - 1
+    )
+    kept = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), cache_bytes=6 * window)
     for _ in range(2):
         assert again(Learner({0: 2}))["accuracy"] == kept(Learner({0: 2}))["accuracy"] == 0.5
     rows[1].path.unlink()

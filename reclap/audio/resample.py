@@ -187,8 +187,8 @@ class _Fitted:
         return made[:ready]
 
     def finish(self) -> Samples:
-        rest = np.concatenate([self._held, self._inner.finish()])
-        return _fitted(rest, self._length(self._pushed) - self._given)
+        tail = np.concatenate([self._held, self._inner.finish()])
+        return _fitted(tail, self._length(self._pushed) - self._given)
 
 
 class _Sinc:

@@ -83,9 +83,9 @@ def window_starts(stream: Stream, config: AudioConfig) -> Sequence[int]:
     """Return where the windows of a clip longer than one begin; see `windows`."""
     size = config.samples
     first, stop = _covered(stream, config)
-    more = stop - first - size
-    count = -(-more // max(1, round(size * config.window_hop))) + 1
-    return [first + (round(i * more / (count - 1)) if i else 0) for i in range(count)]
+    extra = stop - first - size
+    count = -(-extra // max(1, round(size * config.window_hop))) + 1
+    return [first + (round(i * extra / (count - 1)) if i else 0) for i in range(count)]
 
 
 def _covered(stream: Stream, config: AudioConfig) -> tuple[int, int]:

@@ -258,11 +258,11 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
         Becomes tokenizer.json.
     """
     text = {name: x for name, x in tensors.items() if name.startswith("text_branch.")}
-    rest = {name: x for name, x in tensors.items() if name not in text}
+    others = {name: x for name, x in tensors.items() if name not in text}
     names = (TOKENIZER, TEXT, MODEL, CONFIG)
     with files.staged_folder(folder, *names) as new:
         new[0].write_bytes(tokenizer)
-        _write_files(new[1:], (text, rest), config)
+        _write_files(new[1:], (text, others), config)
 
 
 def save_text(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:

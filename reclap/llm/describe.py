@@ -61,19 +61,19 @@ class Plan(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made:
-    """What there is of a label.
+class _Draft:
+    """The texts of a label so far.
 
     Attributes
     ----------
     entry : Entry
-        Its texts.
+        The accepted texts.
     item : Item
-        What a report says of it.
+        The label in the report.
     turn : int
-        How often it was gone through before.
+        Number of passes over the label before this one.
     gone : tuple of str
-        Captions that must not come again.
+        Captions that were dropped and must not come again.
     """
 
     entry: Entry
@@ -140,17 +140,17 @@ def describe(
     for label in names:
         _refuse_injection(label, meanings[label])
     entries = {} if partial is None else partial
-    report = Report(_made(llm, plan))
+    report = Report(_provenance(llm, plan))
     writer = _Writer(llm, plan, meanings, sense)
     wanted = plan.descriptions * (1 + plan.prompts)
-    todo = [_Made(Entry(label, meanings[label]), Item(label, wanted, 0)) for label in names]
-    made = dict[str, _Made]()
+    todo = [_Draft(Entry(label, meanings[label]), Item(label, wanted, 0)) for label in names]
+    drafts = dict[str, _Draft]()
     with bars.bar(len(names), "label", shown=progress) as bar:
         for label, one in writer.complete_all(todo):
-            made[label], entries[label] = one, one.entry
+            drafts[label], entries[label] = one, one.entry
             bar.update()
-    _replace_repeats(writer, made)
-    for label, one in made.items():
+    _replace_repeats(writer, drafts)
+    for label, one in drafts.items():
         entries[label] = one.entry
         report.add(one.item)
     report.close(llm)
@@ -165,7 +165,7 @@ def _refuse_injection(label: str, meaning: str) -> None:
         raise ValueError(f"labels: {label!r}: {doubts[0]}")
 
 
-def _made(llm: Session, plan: Plan) -> dict[str, Any]:
+def _provenance(llm: Session, plan: Plan) -> dict[str, Any]:
     return {
         "by": "reclap describe",
         "model": llm.name,
@@ -197,24 +197,25 @@ class _Writer:
     meanings: Mapping[str, str]
     sense: Sense | None
 
-    def complete_all(self, todo: Sequence[_Made]) -> Iterator[tuple[str, _Made]]:
+    def complete_all(self, todo: Sequence[_Draft]) -> Iterator[tuple[str, _Draft]]:
         """Yield labels in their order with what they lacked."""
         found = results_of(
-            self._complete, todo, self.llm, self.plan.workers, lambda made: made.item.failure
+            self._complete, todo, self.llm, self.plan.workers, lambda draft: draft.item.failure
         )
         with contextlib.closing(found):
-            for made in found:
-                yield made.entry.label, made
+            for draft in found:
+                yield draft.entry.label, draft
 
-    def _complete(self, made: _Made) -> _Made:
+    def _complete(self, draft: _Draft) -> _Draft:
         """Ask for what a label lacks: descriptions, then captions of each."""
-        entry, sampling = made.entry, self.plan.sampling
-        sampling = dataclasses.replace(sampling, seed=sampling.seed + made.turn * sampling.attempts)
+        entry, sampling = draft.entry, self.plan.sampling
+        seed = sampling.seed + draft.turn * sampling.attempts
+        sampling = dataclasses.replace(sampling, seed=seed)
         part = self._descriptions(entry, sampling)
-        rejected, failure = [*made.item.rejected, *part.rejected], part.failure
+        rejected, failure = [*draft.item.rejected, *part.rejected], part.failure
         new = (Description(a.text, (), "new", a.flags, a.origin) for a in part.accepted)
         descriptions = [*entry.descriptions, *new]
-        present = [*made.gone, *(p.text for p in entry.live)]
+        present = [*draft.gone, *(p.text for p in entry.live)]
         for n, found in enumerate(descriptions):
             if failure:
                 break
@@ -225,9 +226,9 @@ class _Writer:
             rejected, failure = [*rejected, *part.rejected], part.failure
         entry = dataclasses.replace(entry, descriptions=tuple(descriptions))
         item = dataclasses.replace(
-            made.item, accepted=_count(entry), rejected=tuple(rejected), failure=failure
+            draft.item, accepted=_count(entry), rejected=tuple(rejected), failure=failure
         )
-        return dataclasses.replace(made, entry=entry, item=item)
+        return dataclasses.replace(draft, entry=entry, item=item)
 
     def _descriptions(self, entry: Entry, sampling: Sampling) -> Gathered:
         label, meaning = entry.label, entry.definition
@@ -262,7 +263,7 @@ def _count(entry: Entry) -> int:
 # ---- Captions that two labels have ---------------------------------------------------------------
 
 
-def _replace_repeats(writer: _Writer, made: dict[str, _Made]) -> None:
+def _replace_repeats(writer: _Writer, drafts: dict[str, _Draft]) -> None:
     """Drop captions that have the words of an earlier label's, and ask for others.
 
     They show only when all labels are there. Asking ends with the attempts; what repeats then is
@@ -270,12 +271,12 @@ def _replace_repeats(writer: _Writer, made: dict[str, _Made]) -> None:
     """
     attempts = writer.plan.sampling.attempts
     for turn in range(1, attempts + 1):
-        repeats = _repeats([one.entry for one in made.values()])
+        repeats = _repeats([one.entry for one in drafts.values()])
         for label, reasons in repeats.items():
-            made[label] = _without(made[label], reasons, turn)
+            drafts[label] = _without(drafts[label], reasons, turn)
             writer.llm.faults.add("duplicate", len(reasons))
         if turn < attempts:
-            made.update(writer.complete_all([made[label] for label in repeats]))
+            drafts.update(writer.complete_all([drafts[label] for label in repeats]))
 
 
 def _repeats(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
@@ -291,17 +292,17 @@ def _repeats(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _without(made: _Made, reasons: Mapping[str, str], turn: int) -> _Made:
+def _without(draft: _Draft, reasons: Mapping[str, str], turn: int) -> _Draft:
     """Return what there is of a label without some captions, which are reported."""
     descriptions = tuple(
         dataclasses.replace(d, prompts=tuple(p for p in d.prompts if p.text not in reasons))
-        for d in made.entry.descriptions
+        for d in draft.entry.descriptions
     )
-    entry = dataclasses.replace(made.entry, descriptions=descriptions)
+    entry = dataclasses.replace(draft.entry, descriptions=descriptions)
     dropped = (Rejected(text, (reason,)) for text, reason in reasons.items())
-    rejected = (*made.item.rejected, *dropped)
-    item = dataclasses.replace(made.item, accepted=_count(entry), rejected=rejected)
-    return _Made(entry, item, turn, (*made.gone, *reasons))
+    rejected = (*draft.item.rejected, *dropped)
+    item = dataclasses.replace(draft.item, accepted=_count(entry), rejected=rejected)
+    return _Draft(entry, item, turn, (*draft.gone, *reasons))
 
 
 def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:

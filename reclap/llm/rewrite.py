@@ -64,14 +64,14 @@ class _Row:
     """One row of the manifest."""
 
     at: str
-    rest: dict[str, Any]  # columns other than captions
+    others: dict[str, Any]  # columns other than captions
     captions: tuple[Caption, ...]
     listed: bool  # captions stand in a list
 
     def digest(self) -> str:
         """Return the SHA-256 of what it holds, wherever it stands."""
         captions = [[c.text, list(c.rewrites)] for c in self.captions]
-        text = json.dumps([self.rest, captions, self.listed], default=str)
+        text = json.dumps([self.others, captions, self.listed], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -153,10 +153,10 @@ def rewrite(
     if out.suffix != ".jsonl":
         raise FormatError(f"{out}: expected a name that ends in .jsonl")
     total = survey(path, plan, small=llm.small).items
-    made = _made(path, llm, plan)
-    report = Report(made)
+    provenance = _provenance(path, llm, plan)
+    report = Report(provenance)
     rows = _rows(path, out.parent)
-    with Rows(out, made, force=force) as kept:
+    with Rows(out, provenance, force=force) as kept:
         _skip(kept, rows, report)
         results = results_of(
             lambda row: _rewrite_row(llm, plan, row, sense),
@@ -176,7 +176,7 @@ def rewrite(
     return report
 
 
-def _made(path: Path, llm: Session, plan: RewritePlan) -> dict[str, Any]:
+def _provenance(path: Path, llm: Session, plan: RewritePlan) -> dict[str, Any]:
     return {
         "by": "reclap rewrite",
         "manifest": path.name,
@@ -230,9 +230,9 @@ def _output(
         {"caption": caption.text, "rewrites": list(texts)}
         for caption, texts in zip(row.captions, rewrites, strict=True)
     ]
-    before = row.rest.get(FLAGS) or {}
+    before = row.others.get(FLAGS) or {}
     flagged = {FLAGS: {**before, **flags}} if flags else {}
-    return {**row.rest, **({"captions": pairs} if row.listed else pairs[0]), **flagged}
+    return {**row.others, **({"captions": pairs} if row.listed else pairs[0]), **flagged}
 
 
 def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None) -> Finished:

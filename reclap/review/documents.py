@@ -131,19 +131,19 @@ class _Bank:
         )
 
     def write(self, path: Path, prompts: Sequence[Prompt]) -> None:
-        rest = iter(prompts)
+        remaining = iter(prompts)
         entries = {
             label: dataclasses.replace(
-                entry, descriptions=tuple(_renewed(d, rest) for d in entry.descriptions)
+                entry, descriptions=tuple(_renewed(d, remaining) for d in entry.descriptions)
             )
             for label, entry in self._bank.entries.items()
         }
         self._bank.replace(entries=entries).save(path)
 
 
-def _renewed(description: Description, rest: Iterator[Prompt]) -> Description:
-    own = vars(next(rest)) if description.text else {}
-    prompts = tuple(next(rest) for _ in description.prompts)
+def _renewed(description: Description, remaining: Iterator[Prompt]) -> Description:
+    own = vars(next(remaining)) if description.text else {}
+    prompts = tuple(next(remaining) for _ in description.prompts)
     return dataclasses.replace(description, **own, prompts=prompts)
 
 
@@ -181,10 +181,10 @@ class _Rewrites:
             self.items += (Item("rewrite", caption.text, prompt, sound=sound) for prompt in group)
 
     def write(self, path: Path, prompts: Sequence[Prompt]) -> None:
-        rest = iter(prompts)
+        remaining = iter(prompts)
         with atomic(path) as f:
             for row, counts in zip(self._rows, self._counts, strict=True):
-                groups = [[next(rest) for _ in range(count)] for count in counts]
+                groups = [[next(remaining) for _ in range(count)] for count in counts]
                 f.write(json.dumps(_decided(row, groups), ensure_ascii=False).encode() + b"\n")
 
 
@@ -216,12 +216,12 @@ def _reviewed(at: str, review: Any, captions: Sequence[Caption]) -> list[list[Pr
         for n, group in enumerate(review)
     ]
     for n, (group, caption) in enumerate(zip(groups, captions, strict=True)):
-        if _live(group) != list(caption.rewrites):
+        if _in_use(group) != list(caption.rewrites):
             raise FormatError(f"{at}: review[{n}]: what is not rejected there are not the rewrites")
     return groups
 
 
-def _live(prompts: Iterable[Prompt]) -> list[str]:
+def _in_use(prompts: Iterable[Prompt]) -> list[str]:
     return [prompt.text for prompt in prompts if prompt.status != "rejected"]
 
 
@@ -232,9 +232,11 @@ def _decided(row: dict[str, Any], groups: Sequence[Sequence[Prompt]]) -> dict[st
     kept = {name: value for name, value in row.items() if name != FLAGS}
     if "captions" in row:
         pairs = zip(row["captions"], groups, strict=True)
-        kept["captions"] = [caption | {_column(caption): _live(group)} for caption, group in pairs]
+        kept["captions"] = [
+            caption | {_column(caption): _in_use(group)} for caption, group in pairs
+        ]
     else:
-        kept[_column(row)] = _live(groups[0])
+        kept[_column(row)] = _in_use(groups[0])
     return kept | {"review": [[prompt.to_json() for prompt in group] for group in groups]}
 
 

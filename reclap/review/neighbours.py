@@ -81,9 +81,9 @@ class Neighbours:
             return Nearest(None, None, self._share(), self._problem)
         with self._lock:
             is_known = np.array([text is not None for text in self._texts])
-            is_live = np.array([item.prompt.status != "rejected" for item in items])
+            in_use = np.array([item.prompt.status != "rejected" for item in items])
             scores = self._rows @ self._rows[index]
-            usable = is_known & is_live & (self._kinds == self._kinds[index])
+            usable = is_known & in_use & (self._kinds == self._kinds[index])
             usable[index] = False
             is_own = self._labels == self._labels[index]
         self._wanted.set()

@@ -227,10 +227,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _send_head(
-        self, status: HTTPStatus, length: int, kind: str, more: Mapping[str, str] | None = None
+        self, status: HTTPStatus, length: int, kind: str, extra: Mapping[str, str] | None = None
     ) -> None:
         self.send_response(status)
-        headers = {"Content-Type": kind, "Content-Length": str(length), **_HEADERS, **(more or {})}
+        headers = {"Content-Type": kind, "Content-Length": str(length), **_HEADERS, **(extra or {})}
         if self.close_connection:
             headers["Connection"] = "close"
         for name, value in headers.items():
@@ -242,13 +242,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = path.stat().st_size
         first, last = self._range(size)
         is_part = "Range" in self.headers
-        more = {"Accept-Ranges": "bytes"}
+        extra = {"Accept-Ranges": "bytes"}
         if is_part:
-            more["Content-Range"] = f"bytes {first}-{last}/{size}"
+            extra["Content-Range"] = f"bytes {first}-{last}/{size}"
         status = HTTPStatus.PARTIAL_CONTENT if is_part else HTTPStatus.OK
         with path.open("rb") as f:
             f.seek(first)
-            self._send_head(status, last + 1 - first, KINDS[path.suffix.lower()], more)
+            self._send_head(status, last + 1 - first, KINDS[path.suffix.lower()], extra)
             left = last + 1 - first
             while left and (data := _part(f, min(left, CHUNK))):
                 self.wfile.write(data)

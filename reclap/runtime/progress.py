@@ -15,7 +15,7 @@ def bar(
     shown: bool,
     initial: int = 0,
     leave: bool = False,
-    **more: Any,
+    **options: Any,
 ) -> Any:
     """Return tqdm's bar, without the thread that refreshes all bars of a process.
 
@@ -33,7 +33,7 @@ def bar(
         Otherwise the bar does nothing.
     leave : bool
         The bar stays on the screen at its end.
-    more
+    **options : object
         Further arguments of tqdm.
     """
     if not shown:
@@ -44,7 +44,7 @@ def bar(
         monitor_interval = 0
 
     stream = getattr(sys.stderr, "unfiltered", sys.stderr)  # a bar steers the terminal
-    return Bar(total=total, initial=initial, unit=unit, leave=leave, file=stream, **more)
+    return Bar(total=total, initial=initial, unit=unit, leave=leave, file=stream, **options)
 
 
 def byte_bar(total: int, what: str, *, shown: bool) -> Any:

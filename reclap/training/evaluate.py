@@ -30,14 +30,14 @@ _BATCH = 16  # windows that are embedded at a time
 class ZeroShot:
     """Zero-shot accuracy on sounds whose label is known.
 
-    Features of prompts stay in memory, and log-mels of sounds as far as they have room there.
+    Features of prompts are cached in memory, and log-mels of sounds if they fit into the cache.
 
     Parameters
     ----------
     rows : sequence of Row
-        Sounds; captions are not used.
+        Sounds with their labels; captions are not used.
     column : str
-        Column of the truth.
+        Column of the true label.
     prompts : mapping of str to sequence of str
         One or more texts for each label that occurs.
     config : ClapConfig
@@ -45,9 +45,9 @@ class ZeroShot:
     encoder : TextEncoder
         The model's text tower.
     threads : int
-        Threads that decode.
-    room : int
-        Bytes of log-mels that may stay in memory; beyond, sounds are decoded at each evaluation.
+        Threads of the prefetcher.
+    cache_bytes : int
+        Size of the cache of log-mels; if they exceed it, sounds are decoded at each evaluation.
     progress : bool
         Show a progress bar while they are decoded for the first time.
 
@@ -66,7 +66,7 @@ class ZeroShot:
         encoder: TextEncoder,
         *,
         threads: int = 1,
-        room: int = 1 << 30,
+        cache_bytes: int = 1 << 30,
         progress: bool = False,
     ) -> None:
         self._rows, self._front, self._threads = rows, config.front, threads
@@ -80,8 +80,8 @@ class ZeroShot:
         with progress_bar(len(rows), "clip", shown=progress) as bar:
             for item in self._decoded():  # all of them, so that a bad sound is found beforehand
                 bar.update(item[0] + 1 - bar.n)
-                room -= item[1].nbytes
-                if self._kept is not None and room >= 0:
+                cache_bytes -= item[1].nbytes
+                if self._kept is not None and cache_bytes >= 0:
                     self._kept.append(item)
                 else:
                     self._kept = None
@@ -117,7 +117,7 @@ class ZeroShot:
         for label in labels:
             given = part.prompts.get(label, prompt_of(label, config.template))
             prompts[label] = [given] if isinstance(given, str) else given
-        threads, room = recipe.data.threads, recipe.data.cache_mb << 20
+        threads, cache_bytes = recipe.data.threads, recipe.data.cache_mb << 20
         return cls(
             rows,
             part.label,
@@ -125,7 +125,7 @@ class ZeroShot:
             config,
             encoder,
             threads=threads,
-            room=room,
+            cache_bytes=cache_bytes,
             progress=progress,
         )
 

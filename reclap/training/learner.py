@@ -1,4 +1,4 @@
-"""Trainable state (values, AdamW moments, EMA), its initialisation, and the schedule."""
+"""Trainable state (parameters, AdamW moments, EMA), initialisation and learning-rate schedule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,27 +37,28 @@ def learning_rate(step: int, steps: int, optim: Optim) -> float:
 def initial_values(
     parameters: Sequence[tuple[str, tuple[int, ...], int]], seed: int, init: str
 ) -> list[Floats]:
-    """Return the first values of a model's parameters.
+    """Return the initial values of a model's parameters.
 
     Parameters
     ----------
     parameters : sequence of (name, shape, kind)
         As ``core.Model.parameters()`` lists them.
     seed : int
-        Each parameter has random numbers of its own, so adding one changes no other.
+        Seed; each parameter has a random stream of its own, so adding one changes no other.
     init : {"xavier_uniform", "trunc_normal"}
         See `reclap.training.recipe.ModelPart`.
 
     Returns
     -------
     list of ndarray of float32
+        One for each parameter, in order.
 
     Notes
     -----
     Linear layers by `init`, their biases 0; norms 1 and 0; running mean 0 and variance 1; tables
-    of relative positions normal with deviation 0.02 (timm truncates at 2, a hundred deviations
-    away); the patch convolution uniform within 1 / sqrt(fan-in), bias too, as torch's default;
-    temperature ln(1 / 0.07).
+    of relative positions normal with standard deviation 0.02 (timm truncates at 2, a hundred
+    deviations away); the patch convolution uniform within 1 / sqrt(fan-in), bias too, as torch's
+    default; logit scale ln(1 / 0.07).
     """
     fan_in = {name.removesuffix("weight"): math.prod(s[1:]) for name, s, _ in parameters if s}
     return [
@@ -87,46 +88,46 @@ def _initial(
 
 
 class Learner:
-    """A model in training: values, moments, and the running mean of the values if wanted.
+    """Trainable state of a model: parameters, AdamW moments and, if wanted, the EMA of parameters.
 
     Parameters
     ----------
     config : ClapConfig
-        Its text tower is not part of it.
+        Configuration of the model; its text tower is frozen and left out.
     recipe : Recipe
-        Gives seed, first values, optimizer, length.
+        Gives seed, initialisation, optimizer and number of steps.
     threads : int
-        Of the core.
+        Threads of the core.
     start : int
         Step at which the schedule of the learning rate begins.
 
     Attributes
     ----------
     model : core.Model
-        The model that is saved and evaluated: the mean, or the values themselves.
+        The model that is saved and evaluated: with the EMA weights, or else the trained ones.
     """
 
     def __init__(self, config: ClapConfig, recipe: Recipe, threads: int, start: int = 0) -> None:
         self.config, self.recipe, self.start = config, recipe, start
-        live = core.Model(**config.core_arguments(with_text=False))
-        parameters = live.parameters()
+        trained = core.Model(**config.core_arguments(with_text=False))
+        parameters = trained.parameters()
         self.names = [name for name, _, _ in parameters]
-        live.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
-        self._trainer = core.Trainer(live, threads)
+        trained.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
+        self._trainer = core.Trainer(trained, threads)
         self._values, _, self._m, self._v = (self._trainer.buffers(k) for k in range(4))
         self._context = core.Context(threads)
-        self.model = live
-        self._mean: list[Floats] = []
+        self.model = trained
+        self._ema: list[Floats] = []
         if recipe.optim.ema:
-            self._mean = [np.array(x) for x in self._values]
+            self._ema = [np.array(x) for x in self._values]
             self.model = core.Model(**config.core_arguments(with_text=False))
-            self.model.bind(self._mean)
+            self.model.bind(self._ema)
 
     def step(self, step: int, mel: Floats, features: Floats) -> dict[str, float]:
-        """Take one step; return loss, gradient norm, learning rate, factor of the cosines."""
+        """Take one step; return loss, learning rate, gradient norm and logit scale."""
         optim = self.recipe.optim
         lr = learning_rate(step - self.start, self.recipe.run.steps - self.start, optim)
-        made = self._trainer.step(
+        found = self._trainer.step(
             mel,
             features,
             self.recipe.run.seed,
@@ -138,14 +139,14 @@ class Learner:
             weight_decay=optim.weight_decay,
             clip=optim.clip,
         )
-        rest = np.float32(1 - min(optim.ema, (1 + step) / (10 + step)))
-        for mean, value in zip(self._mean, self._values, strict=False):
-            mean += rest * (value - mean)
+        weight = np.float32(1 - min(optim.ema, (1 + step) / (10 + step)))  # with a warm-up
+        for mean, value in zip(self._ema, self._values, strict=False):
+            mean += weight * (value - mean)
         return {
-            "loss": made["loss"],
+            "loss": found["loss"],
             "lr": lr,
-            "grad_norm": made["grad_norm"],
-            "logit_scale": math.exp(made["logit_scale"]),
+            "grad_norm": found["grad_norm"],
+            "logit_scale": math.exp(found["logit_scale"]),
         }
 
     def embed(self, mel: Floats) -> Floats:
@@ -154,16 +155,16 @@ class Learner:
         return rows
 
     def embed_text(self, features: Floats) -> Floats:
-        """Take text features through the text head."""
+        """Embed text features (b, width) with the text head."""
         rows: Floats = self.model.text_head(self._context, features)
         return rows
 
     def tensors(self) -> dict[str, Floats]:
         """Return the tensors of the model that would be saved."""
-        return dict(zip(self.names, self._mean or self._values, strict=True))
+        return dict(zip(self.names, self._ema or self._values, strict=True))
 
     def state(self) -> dict[str, Floats]:
-        """Return what a continuation needs beside `tensors`."""
+        """Return the state that resuming needs beside `tensors`: parameters and AdamW moments."""
         buffers = {"values": self._values, "m": self._m, "v": self._v}
         return {
             f"{kind}.{name}": x
@@ -172,26 +173,26 @@ class Learner:
         }
 
     def begin(self, have: Tensors, path: Path, parts: Sequence[str]) -> None:
-        """Take parts of another model as first values.
+        """Initialise parts from another model.
 
         Parameters
         ----------
         have : mapping of str to ndarray
-            Every tensor of these parts, by our names.
+            All tensors of these parts, by our names.
         path : Path
-            Where they come from, for messages.
+            Their file, for messages.
         parts : sequence of str
-            What their names begin with.
+            Prefixes of their names.
         """
-        for values in filter(None, (self._values, self._mean)):
+        for values in filter(None, (self._values, self._ema)):
             named = dict(zip(self.names, values, strict=True))
             inside = {n: x for n, x in named.items() if n.startswith(tuple(parts))}
             _copy_all(inside, {n: x for n, x in have.items() if n.startswith(tuple(parts))}, path)
 
     def load(self, folder: Path) -> None:
-        """Continue from a checkpoint."""
+        """Resume from a checkpoint."""
         _copy_all(self.state(), model_folder.read_tensors(folder / STATE), folder / STATE)
-        if self._mean:
+        if self._ema:
             path = folder / model_folder.MODEL
             _copy_all(self.tensors(), model_folder.read_tensors(path), path)
 

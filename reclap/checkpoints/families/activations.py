@@ -18,7 +18,9 @@ NAMES: dict[str, Activation] = {
 }
 
 
-def activation_of(key: str, value: object, more: dict[str, Activation] | None = None) -> Activation:
+def activation_of(
+    key: str, value: object, extra: dict[str, Activation] | None = None
+) -> Activation:
     """Return an activation by transformers' name.
 
     Parameters
@@ -27,7 +29,7 @@ def activation_of(key: str, value: object, more: dict[str, Activation] | None = 
         What the setting is called, for the message.
     value : object
         What it says.
-    more : dict, optional
+    extra : dict, optional
         Further names.
 
     Raises
@@ -35,7 +37,7 @@ def activation_of(key: str, value: object, more: dict[str, Activation] | None = 
     FormatError
         If it is another one.
     """
-    known = NAMES | (more or {})
+    known = NAMES | (extra or {})
     if not isinstance(value, str) or value not in known:
         raise FormatError(f"{key} is {value!r}, expected one of {', '.join(known)}")
     return known[value]

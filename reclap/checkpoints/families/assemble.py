@@ -54,12 +54,12 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A checkpoint, cut into towers and the rest.
+    """A checkpoint split into towers and other tensors.
 
     Attributes
     ----------
     left : list of str
-        What `tower` does not need.
+        Names of the audio tower's tensors that embedding does not need.
     heads : dict of str to tuple of str
         Names of the two layers of each projection.
     text_kind : str, optional
@@ -76,7 +76,7 @@ class Parts:
     tower: dict[str, Stored]
     left: list[str]
     text: dict[str, Stored]
-    rest: dict[str, Stored]
+    others: dict[str, Stored]
     heads: dict[str, tuple[str, str]]
     quantize: bool
     text_kind: str | None = None
@@ -113,7 +113,7 @@ def assemble(parts: Parts) -> Found:
     left = [f"audio_branch.{name}" for name in parts.left]
     left += [f"text_branch.{name}" for name in left_of(parts.text, renamed)]
     ignored = dict.fromkeys(left, "not needed to embed")
-    heads, dim, more = _heads(parts)
+    heads, dim, extra = _heads(parts)
     config = ClapConfig(
         name=Path(parts.where).name,
         front=parts.front or _front(parts.audio, quantize=parts.quantize),
@@ -122,7 +122,7 @@ def assemble(parts: Parts) -> Found:
         dim=dim,
         template=_TEMPLATE,
     )
-    return Found(parts.family, config, parts.tower | renamed | heads, None, ignored | more)
+    return Found(parts.family, config, parts.tower | renamed | heads, None, ignored | extra)
 
 
 def _front(tower: AudioTower, *, quantize: bool) -> AudioConfig:
@@ -140,15 +140,15 @@ def _heads(parts: Parts) -> tuple[dict[str, Stored], int, dict[str, str]]:
         for ours, theirs in zip(("0", "2"), layers, strict=True):
             for kind in ("weight", "bias"):
                 name = f"{head}.{theirs}.{kind}"
-                if name not in parts.rest:
+                if name not in parts.others:
                     raise FormatError(f"{name} is missing")
                 used.add(name)
-                heads[f"{head}.{ours}.{kind}"] = parts.rest[name]
-    if "logit_scale_a" not in parts.rest:
+                heads[f"{head}.{ours}.{kind}"] = parts.others[name]
+    if "logit_scale_a" not in parts.others:
         raise FormatError("logit_scale_a is missing")
-    heads["logit_scale"] = scalar("logit_scale_a", parts.rest["logit_scale_a"])
+    heads["logit_scale"] = scalar("logit_scale_a", parts.others["logit_scale_a"])
     ignored = {}
-    for name in sorted(set(parts.rest) - used):
+    for name in sorted(set(parts.others) - used):
         if name == "logit_scale_t":
             ignored[name] = "a second temperature; logits are scaled by logit_scale_a"
         elif _TRANSFORM.fullmatch(name):

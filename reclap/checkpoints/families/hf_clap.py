@@ -90,7 +90,7 @@ def _found(
             tower=tower,
             left=left,
             text=below(tensors, "text_model."),
-            rest=without(tensors, ("audio_model.", "text_model.")),
+            others=without(tensors, ("audio_model.", "text_model.")),
             heads={
                 "audio_projection": ("linear1", "linear2"),
                 "text_projection": ("linear1", "linear2"),
@@ -113,7 +113,7 @@ def _found(
 
 
 def _htsat(path: Path, part: Mapping[str, Any], tower: Tensors) -> HtsatConfig:
-    """Return the audio tower: its tensors decide what they tell, config.json the rest.
+    """Return the audio tower: from its tensors, and from config.json where they do not tell.
 
     Which parameters it lacks is read off the tensors only where config.json speaks of them; else
     a file that was cut off would be another model.
@@ -128,12 +128,12 @@ def _htsat(path: Path, part: Mapping[str, Any], tower: Tensors) -> HtsatConfig:
     if "enable_patch_layer_norm" in part:
         told["patch_norm"] = f"{htsat_names.BRANCH}patch_embed.norm.weight" in tower
     found = htsat_names.config_of(tower, _number(path, part, "spec_size", 256), **told)
-    ratio, few = found.mlp_ratio, found.embed // found.fusion_ratio
+    ratio, hidden = found.mlp_ratio, found.embed // found.fusion_ratio
     says = _number(path, part, "mlp_ratio", float(ratio))
     if int(ratio * found.width) <= says * found.width < int(ratio * found.width) + 1:
         ratio = says
     r = _number(path, part, "aff_block_r", 4)
-    if not found.fusion or r < 1 or found.embed // r != few:
+    if not found.fusion or r < 1 or found.embed // r != hidden:
         r = found.fusion_ratio
     return dataclasses.replace(found, mlp_ratio=ratio, fusion_ratio=r)
 

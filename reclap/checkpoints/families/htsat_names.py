@@ -177,8 +177,8 @@ def _mlp_ratio(tensors: Tensors, stage: int) -> float:
 
 def _fusion_ratio(tensors: Tensors, embed: int) -> int:
     """Return a ratio that gives the channels inside fusion: LAION-CLAP's 4 wherever it does."""
-    few = shape_of(tensors, "patch_embed.fusion_model.local_att.0.weight", 4)[0]
-    return 4 if embed // 4 == few else max(1, embed // max(1, few))
+    hidden = shape_of(tensors, "patch_embed.fusion_model.local_att.0.weight", 4)[0]
+    return 4 if embed // 4 == hidden else max(1, embed // max(1, hidden))
 
 
 def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:

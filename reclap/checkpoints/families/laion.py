@@ -43,13 +43,13 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     is_cnn = cnn14.is_cnn14(branch)
     tower, left = cnn14.from_panns(branch) if is_cnn else htsat_names.from_laion(branch)
     text = below(tensors, "text_branch.")
-    rest = without(tensors, ("audio_branch.", "text_branch."))
+    others = without(tensors, ("audio_branch.", "text_branch."))
     if not text:
         raise FormatError(
             "LAION-CLAP without a text tower, as its linear probes are, not supported"
         )
     if any(name.startswith("resblocks.") for name in text):
-        text |= {name: rest.pop(name) for name in list(rest) if name.startswith(_CLIP_OUTSIDE)}
+        text |= {name: others.pop(name) for name in list(others) if name.startswith(_CLIP_OUTSIDE)}
     found = assemble(
         Parts(
             family="LAION-CLAP layout",
@@ -58,7 +58,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
             tower=tower,
             left=left,
             text=text,
-            rest=rest,
+            others=others,
             heads={"audio_projection": ("0", "2"), "text_projection": ("0", "2")},
             quantize=True,
             text_known=_text_known(kind_of(text), text_activation),

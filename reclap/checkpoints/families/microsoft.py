@@ -50,11 +50,11 @@ def read(path: Path, tensors: Tensors) -> Found:
         part = below(tensors, f"{theirs}.projection.")
         heads |= {f"{ours}_projection.{name}": x for name, x in part.items()}
     projections = tuple(f"{tower}_encoder.projection." for tower in ("audio", "caption"))
-    rest = without(tensors, (AUDIO, _CAPTION, *projections))
+    others = without(tensors, (AUDIO, _CAPTION, *projections))
     name = "audio_projection.linear1.weight"
-    if set(rest) != {"logit_scale"} or name not in heads:
+    if set(others) != {"logit_scale"} or name not in heads:
         raise FormatError(
-            f"{path}: expected logit_scale and {name}, got {shown_names(sorted(rest), 5)}"
+            f"{path}: expected logit_scale and {name}, got {shown_names(sorted(others), 5)}"
         )
     config = ClapConfig(
         name=path.name,
@@ -66,7 +66,7 @@ def read(path: Path, tensors: Tensors) -> Found:
         dim=heads[name].shape[0],
         template="this is the sound of {label}",  # examples/zero_shot_classification.py
     )
-    scale: dict[str, Stored] = {"logit_scale": scalar("logit_scale", rest["logit_scale"])}
+    scale: dict[str, Stored] = {"logit_scale": scalar("logit_scale", others["logit_scale"])}
     upstream = dataclasses.replace(config.front, channels="concatenate", resampler="sinc")
     family = f"MS-CLAP {release.year}"
     return Found(family, config, release.tensors | heads | scale, None, release.ignored, upstream)
