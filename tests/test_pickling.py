@@ -242,15 +242,23 @@ OLD_NAMES = [
     ("reclap.audio", "AudioConfig"),
     ("reclap.clips", "Clip"),
     ("reclap.config", "ClapConfig"),
+    ("reclap.config.towers", "TextConfig"),
     ("reclap.embeddings", "Embeddings"),
     ("reclap.loading", "Opening"),
     ("reclap.loading", "reopen"),
     ("reclap.manifest", "Row"),
     ("reclap.model", "Model"),
+    ("reclap.prompts.bank", "Description"),
+    ("reclap.prompts.bank", "Entry"),
+    ("reclap.prompts.bank", "Prompt"),
     ("reclap.results", "Timeline"),
     ("reclap.text", "Tokenizer"),
     ("reclap.text_encoder", "TextEncoder"),
     ("reclap.towers", "TextConfig"),
+    ("reclap.training.recipe", "Eval"),
+    ("reclap.training.recipe", "ModelPart"),
+    ("reclap.training.recipe", "Optim"),
+    ("reclap.training.recipe", "Run"),
 ]
 
 

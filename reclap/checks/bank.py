@@ -11,7 +11,8 @@ from reclap.checks.form import check_form, is_readable
 from reclap.checks.labels import check_labels
 from reclap.checks.report import Flagged, Report
 from reclap.checks.similarity import Sense
-from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.prompts.bank import PromptBank
+from reclap.prompts.entries import Description, Entry, Prompt
 
 __all__ = ["check_bank"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reclap.cli import options
 from reclap.cli.options import Commands, positive
 from reclap.cli.tables import print_table
-from reclap.config.towers import DTYPES
+from reclap.config.ranges import DTYPES
 
 if TYPE_CHECKING:
     from reclap._types import Floats

@@ -7,7 +7,7 @@ from reclap.cli import llm, options
 from reclap.cli.options import Commands
 
 if TYPE_CHECKING:
-    from reclap.prompts.bank import Entry
+    from reclap.prompts.entries import Entry
 
 __all__ = ["add_describe"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from reclap.cli.files import gather
-from reclap.config.towers import DTYPES
+from reclap.config.ranges import DTYPES
 from reclap.errors import FormatError, one_line
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from reclap._lazy import exports
 
 if TYPE_CHECKING:
     from reclap.config.model import ClapConfig, audio_from_json
-    from reclap.config.towers import AudioTower, Cnn14Config, HtsatConfig, TextConfig
+    from reclap.config.text_tower import TextConfig
+    from reclap.config.towers import AudioTower, Cnn14Config, HtsatConfig
 
 __all__ = [
     "AudioTower",
@@ -22,7 +23,7 @@ _HOMES = {
     "ClapConfig": "reclap.config.model",
     "Cnn14Config": "reclap.config.towers",
     "HtsatConfig": "reclap.config.towers",
-    "TextConfig": "reclap.config.towers",
+    "TextConfig": "reclap.config.text_tower",
     "audio_from_json": "reclap.config.model",
 }
 

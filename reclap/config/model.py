@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 
 from reclap.audio.front import AudioConfig
-from reclap.config.towers import AUDIO, AudioTower, HtsatConfig, TextConfig
+from reclap.config.text_tower import TextConfig
+from reclap.config.towers import AUDIO, AudioTower, HtsatConfig
 from reclap.errors import FormatError
 from reclap.io.settings import Settings, from_mapping
 

@@ -24,7 +24,8 @@ from reclap.llm.parallel import results_of
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
 from reclap.llm.step import prompt_tokens
-from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.prompts.bank import PromptBank
+from reclap.prompts.entries import Description, Entry, Prompt
 from reclap.runtime import progress as bars
 from reclap.text.tokenizer import check_texts
 

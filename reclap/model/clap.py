@@ -13,7 +13,7 @@ import numpy as np
 from reclap._types import Floats
 from reclap.audio import inputs
 from reclap.checkpoints import model_folder
-from reclap.config.towers import Dtype
+from reclap.config.ranges import Dtype
 from reclap.errors import Errors, ReclapError
 from reclap.io.files import StrPath
 from reclap.model.classes import Classes, prompts_of, warn_of_unknown

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclap.checkpoints import hub, model_folder
-from reclap.config.towers import Dtype
+from reclap.config.ranges import Dtype
 from reclap.errors import FormatError
 from reclap.io.files import StrPath
 from reclap.model.clap import Model

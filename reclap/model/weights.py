@@ -13,7 +13,7 @@ from reclap._types import Array, Floats
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.lazy import Lazy
 from reclap.config.model import ClapConfig
-from reclap.config.towers import DTYPES, Dtype
+from reclap.config.ranges import DTYPES, Dtype
 from reclap.errors import FormatError, ReclapError
 from reclap.runtime.libraries import core, describe
 from reclap.runtime.progress import byte_bar

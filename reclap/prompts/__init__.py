@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from reclap._lazy import exports
 
 if TYPE_CHECKING:
-    from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+    from reclap.prompts.bank import PromptBank
     from reclap.prompts.combine import RULES
+    from reclap.prompts.entries import Description, Entry, Prompt
     from reclap.prompts.strategies import STRATEGIES, make
 
 __all__ = [
@@ -22,9 +23,9 @@ __all__ = [
 _HOMES = {
     "RULES": "reclap.prompts.combine",
     "STRATEGIES": "reclap.prompts.strategies",
-    "Description": "reclap.prompts.bank",
-    "Entry": "reclap.prompts.bank",
-    "Prompt": "reclap.prompts.bank",
+    "Description": "reclap.prompts.entries",
+    "Entry": "reclap.prompts.entries",
+    "Prompt": "reclap.prompts.entries",
     "PromptBank": "reclap.prompts.bank",
     "make": "reclap.prompts.strategies",
 }

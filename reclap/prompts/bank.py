@@ -11,99 +11,26 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 from reclap.errors import FormatError
 from reclap.io import files
 from reclap.io.files import StrPath
+from reclap.prompts.entries import (
+    STATUSES,
+    Description,
+    Entry,
+    Prompt,
+    Status,
+    check_status,
+    fields_of,
+    shown,
+)
 from reclap.text.tokenizer import check_texts
 
 __all__ = ["FORMAT", "STATUSES", "Description", "Entry", "Prompt", "PromptBank", "Status", "sample"]
 
 FORMAT = "reclap-prompts-1"
-Status: TypeAlias = Literal["new", "accepted", "rejected"]
-STATUSES: tuple[Status, ...] = get_args(Status)
-
-_REVIEWED: dict[str, Any] = {"text": str, "status": str, "flags": list, "origin": dict}
-_FIELDS: dict[str, dict[str, Any]] = {
-    "bank": {"format": str, "name": str, "made": dict, "labels": dict},
-    "entry": {"definition": str, "descriptions": list},
-    "description": {**_REVIEWED, "prompts": list},
-    "prompt": _REVIEWED,
-}
-_KINDS: dict[Any, str] = {str: "a text", list: "a list", dict: "an object"}
-_SHOWN = 60  # characters of a bad value in a message
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A caption that stands for a label.
-
-    Attributes
-    ----------
-    text : str
-        The caption.
-    status : {"new", "accepted", "rejected"}
-        What a person decided; a rejected prompt stays in the bank, but is not used.
-    flags : tuple of str
-        What the checks found, ``"name of the check: reason"``.
-    origin : mapping
-        Where it comes from: digest of the request, attempt, date, by, edited_from.
-    """
-
-    text: str
-    status: Status = "new"
-    flags: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, data: Any, where: str = "prompt") -> "Prompt":
-        """Make a prompt of parsed JSON; FormatError naming `where` and the field."""
-        prompt = cls(**_review(where, "prompt", data))
-        try:
-            _check_status(where, prompt.status)
-        except ValueError as error:
-            raise FormatError(str(error)) from error
-        return prompt
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes; fields at their default are left out."""
-        return _reviewed(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """How a label may sound, and the captions written from that.
-
-    Attributes
-    ----------
-    text : str
-        The description; empty where prompts were given without any.
-    prompts : tuple of Prompt
-    status, flags, origin
-        As in `Prompt`. The prompts of a rejected description are not used.
-    """
-
-    text: str
-    prompts: tuple[Prompt, ...] = ()
-    status: Status = "new"
-    flags: tuple[str, ...] = ()
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A label, a short definition where the word alone is ambiguous, and its descriptions."""
-
-    label: str
-    definition: str = ""
-    descriptions: tuple[Description, ...] = ()
-
-    @property
-    def live(self) -> tuple[Prompt, ...]:
-        """The prompts in use: neither they nor their description are rejected."""
-        kept = (d for d in self.descriptions if d.status != "rejected")
-        return tuple(p for d in kept for p in d.prompts if p.status != "rejected")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +67,13 @@ class PromptBank:
                 raise ValueError(f"entries[{label!r}]: its label is {entry.label!r}")
             for n, description in enumerate(entry.descriptions):
                 where = f"{label!r}, description {n + 1}"
-                _check_status(where, description.status)
+                check_status(where, description.status)
                 if description.text:
                     check_texts([description.text], f"{where}, text")
                 if description.prompts:
                     check_texts([p.text for p in description.prompts], f"{where}, prompts")
                 for i, prompt in enumerate(description.prompts):
-                    _check_status(f"{where}, prompt {i + 1}", prompt.status)
+                    check_status(f"{where}, prompt {i + 1}", prompt.status)
 
     # ---- Files -------------------------------------------------------------------------------
 
@@ -188,13 +115,13 @@ class PromptBank:
         """Make a bank of parsed JSON; FormatError naming `where` and the place in it."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, dict) else data
-            raise FormatError(f'{where}: expected "format": "{FORMAT}", got {_shown(got)}')
-        fields = _fields(where, "bank", data)
+            raise FormatError(f'{where}: expected "format": "{FORMAT}", got {shown(got)}')
+        fields = fields_of(where, "bank", data)
         missing = [name for name in ("name", "labels") if name not in data]
         if missing:
             raise FormatError(f"{where}: no {' and no '.join(missing)}")
         entries = {
-            label: _entry(f"{where}: labels[{label!r}]", label, entry)
+            label: Entry.from_json(label, entry, f"{where}: labels[{label!r}]")
             for label, entry in fields["labels"].items()
         }
         try:
@@ -204,16 +131,7 @@ class PromptBank:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes; fields at their default are left out."""
-        labels = {
-            label: {
-                **({"definition": entry.definition} if entry.definition else {}),
-                "descriptions": [
-                    {**_reviewed(d), "prompts": [p.to_json() for p in d.prompts]}
-                    for d in entry.descriptions
-                ],
-            }
-            for label, entry in self.entries.items()
-        }
+        labels = {label: entry.to_json() for label, entry in self.entries.items()}
         return {"format": FORMAT, "name": self.name, "made": dict(self.made), "labels": labels}
 
     # ---- Making ------------------------------------------------------------------------------
@@ -348,9 +266,6 @@ def _order(count: int, label: str, seed: int) -> list[int]:
     )
 
 
-# ---- Reading -----------------------------------------------------------------------------------
-
-
 def _find(name: StrPath) -> Path:
     banks = Path(__file__).parent / "banks"
     names = sorted(path.stem for path in banks.glob("*.json"))
@@ -361,62 +276,3 @@ def _find(name: StrPath) -> Path:
     raise FileNotFoundError(
         f"no prompt bank named or at {os.fspath(name)!r}; bundled: {', '.join(names) or 'none'}"
     )
-
-
-def _fields(where: str, kind: str, data: Any) -> dict[str, Any]:
-    """Return an object's fields, after a look at their names and types."""
-    wanted = _FIELDS[kind]
-    if not isinstance(data, dict):
-        raise FormatError(f"{where}: expected an object, got {_shown(data)}")
-    for name, value in data.items():
-        if name not in wanted:
-            raise FormatError(f"{where}: unknown field {name!r}, known are {', '.join(wanted)}")
-        if not isinstance(value, wanted[name]):
-            kind = _KINDS[wanted[name]]
-            raise FormatError(f"{where}.{name}: expected {kind}, got {_shown(value)}")
-    return dict(data)
-
-
-def _entry(where: str, label: str, data: Any) -> Entry:
-    fields = _fields(where, "entry", data)
-    descriptions = tuple(
-        _description(f"{where}.descriptions[{n}]", item)
-        for n, item in enumerate(fields.get("descriptions", ()))
-    )
-    return Entry(label, fields.get("definition", ""), descriptions)
-
-
-def _description(where: str, data: Any) -> Description:
-    fields = _fields(where, "description", data)
-    prompts = tuple(
-        Prompt.from_json(item, f"{where}.prompts[{i}]")
-        for i, item in enumerate(fields.pop("prompts", ()))
-    )
-    return Description(prompts=prompts, **_review(where, "description", fields))
-
-
-def _review(where: str, kind: str, data: Any) -> dict[str, Any]:
-    fields = _fields(where, kind, data)
-    flags = fields.get("flags", [])
-    if not all(isinstance(flag, str) for flag in flags):
-        raise FormatError(f"{where}.flags: expected texts, got {_shown(flags)}")
-    return {"text": "", **fields, "flags": tuple(flags)}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def _check_status(where: str, status: str) -> None:
-    if status not in STATUSES:
-        raise ValueError(f"{where}: status is {status!r}, expected one of {', '.join(STATUSES)}")
-
-
-def _reviewed(item: Prompt | Description) -> dict[str, Any]:
-    return {
-        "text": item.text,
-        **({"status": item.status} if item.status != "new" else {}),
-        **({"flags": list(item.flags)} if item.flags else {}),
-        **({"origin": dict(item.origin)} if item.origin else {}),
-    }

@@ -6,7 +6,8 @@ model choose words for each label, the lists below serve all labels alike.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from reclap.prompts.bank import Entry, PromptBank
+from reclap.prompts.bank import PromptBank
+from reclap.prompts.entries import Entry
 from reclap.text.tokenizer import check_texts, prompt_of
 
 __all__ = ["STRATEGIES", "TEMPLATE", "Labels", "make", "sentence"]

@@ -11,7 +11,8 @@ from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.files import StrPath, atomic
 from reclap.io.manifest import FLAGS, Caption
-from reclap.prompts.bank import Description, Entry, Prompt, PromptBank
+from reclap.prompts.bank import PromptBank
+from reclap.prompts.entries import Description, Entry, Prompt
 from reclap.review.journal import digest
 
 __all__ = ["Document", "Item", "open_document"]

@@ -13,7 +13,7 @@ from reclap.llm.acceptance import Judge, description_judge, prompt_judge, rewrit
 from reclap.llm.collect import Sampling, gather
 from reclap.llm.session import Session
 from reclap.llm.step import Step
-from reclap.prompts.bank import Prompt
+from reclap.prompts.entries import Prompt
 from reclap.review.documents import Item
 
 __all__ = ["asker"]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from reclap.errors import FormatError, ReclapError, one_line
 from reclap.io.files import staged
-from reclap.prompts.bank import STATUSES, Prompt
+from reclap.prompts.entries import STATUSES, Prompt
 from reclap.review.documents import Document, Item
 from reclap.review.journal import Journal, digest
 

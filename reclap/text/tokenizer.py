@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reclap.config.towers import TextConfig
+from reclap.config.text_tower import TextConfig
 from reclap.errors import FormatError, needs
 
 __all__ = ["TOKENIZERS", "Tokenizer", "check_texts", "find_tokenizer", "prompt_of"]

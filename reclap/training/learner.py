@@ -11,8 +11,9 @@ from reclap.checkpoints import model_folder
 from reclap.checkpoints.lazy import Tensors
 from reclap.config.model import ClapConfig
 from reclap.runtime.libraries import core
-from reclap.training.recipe import Optim, Recipe
+from reclap.training.recipe import Recipe
 from reclap.training.rng import INIT, generator
+from reclap.training.sections import Optim
 
 __all__ = ["STATE", "Learner", "initial_values", "learning_rate"]
 

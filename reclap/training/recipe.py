@@ -7,21 +7,19 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
-
-import msgspec
+from typing import Any
 
 from reclap.audio.front import AudioConfig
 from reclap.checkpoints import model_folder
-from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
-from reclap.config.towers import HtsatConfig, TextConfig
+from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.files import StrPath
-from reclap.io.settings import Count, Fraction, Positive, Settings, from_mapping
+from reclap.io.settings import Settings, from_mapping
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 from reclap.training.identity import VERSION, joined_sha256, model_files, sha256
+from reclap.training.sections import Eval, ModelPart, Optim, Run, front_differences
 
 __all__ = [
     "Eval",
@@ -34,8 +32,6 @@ __all__ = [
     "load",
 ]
 
-NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
-
 # Settings that hold a path, and settings that may change between a run and its continuation.
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
 _MODELS = {  # of [model]: names, or paths that hold this
@@ -47,192 +43,6 @@ _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
     "run": ("threads", "save_every", "save_first", "keep"),
 }
-_INHERITED = ("name", "audio_head", "text_head", "dim", "template")
-# What an audio tower has been trained to hear; a model that begins with it must hear the same.
-_HEARD = ("rate", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm", "bank_rate")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelPart(Settings):
-    """Section ``[model]``: what is trained.
-
-    Parameters
-    ----------
-    source : str
-        Key ``from``: a model that training goes on with, anything that `reclap.load` takes. It
-        gives the front end, both towers, heads and temperature, and the values of all settings
-        below that are not set. Empty: none, and they have the defaults of `ClapConfig`.
-    text : str, optional
-        What gives the text tower, frozen: a bundled model, a model folder, a folder of a plain
-        BERT, RoBERTa, T5, GPT-2 or CLIP, or a hub id of one of these. "mini" by default.
-    audio_from : str
-        File or folder whose audio tower training begins with: HTS-AT's ``.ckpt``, or any model
-        that `reclap.load` takes. Random values if empty.
-    front, audio : dict
-        Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]`` (`HtsatConfig`).
-    name, audio_head, text_head, dim, template : optional
-        As in `ClapConfig`.
-    init : {"xavier_uniform", "trunc_normal"}
-        First values of linear layers: uniform by their widths, which small towers learn much
-        faster from, or normal with deviation 0.02 as LAION-CLAP.
-    """
-
-    source: str = dataclasses.field(default="", metadata={"key": "from"})
-    text: str | None = None
-    audio_from: str = ""
-    front: dict[str, Any] = dataclasses.field(default_factory=dict)
-    audio: dict[str, Any] = dataclasses.field(default_factory=dict)
-    name: str | None = None
-    audio_head: Head | None = None
-    text_head: Head | None = None
-    dim: Dim | None = None
-    template: str | None = None
-    init: Literal["xavier_uniform", "trunc_normal"] = "xavier_uniform"
-
-    def __post_init__(self) -> None:
-        """Check; `config` checks the rest."""
-        super().__post_init__()
-        if self.audio.get("kind", HtsatConfig.kind) != HtsatConfig.kind:
-            raise ValueError(f"audio.kind: {self.audio['kind']!r} cannot be trained yet")
-        if self.audio.get("fusion"):
-            raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
-        if not self.source:  # otherwise they are only a part
-            AudioConfig.from_json(self.front, "front")
-            audio_from_json(self.audio, "audio")
-        if self.source and self.audio_from:
-            raise ValueError("audio_from: from gives the audio tower; set one of them")
-
-    def completed(self, source: ClapConfig | None = None) -> "ModelPart":
-        """Return it with everything set: as `source`, the model of ``from``, or by default.
-
-        Raises
-        ------
-        FormatError
-            If the front end would not be what the tower of `source` was trained to hear.
-        """
-        known: ClapConfig | type[ClapConfig] = ClapConfig
-        front, audio = self.front, self.audio
-        if source is not None:
-            known = source
-            front = source.front.to_json() | self.front
-            audio = dataclasses.asdict(source.audio) | self.audio
-            wanted = AudioConfig.from_json(front, "model.front")
-            wrong = front_differences(source.front, wanted)
-            if wrong:
-                raise FormatError(
-                    f"model: {self.source} was trained with another front end: {', '.join(wrong)}"
-                )
-        given = {name: getattr(known, name) for name in _INHERITED if getattr(self, name) is None}
-        text = self.text or self.source or "mini"
-        return dataclasses.replace(self, text=text, front=front, audio=audio, **given)
-
-    def config(self, text: TextConfig) -> ClapConfig:
-        """Return the configuration of the whole model; of one that is `completed`."""
-        parts = dataclasses.asdict(self)
-        del parts["init"], parts["source"], parts["audio_from"]
-        return ClapConfig.from_json(parts | {"text": dataclasses.asdict(text)}, "model")
-
-
-@dataclasses.dataclass(frozen=True)
-class Optim(Settings):
-    """Section ``[optim]``: AdamW with decoupled weight decay, cosine schedule with warm-up.
-
-    Parameters
-    ----------
-    lr : float
-        Greatest learning rate. Rises over `warmup` steps, ``lr (step + 1) / warmup``, then falls
-        to zero with a half cosine.
-    warmup : int
-        Steps.
-    beta1, beta2, eps : float
-        Of AdamW.
-    weight_decay : float
-        For matrices and tables; biases, norms and the temperature have none.
-    clip : float
-        Largest norm of the whole gradient; 0: not clipped.
-    ema : float
-        Decay of a running mean of the weights, ``min(ema, (1 + step) / (10 + step))``. The model
-        that is saved and evaluated is then the mean. 0: none.
-    """
-
-    lr: NotNegative = 1e-4
-    warmup: Count = 0
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: NotNegative = 1e-8
-    weight_decay: NotNegative = 0.0
-    clip: NotNegative = 0.0
-    ema: Fraction = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Run(Settings):
-    """Section ``[run]``.
-
-    Parameters
-    ----------
-    steps : int
-        Length of the run, and of the schedule.
-    seed : int
-        Of every random draw, below ``2 ** 64``.
-    save_every : int
-        Steps between checkpoints; the last step is always saved.
-    save_first : bool
-        Save a checkpoint, and evaluate, before the first step.
-    keep : int
-        Checkpoints that stay; older ones are removed.
-    threads : int
-        Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
-        only for the same number.
-    """
-
-    steps: Positive
-    seed: Count = 0
-    save_every: Positive = 1000
-    save_first: bool = False
-    keep: Positive = 2
-    threads: Count = 0
-
-    def __post_init__(self) -> None:
-        """Check."""
-        super().__post_init__()
-        if self.seed >= 2**64:
-            raise ValueError(f"seed is {self.seed}, expected below 2 ** 64")
-
-
-@dataclasses.dataclass(frozen=True)
-class Eval(Settings):
-    """Section ``[eval]``: zero-shot accuracy during training.
-
-    Parameters
-    ----------
-    every : int
-        Steps between evaluations; 0: none.
-    manifest : str
-        See `reclap.io.manifest.read`; the training manifest if empty. Captions are not used.
-    where : dict of str to list
-        Which of its rows.
-    label : str
-        Column that holds the truth.
-    prompts : dict
-        A text or list of texts for each label; the model's template where absent.
-    """
-
-    every: Count = 0
-    manifest: str = ""
-    where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    label: str = "label"
-    prompts: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check."""
-        super().__post_init__()
-        for label, texts in self.prompts.items():
-            several = [texts] if isinstance(texts, str) else texts
-            if not isinstance(several, list) or not several:
-                raise ValueError(f"prompts.{label}: expected a text or a list of texts")
-            if not all(isinstance(t, str) and t.strip() for t in several):
-                raise ValueError(f"prompts.{label}: expected texts that are not empty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,12 +145,6 @@ def defaults() -> dict[str, Any]:
     found["model"] |= {"front": AudioConfig().to_json(), "audio": vars(HtsatConfig())}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
-
-
-def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
-    """Return where a front end differs from the one that an audio tower was trained with."""
-    pairs = ((name, getattr(heard, name), getattr(wanted, name)) for name in _HEARD)
-    return [f"{name} was {was!r}, now {now!r}" for name, was, now in pairs if was != now]
 
 
 def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:

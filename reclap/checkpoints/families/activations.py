@@ -1,6 +1,6 @@
 """Activations by the names that transformers has for them."""
 
-from reclap.config.towers import Activation
+from reclap.config.ranges import Activation
 from reclap.errors import FormatError
 
 __all__ = ["NAMES", "activation_of"]

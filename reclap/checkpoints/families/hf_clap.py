@@ -15,7 +15,8 @@ from reclap.checkpoints.families.hf_config import EPS, Extractor, contradictions
 from reclap.checkpoints.families.shards import weights
 from reclap.checkpoints.families.text_config import FEWEST_TOKENS
 from reclap.checkpoints.lazy import Tensors
-from reclap.config.towers import Activation, HtsatConfig
+from reclap.config.ranges import Activation
+from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import files
 

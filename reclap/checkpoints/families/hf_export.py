@@ -14,7 +14,8 @@ from reclap.checkpoints.families.hf_clap import EXTRACTOR
 from reclap.checkpoints.families.hf_config import EPS, Extractor, described
 from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
-from reclap.config.towers import HtsatConfig, TextConfig
+from reclap.config.text_tower import TextConfig
+from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import files
 

@@ -10,7 +10,8 @@ from reclap.checkpoints.families.assemble import Found, below, scalar, without
 from reclap.checkpoints.families.text_config import left_of, tower_of
 from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
-from reclap.config.towers import AudioTower, TextConfig
+from reclap.config.text_tower import TextConfig
+from reclap.config.towers import AudioTower
 from reclap.errors import FormatError, shown_names
 
 __all__ = ["AUDIO", "BERT", "GPT2", "read"]

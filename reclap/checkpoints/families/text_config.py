@@ -7,7 +7,7 @@ from typing import Any
 
 from reclap.checkpoints.families import text_names
 from reclap.checkpoints.lazy import Lazy, Stored, Tensors
-from reclap.config.towers import TextConfig
+from reclap.config.text_tower import TextConfig
 from reclap.errors import FormatError
 
 __all__ = ["FEWEST_TOKENS", "kind_of", "left_of", "tower_of"]

@@ -17,7 +17,8 @@ from reclap.checkpoints.families.shards import weight_files, weights
 from reclap.checkpoints.families.text_config import kind_of, left_of, tower_of
 from reclap.checkpoints.lazy import Stored, Tensors
 from reclap.config.model import ClapConfig
-from reclap.config.towers import Activation, TextConfig
+from reclap.config.ranges import Activation
+from reclap.config.text_tower import TextConfig
 from reclap.errors import FormatError
 from reclap.io import files
 from reclap.text.tokenizer import find_tokenizer
