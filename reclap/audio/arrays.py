@@ -1,4 +1,4 @@
-"""Arrays and tensors of any type as float32 amplitudes."""
+"""Conversion of arrays and tensors of any type to float32 amplitudes."""
 
 from typing import Any
 

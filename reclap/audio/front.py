@@ -1,4 +1,4 @@
-"""The audio front end of a model: its settings, and sounds opened as it takes them."""
+"""Settings of a model's audio front end, and loading of sounds by them."""
 
 import dataclasses
 from typing import Annotated, Any, Literal, TypeAlias

@@ -1,4 +1,4 @@
-"""Feature fusion: a clip of any length as one input, the whole of it and three cuts."""
+"""Inputs for feature fusion: the log-mel of a whole clip, shrunk, and three cuts of it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -47,7 +47,7 @@ def log_mels(stream: Stream, config: AudioConfig) -> Iterator[LogMel]:
     Yields
     ------
     LogMel
-        Of each window, or the one that fusion makes.
+        One for each window, or a single one with fusion.
 
     Raises
     ------
@@ -145,7 +145,7 @@ class _Cut:
         self.start, self.rows = start, np.empty((frames, mels), np.float32)
 
     def add(self, mel: Floats, at: int) -> None:
-        """Take the frames that begin at `at`, one part after the other."""
+        """Add the next frames, which begin at `at`."""
         first = max(self.start, at)
         last = max(first, min(self.start + len(self.rows), at + len(mel)))
         self.rows[first - self.start : last - self.start] = mel[first - at : last - at]
@@ -168,7 +168,7 @@ class Bilinear:
         self.rows = np.zeros((frames, mels), np.float32)
 
     def add(self, mel: Floats, at: int) -> None:
-        """Take the frames that begin at `at`, one part after the other."""
+        """Add the next frames, which begin at `at`."""
         for index, share in self._mixed:
             here = slice(*np.searchsorted(index, (at, at + len(mel))))
             self.rows[here] += mel[index[here] - at] * share[here, np.newaxis]
@@ -189,7 +189,7 @@ class Antialiased:
         self.rows = np.zeros((frames, mels), np.float32)
 
     def add(self, mel: Floats, at: int) -> None:
-        """Take the frames that begin at `at`, one part after the other."""
+        """Add the next frames, which begin at `at`."""
         for i in np.flatnonzero((self._first < at + len(mel)) & (self._last > at)):
             first, last = self._first[i], self._last[i]
             distance = np.abs(np.arange(first, last, dtype=np.float32) - self._centre[i] + 0.5)

@@ -1,4 +1,4 @@
-"""Headers of sound files: their kind, what was cut off, WAV files without a length."""
+"""Headers of sound files: kind, truncated files, WAV files without a length."""
 
 import struct
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _TAIL = 1 << 17  # two pages of OGG at their largest
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return what a file is, one of `MEDIA` or `FOREIGN`, or None for all others.
+    """Return the kind of a file, one of `MEDIA` or `FOREIGN`, or None for all others.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def kind_of(head: bytes) -> str | None:
 
 
 def missing(read: ReadAt, size: int) -> str | None:
-    """Return what a file lacks of what its header promises, in words.
+    """Describe how much is missing of a truncated file, by its header; None if nothing.
 
     Parameters
     ----------
     read : callable
         Reads the file.
     size : int
-        Its bytes.
+        Content of the file.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def _lacking(claimed: int, there: int) -> str | None:
 
 
 def _wav_data(read: ReadAt, size: int) -> tuple[int, int, int] | None:
-    """Return where the size of the samples stands, the size, and the bytes that are there."""
+    """Return the offset of the data size, the size, and the number of bytes in the file."""
     if read(8, 4) != b"WAVE":
         return None
     at, long_size = 12, None
@@ -97,7 +97,7 @@ def _wav_data(read: ReadAt, size: int) -> tuple[int, int, int] | None:
 
 
 def unsized_wav(read: ReadAt, size: int) -> tuple[int, int] | None:
-    """Return where a WAV file claims 0 bytes of samples though some follow, and how many follow.
+    """Return the offset of a data size of 0 in a WAV file that has samples, and their bytes.
 
     Programs that write to a pipe cannot go back to fill in the length. Chunks that follow an empty
     recording and end with the file are no samples.

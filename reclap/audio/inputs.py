@@ -1,4 +1,4 @@
-"""What callers pass as sounds: one or many, files or arrays; decoded ahead of the model."""
+"""Normalisation of `source` arguments, and prefetching of their log-mels."""
 
 import contextlib
 import dataclasses
@@ -40,7 +40,7 @@ BAD_SOUND = (OSError, FormatError, BadSound)  # anything else is a fault of ours
 
 
 def as_list(source: Sounds) -> list[Any]:
-    """Return the sounds of an argument: those of a list or iterable, or the one that it is.
+    """Return the sounds of a `source` argument as a list.
 
     An array, a list of numbers, a pair ``(samples, rate)`` and a mapping with keys ``"array"`` and
     ``"sampling_rate"`` (an item of the library datasets) are one sound each; an array of objects or
@@ -74,7 +74,7 @@ def _is_pair(item: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How the sounds of a call are read.
+    """Options of reading the sounds of one call.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Reading:
     window_hop: float | None = None
 
     def front(self, front: AudioConfig) -> AudioConfig:
-        """Return a front end with the hop of this call; ValueError if it is out of range."""
+        """Return a front end with the window hop of this call; ValueError if it is out of range."""
         if self.window_hop is None:
             return front
         return dataclasses.replace(front, window_hop=self.window_hop)
@@ -106,7 +106,7 @@ class Reading:
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
-    """Return the samples, or the file, of an item and the rate that it brings, or None.
+    """Return the samples or the file of an item, and its own sample rate or None.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _parts(item: Any) -> tuple[Any, Any]:
 
 
 def require_rate(items: Sequence[Any], rate: int | None, *, first: int = 0) -> None:
-    """Refuse arrays without a rate, and impossible rates: the caller's mistakes, no bad sounds.
+    """Refuse arrays without a sample rate, and impossible rates, as errors of the caller.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def pieces(
     Raises
     ------
     OSError, FormatError, ValueError, TypeError
-        As `features` yields them; ValueError for more than `MOST_PIECES`, too.
+        If the sound cannot be read; ValueError also for more than `MOST_PIECES`.
     """
 
     def work() -> Iterator[tuple[int, int, LogMel]]:
@@ -254,7 +254,7 @@ def _refuse_more(length: int, size: int, step: int, rate: int) -> None:
 def without_fault(
     found: Generator[tuple[int, int, LogMel], None, None], faults: list[str]
 ) -> Generator[tuple[int, int, LogMel], None, None]:
-    """Yield what `pieces` does; where it raises, end and put the reason into `faults`."""
+    """Yield from `pieces`; where that raises, stop and append the reason to `faults`."""
     try:
         yield from found
     except BAD_SOUND as error:

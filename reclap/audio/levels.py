@@ -1,4 +1,4 @@
-"""Levels of a sound: silence at its ends, channels that cancel, amplitudes beyond full scale."""
+"""Levels of a sound: silence at its ends, cancelling channels, amplitudes beyond full scale."""
 
 import logging
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def sounding(samples: Samples) -> tuple[int, int]:
-    """Return the first frame that is louder than `QUIET`, and one more than the last.
+    """Return the range of frames from the first to the last that is louder than `QUIET`.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Levels:
         self._peak = self._mixed = self._independent = 0.0
 
     def add(self, samples: Samples, mix: Samples | None = None) -> None:
-        """Take the next block.
+        """Add the next block.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class Levels:
             self._mixed += float(np.dot(mix, mix))
 
     def report(self, name: str) -> None:
-        """Log a warning for each thing that is wrong with the sound of a name."""
+        """Log a warning for each fault of a sound; `name` is the sound's."""
         if self._peak > LOUDEST:
             _log.warning(
                 "%s: samples reach %.3g, expected -1 to 1; integers are scaled only while they "

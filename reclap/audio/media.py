@@ -1,4 +1,4 @@
-"""Sounds in containers that libsndfile does not read (M4A, AAC, WebM, WMA), through PyAV."""
+"""Decoding with PyAV of containers that libsndfile does not read (M4A, AAC, WebM, WMA)."""
 
 import io
 import weakref
@@ -25,7 +25,7 @@ class MediaReader:
     source : Path or bytes-like
         The file, or its content.
     kind : str
-        What it is, for messages.
+        Kind of the file, for messages.
 
     Raises
     ------

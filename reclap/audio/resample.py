@@ -1,4 +1,4 @@
-"""Other sampling rates, of whole clips and block by block."""
+"""Resampling, of whole clips and block by block."""
 
 import functools
 import math
@@ -87,7 +87,7 @@ def _refuse_longer(samples: Samples, source_rate: int, rate: int, resampler: Kin
 
 
 def resampled_length(length: int, source_rate: int, rate: int, resampler: Kind = "soxr") -> int:
-    """Return how many samples `resample` makes of a clip, if it is one at least.
+    """Return the length of `resample`'s result in samples, at least 1.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def resampled_length(length: int, source_rate: int, rate: int, resampler: Kind =
 
 
 def _fitted(samples: Samples, length: int) -> Samples:
-    """Cut off what is too long, fill with zeros what is too short."""
+    """Truncate or zero-pad to a length."""
     missing = length - len(samples)
     if missing <= 0:
         return samples[: max(0, length)]
@@ -124,17 +124,17 @@ def _fitted(samples: Samples, length: int) -> Samples:
 
 
 class Resampler(Protocol):
-    """Resamples one channel block by block; all results together are those of `resample`."""
+    """Streaming resampler of one channel; its blocks together equal the result of `resample`."""
 
     def push(self, samples: Samples) -> Samples:
-        """Take the next samples (T,), return what can be computed by now, (T',)."""
+        """Take the next samples (T,) and return those that can be computed by now, (T',)."""
 
     def finish(self) -> Samples:
-        """Return what is left once all samples were pushed."""
+        """Return the remaining samples once all were pushed."""
 
 
 def resampler_of(source_rate: int, rate: int, resampler: Kind = "soxr") -> Resampler:
-    """Return what resamples one channel; the arguments are those of `resample`."""
+    """Return the streaming resampler of one channel; arguments as in `resample`."""
     if source_rate == rate:
         return _Same()
     if resampler == "soxr":
@@ -245,7 +245,7 @@ def _sinc(samples: Samples, source_rate: int, rate: int) -> Samples:
 
 
 def _reach(old: int, new: int) -> int:
-    """Return how many samples a filter sees on each side."""
+    """Return the reach of a filter in samples on each side."""
     return math.ceil(ZEROS * old / (min(old, new) * ROLLOFF))
 
 

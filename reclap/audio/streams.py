@@ -1,4 +1,4 @@
-"""Sounds of any length as mono samples at a wanted rate, block by block."""
+"""Streams: sounds of any length as mono samples at a given rate, block by block."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -32,18 +32,18 @@ class Stream(Protocol):
 
     @property
     def length(self) -> int:
-        """Samples in all, for which a long file is decoded once without use."""
+        """Total number of samples; for long files this costs one extra decoding pass."""
 
     @property
     def sounding(self) -> tuple[int, int]:
-        """First sample that is no silence, and one more than the last: `reclap.audio.levels`."""
+        """Range of samples without the silence at both ends; see `reclap.audio.levels`."""
 
     def blocks(self) -> Iterator[Samples]:
         """Yield the samples from the beginning, in arrays (T,) of any length."""
 
 
 class Whole:
-    """A stream that is in memory: `samples` (T,); where it sounds, if that is known."""
+    """A stream in memory: `samples` (T,), and their range without silence, if known."""
 
     def __init__(self, samples: Samples, loud: tuple[int, int] | None = None) -> None:
         self._samples, self._loud = samples, loud
@@ -51,7 +51,7 @@ class Whole:
 
     @functools.cached_property
     def sounding(self) -> tuple[int, int]:
-        """Where it sounds; see `Stream`."""
+        """Range without silence; see `Stream`."""
         return sounding(self._samples) if self._loud is None else self._loud
 
     def blocks(self) -> Iterator[Samples]:
@@ -74,19 +74,19 @@ def open_stream(
     Parameters
     ----------
     source, target_rate, rate, channels, resampler, channels_first
-        As `reclap.audio.load`, whose samples the stream has; channels are not kept.
+        As in `reclap.audio.load`, with channels mixed to one.
     name : str, optional
         Name of an array in warnings; put before that of bytes and file objects.
 
     Returns
     -------
     Stream
-        Of an array, or of at most `WHOLE` decoded samples, in memory; else decoded at each use.
+        Samples in memory for an array or at most `WHOLE` decoded ones; else decoded at each use.
 
     Raises
     ------
     OSError, FormatError, TypeError, ValueError
-        As `reclap.audio.load`; of a long file, what is wrong further on is raised by its blocks.
+        As `reclap.audio.load`; errors further on in a long file are raised by its blocks.
     """
     if not is_file(source) or rate is not None:
         clip = clip_of(source, rate, channels_first=channels_first)
@@ -113,7 +113,7 @@ def _whole(clip: Clip, target_rate: int, channels: Channels, resampler: Kind, na
 def _resampled(
     loud: tuple[int, int] | None, own_rate: int, rate: int, length: int
 ) -> tuple[int, int]:
-    """Return where a sound of `length` samples sounds, given the frames before resampling."""
+    """Return the range without silence of a resampled sound, given the range before."""
     if loud is None:  # channels one after the other: silence may lie between them
         return 0, length
     first, stop = loud
@@ -121,7 +121,7 @@ def _resampled(
 
 
 class _LongFile:
-    """A file that is decoded block by block, for its length and then at each use."""
+    """A long file that is decoded block by block, once for its length and then at each use."""
 
     def __init__(self, file: SoundFile, rate: int, channels: Channels, resampler: Kind) -> None:
         reader = file.open()
@@ -131,7 +131,7 @@ class _LongFile:
 
     @functools.cached_property
     def _frames(self) -> tuple[int, tuple[int, int]]:
-        """The number of frames, and where they sound."""
+        """The number of frames, and their range without silence."""
         frames, loud = 0, (0, 0)
         for block in self._decoded():
             first, stop = sounding(block)
@@ -162,7 +162,7 @@ class _LongFile:
     def _mixed(
         self, mix: Callable[[Samples], Samples], *, mean: bool, first: bool
     ) -> Iterator[Samples]:
-        """Yield one channel made of all; the first time, log what is wrong with the file."""
+        """Yield the mixed channel block by block; the first time, log the faults of the file."""
         resampler, levels = resampler_of(*self._rates, self._resampler), Levels()
         counted, frames = "_frames" in vars(self), 0
         for block in self._decoded():

@@ -1,4 +1,4 @@
-"""Windows of a model's length over a clip, padded, and rounded to 16 bits where asked."""
+"""Windows over a clip, of the model's length; padding and rounding to 16 bits."""
 
 from collections.abc import Iterator, Sequence
 
@@ -55,7 +55,7 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
 
 
 def each_window(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
-    """Yield the windows of `windows` one by one, rounded where ``config.quantize`` says so.
+    """Yield the windows of `windows` one by one, rounded if ``config.quantize``.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def each_window(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
 
 
 def window_starts(stream: Stream, config: AudioConfig) -> Sequence[int]:
-    """Return where the windows of a clip longer than one begin; see `windows`."""
+    """Return the first samples of the windows of a clip longer than one; see `windows`."""
     size = config.samples
     first, stop = _covered(stream, config)
     extra = stop - first - size
@@ -89,7 +89,7 @@ def window_starts(stream: Stream, config: AudioConfig) -> Sequence[int]:
 
 
 def _covered(stream: Stream, config: AudioConfig) -> tuple[int, int]:
-    """Return the part of a long clip that windows cover, a window at least."""
+    """Return the range of a long clip that windows cover, at least one window long."""
     length, size, least = stream.length, config.samples, round(SHORT_SILENCE * config.rate)
     first, stop = (0, length) if config.silence == "keep" else stream.sounding
     if stop == 0 or first < least:
@@ -138,7 +138,7 @@ def prepared(stream: Stream, config: AudioConfig) -> Iterator[Samples]:
 
 
 def pad(clip: Samples, config: AudioConfig) -> Samples:
-    """Fill the window as ``config.padding`` says; a clip that does so already is returned as is."""
+    """Pad a clip to the window by ``config.padding``."""
     if len(clip) >= config.samples:
         return clip
     if config.padding == "repeat":

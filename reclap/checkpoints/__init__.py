@@ -1,1 +1,1 @@
-"""Checkpoints: model folders, tensors on disk, the hub, and `families` for other projects'."""
+"""Checkpoints: model folders, safetensors, the hub; those of other projects in `families`."""

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, by the ``huggingface_hub`` package (extra ``hub``).
+"""Download from the Hugging Face hub, by the ``huggingface_hub`` package (extra ``hub``).
 
 A hub id is ``hf:org/name`` for a folder (of transformers' ClapModel or of ours), and
 ``hf:org/name:FILE`` for a file of tensors in it, such as ``hf:org/name:sub/model.pt``. The same

@@ -1,4 +1,4 @@
-"""Tensors that are made only when needed, and mapped files whose pages are given back after use."""
+"""Lazy tensors, and release of memory-mapped pages after use."""
 
 import math
 import mmap
@@ -15,7 +15,7 @@ __all__ = ["Array", "Lazy", "Stored", "Tensors", "joined", "release", "split"]
 
 
 class Lazy:
-    """A tensor that ``numpy.asarray`` makes anew each time.
+    """A tensor that ``numpy.asarray`` computes anew each time.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def split(tensor: Stored, count: int) -> list[Stored]:
 
 
 def release(tensor: Stored) -> None:
-    """Give the memory behind mapped files that a tensor views back; it is read again at need."""
+    """Release the memory-mapped pages behind a tensor; they are read again when needed."""
     if isinstance(tensor, Lazy):
         for part in tensor.parts:
             release(part)

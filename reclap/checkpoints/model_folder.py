@@ -146,7 +146,7 @@ def read_parameters(folder: Path, wanted: Iterable[tuple[str, tuple[int, ...]]])
     folder : Path
         Holds `MODEL` and, where the model has a text tower, `TEXT`.
     wanted : iterable of (name, shape)
-        What the configuration implies.
+        Names and shapes that the configuration implies.
 
     Returns
     -------
@@ -266,7 +266,7 @@ def save_all(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: byte
 
 
 def save_text(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes) -> None:
-    """Write what of a model folder concerns texts, to train beside; see `save_all`."""
+    """Write the text side of a model folder, to train an audio tower beside it; see `save_all`."""
     names = (TOKENIZER, TEXT, CONFIG)
     with files.staged_folder(folder, *names) as new:
         new[0].write_bytes(tokenizer)
@@ -307,7 +307,7 @@ def digest(
 
 
 def digesting(config: ClapConfig) -> "hashlib._Hash":
-    """Return the digest of a configuration, to be gone on with by `digest_one`."""
+    """Return a SHA-256 object seeded with the configuration; feed tensors with `digest_one`."""
     usual = ClapConfig(audio=type(config.audio)()).to_json()
     usual["front"] |= _USUAL_ONCE
     data = _unusual(config.to_json(), usual)
@@ -315,13 +315,13 @@ def digesting(config: ClapConfig) -> "hashlib._Hash":
 
 
 def digest_one(total: "hashlib._Hash", name: str, array: Stored) -> None:
-    """Take one parameter into a digest."""
+    """Feed one parameter to a digest."""
     total.update(name.encode())
     total.update(np.ascontiguousarray(array).data)
 
 
 def _unusual(data: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that differ from the default, but for those that change no embedding."""
+    """Return the settings that differ from the default and change embeddings."""
     return {
         name: _unusual(value, default[name]) if isinstance(value, dict) else value
         for name, value in data.items()

@@ -1,4 +1,4 @@
-"""safetensors files: read by mapping, with the library's checks of the ranges, and written."""
+"""Reading (memory-mapped) and writing of safetensors files."""
 
 import json
 import math
@@ -81,7 +81,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _check_cover(path: Path, header: Mapping[str, Any], size: int) -> None:
-    """Refuse ranges that leave out bytes or hold some twice, as the library does."""
+    """Refuse ranges with holes or overlaps, as the library does."""
     at = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]

@@ -1,4 +1,4 @@
-"""Checks on everything that a language model writes; ``docs/checks.md`` tells them all."""
+"""Checks of texts that a language model wrote; ``docs/checks.md`` lists them."""
 
 from reclap.checks.bank import check_bank
 from reclap.checks.finding import CHECKS, Finding

@@ -33,9 +33,9 @@ def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank
     Returns
     -------
     bank : PromptBank
-        The same with flags: those of these checks are set anew, others are kept.
+        The bank with flags: those of these checks are set anew, others are kept.
     report : Report
-        What was found, and how often words and phrases come back.
+        Findings, and how often words and phrases come back.
 
     Examples
     --------

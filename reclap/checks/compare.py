@@ -1,4 +1,4 @@
-"""A rewrite beside its caption: are the sources, their number and their order still the same."""
+"""Comparison of a rewrite with its caption: sources, their number and their order."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -15,7 +15,7 @@ _Named = dict[str, list[Mention]]
 
 
 def compare(caption: str, rewrite: str) -> list[Finding]:
-    """Compare what a caption and its rewrite say.
+    """Compare the scenes of a caption and its rewrite.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def compare(caption: str, rewrite: str) -> list[Finding]:
     Returns
     -------
     list of Finding
-        What the rewrite loses, invents, exchanges, reorders, counts differently or denies.
+        Sources that the rewrite loses, invents, exchanges, reorders, counts differently or denies.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def _sources(before: Scene, after: Scene) -> Iterator[Finding]:
 
 
 def _invention(source: str, old: _Named, new: _Named) -> Iterator[Finding]:
-    """Say whether a source is new, or only narrower than what the caption has."""
+    """Tell whether a source is new, or only narrower than one of the caption."""
     words = new[source][0].words
     rivals = [s for s in old if s not in new and lexicon().share_a_parent(source, s)]
     wider = lexicon().sources[source].wider & set(old)
@@ -180,7 +180,7 @@ def _counts(before: Scene, after: Scene) -> Iterator[Finding]:
 
 
 def _count(mentions: list[Mention], is_thing: bool) -> tuple[bool, int | None] | None:
-    """Return how many there are, if the text says one thing only."""
+    """Return the number of a source, if the text is unambiguous."""
     these = [m for m in mentions if (m.role == THING) == is_thing]
     values = {m.count for m in these if m.count is not None}
     if len(values) > 1:
@@ -225,7 +225,7 @@ def _relations(scene: Scene, a: list[Mention], b: list[Mention]) -> set[str]:
 
 
 def _disorder(was: str, now: str, a: list[Mention], b: list[Mention]) -> str:
-    """Return what is wrong with the order, with gaps for the names, or nothing."""
+    """Return the fault of the order, with gaps for the names, or nothing."""
     if now == BESIDE and was in (LATER, EARLIER):
         if a[-1].clause < b[0].clause:
             now = LATER
@@ -255,7 +255,7 @@ def _roles(before: Scene, after: Scene) -> Iterator[Finding]:
 
 
 def _doers(scene: Scene) -> dict[str, str]:
-    """Return who makes each sound of the voice, where one person is named for it."""
+    """Return the person who makes each sound of the voice, where one is named for it."""
     sources = lexicon().sources
     doers: dict[str, set[str]] = {}
     people: dict[int, set[str]] = {}

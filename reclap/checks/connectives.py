@@ -1,4 +1,4 @@
-"""Words that join the clauses of a caption: then, while, before, like."""
+"""Connectives between the clauses of a caption: then, while, before, like."""
 
 import re
 

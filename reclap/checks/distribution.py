@@ -1,4 +1,4 @@
-"""How often the same words, phrases and places come back: the bias of a language model."""
+"""Distribution of words, phrases and places over texts: the bias of a language model."""
 
 import dataclasses
 from collections import Counter
@@ -45,7 +45,7 @@ class Distribution:
 
 
 def measure_distribution(texts: Mapping[str, Sequence[str]]) -> Distribution:
-    """Count what comes back in texts.
+    """Count the words, phrases and places of texts.
 
     Parameters
     ----------

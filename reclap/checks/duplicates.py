@@ -1,4 +1,4 @@
-"""The same text again, or nearly: exactly, in its normal form, in its words, in its meaning."""
+"""Duplicates and near-duplicates: by text, normal form, words, or meaning."""
 
 import math
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ def check_siblings(
     text : str
         The new one.
     siblings : sequence of str
-        Those that are there.
+        Texts of the label so far.
     sense : Sense, optional
         Similarity of meaning.
 

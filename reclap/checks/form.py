@@ -1,4 +1,4 @@
-"""Checks of one text on its own: a plain English sentence, whatever it is about."""
+"""Checks of the form of one text: a plain English sentence, whatever its topic."""
 
 import hashlib
 import itertools
@@ -23,14 +23,14 @@ _SHOWN = 40  # characters of a text that a reason quotes
 
 
 def check_form(text: str, kind: str) -> list[Finding]:
-    """Return what is wrong with a text by itself.
+    """Return the faults of a text by itself.
 
     Parameters
     ----------
     text : str
         The text.
     kind : {"description", "prompt", "rewrite"}
-        What it should be; sets the allowed length.
+        Kind of the text; sets the allowed length.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def _patterns(text: str, _: list[str]) -> Iterator[Finding]:
 
 
 def check_injection(text: str) -> list[Finding]:
-    """Return what in a text speaks to a language model, as material given to one must not.
+    """Return the parts of a text that read like instructions to a language model.
 
     Examples
     --------

@@ -37,7 +37,7 @@ def check_garbled(text: str, words: list[str]) -> Iterator[Finding]:
     text : str
         The text.
     words : list of str
-        Its words, from `reclap.checks.words.split`.
+        Words of the text, from `reclap.checks.words.split`.
 
     Yields
     ------
@@ -71,7 +71,7 @@ def _listed() -> frozenset[str]:
 
 @functools.cache
 def _vocabulary() -> frozenset[str]:
-    """Return words that are whole: the tokens of the bundled text tower, and all lists."""
+    """Return the known whole words: the tokens of the bundled text tower, and all lists."""
     path = resources.files("reclap").joinpath("models/mini/tokenizer.json")
     tokens = json.loads(path.read_text("utf-8"))["model"]["vocab"]
     return frozenset(w for w in (*tokens, *_listed()) if w.isalpha() and w.isascii())
@@ -84,7 +84,7 @@ def _stems() -> frozenset[str]:
 
 @functools.cache
 def _beginnings() -> frozenset[str]:
-    """Return what is left of words when they are cut off."""
+    """Return the beginnings of known words."""
     return frozenset(
         word[:n]
         for word in _vocabulary()
@@ -114,7 +114,7 @@ def _is_compound(word: str) -> bool:
 
 @functools.lru_cache(1 << 14)
 def _fault(word: str) -> tuple[str, bool]:
-    """Return what is wrong with a word, or nothing, and whether that is sure."""
+    """Return the fault of a word, or nothing, and whether it is certain."""
     if word in _ENDINGS:
         return f"{word!r} is the end of a word", True
     is_judged = word.isascii() and word.isalpha() and len(word) <= _LONGEST

@@ -1,4 +1,4 @@
-"""Whether a text about a label still means that label."""
+"""Comparison of texts with their own label and the other ones."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def check_labels(
     others: Sequence[str] = (),
     sense: Sense | None = None,
 ) -> list[list[Finding]]:
-    """Find out whether texts fit another label better, name one besides, or say nothing of theirs.
+    """Find texts that fit another label better, name another one, or say nothing of theirs.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _scores(texts: Sequence[str], own: str, rivals: Sequence[str], sense: Sense)
 
 
 def _fits(scores: Floats, best: int, rival: str, label: str, margin: float) -> str:
-    """Say that another label fits better, if it does by a margin."""
+    """Return a finding if another label fits better by a margin."""
     mine, theirs = float(scores[0]), float(scores[1 + best])
     is_better = theirs > mine + margin
     return f"fits {rival!r} ({theirs:.2f}) better than {label!r} ({mine:.2f})" if is_better else ""
@@ -138,7 +138,7 @@ def _names(text: str, label: str) -> bool:
 
 @functools.lru_cache(4096)
 def _sources(text: str) -> frozenset[str]:
-    """Return the sources that a text puts forward."""
+    """Return the sources that a text names as its own."""
     return frozenset(claimed(read_scene(text).named()))
 
 

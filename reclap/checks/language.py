@@ -26,7 +26,7 @@ def check_language(text: str, words: list[str]) -> Iterator[Finding]:
     text : str
         The text.
     words : list of str
-        Its words, from `reclap.checks.words.split`.
+        Words of the text, from `reclap.checks.words.split`.
 
     Yields
     ------

@@ -1,4 +1,4 @@
-"""The lexicon of sound sources: which words of a caption name what."""
+"""Lexicon of sound sources, and the words that name them."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ class Source:
     Attributes
     ----------
     name : str
-        As in the list.
+        Name in the list.
     wider : frozenset of str
         All sources that it is one of; not itself.
     is_kind : bool
@@ -74,7 +74,7 @@ def lexicon() -> Lexicon:
 
 
 def _stems(phrase: str) -> tuple[str, ...]:
-    """Return what a phrase of the list is found by; "=fired" is that form of a word only."""
+    """Return the stems by which a phrase of the list is found; "=fired" is that form only."""
     return (phrase,) if phrase.startswith("=") else tuple(map(stem, split(phrase)))
 
 

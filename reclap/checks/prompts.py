@@ -1,4 +1,4 @@
-"""Checks of what a language model writes about a label: descriptions and captions."""
+"""Checks of descriptions and captions that a language model wrote for a label."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def check_description(
     text : str
         The description.
     label : str
-        Its label.
+        Label of the text.
     definition : str
         Meaning of the label, where its name alone does not say.
     others : sequence of str
@@ -68,7 +68,7 @@ def check_prompt(
     text : str
         The caption.
     label : str
-        Its label.
+        Label of the text.
     definition : str
         Meaning of the label, where its name alone does not say.
     others : sequence of str

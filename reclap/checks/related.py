@@ -1,4 +1,4 @@
-"""Whether a text says anything of its label at all."""
+"""Check that a text is related to its label."""
 
 import functools
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def check_related(
     text : str
         The text.
     label : str
-        Its label.
+        Label of the text.
     own : str
         The label with its definition, as words.
     kind : {"description", "prompt"}

@@ -20,7 +20,7 @@ class Flagged:
     Parameters
     ----------
     where : str
-        Its label, or the caption that it rewrites.
+        Label of the text, or the caption that it rewrites.
     kind : str
         Kind of the text: description, prompt or rewrite; label, for faults of a label as a whole.
     text : str
@@ -84,7 +84,7 @@ class Report:
 
     @property
     def fatal(self) -> tuple[Flagged, ...]:
-        """Those that cannot be used."""
+        """Texts that cannot be used."""
         return tuple(item for item in self.flagged if item.is_fatal)
 
     @property

@@ -1,4 +1,4 @@
-"""Checks of rewritten captions: the same sources, in the same order and relations."""
+"""Checks of rewritten captions: same sources, order and relations."""
 
 import functools
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def check_rewrite(caption: str, rewrite: str, *, sense: Sense | None = None) -> 
     Parameters
     ----------
     caption : str
-        As a person wrote it.
+        The original, by a person.
     rewrite : str
-        What a language model made of it.
+        The text of a language model.
     sense : Sense, optional
         Similarity of meaning; for many pairs see `check_rewrites`.
 

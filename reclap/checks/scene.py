@@ -1,4 +1,4 @@
-"""What a caption says: which sources, how many, in which order, which of them denied."""
+"""Scene of a caption: its sources, their number, order and negation."""
 
 import dataclasses
 import functools
@@ -34,9 +34,9 @@ class Mention:
     at : int
         Position in the text, in words.
     clause : int
-        Which clause it stands in.
+        Index of its clause.
     words : str
-        As written.
+        Words as written.
     count : int or None
         How many; 0 for several; None where the text does not say.
     is_denied : bool
@@ -44,7 +44,7 @@ class Mention:
     is_figure : bool
         "like a dog", "a wave of applause", "an engine purrs".
     is_place : bool
-        Where something happens rather than what makes the sound: "in a pan".
+        Whether it is a location rather than a source: "in a pan".
     """
 
     source: str
@@ -69,7 +69,7 @@ class Clause:
     phase : int
         Clauses of a greater phase come later.
     start : int
-        Its first word.
+        Index of its first word.
     """
 
     link: str = BESIDE
@@ -79,7 +79,7 @@ class Clause:
 
 @dataclasses.dataclass
 class Scene:
-    """All that was read from one caption.
+    """Scene of one caption: its mentions and clauses.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ _OTHER = {"animal": {"thing"}, "vocal": {"thing", "animal"}}
 
 @functools.cache
 def kingdom(source: str) -> str:
-    """Return what a source is by and large: person, animal, vocal or thing."""
+    """Return the broad category of a source: person, animal, vocal or thing."""
     wider = {source, *lexicon().sources[source].wider}
     return next((name for name in ("person", "animal", "vocal") if name in wider), "thing")
 
@@ -170,7 +170,7 @@ def _number(word: str) -> int | None:
 
 
 class _Reader:
-    """Goes through the tokens of a caption once."""
+    """Parser of a caption, in one pass over its tokens."""
 
     def __init__(self, text: str) -> None:
         self.mentions: list[Mention] = []
@@ -219,7 +219,7 @@ class _Reader:
 
     @staticmethod
     def _hints(stems: tuple[str, ...]) -> Meanings:
-        """Return what the words of a phrase point to by themselves."""
+        """Return the sources that the words of a phrase hint at."""
         if len(stems) == 1:
             return ()
         alone = (lexicon().phrases.get(s, ()) for s in stems)
@@ -373,7 +373,7 @@ def read_scene(text: str) -> Scene:
     Returns
     -------
     Scene
-        What the lexicon and the list of connectives see in it; not to be changed.
+        Scene by the lexicon and the list of connectives; not to be changed.
 
     Examples
     --------

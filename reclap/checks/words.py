@@ -47,7 +47,7 @@ def split(text: str) -> list[str]:
 
 @functools.lru_cache(1 << 16)
 def stem(word: str) -> str:
-    """Return what the inflected forms of an English word share.
+    """Return the stem that the inflected forms of an English word share.
 
     A few rules for plurals, -ing and -ed, enough to compare captions; what comes out need not be
     a word.

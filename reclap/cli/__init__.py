@@ -1,4 +1,4 @@
-"""The command line: ``reclap COMMAND --help`` says what each takes."""
+"""Command line; ``reclap COMMAND --help`` describes each command."""
 
 import argparse
 import contextlib
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if some of several files were skipped; 2 if the request cannot be met, after one line
+        0; 1 if some of several files were skipped; 2 for an error in the request, after one line
         on standard error; 130 after Ctrl-C.
     """
     _occupy_standard_streams()
@@ -58,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as those of the commands are."""
+    """Argument parser whose errors are one line, as those of the commands."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with 2."""
+        """Exit with status 2."""
         self.exit(FAILED, f"{self.prog}: {' '.join(message.split())} ({self.prog} --help)\n")
 
 
@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _message(error: Exception) -> str:
-    """Return one line: what is wrong with the request, or that the fault is ours."""
+    """Return the error of a request in one line, or say that it is a bug."""
     if isinstance(error, ReclapError | OSError | ValueError):
         return one_line(error)
     if isinstance(error, MemoryError):

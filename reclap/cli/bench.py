@@ -1,4 +1,4 @@
-"""``reclap bench``: how fast this machine embeds sounds and texts with a model."""
+"""``reclap bench``: throughput of a model on this machine."""
 
 import argparse
 import json
@@ -91,7 +91,7 @@ def _dtypes() -> list[str]:
 
 
 def _measure(model: "Model", seconds: float) -> tuple[dict[str, float | None], "Floats"]:
-    """Return clips and texts a second, and the embeddings of the clips."""
+    """Return clips and texts per second, and the embeddings of the clips."""
     import numpy as np
 
     front = model.config.front
@@ -106,7 +106,7 @@ def _measure(model: "Model", seconds: float) -> tuple[dict[str, float | None], "
 
 
 def _rate(run: Callable[[], object], items: int, seconds: float) -> float:
-    """Return items a second of the fastest of the calls that so many seconds hold."""
+    """Return items per second of the fastest call within so many seconds."""
     run()
     times: list[float] = []
     while sum(times) < seconds:

@@ -1,4 +1,4 @@
-"""``reclap cache``: what is kept between calls, and how much of it."""
+"""``reclap cache``: size and clearing of the cache."""
 
 import argparse
 

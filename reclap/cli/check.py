@@ -1,4 +1,4 @@
-"""``reclap check``: judge what a language model wrote."""
+"""``reclap check``: check texts that a language model wrote."""
 
 import argparse
 import itertools

@@ -1,4 +1,4 @@
-"""``reclap compare``: the nearest of other embeddings for each."""
+"""``reclap compare``: nearest neighbours between two files of embeddings."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""``reclap convert``: any checkpoint that loads, as a model folder of ours or of transformers."""
+"""``reclap convert``: convert a checkpoint to a model folder, ours or transformers'."""
 
 import argparse
 

@@ -78,7 +78,7 @@ def _run_describe(args: argparse.Namespace) -> int:
 
 
 def _save_partial(args: argparse.Namespace, name: str, entries: "dict[str, Entry]") -> None:
-    """Write what there is, for people to look at; a continued run needs only the cache."""
+    """Write an incomplete bank for people to look at; resuming needs only the cache."""
     from reclap.prompts.bank import PromptBank
 
     if entries:

@@ -104,12 +104,12 @@ def _texts_of(args: argparse.Namespace) -> list[str]:
 
 
 def _partial(out: Path) -> Path:
-    """Return the store that holds what an archive will."""
+    """Return the store that holds an archive's rows until it is complete."""
     return out.with_name(out.name + ".partial")
 
 
 def _writer(args: argparse.Namespace, model: "Model", kind: str, *, again: bool) -> "Writer":
-    """Open the store that is asked for, or that of an archive on its way."""
+    """Open the store that is the output, or that of an unfinished archive."""
     from reclap.store import SUFFIX, Header, Writer
 
     header = Header(
@@ -126,7 +126,7 @@ def _writer(args: argparse.Namespace, model: "Model", kind: str, *, again: bool)
 
 
 def _is_other(partial: Path, header: "Header") -> bool:
-    """Tell whether a store has another header; one that has this is continued."""
+    """Tell whether a store has another header, so that it cannot be continued."""
     from reclap.store import Store, is_store
 
     return is_store(partial) and Store(partial).header != header
@@ -134,7 +134,7 @@ def _is_other(partial: Path, header: "Header") -> bool:
 
 @contextlib.contextmanager
 def _tidy(out: Path, writer: "Writer") -> Iterator[None]:
-    """Leave nothing behind when nothing was embedded."""
+    """Remove the output when nothing was embedded."""
     try:
         yield
     except BaseException:
@@ -144,7 +144,7 @@ def _tidy(out: Path, writer: "Writer") -> Iterator[None]:
 
 
 def _missing(items: Sequence[str], there: Iterable[str]) -> list[str]:
-    """Return what is not there, as often as it is missing; standard input always is."""
+    """Return the items that the store lacks, with multiplicity; standard input always."""
     count = Counter(there)
     missing = []
     for item in items:
@@ -184,18 +184,18 @@ def _embed_files(
 
 
 def _write_archive(out: Path, items: Sequence[str]) -> None:
-    """Turn the store of an archive into it: the rows of the items that could be embedded."""
+    """Write the archive from its store: the rows of all items that could be embedded."""
     from reclap.retrieval.embeddings import Embeddings
 
     found = Embeddings.load(_partial(out))
-    order = list(_places(items, found.items))
+    order = list(_row_indices(items, found.items))
     kept = tuple(found.items[i] for i in order)
     dataclasses.replace(found, rows=found.rows[order], items=kept).save(out)
     shutil.rmtree(_partial(out))
 
 
-def _places(items: Iterable[str], there: Sequence[str]) -> Iterator[int]:
-    """Yield the row of each item that has one."""
+def _row_indices(items: Iterable[str], there: Sequence[str]) -> Iterator[int]:
+    """Yield the row index of each item that has one."""
     rows: dict[str, list[int]] = {}
     for i, item in enumerate(there):
         rows.setdefault(item, []).append(i)

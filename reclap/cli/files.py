@@ -1,4 +1,4 @@
-"""Sound files of the command line: as they are given, or all below a folder."""
+"""Sound files of the command line: as given, or all below a folder."""
 
 import collections
 import importlib.util
@@ -20,7 +20,7 @@ _SHOWN = 4  # suffixes that the summary spells out
 def gather(
     given: Iterable[str], *, recursive: bool, unread: list[OSError] | None = None
 ) -> list[str]:
-    """Return sound files; what is left out of folders is counted by reason on standard error.
+    """Return sound files; those left out of folders are counted by reason on standard error.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""``reclap info``: describe a model and what runs it."""
+"""``reclap info``: describe a model and the machine."""
 
 import argparse
 import json
@@ -92,7 +92,7 @@ def _tokenizer(found: dict[str, Any] | None) -> str:
 
 
 def _running(info: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what only a model that can embed has."""
+    """Return the facts of a model that can embed."""
     fused = ", feature fusion" if info["config"]["audio"].get("fusion") else ""
     return [
         ("embedding", f"{info['dim']} wide"),
@@ -107,14 +107,14 @@ def _running(info: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _audio_kind(audio: dict[str, Any]) -> str:
-    """Return the name of an audio tower and the sizes by which its users know it."""
+    """Return the usual name of an audio tower, with its sizes."""
     if audio["kind"] == "cnn14":
         return f"Cnn14 {'-'.join(map(str, audio['widths']))}"
     return f"HTS-AT {audio['embed']} x {'-'.join(map(str, audio['depths']))}"
 
 
 def _text_kind(text: dict[str, Any]) -> str:
-    """Return what people call a text tower of these settings."""
+    """Return the usual name of a text tower with these settings."""
     if text["position"] == "buckets":
         return "T5"
     if text["place"] == "pre":

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reclap.prompts.bank import PromptBank
     from reclap.prompts.strategies import Labels
 
-__all__ = ["add_labels", "labels_of", "naming_of"]
+__all__ = ["add_labels", "labels_of", "zero_shot_options"]
 
 # Columns of published lists of classes that hold the label, the first that is there.
 _COLUMNS = ("label", "labels", "display_name", "category", "class", "name")
@@ -25,7 +25,7 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 def add_labels(parser: argparse.ArgumentParser) -> None:
-    """Add the ways to give labels, of which one is needed, and what becomes of them."""
+    """Add the options for labels, of which one is required, and for their prompts."""
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument(
         "--labels",
@@ -133,8 +133,8 @@ def _column(where: str, lines: Sequence[str], separator: str) -> list[str]:
     return list(dict.fromkeys(row[column] for row in rows))
 
 
-def naming_of(args: argparse.Namespace, labels: "Labels", model: "Model") -> dict[str, Any]:
-    """Return labels and what becomes of them, as arguments of `Model.classify`."""
+def zero_shot_options(args: argparse.Namespace, labels: "Labels", model: "Model") -> dict[str, Any]:
+    """Return the arguments of `Model.classify` that concern labels and prompts."""
     from reclap.prompts.strategies import make
 
     template = args.template or model.config.template

@@ -1,4 +1,4 @@
-"""Options of the commands that ask a language model, and what they stand for."""
+"""Options of the commands that ask a language model, and their values."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def add_out(parser: argparse.ArgumentParser, help_text: str) -> None:
 
 
 def add_llm(parser: argparse.ArgumentParser, temperature: float) -> None:
-    """Add the options that say whom to ask, how, and how much."""
+    """Add the options of the language model, its sampling and the budget."""
     group = parser.add_argument_group("language model")
     group.add_argument(
         "--base-url",
@@ -94,7 +94,7 @@ def add_sense(parser: argparse.ArgumentParser) -> None:
 
 
 def open_session(args: argparse.Namespace) -> "Session":
-    """Return a session with the model that was chosen."""
+    """Return a session with the chosen model."""
     from reclap.llm import open_llm
 
     return open_llm(
@@ -111,12 +111,12 @@ def open_session(args: argparse.Namespace) -> "Session":
 
 
 def is_small(args: argparse.Namespace) -> bool:
-    """Tell how the model will be asked, without opening it."""
+    """Tell whether the model counts as small, without opening it."""
     return args.base_url is None or bool(args.small)
 
 
 def sampling_of(args: argparse.Namespace) -> "Sampling":
-    """Return how the model is asked."""
+    """Return the sampling options."""
     from reclap.llm.collect import Sampling
 
     return Sampling(args.temperature, args.seed, args.attempts)
@@ -130,7 +130,7 @@ def sense_of(args: argparse.Namespace) -> "Sense | None":
 
 
 def resumable(error: "StoppedError", session: "Session") -> ReclapError:
-    """Return what a person is told about a run that was stopped."""
+    """Return the message about resuming a stopped run."""
     sent = session.usage.counts().get("requests", 0)
     done = f"{sent} requests sent, all replies kept" if sent else "no request sent"
     return ReclapError(f"{error}; {done}: run it again to go on")

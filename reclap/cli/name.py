@@ -1,4 +1,4 @@
-"""``reclap classify`` and ``reclap timeline``: name sounds by text."""
+"""``reclap classify`` and ``reclap timeline``: zero-shot classification."""
 
 import argparse
 import json
@@ -41,7 +41,7 @@ def _run_classify(args: argparse.Namespace) -> int:
         files,
         top_k=args.top_k,
         window_hop=args.window_hop,
-        **labels.naming_of(args, given, model),
+        **labels.zero_shot_options(args, given, model),
         explain=args.explain,
         errors=args.errors,
         progress=options.is_watched(max(len(files), _prompts(given) // _LABELS)),
@@ -64,12 +64,12 @@ def _prompts(given: "list[str] | PromptBank") -> int:
 
 
 def _score(args: argparse.Namespace) -> str:
-    """Return what scores are: a cosine, or what a rule makes of several."""
+    """Return the column name of scores: a cosine, or an aggregate of several."""
     return "cosine" if args.combine == "mean_embedding" else args.combine
 
 
 def _rows(result: "Classification", explain: bool) -> list[tuple[str, ...]]:
-    """Return the best labels of one file, whose name stands in the first row only.
+    """Return the table rows of one file's best labels; its name is in the first only.
 
     To explain, each label comes with the prompt that contributed most to its score.
     """
@@ -114,7 +114,7 @@ def _run_timeline(args: argparse.Namespace) -> int:
         args.file,
         window=args.window,
         hop=args.hop,
-        **labels.naming_of(args, given, model),
+        **labels.zero_shot_options(args, given, model),
         progress=options.is_watched(),
     )
     if args.json:

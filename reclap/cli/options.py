@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and their values."""
 
 import argparse
 import errno
@@ -29,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
-    """Add what else `load_model` takes, but for ``--threads``."""
+    """Add the other options of `load_model`, except ``--threads``."""
     parser.add_argument(
         "--dtype",
         choices=(*DTYPES, "auto"),
@@ -40,7 +40,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add how a model is found and read."""
+    """Add the options for finding and reading a model."""
     parser.add_argument(
         "--tokenizer",
         type=Path,
@@ -102,7 +102,7 @@ def positive(text: str) -> int:
 
 
 def load_model(args: argparse.Namespace) -> "Model":
-    """Load the model of ``--model`` and of what `add_loading` and `add_threads` added."""
+    """Load the model of ``--model`` with the options of `add_loading` and `add_threads`."""
     from reclap.model.loading import load
 
     return load(
@@ -119,7 +119,7 @@ def load_model(args: argparse.Namespace) -> "Model":
 
 
 def is_watched(count: int = 2) -> bool:
-    """Tell whether a progress bar over so many items helps anybody."""
+    """Tell whether a progress bar over so many items is useful."""
     return count > 1 and sys.stderr.isatty()
 
 
@@ -143,7 +143,7 @@ def files_of(args: argparse.Namespace) -> tuple[list[str], int]:
 
 
 def check_out(path: Path, force: bool, *, folder: bool = False) -> None:
-    """Refuse before the work what would fail after it; `folder` says that one may be there."""
+    """Refuse an output path that cannot be written, before the work; `folder` allows a folder."""
     if path.is_dir() and not folder:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     is_empty = folder and path.is_dir() and not any(path.iterdir())  # as a killed process left it

@@ -1,4 +1,4 @@
-"""Standard output and error, on which nothing that a file holds can steer a terminal."""
+"""Filter of standard output and error, so that text from files cannot steer a terminal."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ __all__ = ["filtered"]
 
 
 class _Filtered:
-    """A text stream that spells control characters out, and names itself in errors.
+    """Text stream that escapes control characters, and names itself in errors.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class _Filtered:
         return len(text)
 
     def flush(self) -> None:
-        """Send what is buffered."""
+        """Flush the buffer."""
         with self._named():
             if self.unfiltered is not None:
                 self.unfiltered.flush()
@@ -50,7 +50,7 @@ class _Filtered:
 
 @contextlib.contextmanager
 def filtered() -> Iterator[None]:
-    """Let everything printed in the block go through the filter."""
+    """Filter everything printed in the block."""
     before = sys.stdout, sys.stderr
     sys.stdout = _Filtered(sys.stdout, "standard output")
     sys.stderr = _Filtered(sys.stderr, "standard error")

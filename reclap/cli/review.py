@@ -1,4 +1,4 @@
-"""``reclap review``: a person looks through what a language model wrote."""
+"""``reclap review``: review of generated texts by a person."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Aligned columns for people."""
+"""Tables with aligned columns."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _cell(text: str) -> str:
-    """Return a cell on one line: names from files may hold anything, and be of any length."""
+    """Return a cell on one line, truncated: names from files may hold anything."""
     return shown_name(" ".join(text.splitlines()).replace("\t", " "))
 
 

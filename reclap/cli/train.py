@@ -1,4 +1,4 @@
-"""``reclap train``: train a model as a recipe says."""
+"""``reclap train``: train a model by a recipe."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Configurations of models: front end, towers, heads, how labels become prompts."""
+"""Configurations of models: front end, towers, heads, prompt template."""
 
 from typing import TYPE_CHECKING
 

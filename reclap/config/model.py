@@ -1,4 +1,4 @@
-"""Configuration of a model: front end, towers, heads, and how labels become prompts."""
+"""Configuration of a model: front end, towers, heads, prompt template."""
 
 import dataclasses
 import functools

@@ -1,1 +1,1 @@
-"""Files and settings: manifests, JSON, records in SQLite, the cache folder, checked settings."""
+"""Input and output: manifests, JSON, SQLite records, the cache folder, checked settings."""

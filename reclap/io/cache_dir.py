@@ -1,4 +1,4 @@
-"""The cache folder: what can be made again, how much it is, and how it stays bounded."""
+"""Location, size and bounds of the cache folder."""
 
 import contextlib
 import os
@@ -42,13 +42,13 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def clear(folder: Path, part: str) -> None:
-    """Remove a part of the cache folder; whatever else lies there stays."""
+    """Remove a part of the cache folder."""
     for path in list(folder.glob(PARTS[part])):
         _remove(path)
 
 
 def prune(folder: Path, most: int) -> None:
-    """Remove the entries of a folder that were used least recently, until `most` bytes remain.
+    """Remove the least recently used entries of a folder until at most `most` bytes remain.
 
     An entry counts as used when it was last modified, or touched.
     """

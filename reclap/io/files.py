@@ -1,4 +1,4 @@
-"""Small files: JSON read with a name in every error; writing that leaves nothing half-done."""
+"""Atomic writing of files, reading of JSON, file locks."""
 
 import contextlib
 import errno
@@ -53,7 +53,7 @@ def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:
 
 
 def disguise(content: bytes | str) -> str | None:
-    """Return what the content of a file is where a download left something else, or None."""
+    """Describe what a failed download left in a file (git-lfs pointer, web page), or None."""
     head = content[:64].encode() if isinstance(content, str) else content[:64]
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of git-lfs in its place; git lfs pull fetches the file"
@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """Make a folder, and its parents; if the block fails, one that was not there goes again."""
+    """Create a directory and its parents; if the block raises, remove it again if it is new."""
     there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -99,7 +99,7 @@ def made(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staged(*paths: Path) -> Iterator[list[Path]]:
-    """Temporary paths that replace `paths` when the block succeeds.
+    """Yield temporary paths that replace `paths` when the block succeeds.
 
     Each lies in a new private folder beside what it replaces, so nobody else can guess, link or
     read it before its time. All content is on disk before the first name changes; on an exception,
@@ -134,7 +134,7 @@ def staged(*paths: Path) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def staged_folder(folder: Path, *names: str) -> Iterator[list[Path]]:
-    """Temporary paths of files that become those of `folder` when the block succeeds.
+    """Yield temporary paths of files that become those of `folder` when the block succeeds.
 
     A folder that is absent or empty appears whole, by one rename, or not at all, whenever the
     process dies. In one that holds something the files are replaced as by `staged`.
@@ -165,7 +165,7 @@ def staged_folder(folder: Path, *names: str) -> Iterator[list[Path]]:
 
 
 def _beside(target: Path, cleanup: contextlib.ExitStack) -> Path:
-    """Make a private folder on the file system of a target; elsewhere for a device."""
+    """Create a private folder on the file system of a target; elsewhere for a device."""
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     parent = None if _is_special(target) else target.parent
@@ -176,7 +176,7 @@ def _beside(target: Path, cleanup: contextlib.ExitStack) -> Path:
 
 
 def _private(parent: Path | None, target: Path, cleanup: contextlib.ExitStack) -> Path:
-    """Make a private folder for what becomes `target`; those of processes that died go."""
+    """Create a private folder for the new `target`; remove those of dead processes."""
     if parent is not None:
         _remove_left(parent)
     while True:
@@ -191,7 +191,7 @@ def _private(parent: Path | None, target: Path, cleanup: contextlib.ExitStack) -
 
 
 def _remove_left(parent: Path) -> None:
-    """Remove the private folders of processes that died in the middle; the living hold theirs."""
+    """Remove the private folders of dead processes; running ones hold a lock."""
     with contextlib.suppress(OSError):  # a folder that cannot be listed may still be written to
         for left in parent.glob(f"{PRIVATE}*.tmp"):
             if left.is_dir() and not left.is_symlink():
@@ -201,7 +201,7 @@ def _remove_left(parent: Path) -> None:
 
 @contextlib.contextmanager
 def _held(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Lock a folder, which the system frees when the process dies.
+    """Lock a folder until the process ends.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def _is_special(target: Path) -> bool:
 
 @contextlib.contextmanager
 def _naming(named: Mapping[str, Path], paths: Sequence[Path]) -> Iterator[None]:
-    """Name in system errors of the block what the caller named."""
+    """Replace temporary paths in system errors of the block by the caller's."""
     try:
         yield
     except OSError as error:
@@ -255,13 +255,13 @@ def _naming(named: Mapping[str, Path], paths: Sequence[Path]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes the place of `path` when the block ends well."""
+    """Open a temporary file that replaces `path` when the block succeeds."""
     with staged(path) as [new], new.open("wb") as f:
         yield f
 
 
 def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on disk."""
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -276,14 +276,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def lock(file: IO[Any], busy: str) -> None:
-    """Lock an open file until it is closed; the system lets go when the process dies.
+    """Lock an open file until it is closed or the process ends.
 
     Parameters
     ----------
     file : file object
         Open for writing.
     busy : str
-        What to say if another process holds the lock.
+        Message if another process holds the lock.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Manifests: which sound goes with which captions, in CSV, JSON lines or Parquet."""
+"""Manifests of sounds with captions: CSV, JSON lines or Parquet."""
 
 import ast
 import csv
@@ -29,12 +29,12 @@ _PYTHON_LIST = re.compile(rf"\[\s*(?:{_LITERAL}\s*(?:,\s*{_LITERAL}\s*)*(?:,\s*)
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """One caption and what a language model made of it.
+    """A caption and its rewrites.
 
     Attributes
     ----------
     text : str
-        As a person wrote it.
+        The original, by a person.
     rewrites : tuple of str
         The same scene in other words; may be empty.
     """
@@ -237,7 +237,7 @@ class SharedCaptions:
     Parameters
     ----------
     folder : Path
-        Of the manifest, where the files of captions are.
+        Folder of the manifest, where the files of captions are.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""SQLite files of records: decisions of a review, replies of language models, finished rows.
+"""SQLite files of records, for reviews, replies of language models and finished rows.
 
 What was written is in the file when the block that wrote it ends, also if the process is killed
 then; a killed block leaves nothing.
@@ -34,7 +34,7 @@ class Kind:
     tables : tuple of str
         Statements that make its tables.
     durable : bool
-        What is written survives a loss of power too, at the cost of waiting for the disk each
+        Whether writes survive a loss of power, at the cost of waiting for the disk each
         time; there is one file then, and no second one beside it for longer than a moment.
     alone : bool
         One process at a time.
@@ -56,7 +56,7 @@ class Records:
     path : Path
         Made, with its folder, if it does not exist.
     kind : Kind
-        What it holds.
+        Kind of the file.
     must_exist : bool
         Refuse to make it; it will only be read, and may lie where nothing can be written.
 
@@ -89,7 +89,7 @@ class Records:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection to one thread; errors name the file."""
+        """Hold the connection for reading; errors name the file."""
         try:
             with self._lock:
                 yield self._connection
@@ -98,7 +98,7 @@ class Records:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection for a transaction: all of it is in the file afterwards, or nothing.
+        """Hold the connection for a transaction, which is written completely or not at all.
 
         Raises
         ------

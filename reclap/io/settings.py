@@ -1,4 +1,4 @@
-"""Configurations whose values are checked by their types, made in Python or read from files."""
+"""Settings whose values are checked by their types, from Python or from files."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ Decibels: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1000)]  # of a rand
 
 
 class Settings:
-    """Base of configurations: frozen dataclasses whose fields are checked whenever one is made.
+    """Base of configurations: frozen dataclasses whose fields are checked when they are created.
 
     The types of the fields say what is allowed: ``Literal`` for choices, ``Annotated`` with
     `msgspec.Meta` for ranges. Numbers must be finite. What several fields decide together is
@@ -150,7 +150,7 @@ def _shown(value: Any) -> str:
 
 
 def _expected(kind: Any) -> str:
-    """Return what a type allows, in words."""
+    """Describe the values that a type allows."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"

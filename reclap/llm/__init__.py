@@ -1,4 +1,4 @@
-"""Language models: asking them for descriptions and rewrites, and judging what they answer."""
+"""Language models: generation of descriptions and rewrites, with acceptance checks."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What decides whether a text of a language model is taken: the checks, for one purpose each."""
+"""Acceptance criteria for generated texts, one per task."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Replies on disk, by the digest of their request: a rerun costs nothing, a recording replays."""
+"""Cache of replies on disk, by the digest of their request."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ _COLUMNS = "text, prompt_tokens, completion_tokens, complete, date"
 
 
 class Cache:
-    """A file of replies; several threads and several processes may share it.
+    """Cache file of replies; several threads and several processes may share it.
 
     A reply is in the file when `put` returns, also if the process is killed then. Memory does not
     grow with the file.
@@ -39,7 +39,7 @@ class Cache:
     Raises
     ------
     FileNotFoundError, FormatError, ReclapError
-        As `Records`.
+        As for `Records`.
     """
 
     def __init__(self, path: StrPath, *, must_exist: bool = False) -> None:
@@ -58,7 +58,7 @@ class Cache:
         return Reply(text, prompt_tokens, completion_tokens, bool(complete), date)
 
     def put(self, digest: str, reply: Reply) -> Reply:
-        """Keep a reply and return what is kept: of two replies to one request, the first."""
+        """Add a reply and return the cached one: of two replies to one request, the first."""
         text = reply.text.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
         reply = dataclasses.replace(reply, text=text)
         with self._records.writing() as connection:

@@ -73,7 +73,7 @@ class Rejected:
 
     @classmethod
     def of(cls, text: str, findings: Sequence[Finding]) -> "Rejected":
-        """Return what a report keeps of a text."""
+        """Build the record of a rejected text."""
         return cls(text[:_SHOWN], tuple(map(str, findings)))
 
 
@@ -100,7 +100,7 @@ class Gathered:
 
     @property
     def missing(self) -> int:
-        """Texts that were asked for and are not there."""
+        """Number of texts that were wanted and not accepted."""
         return self.wanted - len(self.accepted)
 
 
@@ -116,9 +116,9 @@ def gather(
     Parameters
     ----------
     llm : Session
-        Whom to ask; faults of its replies are counted there.
+        Session with the language model; it counts the faults of replies.
     steps : sequence of Step
-        What to ask.
+        Requests to make.
     judge : callable
         Asked about each text.
     sampling : Sampling
@@ -193,7 +193,7 @@ def _request(
 
 
 def _read(llm: Session, reply: Reply, step: Step, missing: int) -> list[str]:
-    """Return the texts of a reply; none, and a fault counted, if it is of no use."""
+    """Return the texts of a reply; none, with a fault counted, if it cannot be used."""
     try:
         found = replies.read_texts(reply.text)
     except replies.ReplyError as error:

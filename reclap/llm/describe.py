@@ -104,11 +104,11 @@ def describe(
         Labels, or labels and what each means (``{"crane": "bird"}``; may be empty). Underscores
         are read as spaces.
     llm : Session
-        Whom to ask; from `open_llm`.
+        Session with the language model; from `open_llm`.
     plan : Plan, optional
         How many texts, and how to ask.
     name : str
-        Of the bank.
+        Name of the bank.
     sense : Sense, optional
         Lets the checks compare meanings too; see `reclap.checks.load_sense`.
     partial : dict, optional
@@ -183,7 +183,7 @@ def _provenance(llm: Session, plan: Plan) -> dict[str, Any]:
 
 
 def _last_date(entries: Mapping[str, Entry]) -> str:
-    """Return when the newest text was made, which a rerun does not change."""
+    """Return the date of the newest text, which a rerun does not change."""
     origins = [d.origin for entry in entries.values() for d in entry.descriptions]
     origins += [p.origin for entry in entries.values() for p in entry.live]
     return max((origin["date"] for origin in origins), default="")
@@ -191,7 +191,7 @@ def _last_date(entries: Mapping[str, Entry]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Writer:
-    """Asks for the texts of one label."""
+    """Generator of the texts of one label."""
 
     llm: Session
     plan: Plan
@@ -199,7 +199,7 @@ class _Writer:
     sense: Sense | None
 
     def complete_all(self, todo: Sequence[_Draft]) -> Iterator[tuple[str, _Draft]]:
-        """Yield labels in their order with what they lacked."""
+        """Yield labels, in order, with their completed drafts."""
         found = results_of(
             self._complete, todo, self.llm, self.plan.workers, lambda draft: draft.item.failure
         )
@@ -208,7 +208,7 @@ class _Writer:
                 yield draft.entry.label, draft
 
     def _complete(self, draft: _Draft) -> _Draft:
-        """Ask for what a label lacks: descriptions, then captions of each."""
+        """Ask for the missing texts of a label: descriptions, then captions of each."""
         entry, sampling = draft.entry, self.plan.sampling
         seed = sampling.seed + draft.turn * sampling.attempts
         sampling = dataclasses.replace(sampling, seed=seed)
@@ -294,7 +294,7 @@ def _repeats(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
 
 
 def _without(draft: _Draft, reasons: Mapping[str, str], turn: int) -> _Draft:
-    """Return what there is of a label without some captions, which are reported."""
+    """Return the draft of a label without some captions, which are reported."""
     descriptions = tuple(
         dataclasses.replace(d, prompts=tuple(p for p in d.prompts if p.text not in reasons))
         for d in draft.entry.descriptions
@@ -307,7 +307,7 @@ def _without(draft: _Draft, reasons: Mapping[str, str], turn: int) -> _Draft:
 
 
 def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:
-    """Estimate what `describe` asks for."""
+    """Estimate the requests and tokens of `describe`."""
     typical = "a sentence of about twenty words that stands for one which is not there yet"
     requests = prompt = 0
     for label, definition in labels.items():
@@ -322,7 +322,7 @@ def estimate(labels: Mapping[str, str], plan: Plan, *, small: bool) -> Estimate:
 
 
 def read_labels(name_or_path: StrPath) -> dict[str, str]:
-    """Read labels and what they mean.
+    """Read labels and their definitions.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A language model inside this process: llama.cpp, and a small model that a package brings."""
+"""Language model in this process: llama.cpp, by default with the weights of a package."""
 
 import importlib.util
 import json
@@ -100,7 +100,7 @@ class Embedded:
 
 
 def settings_of(weights: Path, threads: int | None = None) -> Any:
-    """Return what llama.cpp is told about a file of weights."""
+    """Return the settings of llama.cpp for a file of weights."""
     import xllamacpp
 
     from reclap.runtime.threads import default_threads

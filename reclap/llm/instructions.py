@@ -1,4 +1,4 @@
-"""What language models are told, for descriptions, captions and rewrites.
+"""Instructions to language models for descriptions, captions and rewrites.
 
 One conversation asks for several texts at once; what small models are asked is in `phrases`. The
 wording is ours; the two stages and the bound on length follow ReCLAP (arXiv 2409.09213).

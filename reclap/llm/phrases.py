@@ -1,4 +1,4 @@
-"""How small models are asked: for one phrase, about one property, after worked examples.
+"""Instructions to small models: one phrase about one property, after worked examples.
 
 A model of a few hundred million weights cannot follow a page of rules, and copies what it should
 reword. It can continue a pattern: from a source and a property to a phrase. The grammar holds the
@@ -128,7 +128,7 @@ def rewrite_steps(caption: str, count: int) -> list[Step]:
 
 
 def _completed(begin: str, messages: Messages, pattern: str) -> Step:
-    """Put what was there and the phrase together."""
+    """Append the phrase to the text."""
     return Step(1, lambda _missing, _present: messages, (pattern,), lambda p: f"{begin} {p[0]}")
 
 

@@ -1,4 +1,4 @@
-"""Texts out of a model's reply, which promises JSON and may hold anything; nothing is run."""
+"""Parsing of replies, which promise JSON and may hold anything; nothing is executed."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 
 
 class ReplyError(ValueError):
-    """A reply that cannot be used.
+    """Error of a reply that cannot be used.
 
     Parameters
     ----------

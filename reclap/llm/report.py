@@ -32,7 +32,7 @@ class Estimate:
     completion_tokens: int
 
     def text(self) -> str:
-        """Return it as a line for people."""
+        """Return the estimate as a line for people."""
         return (
             f"{self.texts} texts for {self.items} items: about {self.requests} requests, "
             f"{self.prompt_tokens} prompt tokens, {self.completion_tokens} completion tokens; "

@@ -53,7 +53,7 @@ class Message:
     content: str
 
     def __post_init__(self) -> None:
-        """Take marks apart."""
+        """Neutralise marks of turns."""
         object.__setattr__(self, "content", _MARK.sub(_in_parentheses, self.content))
 
 
@@ -129,9 +129,9 @@ class Reply:
     Parameters
     ----------
     text : str
-        As it came.
+        The reply, unprocessed.
     prompt_tokens, completion_tokens : int
-        As the server counted them, or estimates.
+        Counts of the server, or estimates.
     complete : bool
         False if the model was cut off by `Request.max_tokens`.
     date : str
@@ -175,7 +175,7 @@ class LanguageModel(Protocol):
         Parameters
         ----------
         request : Request
-            What is asked.
+            The request.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class RequestError(ReclapError):
         self.wait = wait
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by all that it was made of."""
+        """Pickle by all attributes."""
         return type(self), (self.kind, str(self)), vars(self)
 
 

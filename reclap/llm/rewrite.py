@@ -69,14 +69,14 @@ class _Row:
     listed: bool  # captions stand in a list
 
     def digest(self) -> str:
-        """Return the SHA-256 of what it holds, wherever it stands."""
+        """Return the SHA-256 of its content, whatever its line."""
         captions = [[c.text, list(c.rewrites)] for c in self.captions]
         text = json.dumps([self.others, captions, self.listed], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def survey(path: StrPath, plan: RewritePlan, *, small: bool) -> Estimate:
-    """Read a manifest once: what it asks for, and whether every row is good.
+    """Read a manifest once, to estimate the requests and find bad rows.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def rewrite(
         of sounds are written relative to its folder. A rewrite that passed with a doubt stands in
         the column ``rewrite_flags``, which maps it to the checks' reasons.
     llm : Session
-        Whom to ask; from `open_llm`.
+        Session with the language model; from `open_llm`.
     plan : RewritePlan, optional
         How many rewrites, and how to ask.
     sense : Sense, optional
@@ -136,7 +136,7 @@ def rewrite(
     Returns
     -------
     Report
-        Of all rows; usage and faults are those of the session. Rows for which attempts ran out
+        Report on all rows; usage and faults are the session's. Rows for which attempts ran out
         have fewer rewrites and are listed; so are those whose caption speaks to the model.
 
     Raises
@@ -211,7 +211,7 @@ def _moved(sound: str, old: Path, new: Path) -> str:
 
 
 def _skip(kept: Rows, rows: Iterator[_Row], report: Report) -> None:
-    """Pass over the rows that are done, after a look at whether they are made of these."""
+    """Skip the finished rows, after comparing their sources."""
     for number, done in enumerate(kept.finished(), 1):
         row = next(rows, None)
         if row is None or row.digest() != done.source:
@@ -225,7 +225,7 @@ def _skip(kept: Rows, rows: Iterator[_Row], report: Report) -> None:
 def _output(
     row: _Row, rewrites: Sequence[Sequence[str]], flags: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Return what is written for a row."""
+    """Return the output of a row."""
     pairs = [
         {"caption": caption.text, "rewrites": list(texts)}
         for caption, texts in zip(row.captions, rewrites, strict=True)

@@ -1,4 +1,4 @@
-"""Finished rows of a file that is written when all are there; kept, so that a run can go on."""
+"""Finished rows of an output file, kept until all are there so that a run can be resumed."""
 
 import dataclasses
 import json
@@ -36,11 +36,11 @@ class Finished(NamedTuple):
     source : str
         Digest of what it was made of.
     row : mapping
-        What is written, as JSON.
+        Output of the row, as JSON.
     item : Item
-        What is reported of it.
+        Entry in the report.
     flagged : int
-        Its texts with a doubt.
+        Number of its texts with a doubt.
     """
 
     source: str
@@ -59,7 +59,7 @@ class Rows:
     path : Path
         The file in the end: lines of JSON.
     made : mapping
-        What decides the content, as JSON.
+        Provenance of the content, as JSON.
     force : bool
         Replace what is there instead of continuing or refusing.
 
@@ -85,7 +85,7 @@ class Rows:
             raise
 
     def finished(self) -> Iterator[Finished]:
-        """Yield the rows that are there, in order."""
+        """Yield the finished rows, in order."""
         columns = "source, line, item, flagged"
         with self._records.reading() as connection:
             found = connection.execute(f"SELECT {columns} FROM rows ORDER BY number")  # noqa: S608
@@ -97,7 +97,7 @@ class Rows:
                 yield Finished(source, row, Item(**said), flagged)
 
     def append(self, done: Finished) -> None:
-        """Keep a row, behind those that are there."""
+        """Append a row."""
         line = json.dumps(done.row, ensure_ascii=False, default=str)
         item = json.dumps(dataclasses.asdict(done.item), ensure_ascii=False)
         with self._records.writing() as connection:
@@ -137,7 +137,7 @@ class Rows:
         return Records(self._partial, _KIND)
 
     def _begin(self, made: dict[str, Any], force: bool) -> None:
-        """Compare with what it was begun with, or begin it."""
+        """Compare the provenance with that of the existing file, or write it."""
         with self._records.writing() as connection:
             found = connection.execute("SELECT content FROM made").fetchone()
             if found is not None and not force:

@@ -1,4 +1,4 @@
-"""Language models behind an endpoint that speaks OpenAI's chat completions."""
+"""Client of a language model's server (OpenAI's chat completions)."""
 
 import contextlib
 import functools
@@ -120,7 +120,7 @@ class Server:
                 self._on_way.discard(answer)
 
     def abort(self) -> None:
-        """Give up all requests that are on their way."""
+        """Cancel all requests in flight."""
         with self._lock:
             on_way = list(self._on_way)
         for answer in on_way:
@@ -157,7 +157,7 @@ class Server:
         return read_completion(self._host, found, request)
 
     def _bound(self, response: Any) -> None:
-        """Let no answer grow beyond bounds, however long a server goes on."""
+        """Limit the size of answers, however long a server goes on."""
         coding = response.headers.get("content-encoding", "identity")
         if coding != "identity":
             raise _TooLargeError(f"an answer in the coding {coding[:_SHOWN]!r}, expected none")
@@ -184,7 +184,7 @@ class Server:
         return {key: value for key, value in body.items() if key not in self._dropped}
 
     def _refusal(self, error: "openai.APIStatusError") -> ReclapError:
-        """Return what to make of an answer with an error status."""
+        """Return the error for an answer with an error status."""
         status = error.status_code
         message = f"{self._host}: HTTP {status}: {self._safe(_words_of(error))}"
         if 300 <= status < 400:
@@ -203,7 +203,7 @@ class Server:
         return RequestError(f"HTTP {status}", message, again=again, wait=wait)
 
     def _adapt(self, parameter: str | None) -> bool:
-        """Do without a parameter that this model refuses; tell whether that changes anything."""
+        """Drop a parameter that this model refuses; tell whether that changes the request."""
         with self._lock:
             if parameter == "max_tokens" and self._limit == "max_tokens":
                 self._limit = "max_completion_tokens"  # what reasoning models of OpenAI call it
@@ -241,20 +241,20 @@ def key_of(base_url: str, key_env: str | None = None) -> str:
 
 
 def is_openai(url: str) -> bool:
-    """Tell whether a URL is OpenAI's own, where nobody listens on the way."""
+    """Tell whether a URL is OpenAI's own, over https."""
     parts = urlsplit(url)
     is_host = parts.hostname == "api.openai.com" and parts.port in (None, 443)
     return is_host and parts.scheme == "https"
 
 
 def _strip(request: Any) -> None:
-    """Remove what the package sends of OpenAI's other variables: organization, project."""
+    """Remove the headers that the package takes from OpenAI's other variables."""
     for name in [name for name in request.headers if name.lower().startswith("openai-")]:
         del request.headers[name]
 
 
 class _TooLargeError(ReclapError):
-    """An answer of too many bytes, or of a size that cannot be told."""
+    """Error of an answer of too many bytes, or of unknown size."""
 
 
 def _fail(answer: "Future[Reply]", error: BaseException) -> None:
@@ -263,7 +263,7 @@ def _fail(answer: "Future[Reply]", error: BaseException) -> None:
 
 
 def _words_of(error: "openai.APIStatusError") -> object:
-    """Return what a server says of a fault, without the package's words around it."""
+    """Return a server's message about a fault, without the package's words around it."""
     body = error.body
     if isinstance(body, dict):
         inner = body.get("error", body)
@@ -273,7 +273,7 @@ def _words_of(error: "openai.APIStatusError") -> object:
 
 @functools.cache
 def _bounded(kind: Any) -> Any:
-    """Return a class of streams, of the kind that the library under `openai` wants, with an end."""
+    """Return a class of bounded streams for the HTTP library of `openai`."""
 
     class Bounded(kind):  # type: ignore[misc]
         def __init__(self, stream: Any, answer: "Future[Reply]") -> None:

@@ -32,14 +32,14 @@ _MAY_BE_FORM = ("HTTP 400", "HTTP 422")  # of a server that does not know this f
 
 
 class Tally:
-    """Counts of what happened, by name; several threads may add."""
+    """Counts by name; several threads may add."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: collections.Counter[str] = collections.Counter()
 
     def add(self, name: str, amount: int = 1) -> None:
-        """Count."""
+        """Add to a count."""
         with self._lock:
             self._counts[name] += amount
 
@@ -116,14 +116,14 @@ class Budget:
 
 
 class Clock:
-    """Time as a session sees it."""
+    """Clock of a session."""
 
     def now(self) -> float:
-        """Return seconds since some moment; never goes back."""
+        """Return monotonic seconds."""
         return time.monotonic()
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait so long at most; tell whether the event happened."""
+        """Wait up to so many seconds; tell whether the event happened."""
         return event.wait(seconds)
 
 
@@ -216,7 +216,7 @@ class Session:
         Parameters
         ----------
         request : Request
-            What is asked.
+            The request.
 
         Returns
         -------
@@ -314,7 +314,7 @@ class Session:
         return reply
 
     def _tell(self, error: RequestError) -> None:
-        """Log the first fault after which a request is repeated: that takes minutes at times."""
+        """Log the first fault that leads to a retry, which can take minutes."""
         if error.again and not self._has_told:
             self._has_told = True
             _log.warning("%s; trying again", error)
@@ -329,7 +329,7 @@ class Session:
             self._resume_at = max(self._resume_at, self._clock.now() + error.wait)
 
     def _wait(self) -> None:
-        """Wait as long as the server asked all threads to."""
+        """Wait until the server accepts requests again."""
         while True:
             self._sleep(self._resume_at - self._clock.now())
             if self._resume_at <= self._clock.now():

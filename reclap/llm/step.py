@@ -1,4 +1,4 @@
-"""What is asked for in one go, as conversations and the form of their replies."""
+"""Steps of a generation: the conversation and the JSON schema of a request."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ def _only(parts: Sequence[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Something to ask for until there is enough of it.
+    """Step of a generation: texts to ask for, until there are enough.
 
     Attributes
     ----------

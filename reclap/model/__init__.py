@@ -1,4 +1,4 @@
-"""Models: loading them, embedding sounds and texts, zero-shot classification, timelines."""
+"""Models: loading, embedding of sounds and texts, zero-shot classification, timelines."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How much goes through a tower at once."""
+"""Batch sizes of the towers."""
 
 import itertools
 from collections.abc import Iterable, Iterator

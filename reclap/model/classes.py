@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def prompts_of(
     labels: Labels, template: str, n_prompts: int | None = None, seed: int = 0
 ) -> Prompts:
-    """Return the prompts that stand for each label.
+    """Return the prompts of each label.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def prompts_of(
     n_prompts : int, optional
         How many prompts of each label are drawn; all by default.
     seed : int
-        Of the draw, see `reclap.prompts.bank.sample`.
+        Seed of the draw, see `reclap.prompts.bank.sample`.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def prompts_of(
 
 
 def warn_of_unknown(tokenizer: Tokenizer, labels: Labels, prompts: Prompts) -> None:
-    """Log which labels, or prompts where they are given, a tokenizer knows no part of."""
+    """Log the labels, or given prompts, of which the tokenizer knows no part."""
     given = isinstance(labels, Mapping | PromptBank)
     asked = prompts if given else {label: [label.replace("_", " ")] for label in prompts}
     unknown = iter(tokenizer.unknown([text for group in asked.values() for text in group]))
@@ -84,7 +84,7 @@ class Scores:
     order : ndarray of int32, shape (n, k)
         The best labels of each sound, best first.
     attributions : list of Attribution or None
-        Of each sound, where asked for.
+        Weights of the prompts for each sound, if asked for.
     """
 
     scores: Floats
@@ -117,7 +117,7 @@ class Classes:
 
     @property
     def first(self) -> npt.NDArray[np.int32]:
-        """Where the prompts of each label begin, and how many there are, shape (labels + 1,)."""
+        """Index of the first prompt of each label, and their total, shape (labels + 1,)."""
         return np.cumsum([0, *map(len, self.prompts.values())], dtype=np.int32)
 
     def vectors(self) -> Floats:
@@ -132,7 +132,7 @@ class Classes:
         Parameters
         ----------
         context : Context
-            Of the core.
+            Context of the core.
         rows : ndarray of float32, shape (n, dim)
             Unit embeddings of sounds.
         scale : float

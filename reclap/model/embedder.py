@@ -38,7 +38,7 @@ _living: "weakref.WeakSet[Embedder]" = weakref.WeakSet()
 
 
 def _unlock() -> None:
-    """Free the locks that threads held which do not exist in the child of a fork."""
+    """Replace locks in the child of a fork, where their holders do not exist."""
     for embedder in _living:
         embedder._lock = threading.Lock()
 
@@ -292,7 +292,7 @@ class Embedder:
             yield from zip(keys, rows, strict=True)
 
     def _require_finite(self, rows: Floats, names: Sequence[Callable[[], object]]) -> None:
-        """ReclapError names the first row that is not finite: weights are, but may be too large."""
+        """Raise a ReclapError that names the first embedding that is not finite."""
         if core.all_finite(rows):
             return
         culprit = names[int(np.argmin(np.isfinite(rows).all(axis=1)))]()
@@ -355,12 +355,12 @@ def require_errors(errors: Errors) -> None:
 
 
 def pool(rows: Floats) -> Floats:
-    """Return the normalised mean of unit rows; a single row as it is."""
+    """Pool unit-length embeddings: their normalised mean; a single one as it is."""
     return rows if len(rows) == 1 else core.class_vectors(rows, [0, len(rows)])
 
 
 class _Pending:
-    """Sounds on their way: their names, embeddings of their windows, what is wrong with them."""
+    """Sounds in flight: names, embeddings of their windows, faults."""
 
     def __init__(self, dim: int) -> None:
         self._nothing = np.full(dim, np.nan, np.float32)
@@ -378,16 +378,16 @@ class _Pending:
             yield item
 
     def name(self, i: int) -> str:
-        """Return the name of a sound that was not taken yet."""
+        """Return the name of a sound in flight."""
         return shown_name(self._names[i - self._next])
 
     def add(self, rows: Iterable[tuple[int, Floats]]) -> None:
-        """Take embeddings of windows, each with the index of its sound."""
+        """Add embeddings of windows, each with the index of its sound."""
         for i, row in rows:
             self._parts.setdefault(i, []).append(row)
 
     def take(self, stop: int) -> list[Embedding]:
-        """Return what came of the sounds before index `stop` that were not taken yet."""
+        """Return the results of the sounds before index `stop` that were not taken yet."""
         complete = []
         for i in range(self._next, stop):
             parts, error = self._parts.pop(i, []), self.faults.pop(i, None)

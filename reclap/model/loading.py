@@ -1,4 +1,4 @@
-"""Load a model by what names it: bundled, a path, or an id of the Hugging Face hub."""
+"""Loading of models: bundled, by path, or from the Hugging Face hub."""
 
 import contextlib
 import dataclasses
@@ -137,14 +137,14 @@ def load(
 
 
 class Opening:
-    """How a model was loaded, to load it again: in another process, or as a copy.
+    """Arguments by which a model was loaded, to load it again in another process or as a copy.
 
     Parameters
     ----------
     options : dict
         The arguments of `load`.
     path : Path
-        What it found.
+        Path that was found.
     """
 
     def __init__(self, options: dict[str, Any], path: Path) -> None:
@@ -166,7 +166,7 @@ class Opening:
         return load(**self.options)
 
     def reduced(self, digest: str, text_digest: str) -> tuple[Any, ...]:
-        """Return what pickle keeps of a model of these digests."""
+        """Return the pickled state of a model with these digests."""
         return reopen, (self, digest, text_digest)
 
 
@@ -176,7 +176,7 @@ def reopen(opening: Opening, digest: str, text_digest: str) -> Model:
     Raises
     ------
     OSError, FormatError, ValueError
-        As `load`; FormatError also if the source is not what it was.
+        As `load`; FormatError also if the source has changed.
     """
     model = opening.load()
     for what, now, before in (
@@ -197,7 +197,7 @@ def _named(found: "Found", name: str) -> "Found":
 
 
 def _tokenizer(given: StrPath | None) -> Path | None:
-    """Return the file that a tokenizer is made of."""
+    """Return the file of a tokenizer."""
     if given is None or not Path(given).is_dir():
         return None if given is None else Path(given)
     found = find_tokenizer(Path(given))

@@ -1,4 +1,4 @@
-"""Embeddings of prompts, kept by the digest of what embeds them."""
+"""Cache of prompt embeddings, by the digest of the text tower."""
 
 import contextlib
 import hashlib
@@ -30,18 +30,18 @@ MOST = 10**9  # bytes of all embeddings of prompts in the cache folder
 
 
 class Encoder(Protocol):
-    """What embeds: a `Model`."""
+    """A `Model`, as far as the cache needs it."""
 
     @property
     def text_digest(self) -> str:
         """Equal digests give equal embeddings of texts."""
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
-        """Return unit rows."""
+        """Return unit-length embeddings."""
 
 
 class PromptEmbeddings:
-    """Embeddings of prompts: the last banks and lists in memory, what is large in the cache folder.
+    """Cache of prompt embeddings: recent banks in memory, large ones in the cache folder.
 
     Every bank goes into the folder, and lists of `STORED` prompts or more: below it embedding takes
     less than the digest of a model. A store (``docs/store.md``) of each model holds its prompts,
@@ -103,7 +103,7 @@ def _stored(model: Encoder, texts: list[str], *, progress: bool) -> dict[str, Fl
 
 
 def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
-    """Return the rows of the texts that are there, and whether the store is damaged."""
+    """Return the embeddings of cached texts, and whether the store is damaged."""
     try:
         store = Store(path)
         store.verify()
@@ -130,7 +130,7 @@ class _Keeper:
         self._writer: Writer | None = None
 
     def keep(self, rows: Floats, texts: list[str]) -> None:
-        """Append rows."""
+        """Append embeddings."""
         if self._path is None:
             return
         try:
@@ -144,7 +144,7 @@ class _Keeper:
             self._path = None
 
     def close(self) -> None:
-        """Put everything on disk, and see that the folder does not grow for ever."""
+        """Flush the store, and prune the cache folder."""
         if self._writer is not None:
             try:
                 self._writer.close()

@@ -1,4 +1,4 @@
-"""The weights of a model inside the core, in the type that it computes with."""
+"""Weights of a model in the core, in its compute type."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ Shapes = list[tuple[str, tuple[int, ...]]]
 
 
 def choose_dtype(dtype: Dtype | Literal["auto"]) -> Dtype:
-    """Return the type that a model computes with.
+    """Return the compute type of a model.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Weights:
     config : ClapConfig
         Says which there are.
     where : Path
-        What errors name; for weights the folder of a ``config.json``.
+        File that errors name; for weights the folder of a ``config.json``.
     read : callable
         From names and shapes to arrays of float32, in order.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6"}
@@ -80,7 +80,7 @@ class Weights:
     core : core.Model
         The model.
     kernel : str
-        What computes these products: ``"oneDNN"``, with ``", 7-bit weights"`` where int8 has these,
+        Engine of the products: ``"oneDNN"``, with ``", 7-bit weights"`` where int8 has these,
         or ``"amx"``, ``"avx512"``, ``"plain"`` for our own on tiles. ``RECLAP_AMX=0`` in the
         environment rules out ``"amx"``.
     values : dict of str to Lazy
@@ -131,7 +131,7 @@ class Weights:
         }
 
     def _watch(self, arrays: Iterable[Array]) -> Iterator[Array]:
-        """Yield what is read; show how far that is, and take what cannot be read back."""
+        """Yield the arrays that are read, with progress; keep those that cannot be read back."""
         size = sum(4 * math.prod(shape) for _, shape in self.shapes)
         with byte_bar(size, "weights", shown=self._progress) as bar:
             for (name, shape), array in zip(self.shapes, arrays, strict=True):

@@ -1,4 +1,4 @@
-"""Checkpoints that torch.save wrote, read without torch and without running anything in them.
+"""Reading of torch.save's checkpoints without torch, and without running anything in them.
 
 `read` returns the whole object, `state_dict` only the weights, `weights` also what is beside them.
 Tensors are read-only views of the mapped file, so what is not looked at (optimizer state above all)
@@ -70,7 +70,7 @@ def read(path: StrPath) -> Any:
 
 
 class _Finish:
-    """Replaces tensors by arrays. What is shared stays shared; cycles are refused."""
+    """Conversion of tensors to arrays; shared objects stay shared, cycles are refused."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -141,7 +141,7 @@ def state_dict(path: StrPath, skip: Iterable[str] = SKIPPED) -> dict[str, Array]
     Raises
     ------
     FormatError
-        As `weights`.
+        As for `weights`.
     FileNotFoundError
         If there is none.
 

@@ -1,4 +1,4 @@
-"""The two containers of torch checkpoints, mapped into memory: the zip file and the older sequence.
+"""Containers of torch checkpoints, memory-mapped: the zip file and the older sequence.
 
 The zip file has records ``NAME/data.pkl``, ``NAME/byteorder`` and, for each storage,
 ``NAME/data/KEY``. The older file is five pickles (a magic number, a version, the writer's sizes,
@@ -187,7 +187,7 @@ class _Zip:
         return np.frombuffer(out, np.uint8)
 
     def _begin(self, name: str) -> int:
-        """Return where the content of a record begins, behind its local header."""
+        """Return the offset of a record's content, behind its local header."""
         record = self.records[name]
         if record.flag_bits & 1:
             self.fault(f"record {shown(name)}: expected it stored or deflated, got it encrypted")

@@ -1,4 +1,4 @@
-"""The state of a pickle machine that builds data and nothing else.
+"""State of a pickle machine that builds data and nothing else.
 
 Nothing is imported and nothing of the pickle's choosing is called. A name that the pickle mentions
 becomes an `Opaque`; calling it runs one of the reader's own functions if the name is listed, and
@@ -64,7 +64,7 @@ class Pending(Opaque):
 
 
 class Budget:
-    """What reading one file may cost, whatever the file says.
+    """Budget of memory for reading one file, whatever the file says.
 
     Memory is 2 bytes for each byte of the file and 32 MiB for the objects; tensors may claim, by
     sharing or repeating bytes, 4 times what the file has and 32 MiB.
@@ -100,7 +100,7 @@ def shown(value: object) -> str:
 
 
 class Machine:
-    """What one pickle has built so far; `reclap.pickles.opcodes.run` runs it.
+    """Stack and memo of one pickle; `reclap.pickles.opcodes.run` runs it.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Machine:
     at : int
         The next byte; after the run the one behind the pickle.
     stack, marks, memo : list, list, dict
-        As in the pickle module; a mark is a length of the stack.
+        Stack of the pickle module; a mark is a length of the stack.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Machine:
         return Opaque(f"{module}.{name}")
 
     def call(self, callee: Any, arguments: Any) -> Any:
-        """Return what a listed function makes of the arguments, or a stand-in."""
+        """Return the result of a listed function, or a stand-in."""
         if not isinstance(callee, Opaque) or not isinstance(arguments, tuple):
             self.fault(f"expected a name and its arguments, got {shown(callee)}")
         self.budget.take(_OBJECT)

@@ -1,4 +1,4 @@
-"""The opcodes of pickles, protocols 0 to 5: a small function each, and the loop that runs them."""
+"""Opcodes of pickles, protocols 0 to 5, and the loop that runs them."""
 
 import codecs
 import re
@@ -21,7 +21,7 @@ def run(m: Machine) -> Any:
     Raises
     ------
     FormatError
-        Where the pickle is damaged, cut short, or asks for more than its budget.
+        If the pickle is damaged, truncated, or exceeds its budget.
     """
     for _ in range(_MOST_STEPS):
         code = m.opcode()

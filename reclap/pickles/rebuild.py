@@ -1,4 +1,4 @@
-"""What the names in a checkpoint stand for: tensors over mapped storages, NumPy values, containers.
+"""Objects that a checkpoint may name: tensors over mapped storages, NumPy values, containers.
 
 `CALLS` is the complete list of what a pickle can call; each entry is a function of this file.
 """
@@ -61,7 +61,7 @@ def is_size(value: object) -> bool:
 
 
 class Storage(Opaque):
-    """Bytes of a checkpoint that tensors are views of; not read before they are asked for.
+    """Storage of a checkpoint, of which tensors are views; read at first use.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Storage(Opaque):
     fetch : callable
         Returns the bytes, read-only uint8; all that are there.
     order : {'<', '>'}
-        Of the bytes of an item.
+        Byte order of an item.
     """
 
     __slots__ = ("_fetch", "_items", "budget", "kind", "numel", "order")

@@ -1,4 +1,4 @@
-"""Prompts that stand for labels: banks of them, ways to make them, rules to combine them."""
+"""Prompts of labels: banks, strategies that make them, aggregation rules."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Rules that make one score of a label out of the cosines with its several prompts.
+"""Aggregation rules: one score of a label from the cosines with its several prompts.
 
 Let c_kj be the cosine of a sound with prompt j of label k, of n_k unit embeddings t_kj, and s the
 model's factor from cosines to logits. A score is in the scale of cosines, so that the logit is s

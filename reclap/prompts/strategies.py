@@ -1,4 +1,4 @@
-"""Ways to make prompts of labels, by name; each gives a bank.
+"""Strategies that make prompts from labels, by name; each gives a bank.
 
 Wordings are our own: the papers named here fix ideas, not words, and where they let a language
 model choose words for each label, the lists below serve all labels alike.
@@ -37,7 +37,7 @@ def make(name: str, labels: Labels, template: str = TEMPLATE) -> PromptBank:
     name : {"template", "label", "label+description", "attributes", "sources", "bank"}
         The strategy; see the functions of this module.
     labels : list of str, mapping of str to list of str, or PromptBank
-        Labels, or what has some. "label+description" needs a bank with descriptions, "bank"
+        Labels, or a bank. "label+description" needs a bank with descriptions, "bank"
         needs prompts, the others look at the labels alone.
     template : str
         For "template"; contains ``{label}``.
@@ -45,7 +45,7 @@ def make(name: str, labels: Labels, template: str = TEMPLATE) -> PromptBank:
     Returns
     -------
     PromptBank
-        Of the strategy's name.
+        Bank with the name of the strategy.
 
     Raises
     ------

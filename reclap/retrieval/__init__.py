@@ -1,4 +1,4 @@
-"""Retrieval: files of embeddings, and the nearest of them."""
+"""Retrieval: files of embeddings and nearest-neighbour search."""
 
 from typing import TYPE_CHECKING
 

@@ -152,13 +152,13 @@ class Embeddings:
 
 
 def require_suffix(path: Path) -> None:
-    """Refuse a name that says nothing about the format, or something else."""
+    """Refuse a name whose suffix is no known format."""
     if path.suffix not in (".npz", store.SUFFIX):
         raise ValueError(f"{path}: expected a name that ends with .npz or {store.SUFFIX}")
 
 
 def require_short(items: Sequence[str]) -> None:
-    """Refuse items that an archive, where all are as long as the longest, would blow up."""
+    """Refuse items of very different lengths, which an archive would pad to the longest."""
     padded = 4 * len(items) * max(map(len, items), default=0)
     if padded > _MOST_PADDED and padded > 4 * sum(map(len, items)):
         raise ValueError(
@@ -203,7 +203,7 @@ def _from_archive(path: Path) -> Embeddings:
 
 
 def require_comparable(found: Embeddings, name: str) -> None:
-    """Refuse no embeddings, and rows that are not of length 1, whose products are no cosines."""
+    """Refuse empty files, and embeddings not of unit length, whose products are no cosines."""
     if not found.items:
         raise FormatError(f"{name}: no item")
     lengths = np.sqrt(np.einsum("ij,ij->i", found.rows, found.rows, dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Review by a person of what a language model wrote: a local page, or a terminal."""
+"""Review of generated texts by a person, on a local page or in a terminal."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What the review page is told, as JSON."""
+"""JSON interface of the review page."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ _STATUS = {"accept": "accepted", "reject": "rejected", "reopen": "new"}
 
 @dataclasses.dataclass(frozen=True)
 class Review:
-    """All that the page shows.
+    """State of the page.
 
     Attributes
     ----------
@@ -36,13 +36,13 @@ class Review:
 
 
 def plain(value: Any) -> bytes:
-    """Return JSON that is no HTML, should a browser ever take it for that."""
+    """Return JSON without characters that HTML would interpret."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
 
 
 def items(review: Review, key: Callable[[int], str]) -> dict[str, Any]:
-    """Return everything, with the order of the review; `key` gives what opens a label's clips."""
+    """Return all items and their order; `key` gives the key to a label's clips."""
     session = review.session
     labels = {label: n for n, label in enumerate(review.labels())}
     definitions = {item.label: item.definition for item in session.items}
@@ -72,7 +72,7 @@ def _clips(
 
 
 def _state(session: Session, index: int) -> dict[str, Any]:
-    """Return what a decision can change of an item."""
+    """Return the fields of an item that a decision can change."""
     prompt = session.items[index].prompt
     return {
         "text": prompt.text,
@@ -92,7 +92,7 @@ def _now(session: Session) -> dict[str, Any]:
 
 
 def decide(review: Review, request: Any) -> dict[str, Any]:
-    """Take a decision; return the items that it changed.
+    """Apply a decision; return the items that it changed.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def decide(review: Review, request: Any) -> dict[str, Any]:
     ValueError
         If the request is not that.
     ReclapError, OSError
-        As the methods of `Session`.
+        As for the methods of `Session`.
     """
     request = request if isinstance(request, dict) else {}
     do, revision = request.get("do"), request.get("revision")
@@ -134,7 +134,7 @@ def decide(review: Review, request: Any) -> dict[str, Any]:
 
 
 def nearest(review: Review, index: int) -> dict[str, Any]:
-    """Return what lies near an item; see `Neighbours.nearest`."""
+    """Return the nearest items of an item; see `Neighbours.nearest`."""
     if index >= len(review.session.items):
         raise ValueError(f"item {index}; expected 0 to {len(review.session.items) - 1}")
     found = review.neighbours.nearest(index)

@@ -1,4 +1,4 @@
-"""The checks of what a language model writes, for one text of a review."""
+"""Checks of one text in a review."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ class Checker:
         self._labels, self._sense = labels, sense
 
     def findings(self, item: Item, text: str, siblings: Sequence[str]) -> list[Finding]:
-        """Return what is wrong with a text, beside those that stand for the same label."""
+        """Return the faults of a text, given the other texts of its label."""
         if item.kind == "rewrite":
             return check_rewrite(item.label, text, sense=self._sense)
         check = check_description if item.kind == "description" else check_prompt
@@ -37,5 +37,5 @@ class Checker:
         )
 
     def flags(self, item: Item, text: str, siblings: Sequence[str]) -> tuple[str, ...]:
-        """Return the same as flags of a bank."""
+        """Return the faults as flags of a bank."""
         return tuple(map(str, self.findings(item, text, siblings)))

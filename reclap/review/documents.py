@@ -29,7 +29,7 @@ class Item:
     kind : {"description", "prompt", "rewrite"}
         Kind of the text.
     label : str
-        Its label; for a rewrite the original caption.
+        Label of the text; for a rewrite the original caption.
     prompt : Prompt
         The text with its status, flags and origin.
     definition : str
@@ -85,7 +85,7 @@ def open_document(path: StrPath) -> Document:
     Returns
     -------
     Document
-        Its items, and how to write them back.
+        Document with its items.
 
     Raises
     ------
@@ -190,14 +190,14 @@ class _Rewrites:
 
 
 def _doubts(at: str, given: Any) -> dict[str, tuple[str, ...]]:
-    """Return the flags of texts that stand in a row's column for them."""
+    """Return the flags of texts from a row's column."""
     if isinstance(given, dict) and all(isinstance(flags, list) for flags in given.values()):
         return {text: tuple(map(str, flags)) for text, flags in given.items()}
     raise FormatError(f"{at}: {FLAGS}: expected an object of lists")
 
 
 def _new(captions: Sequence[Caption], doubts: Mapping[str, tuple[str, ...]]) -> list[list[Prompt]]:
-    """Return rewrites that nobody has reviewed, with their flags or what the checks say."""
+    """Return unreviewed rewrites, with their flags or those of the checks."""
     return [
         [
             Prompt(text, flags=doubts.get(text) or tuple(map(str, check_rewrite(c.text, text))))
@@ -208,7 +208,7 @@ def _new(captions: Sequence[Caption], doubts: Mapping[str, tuple[str, ...]]) -> 
 
 
 def _reviewed(at: str, review: Any, captions: Sequence[Caption]) -> list[list[Prompt]]:
-    """Return the rewrites of a row with what an earlier review says of them."""
+    """Return the rewrites of a row with the decisions of an earlier review."""
     is_list = isinstance(review, list) and all(isinstance(group, list) for group in review)
     if not is_list or len(review) != len(captions):
         raise FormatError(f"{at}: review: expected a list of {len(captions)} lists")
@@ -227,7 +227,7 @@ def _in_use(prompts: Iterable[Prompt]) -> list[str]:
 
 
 def _decided(row: dict[str, Any], groups: Sequence[Sequence[Prompt]]) -> dict[str, Any]:
-    """Return a row as it is after the review."""
+    """Return a row with the decisions of the review."""
     if not any(groups):
         return row
     kept = {name: value for name, value in row.items() if name != FLAGS}

@@ -1,4 +1,4 @@
-"""Example sounds of each label, for the reviewer's ear."""
+"""Example sounds of each label."""
 
 import difflib
 import errno
@@ -69,7 +69,7 @@ def clips_of(items: Iterable[Item], source: Path | None) -> dict[str, list[Path]
 
 
 def _report_strangers(source: Path, named: Iterable[str], labels: Iterable[str]) -> None:
-    """Log which names are no label of the review, and which label each may have meant."""
+    """Log the names that are no label of the review, with the likeliest label."""
     keys = {_key(label): label for label in labels}
     strangers = sorted(set(named) - set(keys))
     if strangers:

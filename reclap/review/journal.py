@@ -1,4 +1,4 @@
-"""Decisions of a review, kept beside the reviewed file before they count.
+"""Journal of a review's decisions, written beside the reviewed file.
 
 A SQLite file (`reclap.io.records`) of two tables: ``steps``, each ``{"do": [[index, {old fields},
 {new fields}], ...]}``, ``{"undo": true}`` or ``{"redo": true}``; and ``marks`` around each writing
@@ -43,7 +43,7 @@ def digest(path: Path) -> str:
 
 
 class Journal:
-    """The decisions on one file; open in one process at a time.
+    """Journal of one file, open in one process at a time.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Journal:
         return [], []
 
     def append(self, step: dict[str, Any]) -> None:
-        """Put a step on disk.
+        """Write a step.
 
         Raises
         ------
@@ -126,12 +126,12 @@ class Journal:
             _insert(connection, step)
 
     def mark_saving(self, state: str, steps: int) -> None:
-        """Keep that the file will have this digest, with so many steps in it."""
+        """Record the digest that the file will have, with so many steps in it."""
         with self._records.writing() as connection:
             _mark(connection, "saving", state, steps)
 
     def mark_saved(self, state: str, steps: int) -> None:
-        """Keep that the file has this digest."""
+        """Record the digest of the file."""
         with self._records.writing() as connection:
             _save(connection, state, steps)
 
@@ -140,7 +140,7 @@ class Journal:
         self._records.close()
 
     def _take_over(self, old: Path) -> None:
-        """Read the journal of an earlier version, and remove it once its content is here."""
+        """Import the journal of an earlier version, and remove it."""
         if not old.is_file():
             return
         with self._records.reading() as connection:
@@ -182,7 +182,7 @@ def _step(where: str, text: str) -> dict[str, Any]:
 
 
 def _old_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a journal of lines, without a last one that an interrupted writing left incomplete."""
+    """Read a journal of lines, without an incomplete last one."""
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
     lines = [_old_line(f"{path}:{n}", text) for n, text in enumerate(whole, 1)]

@@ -1,4 +1,4 @@
-"""Which text of another label comes nearest, by a text tower; embedded in the background."""
+"""Nearest neighbours of reviewed texts, by a text tower, embedded in the background."""
 
 import dataclasses
 import logging
@@ -18,13 +18,13 @@ __all__ = ["Near", "Nearest", "Neighbours"]
 log = logging.getLogger(__name__)
 
 
-BATCH = 32  # texts embedded in one go, so that a question never waits long
-PAUSE = 0.01  # seconds between them, in which the question gets its turn: locks are not fair
+BATCH = 32  # texts per call of the text tower, so that `nearest` never waits long
+PAUSE = 0.01  # s between batches, in which `nearest` can take the (unfair) lock
 
 
 @dataclasses.dataclass(frozen=True)
 class Near:
-    """A text that comes near: its index, and the cosine of both embeddings."""
+    """A near text: its index, and the cosine of both embeddings."""
 
     index: int
     similarity: float
@@ -32,14 +32,14 @@ class Near:
 
 @dataclasses.dataclass(frozen=True)
 class Nearest:
-    """What lies near an item.
+    """Nearest neighbours of an item.
 
     Attributes
     ----------
     other, own : Near, optional
         The nearest text of another label and of its own, of the same kind and not rejected.
     share : float
-        Of all texts, those that were compared already; 1 at the end.
+        Share of all texts that have been embedded; 1 at the end.
     problem : str
         Why the rest will not be compared, or nothing.
     """
@@ -75,7 +75,7 @@ class Neighbours:
         threading.Thread(target=self._work, name="reclap-nearest", daemon=True).start()
 
     def nearest(self, index: int) -> Nearest:
-        """Return what lies near an item, among the texts embedded so far."""
+        """Return the nearest neighbours of an item among the texts embedded so far."""
         items = self._session.items
         if self._texts[index] != items[index].prompt.text and not self._try([index]):
             return Nearest(None, None, self._share(), self._problem)
@@ -103,7 +103,7 @@ class Neighbours:
                 time.sleep(PAUSE)
 
     def _try(self, indices: list[int]) -> bool:
-        """Embed texts; keep what goes wrong, which must not end the thread, as the problem."""
+        """Embed texts; store an exception as the problem, so that the thread goes on."""
         try:
             self._take(indices)
         except Exception as error:
@@ -114,7 +114,7 @@ class Neighbours:
         return True
 
     def _stale(self) -> list[list[int]]:
-        """Return the indices whose text has no row yet, in the order of the review, in batches."""
+        """Return the indices of texts not yet embedded, in the order of the review, in batches."""
         items = self._session.items
         indices = [i for i in self._session.queue() if self._texts[i] != items[i].prompt.text]
         return [indices[i : i + BATCH] for i in range(0, len(indices), BATCH)]

@@ -22,12 +22,12 @@ __all__ = ["asker"]
 def asker(
     llm: Session, sampling: Sampling, labels: Sequence[str], sense: Sense | None
 ) -> Callable[[Item, str, Sequence[str]], Prompt]:
-    """Return what `reclap.review.session.Session` asks for another text.
+    """Return the `ask` argument of `reclap.review.Session`.
 
     Parameters
     ----------
     llm : Session
-        Whom to ask.
+        Session with the language model.
     sampling : Sampling
         How, and how often.
     labels : sequence of str

@@ -1,4 +1,4 @@
-"""The review page: who may ask, and what is answered.
+"""Server of the review page, and its access control.
 
 Only this machine can connect. The page itself holds nothing of the review and is given to whoever
 asks with a Host header that names this server, which a foreign name that resolves to 127.0.0.1
@@ -63,12 +63,12 @@ _HEADERS = {
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a review to browsers of this machine.
+    """HTTP server of a review, for browsers on this machine.
 
     Parameters
     ----------
     review : Review
-        What is served.
+        State of the page.
     port : int
         0 takes any that is free.
 
@@ -90,17 +90,17 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_port}/#{self.token}"
 
     def clip_key(self, label: int) -> str:
-        """Return what opens the clips of a label; tells nothing of the token."""
+        """Return the key to the clips of a label, from which the token cannot be derived."""
         return hmac.new(self.token.encode(), f"clip {label}".encode(), "sha256").hexdigest()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say what went wrong on standard error, unless the browser just went away."""
+        """Report an error on standard error, unless the browser closed the connection."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             traceback.print_exc()
 
 
 class _Refused(Exception):
-    """A request that is not answered, with the reason."""
+    """Error of a request that is refused."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -117,7 +117,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(self._get)
 
     def do_POST(self) -> None:
-        """Take a decision."""
+        """Apply a decision."""
         self._answer(self._post)
 
     def _refuse_method(self) -> None:
@@ -127,7 +127,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_DELETE = do_HEAD = do_OPTIONS = do_PATCH = do_PUT = _refuse_method
 
     def _answer(self, work: Any) -> None:
-        """Do a request; whatever goes wrong becomes one line, never a traceback to the client."""
+        """Handle a request; errors become one line, never a traceback to the client."""
         try:
             work(urllib.parse.urlsplit(self.path))
         except _Refused as refused:
@@ -274,7 +274,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send_json({"error": reason}, status)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what the base class refuses, without repeating any of it."""
+        """Answer requests that the base class refuses, without repeating any of them."""
         self.close_connection = True
         self._send_error(HTTPStatus(code), HTTPStatus(code).phrase)
 
@@ -291,7 +291,7 @@ def _is_same(given: str, secret: str) -> bool:
 
 
 def _part(f: IO[bytes], size: int) -> bytes:
-    """Read on; nothing where a file has shrunk or cannot be read on, past the answer's head."""
+    """Read the next bytes; none if the file has shrunk or cannot be read any further."""
     with contextlib.suppress(OSError):
         return f.read(size)
     return b""

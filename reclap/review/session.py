@@ -82,7 +82,7 @@ class Session:
     Raises
     ------
     ReclapError, FormatError
-        As `Journal`.
+        As for `Journal`.
 
     Examples
     --------
@@ -241,7 +241,7 @@ class Session:
         ValueError
             If the text is empty or too long, or there is no such item.
         StaleError, OSError
-            As `decide`.
+            As for `decide`.
         """
         text = " ".join(text.split())
         if not 0 < len(text) <= LONGEST:
@@ -284,7 +284,7 @@ class Session:
         ValueError
             If there is no such item.
         StaleError, OSError
-            As `decide`.
+            As for `decide`.
         """
         if self._ask is None:
             raise ReclapError("no language model to ask: start reclap review with --ask")
@@ -315,7 +315,7 @@ class Session:
         Raises
         ------
         StaleError, OSError
-            As `decide`.
+            As for `decide`.
         """
         with self._current(revision):
             return self._note({"undo": True} if self._past else None)
@@ -336,14 +336,14 @@ class Session:
         Raises
         ------
         StaleError, OSError
-            As `decide`.
+            As for `decide`.
         """
         with self._current(revision):
             return self._note({"redo": True} if self._future else None)
 
     @contextlib.contextmanager
     def _current(self, revision: int) -> Iterator[None]:
-        """Hold the lock for a caller that has seen the present revision."""
+        """Hold the lock, for a caller that has seen the present revision."""
         with self._lock:
             if revision != self.revision:
                 raise StaleError("something was decided elsewhere since")
@@ -355,7 +355,7 @@ class Session:
                 raise ValueError(f"item {index}; expected 0 to {len(self.items) - 1}")
 
     def _beside(self, item: Item) -> list[str]:
-        """Return the other texts of the same kind that stand for the same label."""
+        """Return the other texts of the same kind and label."""
         return [
             other.prompt.text
             for other in self.items
@@ -369,7 +369,7 @@ class Session:
         return self._note({"do": listed} if listed else None)
 
     def _note(self, step: dict[str, Any] | None) -> Decision:
-        """Put a step on disk, then follow it."""
+        """Write a step to the journal, then apply it."""
         if self._is_closing:
             raise ReclapError("this review has ended")
         if step is None:
@@ -381,7 +381,7 @@ class Session:
         return Decision(indices, self.revision)
 
     def _follow(self, step: dict[str, Any], *, is_in_file: bool = False) -> list[int]:
-        """Bring history, and items that do not show it yet, to where a step leads."""
+        """Apply a step to the history, and to the items unless they have it already."""
         if "do" in step:
             changes, new = step["do"], True
             self._past.append(changes)
@@ -399,7 +399,7 @@ class Session:
         return [index for index, _, _ in changes]
 
     def _replay(self) -> None:
-        """Follow the decisions of earlier sittings."""
+        """Apply the decisions of earlier sessions."""
         try:
             for step in self._journal.past:
                 self._follow(step, is_in_file=True)
@@ -425,7 +425,7 @@ class Session:
                 self.problem = one_line(error)
 
     def _is_due(self) -> bool:
-        """Wait for a decision, and a moment more; false at the end of the review."""
+        """Wait for a decision and the pause after it; false at the end of the review."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_unsaved or self._is_closing)
             self._changed.wait_for(lambda: self._is_closing, self._pause)
@@ -453,7 +453,7 @@ class Session:
         self._journal.mark_saved(state, steps)
 
     def close(self) -> None:
-        """Write what is not yet in the file, and let other processes review it.
+        """Write the remaining decisions to the file, and release it to other processes.
 
         Raises
         ------

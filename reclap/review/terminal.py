@@ -1,4 +1,4 @@
-"""Review line by line in a terminal, where there is no browser."""
+"""Review in a terminal, line by line."""
 
 from typing import TextIO
 
@@ -18,16 +18,16 @@ _STATUS = {"a": "accepted", "r": "rejected", "o": "new"}
 
 
 class Terminal:
-    """A review as questions and answers; needs nothing of the terminal but lines.
+    """Review as questions and answers, for terminals without any features.
 
     Parameters
     ----------
     session : Session
     neighbours : Neighbours
     lines : text file
-        What the reviewer types; its end ends the review.
+        Input of the reviewer; its end ends the review.
     out : text file
-        What the reviewer sees.
+        Output to the reviewer.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Terminal:
         self._show()
 
     def _follow(self, decision: Decision) -> None:
-        """Go to what an undo or redo has changed."""
+        """Go to the item that an undo or redo has changed."""
         if not decision.changed:
             return self._say("nothing more")
         if self._queue[self._at] not in decision.changed:
@@ -129,7 +129,7 @@ class Terminal:
             self._say(f"  {title} ({near.similarity:.2f}): {item.label}: {item.prompt.text}")
 
     def _say(self, text: str) -> None:
-        """Write lines, with whatever could steer a terminal spelled out."""
+        """Write lines, with control characters escaped."""
         self._out.write(printable(text) + "\n")
 
     def _read(self, question: str) -> str | None:

@@ -1,1 +1,1 @@
-"""What runs beneath everything else: shared libraries, threads, prefetching, progress bars."""
+"""Runtime: shared libraries, threads, prefetching, progress bars."""

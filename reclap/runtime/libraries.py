@@ -1,4 +1,4 @@
-"""Find the shared libraries that wheels carry: oneDNN for the C core, libsndfile for decoding.
+"""Loading of shared libraries: oneDNN for the C core, libsndfile for decoding.
 
 A wheel's library lies where no loader looks: in ``lib`` of a virtual environment or of a user
 installation. The package metadata knows the path in all of them.

@@ -28,7 +28,7 @@ def bar(
     initial : int
         Items done before.
     unit : str
-        What one item is called.
+        Name of one item.
     shown : bool
         Otherwise the bar does nothing.
     leave : bool

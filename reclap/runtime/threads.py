@@ -1,4 +1,4 @@
-"""The default number of threads: processors of this process, and the quota of its container."""
+"""Default number of threads: processors of this process within the quota of its container."""
 
 import contextlib
 import math
@@ -29,7 +29,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
     Parameters
     ----------
     root : Path
-        Of the file system that has ``proc`` and ``sys``.
+        Root of the file system with ``proc`` and ``sys``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Stores of embeddings: folders that grow row by row and survive being killed.
+"""Stores of embeddings: appendable folders that survive a kill.
 
 The format is specified in ``docs/store.md``. Stores keep what ``reclap embed`` computes, features
 of captions during training, and embeddings of prompts between calls.

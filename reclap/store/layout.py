@@ -1,4 +1,4 @@
-"""Layout of a store on disk: its files, its header, and which rows of it are complete."""
+"""Layout of a store on disk: files, header, index of complete rows."""
 
 import dataclasses
 import logging
@@ -161,13 +161,13 @@ class Part:
         ]
 
     def metadata(self, i: int) -> Any:
-        """Return what was appended with a row."""
+        """Return the metadata of a row."""
         _, begin, end = self._span(i)
         where = f"{self.folder}: metadata of row {i}"
         return parse_json(where, self._text[begin:end].tobytes()) if end > begin else None
 
     def count_intact(self, start: int, stop: int) -> int:
-        """Return the first row from `start` on that its checksums do not confirm, or `stop`."""
+        """Return the index of the first damaged row from `start` on, or `stop`."""
         for i in range(start, stop):
             record, (begin, _, end) = self.index[i : i + 1].tobytes(), self._span(i)
             crc = checksum(self.rows[i].tobytes(), self._text[begin:end].tobytes())
@@ -189,7 +189,7 @@ def _map(path: Path) -> Rows:
 
 
 def _count_ordered(index: Rows, text_size: int) -> int:
-    """Return the number of records before the first whose text begins, ends or lies elsewhere."""
+    """Return the number of consistent records before the first inconsistent one."""
     ends, items = index["end"], index["item_end"]
     begins = np.concatenate([np.zeros(1, ends.dtype), ends[:-1]])[: len(ends)]
     bad = (items < begins) | (ends < items) | (ends > text_size)

@@ -1,4 +1,4 @@
-"""Reader of stores: one of them, or several of one model merged."""
+"""Reader of stores, one or several of one model merged."""
 
 import bisect
 import functools

@@ -102,7 +102,7 @@ class Writer:
                     raise FileExistsError(f"{self.path}: a folder with {found.name}, no store")
 
     def _refuse_headless(self) -> None:
-        """Refuse rows without a header, which would be cut off."""
+        """Refuse a store whose header is missing, since its rows would be truncated."""
         for name in (INDEX, ROWS, TEXT):
             path = self.path / name
             if path.is_file() and path.stat().st_size:
@@ -112,7 +112,7 @@ class Writer:
                 )
 
     def _begin(self) -> None:
-        """Write or compare the header, and cut off what is incomplete."""
+        """Write or compare the header, and truncate incomplete rows."""
         part = Part(self.path) if (self.path / HEADER).is_file() else None
         if part is not None and len(part.index) and part.header != self.header:
             raise ReclapError(
@@ -207,7 +207,7 @@ class Writer:
         _write_all(self._index, records.tobytes())
 
     def _take(self, items: Sequence[str], texts: list[tuple[bytes, bytes]]) -> None:
-        """Count the rows whose records were written, and cut off what else was."""
+        """Count the rows whose records were written, and truncate the others."""
         added = self._index.tell() // RECORD.itemsize - len(self)
         self._items.extend(items[:added])
         self._end += sum(len(item) + len(note) for item, note in texts[:added])
@@ -301,7 +301,7 @@ def fill(
     Raises
     ------
     OSError, ValueError
-        As `Writer.append`.
+        As for `Writer.append`.
 
     Examples
     --------

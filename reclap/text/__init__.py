@@ -1,4 +1,4 @@
-"""Texts on their way to a tower: prompts, tokenizers, the vocabularies they are made of."""
+"""Texts: prompts, tokenizers, vocabularies."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""SentencePiece's model files: pieces, scores and the table of character normalisation.
+"""Reading of SentencePiece's model files: pieces, scores, character normalisation.
 
 Such a file is one message in protobuf's wire format (``sentencepiece_model.proto`` of
 google/sentencepiece), of which three fields count: ``pieces`` (1), in each of them ``piece`` (1)

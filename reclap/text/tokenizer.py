@@ -55,7 +55,7 @@ def check_texts(texts: Sequence[str], name: str = "texts", *, least: int = 1) ->
     texts : sequence of str
         The argument.
     name : str
-        Its name in messages.
+        Name of the argument in messages.
     least : int
         Least number of strings.
 
@@ -97,7 +97,7 @@ def check_texts(texts: Sequence[str], name: str = "texts", *, least: int = 1) ->
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell whether there are no lone surrogates, as file names with stray bytes bring them."""
+    """Tell whether a text has no lone surrogates, which file names with stray bytes have."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -142,7 +142,7 @@ class Tokenizer:
     Attributes
     ----------
     path : Path
-        As given.
+        The file, as given.
 
     Raises
     ------
@@ -274,7 +274,7 @@ class Tokenizer:
         return [set(encoding.tokens) <= _UNKNOWN for encoding in found]
 
     def _encode(self, texts: Sequence[str]) -> list[Any]:
-        """Encode one by one: a batch would start the library's threads, which know no bound.
+        """Encode one by one: a batch would start the library's threads, whose number is unbounded.
 
         They would also not survive a fork. A text takes 0.04 ms, its embedding a hundred times
         that.

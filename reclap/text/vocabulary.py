@@ -1,4 +1,4 @@
-"""Tokenizers from the files that text models come with: tokenizer.json, or vocabularies alone.
+"""Building of tokenizers from tokenizer.json or vocabularies.
 
 Many folders of RoBERTa, GPT-2, CLIP, BERT and T5 hold the older files only: ``vocab.json`` with
 ``merges.txt``, ``vocab.txt``, or ``spiece.model``. What else a tokenizer is made of (how text is

@@ -1,4 +1,4 @@
-"""Training: recipes, batches, one step, the loop around it."""
+"""Training: recipes, batches, steps, the training loop."""
 
 from typing import TYPE_CHECKING
 

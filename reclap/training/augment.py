@@ -1,4 +1,4 @@
-"""Random changes to spectrograms: level, colour, noise, mixtures and the captions of mixtures.
+"""Augmentation of spectrograms: level, colour, noise, mixtures and their captions.
 
 Spectrograms hold mel *power*, not decibels, so that sounds add: the power of a sum of unrelated
 sounds is on average the sum of their powers. Nothing is decoded or transformed again for a mixture,

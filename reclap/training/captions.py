@@ -1,4 +1,4 @@
-"""Features of captions: what the frozen text tower makes of them, kept on disk."""
+"""Caption features of the frozen text tower, cached on disk."""
 
 import itertools
 import shutil

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its checkpoints, and what a killed process left in it."""
+"""Run folder: lock, checkpoints, recovery after a kill."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ class Checkpoint:
         Step at which the schedule of the learning rate began: 0, or where a finished run was
         extended.
     version : int
-        Of `recipe`.
+        Format of `recipe`.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Identity of a run: digests of its files, and where two identities differ."""
+"""Identity of a run: digests of its files, and the difference of two identities."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What training begins with, where that is another model: all of it, or one of its towers."""
+"""Initialisation of training from another model, or from one of its towers."""
 
 import logging
 from pathlib import Path
@@ -102,7 +102,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     wanted : AudioTower
         The tower in training.
     front : AudioConfig
-        Its front end.
+        Front end of the model.
 
     Raises
     ------

@@ -43,7 +43,7 @@ def initial_values(
     Parameters
     ----------
     parameters : sequence of (name, shape, kind)
-        As ``core.Model.parameters()`` lists them.
+        Parameters, as ``core.Model.parameters()`` lists them.
     seed : int
         Seed; each parameter has a random stream of its own, so adding one changes no other.
     init : {"xavier_uniform", "trunc_normal"}

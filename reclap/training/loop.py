@@ -1,6 +1,6 @@
-"""Train a model by a recipe: initial values, schedule, loop, log, checkpoints, continuation.
+"""Training loop: initialisation, schedule, log, checkpoints, resuming.
 
-An output folder holds ``log.jsonl``, ``captions.store`` (what the frozen text tower makes of the
+An output folder holds ``log.jsonl``, ``captions.store`` (features of the frozen text tower for the
 captions) and folders like ``step-0000001000``: complete models, and beside these
 ``state.safetensors`` (weights, moments) and ``state.json`` (step, recipe). The link ``last`` names
 the newest one. A folder gets its name only when all of it is on disk, so a run that is killed at

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of what they are for."""
+"""Random generators as a pure function of seed, purpose and index."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:
     Parameters
     ----------
     seed : int
-        Of the run, 0 to 2**64 - 1.
+        Seed of the run, 0 to 2**64 - 1.
     purpose : int
         One of the constants of this module.
     *index : int

@@ -1,4 +1,4 @@
-"""Mel power of whole clips for training: decoded once, kept in memory; and of noise."""
+"""Cache of spectrograms for training: mel power of whole clips, and of noise."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""The text tower of a model on its own."""
+"""Text encoder: the text tower of a model on its own."""
 
 import functools
 import hashlib
@@ -58,7 +58,7 @@ class TextEncoder:
         self, folder: StrPath, threads: int | None = None, *, progress: bool = False
     ) -> None:
         folder = self.folder = Path(folder)
-        self._place, self._progress = folder.absolute(), progress
+        self._path, self._progress = folder.absolute(), progress
         self.threads = default_threads() if threads is None else threads
         self.config = model_folder.read_config(folder)
         width = self.config.text.width
@@ -76,8 +76,8 @@ class TextEncoder:
         self._tokenizer = Tokenizer(folder / model_folder.TOKENIZER, self.config.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle where the tower lies, and its digest."""
-        return _reopen, (self._place, self.threads, self.digest)
+        """Pickle the folder and the digest."""
+        return _reopen, (self._path, self.threads, self.digest)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -118,7 +118,7 @@ class TextEncoder:
 
 
 def _reopen(folder: Path, threads: int, digest: str) -> TextEncoder:
-    """Read a pickled tower again; FormatError if it is not what it was."""
+    """Read a pickled tower again; FormatError if it has changed."""
     encoder = TextEncoder(folder, threads)
     if encoder.digest != digest:
         raise FormatError(

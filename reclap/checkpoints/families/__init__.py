@@ -1,1 +1,1 @@
-"""Checkpoints of other projects: how they name and lay out what ours holds."""
+"""Checkpoints of other projects, converted to our configuration and tensor names."""

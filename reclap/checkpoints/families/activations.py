@@ -1,4 +1,4 @@
-"""Activations by the names that transformers has for them."""
+"""Activations by transformers' names."""
 
 from reclap.config.ranges import Activation
 from reclap.errors import FormatError
@@ -26,9 +26,9 @@ def activation_of(
     Parameters
     ----------
     key : str
-        What the setting is called, for the message.
+        Name of the setting, for the message.
     value : object
-        What it says.
+        Value of the setting.
     extra : dict, optional
         Further names.
 

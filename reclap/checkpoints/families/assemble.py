@@ -1,4 +1,4 @@
-"""A checkpoint of another project, cut into towers and heads, and put together as ours."""
+"""Assembly of a model from the towers and heads of another project's checkpoint."""
 
 import dataclasses
 import math
@@ -31,13 +31,13 @@ class Found:
     Attributes
     ----------
     family : str
-        What it is.
+        Configuration of the model.
     config : ClapConfig
         Inferred.
     tensors : dict of str to ndarray
         By our names.
     tokenizer : Path or None
-        What a tokenizer can be made of, if it lies beside the checkpoint.
+        File of the tokenizer, if one lies beside the checkpoint.
     ignored : dict of str to str
         Tensors that are not used, and why.
     upstream : AudioConfig or None
@@ -102,7 +102,7 @@ def scalar(name: str, tensor: Stored) -> Array:
 
 
 def assemble(parts: Parts) -> Found:
-    """Put towers and heads of LAION-CLAP's kind together.
+    """Assemble towers and heads of LAION-CLAP's kind.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Cnn14 in the checkpoints of MS-CLAP 2022 and LAION-CLAP, to our names."""
+"""Conversion of Cnn14 from the checkpoints of MS-CLAP 2022 and LAION-CLAP."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects: what they are, and their tensors by our names.
+"""Detection of the family of another project's checkpoint, and reading by it.
 
 Three layouts are known: the state dicts of LAION-CLAP (also of ReCLAP and CompA-CLAP), of MS-CLAP
 and of transformers' ClapModel, in a file that torch.save or safetensors wrote, and a folder of
@@ -52,7 +52,7 @@ def read(path: Path, compat: str | None = None, text_activation: str | None = No
 
 
 def contents_of(path: Path) -> tuple[Tensors, list[str]]:
-    """Return the tensors of a file, by the names in it, and what else it holds; see `read`."""
+    """Return the tensors of a file by the names in it, and its other entries; see `read`."""
     if path.suffix == ".safetensors":
         return model_folder.read_tensors(path), []
     return pickles.weights(path)
@@ -69,7 +69,7 @@ def _file(path: Path, text_activation: str | None) -> Found:
 
 
 def _unwrapped(path: Path, tensors: Tensors) -> tuple[Tensors, list[str]]:
-    """Return the tensors without the prefix of what is around the model, and other names."""
+    """Return the tensors without the prefix of a wrapper, and other names."""
     prefixes = {
         name[:at]
         for name in tensors

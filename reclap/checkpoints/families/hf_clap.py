@@ -1,4 +1,4 @@
-"""A folder of transformers' ClapModel."""
+"""Reading of transformers' ClapModel."""
 
 import dataclasses
 import sys
@@ -144,7 +144,7 @@ def _activation(path: Path, name: str, part: Mapping[str, Any]) -> Activation:
 
 
 def _heads(path: Path, text_part: Mapping[str, Any]) -> dict[str, int]:
-    """Return what config.json says of heads; without one they are 64 wide."""
+    """Return the number of heads in config.json; without one they are 64 wide."""
     return {"heads": _number(path, text_part, "num_attention_heads", 12)} if text_part else {}
 
 
@@ -165,7 +165,7 @@ def _number(path: Path, part: Mapping[str, Any], name: str, default: float) -> A
 
 
 def _most_tokens(folder: Path) -> int:
-    """Return where the folder's tokenizer cuts texts; the positions bound it where it does not."""
+    """Return the length at which the folder's tokenizer truncates, or the number of positions."""
     path = folder / _TOKENIZER
     said = files.read_json(path).get("model_max_length") if path.is_file() else None
     return said if type(said) is int and said >= FEWEST_TOKENS else sys.maxsize

@@ -1,4 +1,4 @@
-"""A model's settings in the words of transformers' ClapModel: config.json and front end.
+"""Settings of transformers' ClapModel: config.json and preprocessor_config.json.
 
 One description serves both ways: a folder is written with it, and what config.json of a folder says
 is compared with it, after the sizes were read off the tensors.
@@ -25,7 +25,7 @@ _FREE = ("hidden_act",)  # which no tensor tells; transformers has several names
 
 @dataclasses.dataclass(frozen=True)
 class Extractor:
-    """What preprocessor_config.json says, with the defaults of ``ClapFeatureExtractor``."""
+    """Settings of preprocessor_config.json, with the defaults of ``ClapFeatureExtractor``."""
 
     feature_size: int = 64
     sampling_rate: int = 48000
@@ -39,13 +39,13 @@ class Extractor:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str) -> "Extractor":
-        """Take the known settings of a file; FormatError if one is ill-typed."""
+        """Read the known settings of a file; FormatError if one is ill-typed."""
         known = {field.name for field in dataclasses.fields(cls)}
         return from_mapping(cls, {k: v for k, v in data.items() if k in known}, where)
 
     @classmethod
     def from_front(cls, front: AudioConfig) -> "Extractor":
-        """Return the settings of a front end, as far as they can be said."""
+        """Return the settings of a front end, as far as they can be expressed."""
         return cls(
             feature_size=front.mels,
             sampling_rate=front.rate,
@@ -88,7 +88,7 @@ class Extractor:
 
 
 def described(config: ClapConfig) -> dict[str, Any]:
-    """Return what config.json says of the sizes and kinds of a model that fits ClapModel."""
+    """Return the config.json of a model that fits ClapModel."""
     if not isinstance(config.audio, HtsatConfig):
         raise TypeError(f"ClapModel has no audio tower {config.audio.kind}")
     return {
@@ -134,7 +134,7 @@ def _audio(tower: HtsatConfig) -> dict[str, Any]:
 
 
 def contradictions(config: ClapConfig, says: Mapping[str, Any]) -> list[str]:
-    """Return where config.json differs from what the tensors have, with both values."""
+    """Return the settings in which config.json and the tensors differ, with both values."""
     wrong = []
     for name, have in described(config).items():
         part = says.get(name)

@@ -1,4 +1,4 @@
-"""A model as a folder of transformers' ClapModel."""
+"""Export of a model as a folder of transformers' ClapModel."""
 
 import dataclasses
 import json
@@ -89,7 +89,7 @@ def write(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes |
     folder : Path
         Made whole if absent; else its files are replaced, and only once all are on disk.
     config : ClapConfig
-        Of the model.
+        The model.
     tensors : mapping of str to ndarray
         By our names.
     tokenizer : bytes, optional
@@ -137,7 +137,7 @@ def _extractor(config: ClapConfig) -> dict[str, Any]:
 
 
 def _tokenizer_files(config: ClapConfig, content: bytes | None) -> dict[str, bytes]:
-    """Return the tokenizer, and what its class is and which tokens are special."""
+    """Return the files of the tokenizer, with its class and special tokens."""
     if content is None:
         return {}
     import tokenizers  # here, because the library takes 50 ms
@@ -179,7 +179,7 @@ def _branch(tensors: Tensors, prefix: str) -> dict[str, Stored]:
 
 
 def _buffers(config: ClapConfig) -> dict[str, Stored]:
-    """Return what transformers keeps beside the parameters."""
+    """Return the buffers that transformers stores beside the parameters."""
     tower, encoder = config.audio, "audio_model.audio_encoder."
     if not isinstance(tower, HtsatConfig):
         raise TypeError(f"ClapModel has no audio tower {tower.kind}")

@@ -1,4 +1,4 @@
-"""HTS-AT in the checkpoints of LAION-CLAP, its descendants and transformers, to our names."""
+"""Conversion of HTS-AT from the checkpoints of LAION-CLAP, its descendants and transformers."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The front end that a checkpoint stores, beside the one that was chosen for it.
+"""Comparison of the transform and mel bank that a checkpoint stores with the front end's.
 
 torchlibrosa keeps transform and mel bank among the weights, so a model that was trained with other
 windows, frequencies or rates shows it. Models with feature fusion store them too, of the right

@@ -25,7 +25,7 @@ _CAPTION = "caption_encoder.base."
 
 
 class _Release(NamedTuple):
-    """What the two releases do not share; `ignored` by upstream's names."""
+    """Differences of the two releases; `ignored` by upstream's names."""
 
     year: int
     front: AudioConfig

@@ -1,4 +1,4 @@
-"""The weights in a folder that transformers wrote: one file, or several with an index."""
+"""Weights of a transformers folder: one file, or several shards with an index."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Towers without a model around them, as ``reclap info`` describes them."""
+"""Single towers, as ``reclap info`` describes them."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["describe"]
 
 
 def describe(path: Path, *, progress: bool = False) -> dict[str, Any] | None:
-    """Return what a tower alone is, or None for anything else.
+    """Describe a file or folder of a single tower; None for anything else.
 
     Parameters
     ----------

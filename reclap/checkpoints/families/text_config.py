@@ -1,4 +1,4 @@
-"""What a text tower is, read off its tensors."""
+"""Configuration of a text tower, inferred from its tensors."""
 
 import dataclasses
 import re
@@ -37,7 +37,7 @@ _BART_SIGN = "encoder.embed_positions.weight"
 
 
 def kind_of(tensors: Tensors) -> str:
-    """Return the preset of `TextConfig` that a tower is of.
+    """Return the preset of `TextConfig` for a tower.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def tower_of(
 
 
 def left_of(tensors: Tensors, renamed: Tensors) -> list[str]:
-    """Return the names of the tensors that a tower was not made of: buffers, second copies."""
+    """Return the names of tensors that a tower does not use: buffers, second copies."""
     used = {id(part) for x in renamed.values() for part in _made_of(x)}
     return [name for name, x in tensors.items() if id(x) not in used]
 

@@ -1,4 +1,4 @@
-"""Folders of plain text models, whose tower a model in training takes, frozen.
+"""Folders of plain text models, whose tower training takes as its frozen text tower.
 
 BERT, RoBERTa, T5, GPT-2 and CLIP as transformers saves them: ``config.json`` with
 ``model.safetensors`` or ``pytorch_model.bin``, and a tokenizer. Pooled as the CLAP models do that
@@ -28,18 +28,18 @@ __all__ = ["TextTower", "convert", "is_text_folder", "read", "sources"]
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How config.json of one kind of text model is read.
+    """Keys of config.json of one kind of text model.
 
     Parameters
     ----------
     preset : str
-        Of `TextConfig`.
+        Preset of `TextConfig`.
     fields : dict of str to str
         Their key to our field: sizes that the tensors tell, which must agree.
     told : dict of str to str
         The same for what no tensor tells.
     used : dict of str to object
-        What the CLAP model that has this tower sets.
+        Settings of the CLAP model that has this tower.
     """
 
     preset: str
@@ -172,7 +172,7 @@ def read(folder: Path) -> TextTower:
 
 
 def _tower_of_model(tensors: Tensors) -> tuple[dict[str, Any], list[str]]:
-    """Return the tower's tensors without the prefix of the model around it, and other names."""
+    """Return the tower's tensors without the prefix of a wrapping model, and other names."""
     for prefix in _PREFIXES:
         inside = below(tensors, prefix)
         try:
@@ -185,7 +185,7 @@ def _tower_of_model(tensors: Tensors) -> tuple[dict[str, Any], list[str]]:
 
 
 def _told(said: dict[str, Any], dialect: Dialect) -> dict[str, Any]:
-    """Return what only config.json tells, in our words."""
+    """Return the settings that only config.json holds, by our names."""
     known = {}
     preset = TextConfig.preset(dialect.preset)
     for key, field in dialect.told.items():

@@ -1,4 +1,4 @@
-"""Names of text towers: BERT, RoBERTa, T5's encoder, GPT-2 and CLIP's text transformer to ours.
+"""Conversion of text towers: BERT, RoBERTa, T5's encoder, GPT-2, CLIP's text transformer.
 
 Each function takes the tensors of one tower by upstream's names, without the prefix of the model
 around it, and returns ours by their names in `reclap._core.Model.parameters`. Buffers that hold no
@@ -20,7 +20,7 @@ BRANCH = "text_branch."
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where one kind of tower keeps its tensors.
+    """Tensor names of one kind of tower.
 
     Parameters
     ----------
