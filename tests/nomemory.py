@@ -264,8 +264,11 @@ def main(name: str, whose: str, dtype: str) -> None:
     preloaded.nomemory_watch.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
     preloaded.nomemory_arm.argtypes = [ctypes.c_long]
     preloaded.nomemory_disarm.restype = ctypes.c_long
-    for part in mapped("_core."):
-        preloaded.nomemory_watch(*part)
+    for module in (core, kernels):
+        parts = list(mapped(Path(module.__file__).name))
+        assert parts, module
+        for part in parts:
+            preloaded.nomemory_watch(*part)
     print(fail_each(work, preloaded.nomemory_arm, preloaded.nomemory_disarm))
 
 

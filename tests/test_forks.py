@@ -9,6 +9,8 @@ import pytest
 from folders import EXAMPLES
 from needs import needs
 
+import reclap
+
 HERE = Path(__file__).resolve().parent
 LONGEST = 400.0  # seconds; a child that hangs ends itself after less
 
@@ -17,7 +19,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 def run(program, what, folder):
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(reclap.__file__).parents[1]), str(HERE)])
     environment["PYTHONWARNINGS"] = "ignore"  # forking beside threads is what is tried here
     command = [sys.executable, str(HERE / program), what, str(folder)]
     command.append(str(EXAMPLES / "rain.ogg"))

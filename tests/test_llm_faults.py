@@ -18,6 +18,7 @@ import pytest
 from llm_server import FAULTS, Faulty, Server, captions
 from needs import needs
 
+import reclap
 from reclap.llm.cache import Cache
 from reclap.llm.collect import Sampling
 from reclap.llm.describe import Plan, describe
@@ -28,7 +29,7 @@ from reclap.prompts.bank import PromptBank
 
 needs("openai", "llm")
 
-ROOT = Path(__file__).parents[1]
+PARENT = Path(reclap.__file__).parents[1]  # of the package that is tested
 KILLS = 20
 KINDS = ("dog", "bell", "saw", "drum", "pump", "horse", "door", "fan", "frog", "car")
 FIFTY = [f"{how} {kind}" for how in ("small", "old", "big", "wet", "far") for kind in KINDS]
@@ -96,7 +97,7 @@ def kill_and_go_on(command, done, check, lives=(0.8, 2.2)):
     If it is done before that, which depends on the machine, it is checked and begins anew.
     """
     moments = random.Random(3)  # noqa: S311
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(PARENT)}
     killed = 0
     while killed < KILLS:
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603

@@ -11,7 +11,9 @@ import reference
 from closeness import EPSILON, assert_close, f32
 from needs import kernels
 
-ROOT = Path(__file__).resolve().parents[1]
+import reclap
+
+PARENT = Path(reclap.__file__).parents[1]  # of the package that is tested
 SIZES = [
     (1, 3),
     (2, 1),
@@ -84,7 +86,7 @@ print(len(os.listdir("/proc/self/task")) - threads, after.ru_maxrss - before.ru_
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
 def test_contrastive_starts_no_threads_of_others_and_keeps_no_logits():
-    environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONPATH": str(PARENT)}
     command = [sys.executable, "-c", PROCESS]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
     threads, kilobytes = map(int, out.stdout.split())

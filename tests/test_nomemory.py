@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import reclap
+
 HERE = Path(__file__).resolve().parent
 CORE = {
     "load": ("float32", "int8"),
@@ -44,7 +46,7 @@ def preload(tmp_path_factory):
 
 def failures(work, whose, dtype, **variables):
     """Run nomemory.py; return how many allocations it failed."""
-    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    path = os.pathsep.join([str(Path(reclap.__file__).parents[1]), str(HERE)])
     environment = {**os.environ, "PYTHONPATH": path, **variables}
     program = [sys.executable, "-X", "faulthandler", str(HERE / "nomemory.py")]
     command = [*program, work, whose, dtype]
