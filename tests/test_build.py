@@ -87,6 +87,9 @@ def test_wheels_do_not_carry_the_kernels(built, script, tmp_path, monkeypatch):
     monkeypatch.delenv("RECLAP_KERNELS")
     assert built()[0] == [core]
     assert not stale.exists()
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert tools["exclude-package-data"]["reclap"] == ["_kernels.pyi"]
+    assert "include reclap/_kernels.pyi\n" in (ROOT / "MANIFEST.in").read_text()
 
 
 def test_kernels_are_built_for_an_installed_reclap_of_these_sources(

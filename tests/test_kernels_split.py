@@ -9,6 +9,8 @@ import pytest
 from closeness import f32
 from needs import kernels
 
+from reclap.runtime.libraries import core
+
 KINDS = ("plain", "avx512", "amx")
 PARTS = {"bfloat16x1": 1, "float32x3": 2, "float32x6": 3}
 # The most that rounding and the products left out change, relative to the sum of magnitudes.
@@ -82,6 +84,14 @@ def test_kinds_agree(rng):
 def test_unknown_kinds_are_refused():
     with pytest.raises(ValueError, match="split_kind: unknown kind 'tpu'"):
         kernels.split_kind("tpu")
+
+
+def test_each_module_has_a_choice_of_its_own():
+    before = core.split_kind()
+    assert kernels.split_kind() == before
+    assert kernels.split_kind("plain") == "plain"
+    assert core.split_kind() == before
+    kernels.split_kind(before)
 
 
 def test_the_environment_rules_out_amx():
