@@ -1,30 +1,17 @@
-"""Models: name sounds by text, tell about themselves, are saved."""
+"""The public `Model`: an embedder and zero-shot classifier with metadata, pickling and saving."""
 
-import contextlib
 import functools
-import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from reclap._types import Floats
-from reclap.audio import inputs
 from reclap.checkpoints import model_folder
 from reclap.config.ranges import Dtype
-from reclap.errors import Errors, ReclapError
+from reclap.errors import ReclapError
 from reclap.io.files import StrPath
-from reclap.model.classes import Classes, prompts_of, warn_of_unknown
-from reclap.model.embedder import Embedder, pool, require_errors
-from reclap.model.prompt_cache import PromptEmbeddings
-from reclap.model.results import Classification, Embedding, Timeline
 from reclap.model.weights import Weights
-from reclap.prompts.bank import PromptBank
-from reclap.prompts.combine import Rule, rule_index
-from reclap.prompts.strategies import Labels
-from reclap.runtime.progress import bar as progress_bar
+from reclap.model.zero_shot import ZeroShotClassifier
 
 if TYPE_CHECKING:
     from reclap.checkpoints.families.assemble import Found
@@ -32,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 
-class Model(Embedder):
+class Model(ZeroShotClassifier):
     """A contrastive language-audio model; see `reclap.load`.
 
     Methods may be called from several threads; calls take turns.
@@ -89,286 +76,7 @@ class Model(Embedder):
             ignored=found.ignored,
         )
 
-    # ---- Naming ------------------------------------------------------------------------------
-
-    def class_vectors(
-        self,
-        labels: Labels,
-        template: str | None = None,
-        *,
-        n_prompts: int | None = None,
-        seed: int = 0,
-        cache: bool = True,
-    ) -> tuple[tuple[str, ...], Floats]:
-        """Embed labels as classes.
-
-        Parameters
-        ----------
-        labels : list of str, mapping of str to list of str, or PromptBank
-            Labels that go through the template, or labels with the prompts that stand for them.
-        template : str, optional
-            Contains ``{label}``; the model's own by default.
-        n_prompts : int, optional
-            How many prompts of each label are drawn without replacement; all by default.
-        seed : int
-            Of the draw.
-        cache : bool
-            Whether embeddings of prompts are kept: of the last banks and lists in memory, of banks
-            and long lists (256 prompts) in the cache folder (``RECLAP_CACHE``), by the digests of
-            model and prompts.
-
-        Returns
-        -------
-        labels : tuple of str
-        vectors : ndarray of float32, shape (labels, dim)
-            The normalised mean of each label's normalised prompts.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If there is no label, one is empty or occurs twice, or one has too few prompts.
-        """
-        classes = self._classes(labels, template, n_prompts, seed, "mean_embedding", cache)
-        return classes.labels, classes.vectors()
-
-    @functools.cached_property
-    def _prompts(self) -> PromptEmbeddings:
-        return PromptEmbeddings()
-
-    def _classes(
-        self,
-        labels: Labels,
-        template: str | None,
-        n_prompts: int | None,
-        seed: int,
-        rule: Rule,
-        cache: bool,
-        progress: bool = False,
-    ) -> Classes:
-        rule_index(rule)
-        template = self.config.template if template is None else template
-        prompts = prompts_of(labels, template, n_prompts, seed)
-        texts = [text for group in prompts.values() for text in group]
-        if self._tokenizer is not None:
-            warn_of_unknown(self._tokenizer, labels, prompts)
-        if not cache:
-            return Classes(prompts, self.embed_text(texts), rule)
-        bank = labels if isinstance(labels, PromptBank) else None
-        return Classes(prompts, self._prompts.rows(self, texts, bank, progress=progress), rule)
-
-    def classify(
-        self,
-        source: inputs.Sounds,
-        labels: Labels,
-        top_k: int = 5,
-        *,
-        rate: int | None = None,
-        channels_first: bool = False,
-        window_hop: float | None = None,
-        template: str | None = None,
-        combine: Rule = "mean_embedding",
-        n_prompts: int | None = None,
-        seed: int = 0,
-        explain: bool = False,
-        cache: bool = True,
-        errors: Errors = "raise",
-        progress: bool = False,
-    ) -> list[Classification]:
-        """Name sounds by text, without training on the labels.
-
-        Parameters
-        ----------
-        source, rate, channels_first, window_hop, errors, progress
-            As in `embed_audio`.
-        labels, template, n_prompts, seed, cache
-            As in `class_vectors`.
-        top_k : int
-            How many labels `Classification.top` holds; at most all.
-        combine : str
-            Rule that makes one score of the cosines with a label's prompts: "mean_embedding",
-            "mean_logit", "max", "logsumexp", "entropy", "entropy_batch" or "relevance", see
-            ``docs/prompts.md``. By "entropy_batch" alone sounds depend on each other.
-        explain : bool
-            Whether results carry an `attribution`: what each prompt contributed.
-
-        Returns
-        -------
-        list of Classification
-            One for each sound, in order. With ``errors="skip"`` a bad one has `error` set.
-
-        Examples
-        --------
-        >>> import numpy as np, reclap
-        >>> model = reclap.load("mini")
-        >>> [r] = model.classify(np.zeros(48000), ["dog bark", "rain"], rate=48000)
-        >>> sorted(r.top) == ["dog bark", "rain"]
-        True
-        """
-        _require_top_k(top_k)
-        classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
-        reading = inputs.Reading(rate, channels_first, window_hop)
-        found = itertools.chain.from_iterable(self._groups(source, reading, errors, progress))
-        return self._classified(list(found), classes, top_k, explain=explain)
-
-    def iter_classify(
-        self,
-        source: inputs.Sounds,
-        labels: Labels,
-        top_k: int = 5,
-        *,
-        rate: int | None = None,
-        channels_first: bool = False,
-        window_hop: float | None = None,
-        template: str | None = None,
-        combine: Rule = "mean_embedding",
-        n_prompts: int | None = None,
-        seed: int = 0,
-        explain: bool = False,
-        cache: bool = True,
-        errors: Errors = "raise",
-        progress: bool = False,
-    ) -> Generator[Classification, None, None]:
-        """Name sounds one after the other, in memory that does not grow with their number.
-
-        Parameters
-        ----------
-        source, rate, channels_first, window_hop, errors, progress
-            As in `iter_embed`.
-        labels, top_k, template, combine, n_prompts, seed, explain, cache
-            As in `classify`; but not "entropy_batch", by which sounds depend on each other.
-
-        Yields
-        ------
-        Classification
-            One for each sound, in order; as `classify` gives it.
-
-        Raises
-        ------
-        OSError, FormatError, ValueError, TypeError, ReclapError
-            As `classify`; results before the bad item come first. ValueError for "entropy_batch".
-        """
-        _require_top_k(top_k)
-        if combine == "entropy_batch":
-            raise ValueError('combine is "entropy_batch", which needs all sounds: use classify')
-        classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
-        reading = inputs.Reading(rate, channels_first, window_hop)
-        with contextlib.closing(self._groups(source, reading, errors, progress)) as groups:
-            for group in groups:
-                yield from self._classified(group, classes, top_k, explain=explain)
-
-    def _classified(
-        self, found: Sequence[Embedding], classes: Classes, top_k: int, *, explain: bool
-    ) -> list[Classification]:
-        """Return what embedded sounds are named; those without embedding keep their error."""
-        k = min(top_k, len(classes.labels))
-        good = [item for item in found if item.error is None]
-        rows = np.array([item.row for item in good], np.float32).reshape(-1, self.config.dim)
-        with self._lock:
-            scored = classes.score(self._context, rows, self.logit_scale, k, explain=explain)
-        named = iter(zip(scored.scores, scored.order, scored.attributions, strict=True))
-        results = []
-        for item in found:
-            if item.error is not None:
-                results.append(Classification(item.file, classes.labels, error=item.error))
-                continue
-            scores, order, attribution = next(named)
-            results.append(
-                Classification(
-                    item.file,
-                    classes.labels,
-                    scores,
-                    order,
-                    logit_scale=self.logit_scale,
-                    attribution=attribution,
-                )
-            )
-        return results
-
-    def timeline(
-        self,
-        source: inputs.Sounds,
-        labels: Labels,
-        window: float | None = None,
-        hop: float | None = None,
-        *,
-        rate: int | None = None,
-        channels_first: bool = False,
-        template: str | None = None,
-        combine: Rule = "mean_embedding",
-        n_prompts: int | None = None,
-        seed: int = 0,
-        cache: bool = True,
-        errors: Errors = "raise",
-        progress: bool = False,
-    ) -> Timeline:
-        """Score labels along a recording.
-
-        Parameters
-        ----------
-        source, rate, channels_first, errors, progress
-            One sound, as in `iter_embed`.
-        labels, template, combine, n_prompts, seed, cache
-            As in `classify`; the windows are one batch.
-        window : float, optional
-            Seconds of one window; the model's own by default. Longer ones are pooled.
-        hop : float, optional
-            Seconds between window starts; half a window by default.
-
-        Returns
-        -------
-        Timeline
-            Scores (windows, labels) and each window's start and end in seconds. With
-            ``errors="skip"`` that of a bad sound has no windows, and `error` set.
-
-        Raises
-        ------
-        OSError, FormatError, ValueError, TypeError
-            As `classify`, or if `window` or `hop` is below one sample, there are more
-            than 2^20 windows, or not one sound.
-        """
-        front = self.config.front
-        window = front.window_seconds if window is None else window
-        hop = window / 2 if hop is None else hop
-        if not (0 < window < math.inf and 0 < hop < math.inf):
-            raise ValueError(f"window is {window} s and hop {hop} s, expected both above 0")
-        require_errors(errors)
-        items = inputs.as_list(source)
-        if len(items) != 1:
-            raise ValueError(f"timeline: expected one sound, got {len(items)}")
-        inputs.require_rate(items, rate)
-        classes = self._classes(labels, template, n_prompts, seed, combine, cache, progress)
-        for what, length in (("window", window), ("hop", hop)):
-            if length * front.rate < 1:
-                raise ValueError(
-                    f"{what} is {length:g} s, expected at least one sample at {front.rate} Hz"
-                )
-        size, step = round(window * front.rate), round(hop * front.rate)
-        reading = inputs.Reading(rate, channels_first)
-        found = inputs.pieces(items[0], reading, front, size, step)
-        name, faults = inputs.name_of(items[0], 0), list[str]()
-        if errors == "skip":
-            found = inputs.without_fault(found, faults)
-        bar = progress_bar(None, "window", shown=progress)
-        spans: list[tuple[int, int]] = []
-        parts: list[list[Floats]] = []
-        with bar, contextlib.closing(found):
-            mels = (((a, b), mel) for a, b, mel in found)
-            for span, row in self._rows(mels, lambda _: name):
-                if spans[-1:] != [span]:
-                    spans.append(span)
-                    parts.append([])
-                    bar.update()
-                parts[-1].append(row)
-        if faults:
-            none = np.empty((0, 2)), np.empty((0, len(classes.labels)), np.float32)
-            return Timeline(name, classes.labels, *none, self.logit_scale, faults[0])
-        rows = np.concatenate([pool(np.stack(part)) for part in parts])
-        with self._lock:
-            scores = classes.score(self._context, rows, self.logit_scale, 1).scores
-        seconds = np.array(spans, np.float64) / front.rate
-        return Timeline(name, classes.labels, seconds, scores, self.logit_scale)
-
-    # ---- About -------------------------------------------------------------------------------
+    # ---- Metadata and files -------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
         """Describe the model: source, towers, sizes, front end, tokenizer, threads, digest."""
@@ -445,9 +153,3 @@ class Model(Embedder):
             )
         else:
             model_folder.save_all(Path(folder), self.config, values, tokenizer)
-
-
-def _require_top_k(top_k: int) -> None:
-    """Refuse less than one label."""
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}, expected at least 1")
