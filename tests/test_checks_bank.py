@@ -41,7 +41,7 @@ def test_bank_gets_flags(bank):
     assert good.flags == ()
     assert bad.flags == ("person: too loud", "unfinished: ends with 'the'")
     assert rejected.flags == ("unfinished: ends with 'in'",)
-    (repeated,) = checked.entries["rain"].live
+    (repeated,) = checked.entries["rain"].in_use
     assert any(flag.startswith("duplicate: shares 100%") for flag in repeated.flags)
     assert "of 'dog'" in " ".join(repeated.flags)
     assert bank.digest == checked.digest
@@ -50,7 +50,7 @@ def test_bank_gets_flags(bank):
 
 def test_repeats_within_a_label_name_the_text_alone():
     checked, _ = checks.check_bank(plain({"dog": [SEVERAL[0], SEVERAL[0]], "pug": [SEVERAL[0]]}))
-    flags = [p.flags for entry in checked.entries.values() for p in entry.live]
+    flags = [p.flags for entry in checked.entries.values() for p in entry.in_use]
     assert flags[:2] == [(), (f"duplicate: equals {SEVERAL[0]!r}",)]
     assert f"duplicate: equals {SEVERAL[0]!r} of 'dog'" in flags[2]
 

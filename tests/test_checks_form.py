@@ -339,7 +339,7 @@ def test_languages_are_told_by_words_where_the_identifier_is_missing(monkeypatch
 def test_no_shipped_prompt_and_no_public_caption_is_foreign(shared):
     for name in PACKAGED:
         for entry in PromptBank.load(name).entries.values():
-            for text in (prompt.text for prompt in entry.live):
+            for text in (prompt.text for prompt in entry.in_use):
                 assert "language" not in names(form.check_form(text, "prompt")), text
     with (shared / "captions" / "audiocaps_test.csv").open() as f:
         captions = [row["caption"] for row in csv.DictReader(f)]

@@ -30,12 +30,7 @@ PACKAGES = (
 )
 PENDING = (
     "reclap.audio.decode.",
-    "reclap.config.text_tower.",
-    "reclap.config.towers.",
     "reclap.model.clap.",
-    "reclap.prompts.bank.",
-    "reclap.prompts.entries.",
-    "reclap.training.recipe.",
 )
 PROPERTIES = (property, functools.cached_property)
 

@@ -50,8 +50,8 @@ def test_bank_has_all_texts_with_their_origin(ask):
     assert bank.entries["crane"].definition == "bird"
     for entry in bank.entries.values():
         assert [len(d.prompts) for d in entry.descriptions] == [3, 3]
-        assert len({p.text for p in entry.live}) == 6
-        for origin in [p.origin for p in entry.live] + [d.origin for d in entry.descriptions]:
+        assert len({p.text for p in entry.in_use}) == 6
+        for origin in [p.origin for p in entry.in_use] + [d.origin for d in entry.descriptions]:
             assert len(origin["request"]) == 64
             assert origin["attempt"] == 0
             assert origin["date"].endswith("Z")
@@ -110,7 +110,7 @@ def test_caption_of_another_label_is_dropped_and_asked_for_again(ask):
         handler.say(json.dumps([same])) if is_first else answer_well(handler, body)
 
     bank, report, requests = ask(lazy, labels=["dog", "bell", "saw"], plan=Plan(1, 1))
-    texts = [p.text for entry in bank.entries.values() for p in entry.live]
+    texts = [p.text for entry in bank.entries.values() for p in entry.in_use]
     assert (len(set(texts)), texts[0], same in texts[1:]) == (3, same, False)
     assert (report.incomplete, report.accepted, report.rejected) == (0, 6, 2)
     assert [item.rejected[0].reasons[0] for item in report.listed] == [
@@ -129,7 +129,7 @@ def test_caption_that_stays_the_same_for_all_labels_is_missing(ask):
         )
 
     bank, report, _ = ask(lazy, labels=["dog", "bell"], plan=Plan(1, 1, Sampling(attempts=2)))
-    assert [len(entry.live) for entry in bank.entries.values()] == [1, 0]
+    assert [len(entry.in_use) for entry in bank.entries.values()] == [1, 0]
     assert (report.incomplete, report.accepted, report.listed[0].name) == (1, 3, "bell")
     assert "bell: 1 of 2: duplicate: " in report.text()
 
@@ -169,7 +169,7 @@ def test_label_that_was_refused_is_left_at_once(ask):
 
     bank, _, requests = ask(answer)
     assert len(requests) == 1 + 1 + 2 * 3  # of the dog: its descriptions, then one refusal
-    assert [len(e.live) for e in bank.entries.values()] == [0, 6, 6]
+    assert [len(e.in_use) for e in bank.entries.values()] == [0, 6, 6]
 
 
 def test_server_that_refuses_everything_stops_the_run(ask):

@@ -65,7 +65,7 @@ def test_describe_is_complete_and_valid_at_30_percent_faults(tmp_path):
     assert bank.labels == tuple(FIFTY)
     for entry in bank.entries.values():
         assert [len(d.prompts) for d in entry.descriptions] == [10] * 5
-        assert len({p.text for p in entry.live}) == 50
+        assert len({p.text for p in entry.in_use}) == 50
     assert (report.incomplete, report.accepted) == (0, 50 * 55)
     check_counts(faulty, report)
     with Session(None, Cache(tmp_path / "c"), name="m") as replay:
@@ -144,7 +144,7 @@ def test_describe_killed_20_times_is_whole(tmp_path):
     def check():
         bank = PromptBank.load(out)
         assert bank.labels == tuple(FIFTY)
-        assert all(len({p.text for p in entry.live}) == 20 for entry in bank.entries.values())
+        assert all(len({p.text for p in entry.in_use}) == 20 for entry in bank.entries.values())
 
     with Server(Faulty(hang=0.6, delay=0.1)) as server:
         command = [sys.executable, "-m", "reclap", "describe", str(labels), "-o", str(out)]

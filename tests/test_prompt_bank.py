@@ -138,7 +138,7 @@ def test_descriptions_with_captions_are_a_bank():
     bank = PromptBank.from_descriptions({"dog": pairs}, "yard", {"by": "me"}, "accepted")
     assert bank.prompts() == {"dog": ["a dog barks", "a hound barks", "a puppy yelps"]}
     assert [d.text for d in bank.entries["dog"].descriptions] == ["a gruff bark", "a yelp"]
-    statuses = {p.status for p in bank.entries["dog"].live}
+    statuses = {p.status for p in bank.entries["dog"].in_use}
     assert statuses | {d.status for d in bank.entries["dog"].descriptions} == {"accepted"}
 
 

@@ -41,7 +41,7 @@ def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank
     --------
     >>> bank = PromptBank.from_prompts({"dog": ["a dog barks in a", "a gruff dog barks"]})
     >>> checked, report = check_bank(bank)
-    >>> [prompt.flags for prompt in checked.entries["dog"].live]
+    >>> [prompt.flags for prompt in checked.entries["dog"].in_use]
     [("unfinished: ends with 'a'",), ()]
     >>> report.by_check
     {'unfinished': 1}

@@ -1,4 +1,4 @@
-"""What settings of towers may be: names as the C core counts them, sizes within its bounds."""
+"""Ranges of tower settings: enumerations in the order of the C core, sizes within its bounds."""
 
 from typing import Annotated, Literal, TypeAlias, get_args
 

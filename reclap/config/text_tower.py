@@ -1,4 +1,4 @@
-"""The text tower of a model: its settings and published sizes."""
+"""Text tower of a model: settings and published sizes."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ __all__ = ["TextConfig"]
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(Settings):
-    """The text tower: a transformer of which BERT, RoBERTa, T5, GPT-2 and CLIP are settings.
+    """Settings of the text tower, a transformer that covers BERT, RoBERTa, T5, GPT-2 and CLIP.
 
     Parameters
     ----------
@@ -34,35 +34,35 @@ class TextConfig(Settings):
     width, layers, heads, mlp : int
         Width, layers, attention heads, hidden width of the MLP.
     eps : float
-        Of the norms.
+        Epsilon of the norms.
     pool : {"mean", "first", "pooler", "last", "mean_padded", "nonzero"}
-        Mean over all tokens, as sentence-transformers; the first token; tanh of a dense layer of
-        the first token, as BERT's pooler; the last token, as CLIP, whose last one ends the text;
-        mean over `pad_to` positions, padding included, as ReCLAP with T5; the token whose place is
-        the number of ids other than 0, less 1, as MS-CLAP 2023.
+        Pooling: mean over all tokens, as sentence-transformers; the first token; tanh of a dense
+        layer of the first token, as BERT's pooler; the last token, as CLIP, whose last one ends the
+        text; mean over `pad_to` positions, padding included, as ReCLAP with T5; the token at index
+        ``count_nonzero(ids) - 1``, as MS-CLAP 2023.
     max_tokens : int
-        Longer texts are cut here, special tokens included.
+        Length at which texts are truncated, special tokens included.
     norm : {"layer", "rms"}
         Layer norm, or T5's: no mean, no bias.
     place : {"post", "pre"}
-        Norms after the sums, or before the branches.
+        Norms after the residual sums, or before the branches.
     position : {"learned", "buckets", "none"}
-        A table; T5's bias of attention by bucketed distance; nothing.
+        Position embedding: a table; T5's bias of attention by bucketed distance; none.
     position_offset : int
         Row of the table for the first token: 2 for RoBERTa. Tokens of the id below, RoBERTa's
-        padding, take the row below wherever they stand, and are not counted.
+        padding, take the row below at any position, and are not counted.
     buckets, max_distance : int
-        Of T5's bias.
+        Number of buckets and largest distance of T5's bias.
     activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}
-        Of the MLP.
+        Activation of the MLP.
     gated : bool
-        The activation multiplies a second linear layer, as T5 v1.1.
+        Whether the activation multiplies a second linear layer, as in T5 v1.1.
     causal : bool
-        A token sees itself and earlier ones.
+        Whether a token attends only to itself and earlier ones.
     biases : bool
-        Of the linear layers.
+        Whether linear layers have biases.
     scaled : bool
-        Scores are divided by the root of a head's width; not for T5.
+        Whether attention scores are divided by the root of a head's width; not for T5.
     embed_norm, final_norm : bool
         Norms before the first and after the last layer.
     head_width : int
@@ -70,9 +70,20 @@ class TextConfig(Settings):
     pad_to, pad_id : int
         Positions and padding token of ``"mean_padded"``.
     suffix : str
-        Appended to every text, as MS-CLAP 2023 does with `` <|endoftext|>``.
+        Text appended to every text, as MS-CLAP 2023 does with `` <|endoftext|>``.
     whole : tuple of str
-        Texts that are a token of their own wherever they stand: ``!``, the padding of MS-CLAP 2023.
+        Strings that are always tokenised as one token: ``!``, the padding of MS-CLAP 2023.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> tower = TextConfig.preset("roberta-base")
+    >>> tower.width, tower.longest, tower.to_core()["pool"]
+    (768, 512, 2)
     """
 
     vocab: Rows = 30522
@@ -112,12 +123,18 @@ class TextConfig(Settings):
 
     @classmethod
     def preset(cls, name: str) -> "TextConfig":
-        """Return the tower of a published text model, pooled as the CLAP models do that use it.
+        """Return the tower of a published text model, pooled as in the CLAP models with it.
 
         Parameters
         ----------
         name : {"bert-base", "roberta-base", "flan-t5-large", "gpt2", "clip-text"}
-            MS-CLAP 2022, LAION-CLAP, ReCLAP and CompA-CLAP, MS-CLAP 2023, LAION-CLAP's own.
+            Text model of MS-CLAP 2022; of LAION-CLAP; of ReCLAP and CompA-CLAP; of MS-CLAP 2023;
+            LAION-CLAP's own.
+
+        Returns
+        -------
+        TextConfig
+            The settings.
 
         Raises
         ------
@@ -136,7 +153,13 @@ class TextConfig(Settings):
         return min(most, self.pad_to) if self.pool == "mean_padded" else most
 
     def to_core(self) -> dict[str, Any]:
-        """Return the fields as the C core takes them."""
+        """Return the fields as the C core takes them.
+
+        Returns
+        -------
+        dict
+            Field names to values, enumerations as indices.
+        """
         kinds = {name: values.index(getattr(self, name)) for name, values in KINDS.items()}
         fields = dataclasses.asdict(self) | kinds
         del fields["suffix"], fields["whole"]  # the tokenizer's

@@ -1,4 +1,4 @@
-"""The towers of a model, their settings and published sizes; `text_tower` holds that of texts."""
+"""Audio towers of a model: settings and published sizes; `text_tower` holds the text tower's."""
 
 import dataclasses
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class HtsatConfig(Settings):
-    """The audio tower HTS-AT (Chen et al. 2022, arXiv 2202.00874); defaults are LAION's tiny.
+    """Settings of HTS-AT (Chen et al. 2022, arXiv 2202.00874); the defaults are LAION's tiny.
 
     Parameters
     ----------
@@ -59,23 +59,38 @@ class HtsatConfig(Settings):
     mlp_ratio : float
         Hidden width of the MLP as a multiple of the stage's width, rounded down; 1/16 to 16.
     activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}
-        Of the MLP.
+        Activation of the MLP.
     qkv_bias : bool
-        Biases of queries, keys and values.
+        Whether queries, keys and values have biases.
     patch_norm : bool
-        A norm after the patch embedding.
+        Whether a layer norm follows the patch embedding.
     fusion_ratio : int
-        The attention of fusion has ``embed // fusion_ratio`` channels inside; without fusion it
-        counts for nothing.
+        Reduction of the attention inside fusion, which has ``embed // fusion_ratio`` channels;
+        without fusion it is ignored.
     drop_path, dropout : float
         In training: stochastic depth of the last block (rising linearly from 0), and dropout
         after the attention projection and the MLP.
     time_stripes, time_width, freq_stripes, freq_width : int
         In training: SpecAugment stripes, their number and largest width in frames and bands.
-    bn_momentum, eps : float
-        Of the batch norm over mel bins; `eps` of all norms.
+    bn_momentum : float
+        Momentum of the batch norm over mel bins.
+    eps : float
+        Epsilon of all norms.
     block_eps : float, optional
-        Of the layer norms inside blocks, where it is not `eps`.
+        Epsilon of the layer norms inside blocks, where it is not `eps`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> base = HtsatConfig.preset("base")
+    >>> base.width, base.frames
+    (1024, 1024)
+    >>> base.to_core()["depths"]
+    (2, 2, 12, 2)
     """
 
     kind: ClassVar[str] = "htsat"
@@ -104,10 +119,10 @@ class HtsatConfig(Settings):
     block_eps: Eps | None = None
 
     def __post_init__(self) -> None:
-        """Check, and say what is the same in one way, as files and digests have it.
+        """Check, and normalise equivalent settings, for files and digests.
 
-        A whole `mlp_ratio` is an integer; a `block_eps` that equals `eps` is none; without fusion
-        its ratio is the default.
+        A whole `mlp_ratio` becomes an integer; a `block_eps` that equals `eps` becomes None;
+        `fusion_ratio` without fusion becomes the default.
         """
         super().__post_init__()
         if self.mlp_ratio == int(self.mlp_ratio):
@@ -121,7 +136,17 @@ class HtsatConfig(Settings):
 
     @classmethod
     def preset(cls, name: str) -> "HtsatConfig":
-        """Return LAION's ``tiny``, ``base`` or ``large``.
+        """Return the settings of a published size.
+
+        Parameters
+        ----------
+        name : {"tiny", "base", "large"}
+            LAION's name of the size.
+
+        Returns
+        -------
+        HtsatConfig
+            The settings.
 
         Raises
         ------
@@ -150,7 +175,13 @@ class HtsatConfig(Settings):
         return 1
 
     def to_core(self) -> dict[str, Any]:
-        """Return kind and fields as the C core takes them."""
+        """Return kind and fields as the C core takes them.
+
+        Returns
+        -------
+        dict
+            Field names to values, enumerations as indices.
+        """
         chosen = {
             "kind": list(AUDIO).index(self.kind),
             "activation": KINDS["activation"].index(self.activation),
@@ -161,7 +192,7 @@ class HtsatConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Cnn14Config(Settings):
-    """The audio tower Cnn14 (Kong et al. 2020, arXiv 1912.10211); the defaults are the paper's.
+    """Settings of Cnn14 (Kong et al. 2020, arXiv 1912.10211); the defaults are the paper's.
 
     MS-CLAP 2022 and LAION-CLAP's PANN-14 models have it. Such models embed, but cannot be trained
     yet.
@@ -174,7 +205,18 @@ class Cnn14Config(Settings):
         Channels of each block of two convolutions, 1 to 8 blocks; all but the last halve time and
         mel. The last is the width of the embedding, too.
     eps : float
-        Of the batch norms.
+        Epsilon of the batch norms.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> tower = Cnn14Config()
+    >>> tower.width, tower.least_frames, tower.to_core()["kind"]
+    (2048, 32, 1)
     """
 
     kind: ClassVar[str] = "cnn14"
@@ -200,7 +242,13 @@ class Cnn14Config(Settings):
         return int(2 ** (len(self.widths) - 1))
 
     def to_core(self) -> dict[str, Any]:
-        """Return kind and fields as the C core takes them."""
+        """Return kind and fields as the C core takes them.
+
+        Returns
+        -------
+        dict
+            Field names to values, the kind as its index.
+        """
         return {"kind": list(AUDIO).index(self.kind)} | dataclasses.asdict(self)
 
 

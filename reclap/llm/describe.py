@@ -185,7 +185,7 @@ def _provenance(llm: Session, plan: Plan) -> dict[str, Any]:
 def _last_date(entries: Mapping[str, Entry]) -> str:
     """Return the date of the newest text, which a rerun does not change."""
     origins = [d.origin for entry in entries.values() for d in entry.descriptions]
-    origins += [p.origin for entry in entries.values() for p in entry.live]
+    origins += [p.origin for entry in entries.values() for p in entry.in_use]
     return max((origin["date"] for origin in origins), default="")
 
 
@@ -216,7 +216,7 @@ class _Writer:
         rejected, failure = [*draft.item.rejected, *part.rejected], part.failure
         new = (Description(a.text, (), "new", a.flags, a.origin) for a in part.accepted)
         descriptions = [*entry.descriptions, *new]
-        present = [*draft.gone, *(p.text for p in entry.live)]
+        present = [*draft.gone, *(p.text for p in entry.in_use)]
         for n, found in enumerate(descriptions):
             if failure:
                 break
@@ -285,7 +285,7 @@ def _repeats(entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
     first: dict[str, str] = {}
     found: dict[str, dict[str, str]] = {}
     for entry in entries:
-        for prompt in entry.live:
+        for prompt in entry.in_use:
             owner = first.setdefault(key(prompt.text), entry.label)
             if owner != entry.label:
                 reason = f"duplicate: has the words of a caption of {owner!r}"

@@ -1,7 +1,7 @@
-"""Prompt banks: for each label descriptions of its sound, and captions that stand for it.
+"""Prompt banks: descriptions of each label's sound, and captions that are its prompts.
 
-A bank is what prompt augmentation (ReCLAP, arXiv 2409.09213, section 3.2) leaves behind: several
-descriptions of how a label sounds, and under each some captions that place that sound in a scene.
+A bank is the result of prompt augmentation (ReCLAP, arXiv 2409.09213, section 3.2): several
+descriptions of how a label sounds, and for each some captions that put that sound into a scene.
 The captions are the prompts. On disk it is one JSON file, ``docs/prompts.md``.
 """
 
@@ -35,24 +35,42 @@ FORMAT = "reclap-prompts-1"
 
 @dataclasses.dataclass(frozen=True)
 class PromptBank:
-    """Prompts for a set of labels, with what they were made by.
+    """Prompts for a set of labels, with their provenance.
 
-    Attributes
+    Parameters
     ----------
     name : str
-        Of the bank.
+        Name of the bank.
     made : mapping
-        How it was made: by, model, settings, seed, date, source.
+        Provenance: by, model, settings, seed, date, source.
     entries : mapping of str to Entry
-        By label, in order.
+        Entries by label, in order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no label, or a text or status is wrong; the message names label and text.
 
     Examples
     --------
     >>> bank = PromptBank.from_prompts({"dog": ["a gruff bark", "a yelp"], "rain": ["a hiss"]})
     >>> bank.labels
     ('dog', 'rain')
+    >>> bank.prompts()["dog"]
+    ['a gruff bark', 'a yelp']
     >>> bank.sample(1, seed=3)
     {'dog': ['a yelp'], 'rain': ['a hiss']}
+    >>> rain = bank.select(["rain"]).replace(name="weather")
+    >>> rain.name, rain.labels
+    ('weather', ('rain',))
+    >>> bank.save("bank.json")
+    >>> PromptBank.load("bank.json").digest == bank.digest
+    True
+    >>> PromptBank.from_json(bank.to_json()) == bank
+    True
+    >>> pairs = {"dog": [("short, rough bursts", ["a dog barks in a yard"])]}
+    >>> PromptBank.from_descriptions(pairs, "mine").entries["dog"].descriptions[0].text
+    'short, rough bursts'
     """
 
     name: str
@@ -60,7 +78,7 @@ class PromptBank:
     entries: Mapping[str, Entry]
 
     def __post_init__(self) -> None:
-        """Check texts and statuses; TypeError or ValueError naming label and place."""
+        """Check texts and statuses; TypeError or ValueError naming label and text."""
         check_texts(list(self.entries), "labels")
         for label, entry in self.entries.items():
             if entry.label != label:
@@ -87,12 +105,17 @@ class PromptBank:
             Name of a bank that comes with the package, as ``"esc50"``, or a file: a bank, or plain
             prompts ``{"label": ["a prompt", ...], ...}``, which are named after the file.
 
+        Returns
+        -------
+        PromptBank
+            The bank.
+
         Raises
         ------
         FileNotFoundError
             If it is neither; the message lists the names.
         FormatError
-            If the file is neither, naming file, place, what was expected and what is there.
+            If the file is neither, naming file, field, what was expected and what was found.
         """
         path = _find(name_or_path)
         data = files.parse_json(str(path), path.read_bytes(), unique=True)
@@ -106,13 +129,42 @@ class PromptBank:
             raise FormatError(f"{path}: {error}") from error
 
     def save(self, path: StrPath) -> None:
-        """Write the bank atomically: UTF-8, one text a line, in a stable order."""
+        """Write the bank atomically: UTF-8, one text a line, in a stable order.
+
+        Parameters
+        ----------
+        path : path
+            File to write; an existing one is replaced.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
         files.write_text(Path(path), text + "\n")
 
     @classmethod
     def from_json(cls, data: Any, where: str = "bank") -> "PromptBank":
-        """Make a bank of parsed JSON; FormatError naming `where` and the place in it."""
+        """Build a bank from parsed JSON.
+
+        Parameters
+        ----------
+        data : dict
+            Field names to values, as `to_json` gives them.
+        where : str
+            Name of the object in messages.
+
+        Returns
+        -------
+        PromptBank
+            The bank.
+
+        Raises
+        ------
+        FormatError
+            Naming `where` and the field.
+        """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, dict) else data
             raise FormatError(f'{where}: expected "format": "{FORMAT}", got {shown(got)}')
@@ -130,7 +182,13 @@ class PromptBank:
             raise FormatError(f"{where}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes; fields at their default are left out."""
+        """Return the bank as a JSON object.
+
+        Returns
+        -------
+        dict
+            Field names to values that `from_json` takes; fields at their default are left out.
+        """
         labels = {label: entry.to_json() for label, entry in self.entries.items()}
         return {"format": FORMAT, "name": self.name, "made": dict(self.made), "labels": labels}
 
@@ -143,14 +201,21 @@ class PromptBank:
         name: str = "prompts",
         made: Mapping[str, Any] | None = None,
     ) -> "PromptBank":
-        """Make a bank of plain prompts.
+        """Build a bank from plain prompts.
 
         Parameters
         ----------
         prompts : mapping of str to list of str
-            Labels and the prompts that stand for each.
-        name, made
-            As the attributes.
+            Labels with their prompts.
+        name : str
+            Name of the bank.
+        made : mapping, optional
+            Provenance.
+
+        Returns
+        -------
+        PromptBank
+            The bank; its prompts have no descriptions.
 
         Raises
         ------
@@ -171,16 +236,23 @@ class PromptBank:
         made: Mapping[str, Any] | None = None,
         status: Status = "new",
     ) -> "PromptBank":
-        """Make a bank of descriptions with their captions.
+        """Build a bank from descriptions with their captions.
 
         Parameters
         ----------
         descriptions : mapping of str to list of (str, list of str)
             For each label descriptions, each with captions.
-        name, made
-            As the attributes.
+        name : str
+            Name of the bank.
+        made : mapping, optional
+            Provenance.
         status : {"new", "accepted", "rejected"}
-            Of all texts.
+            Status of all texts.
+
+        Returns
+        -------
+        PromptBank
+            The bank.
 
         Raises
         ------
@@ -197,11 +269,43 @@ class PromptBank:
         return cls(name, made or {}, entries)
 
     def replace(self, **changes: Any) -> "PromptBank":
-        """Return a copy with other attributes: name, made, entries."""
+        """Return a copy with other attributes.
+
+        Parameters
+        ----------
+        **changes : object
+            New values of name, made, entries.
+
+        Returns
+        -------
+        PromptBank
+            The copy.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a text or status is wrong.
+        """
         return dataclasses.replace(self, **changes)
 
     def select(self, labels: Iterable[str]) -> "PromptBank":
-        """Return the part of the bank with these labels, in this order; KeyError if one is not."""
+        """Return the part of the bank with some labels.
+
+        Parameters
+        ----------
+        labels : iterable of str
+            Labels of the new bank, in order.
+
+        Returns
+        -------
+        PromptBank
+            The part.
+
+        Raises
+        ------
+        KeyError
+            If the bank lacks a label.
+        """
         return self.replace(entries={label: self.entries[label] for label in labels})
 
     # ---- Use ---------------------------------------------------------------------------------
@@ -212,16 +316,40 @@ class PromptBank:
         return tuple(self.entries)
 
     def prompts(self) -> dict[str, list[str]]:
-        """Return the texts of all prompts in use by label; what is rejected is left out."""
-        return {label: [p.text for p in entry.live] for label, entry in self.entries.items()}
+        """Return the texts of all prompts in use; rejected ones are left out.
+
+        Returns
+        -------
+        dict of str to list of str
+            Texts by label.
+        """
+        return {label: [p.text for p in entry.in_use] for label, entry in self.entries.items()}
 
     def sample(self, n: int = 2, seed: int = 0) -> dict[str, list[str]]:
-        """Draw prompts of each label without replacement; see `sample`."""
+        """Draw prompts of each label without replacement; see `sample`.
+
+        Parameters
+        ----------
+        n : int
+            Number of prompts of each label.
+        seed : int
+            Seed of the draw.
+
+        Returns
+        -------
+        dict of str to list of str
+            Texts by label.
+
+        Raises
+        ------
+        ValueError
+            If `n` is below 1, or a label has fewer prompts.
+        """
         return sample(self.prompts(), n, seed)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over labels and their prompts in use: equal digests name sounds equally."""
+        """SHA-256 over labels and prompts in use; equal digests give equal classifications."""
         text = json.dumps(list(self.prompts().items()), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -234,14 +362,15 @@ def sample(prompts: Mapping[str, Sequence[str]], n: int = 2, seed: int = 0) -> d
     prompts : mapping of str to list of str
         All prompts of each label.
     n : int
-        How many of each; ReCLAP (arXiv 2409.09213) found 2 best.
+        Number of prompts of each label; ReCLAP (arXiv 2409.09213) found 2 best.
     seed : int
-        Equal seeds draw equally, on any machine. What a label gets does not depend on other
-        labels, and a larger `n` adds to what a smaller one drew.
+        Seed of the draw; equal seeds draw equally on any machine. The draw of a label does not
+        depend on other labels, and a larger `n` extends the draw of a smaller one.
 
     Returns
     -------
     dict of str to list of str
+        Texts by label.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Entries of a prompt bank: labels, their descriptions, their prompts; as objects and as JSON."""
+"""Entries of a prompt bank: labels with descriptions and prompts, as objects and as JSON."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,18 +33,24 @@ _SHOWN = 60  # characters of a bad value in a message
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A caption that stands for a label.
+    """Prompt of a label: a caption with its review status.
 
-    Attributes
+    Parameters
     ----------
     text : str
         The caption.
     status : {"new", "accepted", "rejected"}
-        What a person decided; a rejected prompt stays in the bank, but is not used.
+        Decision of a reviewer; a rejected prompt stays in the bank, but is not used.
     flags : tuple of str
-        What the checks found, ``"name of the check: reason"``.
+        Findings of the checks, ``"name of the check: reason"``.
     origin : mapping
-        Where it comes from: digest of the request, attempt, date, by, edited_from.
+        Provenance: digest of the request, attempt, date, by, edited_from.
+
+    Examples
+    --------
+    >>> prompt = Prompt.from_json({"text": "a dog barks", "status": "accepted"})
+    >>> prompt.to_json()
+    {'text': 'a dog barks', 'status': 'accepted'}
     """
 
     text: str
@@ -54,7 +60,25 @@ class Prompt:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "prompt") -> "Prompt":
-        """Make a prompt of parsed JSON; FormatError naming `where` and the field."""
+        """Build a prompt from parsed JSON.
+
+        Parameters
+        ----------
+        data : dict
+            Field names to values, as `to_json` gives them.
+        where : str
+            Name of the object in messages.
+
+        Returns
+        -------
+        Prompt
+            The prompt.
+
+        Raises
+        ------
+        FormatError
+            Naming `where` and the field.
+        """
         prompt = cls(**_review(where, "prompt", data))
         try:
             check_status(where, prompt.status)
@@ -63,21 +87,38 @@ class Prompt:
         return prompt
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes; fields at their default are left out."""
+        """Return the prompt as a JSON object.
+
+        Returns
+        -------
+        dict
+            Field names to values that `from_json` takes; fields at their default are left out.
+        """
         return _reviewed(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """How a label may sound, and the captions written from that.
+    """Description of the sound of a label, with the captions written from it.
 
-    Attributes
+    Parameters
     ----------
     text : str
         The description; empty where prompts were given without any.
     prompts : tuple of Prompt
-    status, flags, origin
-        As in `Prompt`. The prompts of a rejected description are not used.
+        Captions; those of a rejected description are not used.
+    status : {"new", "accepted", "rejected"}
+        Decision of a reviewer.
+    flags : tuple of str
+        Findings of the checks, as in `Prompt`.
+    origin : mapping
+        Provenance, as in `Prompt`.
+
+    Examples
+    --------
+    >>> description = Description("short, rough bursts", (Prompt("a dog barks"),))
+    >>> Description.from_json(description.to_json()) == description
+    True
     """
 
     text: str
@@ -88,7 +129,25 @@ class Description:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "description") -> "Description":
-        """Make a description of parsed JSON; FormatError naming `where` and the field."""
+        """Build a description from parsed JSON.
+
+        Parameters
+        ----------
+        data : dict
+            Field names to values, as `to_json` gives them.
+        where : str
+            Name of the object in messages.
+
+        Returns
+        -------
+        Description
+            The description with its prompts.
+
+        Raises
+        ------
+        FormatError
+            Naming `where` and the field.
+        """
         fields = fields_of(where, "description", data)
         prompts = tuple(
             Prompt.from_json(item, f"{where}.prompts[{i}]")
@@ -97,13 +156,38 @@ class Description:
         return cls(prompts=prompts, **_review(where, "description", fields))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes; fields at their default are left out."""
+        """Return the description as a JSON object.
+
+        Returns
+        -------
+        dict
+            Field names to values that `from_json` takes; fields at their default are left out.
+        """
         return {**_reviewed(self), "prompts": [p.to_json() for p in self.prompts]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A label, a short definition where the word alone is ambiguous, and its descriptions."""
+    """Entry of a label in a bank: its definition and descriptions.
+
+    Parameters
+    ----------
+    label : str
+        The label.
+    definition : str
+        Short definition where the word alone is ambiguous.
+    descriptions : tuple of Description
+        Descriptions of its sound, with their captions.
+
+    Examples
+    --------
+    >>> rejected = Prompt("a cat meows", "rejected")
+    >>> entry = Entry("dog", "", (Description("", (Prompt("a dog barks"), rejected)),))
+    >>> [prompt.text for prompt in entry.in_use]
+    ['a dog barks']
+    >>> Entry.from_json("dog", entry.to_json()) == entry
+    True
+    """
 
     label: str
     definition: str = ""
@@ -111,7 +195,27 @@ class Entry:
 
     @classmethod
     def from_json(cls, label: str, data: Any, where: str = "entry") -> "Entry":
-        """Make the entry of a label of parsed JSON; FormatError naming `where` and the field."""
+        """Build the entry of a label from parsed JSON.
+
+        Parameters
+        ----------
+        label : str
+            The label.
+        data : dict
+            Field names to values, as `to_json` gives them.
+        where : str
+            Name of the object in messages.
+
+        Returns
+        -------
+        Entry
+            The entry with its descriptions.
+
+        Raises
+        ------
+        FormatError
+            Naming `where` and the field.
+        """
         fields = fields_of(where, "entry", data)
         descriptions = tuple(
             Description.from_json(item, f"{where}.descriptions[{n}]")
@@ -120,12 +224,18 @@ class Entry:
         return cls(label, fields.get("definition", ""), descriptions)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` takes but the label; fields at their default are left out."""
+        """Return the entry, without its label, as a JSON object.
+
+        Returns
+        -------
+        dict
+            Field names to values that `from_json` takes; fields at their default are left out.
+        """
         definition = {"definition": self.definition} if self.definition else {}
         return {**definition, "descriptions": [d.to_json() for d in self.descriptions]}
 
     @property
-    def live(self) -> tuple[Prompt, ...]:
+    def in_use(self) -> tuple[Prompt, ...]:
         """The prompts in use: neither they nor their description are rejected."""
         kept = (d for d in self.descriptions if d.status != "rejected")
         return tuple(p for d in kept for p in d.prompts if p.status != "rejected")
@@ -135,7 +245,7 @@ class Entry:
 
 
 def fields_of(where: str, kind: str, data: Any) -> dict[str, Any]:
-    """Return an object's fields, after a look at their names and types."""
+    """Return an object's fields, after checking their names and types."""
     wanted = _FIELDS[kind]
     if not isinstance(data, dict):
         raise FormatError(f"{where}: expected an object, got {shown(data)}")
@@ -157,13 +267,13 @@ def _review(where: str, kind: str, data: Any) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """Return a bad value for a message, cut where it is long."""
+    """Return a bad value for a message, truncated."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def check_status(where: str, status: str) -> None:
-    """Refuse what is no status; ValueError naming `where`."""
+    """Refuse an unknown status with a ValueError that names `where`."""
     if status not in STATUSES:
         raise ValueError(f"{where}: status is {status!r}, expected one of {', '.join(STATUSES)}")
 

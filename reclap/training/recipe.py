@@ -1,4 +1,4 @@
-"""Training recipes: TOML files of what to train, on what, and how."""
+"""Training recipes: TOML files with the settings of a run."""
 
 import dataclasses
 import functools
@@ -47,7 +47,35 @@ _FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Settings):
-    """A training run; see the parts."""
+    """Recipe of a training run; ``docs/training.md`` specifies its sections.
+
+    Parameters
+    ----------
+    data : Data
+        Section ``[data]``.
+    run : Run
+        Section ``[run]``.
+    model : ModelPart
+        Section ``[model]``.
+    augment : Augment
+        Section ``[augment]``.
+    optim : Optim
+        Section ``[optim]``.
+    eval : Eval
+        Section ``[eval]``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> recipe = Recipe.from_mapping({"data": {"manifest": "train.jsonl"}, "run": {"steps": 100}})
+    >>> recipe.optim.lr, recipe.to_json()["run"]["steps"]
+    (0.0001, 100)
+    >>> identity = recipe.identity(Path("text-tower"))  # doctest: +SKIP
+    """
 
     data: Data
     run: Run
@@ -59,6 +87,18 @@ class Recipe(Settings):
     @classmethod
     def from_mapping(cls, data: Any, where: str = "recipe") -> "Recipe":
         """Build a checked recipe from nested dictionaries.
+
+        Parameters
+        ----------
+        data : mapping
+            Sections by name, each a mapping of keys to values.
+        where : str
+            Name of the recipe in messages.
+
+        Returns
+        -------
+        Recipe
+            The recipe.
 
         Raises
         ------
@@ -79,7 +119,13 @@ class Recipe(Settings):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return nested dictionaries that `from_mapping` takes."""
+        """Return the recipe as nested dictionaries.
+
+        Returns
+        -------
+        dict
+            Sections that `from_mapping` takes.
+        """
         data = dataclasses.asdict(self)
         data["model"]["from"] = data["model"].pop("source")
         return data
@@ -93,18 +139,28 @@ class Recipe(Settings):
         version: int = VERSION,
         progress: bool = False,
     ) -> dict[str, Any]:
-        """Return what a continuation must share with the run: settings, and digests of files.
+        """Return the identity of a run, which resuming compares: settings, and digests of files.
 
         Parameters
         ----------
         text : Path
-            The folder of the text tower.
+            Folder of the text tower.
         audio, source : Path, optional
-            What the audio tower, or the whole model, begins with.
+            Model that initialises the audio tower, or the whole model.
         version : int
-            1 has the digests of runs that were begun with the first versions.
+            Format of the identity; 1 has the digests of runs begun with the first versions.
         progress : bool
             Show progress bars where digests take longer than a second.
+
+        Returns
+        -------
+        dict
+            Sections without settings that may change between a run and its continuation.
+
+        Raises
+        ------
+        OSError, FormatError
+            If a file cannot be read.
         """
         digest = functools.partial(joined_sha256 if version < 2 else sha256, progress=progress)
         data = self.to_json()
@@ -133,7 +189,7 @@ _SECTIONS: dict[str, type[Any]] = {
 
 
 def defaults() -> dict[str, Any]:
-    """Return every setting that has a default, as an identity holds it; front end and tower too."""
+    """Return the defaults of all settings, as an identity holds them, with front end and tower."""
     found: dict[str, Any] = {
         name: {
             f.name: f.default

@@ -23,27 +23,27 @@ _HEARD = ("rate", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm
 
 @dataclasses.dataclass(frozen=True)
 class ModelPart(Settings):
-    """Section ``[model]``: what is trained.
+    """Section ``[model]``: the model to train.
 
     Parameters
     ----------
     source : str
-        Key ``from``: a model that training goes on with, anything that `reclap.load` takes. It
+        Key ``from``: a model to continue training from, anything that `reclap.load` takes. It
         gives the front end, both towers, heads and temperature, and the values of all settings
         below that are not set. Empty: none, and they have the defaults of `ClapConfig`.
     text : str, optional
-        What gives the text tower, frozen: a bundled model, a model folder, a folder of a plain
-        BERT, RoBERTa, T5, GPT-2 or CLIP, or a hub id of one of these. "mini" by default.
+        Source of the text tower, which is frozen: a bundled model, a model folder, a folder of a
+        plain BERT, RoBERTa, T5, GPT-2 or CLIP, or a hub id of one of these. "mini" by default.
     audio_from : str
-        File or folder whose audio tower training begins with: HTS-AT's ``.ckpt``, or any model
-        that `reclap.load` takes. Random values if empty.
+        File or folder whose audio tower initialises the audio tower: HTS-AT's ``.ckpt``, or any
+        model that `reclap.load` takes. Random initialisation if empty.
     front, audio : dict
         Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]`` (`HtsatConfig`).
     name, audio_head, text_head, dim, template : optional
-        As in `ClapConfig`.
+        See `ClapConfig`.
     init : {"xavier_uniform", "trunc_normal"}
-        First values of linear layers: uniform by their widths, which small towers learn much
-        faster from, or normal with deviation 0.02 as LAION-CLAP.
+        Initialisation of linear layers: uniform by their widths, from which small towers learn
+        much faster, or normal with standard deviation 0.02 as LAION-CLAP.
     """
 
     source: str = dataclasses.field(default="", metadata={"key": "from"})
@@ -72,12 +72,12 @@ class ModelPart(Settings):
             raise ValueError("audio_from: from gives the audio tower; set one of them")
 
     def completed(self, source: ClapConfig | None = None) -> "ModelPart":
-        """Return it with everything set: as `source`, the model of ``from``, or by default.
+        """Return the section with all settings: those of `source`, the ``from`` model, or defaults.
 
         Raises
         ------
         FormatError
-            If the front end would not be what the tower of `source` was trained to hear.
+            If the front end would differ from the one that the tower of `source` was trained with.
         """
         known: ClapConfig | type[ClapConfig] = ClapConfig
         front, audio = self.front, self.audio
@@ -96,7 +96,7 @@ class ModelPart(Settings):
         return dataclasses.replace(self, text=text, front=front, audio=audio, **given)
 
     def config(self, text: TextConfig) -> ClapConfig:
-        """Return the configuration of the whole model; of one that is `completed`."""
+        """Return the configuration of the whole model; for a `completed` section."""
         parts = dataclasses.asdict(self)
         del parts["init"], parts["source"], parts["audio_from"]
         return ClapConfig.from_json(parts | {"text": dataclasses.asdict(text)}, "model")
@@ -104,24 +104,25 @@ class ModelPart(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Optim(Settings):
-    """Section ``[optim]``: AdamW with decoupled weight decay, cosine schedule with warm-up.
+    """Section ``[optim]``: AdamW with decoupled weight decay, cosine schedule with warm-up, EMA.
 
     Parameters
     ----------
     lr : float
-        Greatest learning rate. Rises over `warmup` steps, ``lr (step + 1) / warmup``, then falls
-        to zero with a half cosine.
+        Peak learning rate. Rises over `warmup` steps, ``lr (step + 1) / warmup``, then falls to
+        zero with a half cosine.
     warmup : int
-        Steps.
+        Steps of the warm-up.
     beta1, beta2, eps : float
-        Of AdamW.
+        Parameters of AdamW.
     weight_decay : float
-        For matrices and tables; biases, norms and the temperature have none.
+        Weight decay of matrices and tables; biases, norms and the temperature have none.
     clip : float
-        Largest norm of the whole gradient; 0: not clipped.
+        Gradient clipping: largest norm of the whole gradient; 0: none.
     ema : float
-        Decay of a running mean of the weights, ``min(ema, (1 + step) / (10 + step))``. The model
-        that is saved and evaluated is then the mean. 0: none.
+        Decay of the exponential moving average (EMA) of the weights, with a warm-up:
+        ``min(ema, (1 + step) / (10 + step))``. The EMA weights are then those that are saved and
+        evaluated. 0: no EMA.
     """
 
     lr: NotNegative = 1e-4
@@ -136,20 +137,20 @@ class Optim(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Run(Settings):
-    """Section ``[run]``.
+    """Section ``[run]``: length, seed, checkpoints, threads.
 
     Parameters
     ----------
     steps : int
         Length of the run, and of the schedule.
     seed : int
-        Of every random draw, below ``2 ** 64``.
+        Seed of all random draws, below ``2 ** 64``.
     save_every : int
         Steps between checkpoints; the last step is always saved.
     save_first : bool
         Save a checkpoint, and evaluate, before the first step.
     keep : int
-        Checkpoints that stay; older ones are removed.
+        Number of checkpoints to keep; older ones are removed.
     threads : int
         Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
         only for the same number.
@@ -180,9 +181,9 @@ class Eval(Settings):
     manifest : str
         See `reclap.io.manifest.read`; the training manifest if empty. Captions are not used.
     where : dict of str to list
-        Which of its rows.
+        Filter of its rows: column names to allowed values.
     label : str
-        Column that holds the truth.
+        Column of the true label.
     prompts : dict
         A text or list of texts for each label; the model's template where absent.
     """
@@ -205,6 +206,6 @@ class Eval(Settings):
 
 
 def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
-    """Return where a front end differs from the one that an audio tower was trained with."""
+    """Return the differences of a front end from the one that an audio tower was trained with."""
     pairs = ((name, getattr(heard, name), getattr(wanted, name)) for name in _HEARD)
     return [f"{name} was {was!r}, now {now!r}" for name, was, now in pairs if was != now]
