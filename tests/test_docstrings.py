@@ -28,10 +28,7 @@ PACKAGES = (
     "reclap.text",
     "reclap.training",
 )
-PENDING = (
-    "reclap.audio.decode.",
-    "reclap.model.clap.",
-)
+PENDING = ("reclap.audio.decode.",)
 PROPERTIES = (property, functools.cached_property)
 
 

@@ -20,9 +20,26 @@ __all__ = ["Model"]
 
 
 class Model(ZeroShotClassifier):
-    """A contrastive language-audio model; see `reclap.load`.
+    """A contrastive language-audio model; `reclap.load` opens one.
 
     Methods may be called from several threads; calls take turns.
+
+    Parameters
+    ----------
+    config : ClapConfig
+        Front end, towers, heads, prompt template.
+    weights : Weights
+        Weights in the core.
+    tokenizer : Path or None
+        File of the tokenizer; without it the model embeds sounds, but no texts.
+    source : Path
+        Folder or file of the model, for messages.
+    threads : int, optional
+        Most threads of one call; the processors of this process by default.
+    family : str
+        Project whose checkpoint it is.
+    ignored : mapping of str to str, optional
+        Names of tensors that are not used, with the reason.
 
     Attributes
     ----------
@@ -32,13 +49,25 @@ class Model(ZeroShotClassifier):
         Most threads of one call.
     logit_scale : float
         Factor from cosines to logits.
+
+    Examples
+    --------
+    >>> import numpy as np, reclap
+    >>> model = reclap.load("mini")
+    >>> audio = model.embed_audio(np.zeros(48000), rate=48000)
+    >>> text = model.embed_text(["dog bark", "rain"])
+    >>> (audio @ text.T).shape
+    (1, 2)
+    >>> model.save("copy")
+    >>> reclap.load("copy").digest == model.digest
+    True
     """
 
     # What pickle keeps of it, given its digests; `reclap.load` says how it was opened.
     _reduced: Callable[[str, str], tuple[Any, ...]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle how the model was loaded, and its digests; unpickling loads it again."""
+        """Pickle the arguments of `load` and the digests; unpickling loads the model again."""
         if self._reduced is None:
             raise TypeError(f"{self._source}: only models that reclap.load returned can be pickled")
         return self._reduced(self.digest, self.text_digest)
@@ -64,7 +93,7 @@ class Model(ZeroShotClassifier):
         tokenizer: Path | None = None,
         progress: bool = False,
     ) -> "Model":
-        """Make a model of another project's checkpoint, see `reclap.load`."""
+        """Build a model from another project's checkpoint, see `reclap.load`."""
         read = functools.partial(model_folder.match, found.tensors, where=str(source))
         return cls(
             found.config,
@@ -79,7 +108,21 @@ class Model(ZeroShotClassifier):
     # ---- Metadata and files -------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """Describe the model: source, towers, sizes, front end, tokenizer, threads, digest."""
+        """Describe the model: source, towers, sizes, front end, tokenizer, threads, digest.
+
+        Returns
+        -------
+        dict
+            Name, source, family, parameters by part, sample rate in Hz, window in seconds, compute
+            type, digest, configuration and more.
+
+        Examples
+        --------
+        >>> import reclap
+        >>> about = reclap.load("mini").info()
+        >>> about["rate"], about["dim"]
+        (32000, 384)
+        """
         count = dict.fromkeys(("audio", "text", "audio_head", "text_head", "logit_scale"), 0)
         for name, shape in self._weights.shapes:
             part = name.split(".")[0].replace("_branch", "").replace("_projection", "_head")
@@ -116,11 +159,11 @@ class Model(ZeroShotClassifier):
         Parameters
         ----------
         folder : path
-            Made if absent; in one that holds a model of the same format its files are replaced.
+            Created if absent; in one that holds a model of the same format its files are replaced.
         format : {"reclap", "hf"}
             Ours, or transformers' ClapModel, whose `from_pretrained` gives the same embeddings.
         overwrite : bool
-            Replace a config.json that says something else, too.
+            Replace a config.json of something else, too.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Zero-shot classification: sounds and recordings named by labels in words."""
+"""Zero-shot classification of sounds and recordings by labels in words."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ __all__ = ["ZeroShotClassifier"]
 
 
 class ZeroShotClassifier(Embedder):
-    """An embedder that scores sounds by labels; the part of a `Model` that classifies."""
+    """An embedder with zero-shot classification; the base of `reclap.Model`."""
 
     def class_vectors(
         self,
@@ -40,21 +40,22 @@ class ZeroShotClassifier(Embedder):
         Parameters
         ----------
         labels : list of str, mapping of str to list of str, or PromptBank
-            Labels that go through the template, or labels with the prompts that stand for them.
+            Labels for the template, or labels with their prompts.
         template : str, optional
-            Contains ``{label}``; the model's own by default.
+            Prompt with ``{label}``; the model's own by default.
         n_prompts : int, optional
-            How many prompts of each label are drawn without replacement; all by default.
+            Number of prompts of each label, drawn without replacement; all by default.
         seed : int
-            Of the draw.
+            Seed of the draw.
         cache : bool
-            Whether embeddings of prompts are kept: of the last banks and lists in memory, of banks
-            and long lists (256 prompts) in the cache folder (``RECLAP_CACHE``), by the digests of
-            model and prompts.
+            Whether embeddings of prompts are cached: of the last banks and lists in memory, of
+            banks and long lists (256 prompts) in the cache folder (``RECLAP_CACHE``), by the
+            digests of model and prompts.
 
         Returns
         -------
         labels : tuple of str
+            The labels, in order.
         vectors : ndarray of float32, shape (labels, dim)
             The normalised mean of each label's normalised prompts.
 
@@ -62,6 +63,13 @@ class ZeroShotClassifier(Embedder):
         ------
         TypeError, ValueError
             If there is no label, one is empty or occurs twice, or one has too few prompts.
+
+        Examples
+        --------
+        >>> import reclap
+        >>> labels, vectors = reclap.load("mini").class_vectors(["dog", "rain"], "a {label}")
+        >>> labels, vectors.shape
+        (('dog', 'rain'), (2, 384))
         """
         classes = self._classes(labels, template, n_prompts, seed, "mean_embedding", cache)
         return classes.labels, classes.vectors()
@@ -109,27 +117,52 @@ class ZeroShotClassifier(Embedder):
         errors: Errors = "raise",
         progress: bool = False,
     ) -> list[Classification]:
-        """Name sounds by text, without training on the labels.
+        """Classify sounds zero-shot: by labels in words, without training on them.
 
         Parameters
         ----------
-        source, rate, channels_first, window_hop, errors, progress
-            As in `embed_audio`.
-        labels, template, n_prompts, seed, cache
-            As in `class_vectors`.
+        source : path, bytes, file object, array, or a list of them
+            Sounds, as in `embed_audio`.
+        labels : list of str, mapping of str to list of str, or PromptBank
+            Labels for the template, or labels with their prompts.
         top_k : int
-            How many labels `Classification.top` holds; at most all.
+            Number of labels in `Classification.top`; at most all.
+        rate : int, optional
+            Sample rate of arrays in Hz.
+        channels_first : bool
+            Whether arrays of two axes are (channels, T).
+        window_hop : float, optional
+            Step between the windows of a long clip, as in `embed_audio`.
+        template : str, optional
+            Prompt with ``{label}``; the model's own by default.
         combine : str
-            Rule that makes one score of the cosines with a label's prompts: "mean_embedding",
-            "mean_logit", "max", "logsumexp", "entropy", "entropy_batch" or "relevance", see
-            ``docs/prompts.md``. By "entropy_batch" alone sounds depend on each other.
+            Aggregation rule, which makes one score of the cosines with a label's prompts:
+            "mean_embedding", "mean_logit", "max", "logsumexp", "entropy", "entropy_batch" or
+            "relevance", see ``docs/prompts.md``. With "entropy_batch", and only then, the scores of
+            a sound depend on the others.
+        n_prompts : int, optional
+            Number of prompts of each label, as in `class_vectors`.
+        seed : int
+            Seed of the draw of prompts.
         explain : bool
-            Whether results carry an `attribution`: what each prompt contributed.
+            Whether results carry an `attribution`, the contribution of each prompt.
+        cache : bool
+            Whether embeddings of prompts are cached, as in `class_vectors`.
+        errors : {"raise", "skip"}
+            Effect of a bad sound: an exception, or a result with its `error` set.
+        progress : bool
+            Show a progress bar on standard error.
 
         Returns
         -------
         list of Classification
-            One for each sound, in order. With ``errors="skip"`` a bad one has `error` set.
+            One for each sound, in order.
+
+        Raises
+        ------
+        OSError, FormatError, ValueError, TypeError, ReclapError
+            As `embed_audio` and `class_vectors`; ValueError also for an unknown rule or a `top_k`
+            below 1.
 
         Examples
         --------
@@ -163,14 +196,39 @@ class ZeroShotClassifier(Embedder):
         errors: Errors = "raise",
         progress: bool = False,
     ) -> Generator[Classification, None, None]:
-        """Name sounds one after the other, in memory that does not grow with their number.
+        """Classify sounds one after the other, in memory that does not grow with their number.
 
         Parameters
         ----------
-        source, rate, channels_first, window_hop, errors, progress
-            As in `iter_embed`.
-        labels, top_k, template, combine, n_prompts, seed, explain, cache
-            As in `classify`; but not "entropy_batch", by which sounds depend on each other.
+        source : path, bytes, file object, array, or an iterable of them
+            Sounds, as in `iter_embed`.
+        labels : list of str, mapping of str to list of str, or PromptBank
+            Labels for the template, or labels with their prompts.
+        top_k : int
+            Number of labels in `Classification.top`; at most all.
+        rate : int, optional
+            Sample rate of arrays in Hz.
+        channels_first : bool
+            Whether arrays of two axes are (channels, T).
+        window_hop : float, optional
+            Step between the windows of a long clip, as in `embed_audio`.
+        template : str, optional
+            Prompt with ``{label}``; the model's own by default.
+        combine : str
+            Aggregation rule, as in `classify`; but not "entropy_batch", with which sounds depend on
+            each other.
+        n_prompts : int, optional
+            Number of prompts of each label, as in `class_vectors`.
+        seed : int
+            Seed of the draw of prompts.
+        explain : bool
+            Whether results carry an `attribution`, the contribution of each prompt.
+        cache : bool
+            Whether embeddings of prompts are cached, as in `class_vectors`.
+        errors : {"raise", "skip"}
+            Effect of a bad sound: an exception, or a result with its `error` set.
+        progress : bool
+            Show a progress bar on standard error.
 
         Yields
         ------
@@ -181,6 +239,14 @@ class ZeroShotClassifier(Embedder):
         ------
         OSError, FormatError, ValueError, TypeError, ReclapError
             As `classify`; results before the bad item come first. ValueError for "entropy_batch".
+
+        Examples
+        --------
+        >>> import numpy as np, reclap
+        >>> sounds = (np.zeros(16000) for _ in range(3))
+        >>> found = reclap.load("mini").iter_classify(sounds, ["dog", "rain"], rate=16000)
+        >>> [result.file for result in found]
+        ['audio[0]', 'audio[1]', 'audio[2]']
         """
         _require_top_k(top_k)
         if combine == "entropy_batch":
@@ -194,19 +260,19 @@ class ZeroShotClassifier(Embedder):
     def _classified(
         self, found: Sequence[Embedding], classes: Classes, top_k: int, *, explain: bool
     ) -> list[Classification]:
-        """Return what embedded sounds are named; those without embedding keep their error."""
+        """Classify embedded sounds; those without embedding keep their error."""
         k = min(top_k, len(classes.labels))
         good = [item for item in found if item.error is None]
         rows = np.array([item.row for item in good], np.float32).reshape(-1, self.config.dim)
         with self._lock:
             scored = classes.score(self._context, rows, self.logit_scale, k, explain=explain)
-        named = iter(zip(scored.scores, scored.order, scored.attributions, strict=True))
+        scored_items = iter(zip(scored.scores, scored.order, scored.attributions, strict=True))
         results = []
         for item in found:
             if item.error is not None:
                 results.append(Classification(item.file, classes.labels, error=item.error))
                 continue
-            scores, order, attribution = next(named)
+            scores, order, attribution = next(scored_items)
             results.append(
                 Classification(
                     item.file,
@@ -236,30 +302,55 @@ class ZeroShotClassifier(Embedder):
         errors: Errors = "raise",
         progress: bool = False,
     ) -> Timeline:
-        """Score labels along a recording.
+        """Classify the windows of a recording zero-shot.
 
         Parameters
         ----------
-        source, rate, channels_first, errors, progress
-            One sound, as in `iter_embed`.
-        labels, template, combine, n_prompts, seed, cache
-            As in `classify`; the windows are one batch.
+        source : path, bytes, file object or array
+            One sound, as in `embed_audio`.
+        labels : list of str, mapping of str to list of str, or PromptBank
+            Labels for the template, or labels with their prompts.
         window : float, optional
-            Seconds of one window; the model's own by default. Longer ones are pooled.
+            Length of a window in seconds; the model's own by default. Longer ones are pooled.
         hop : float, optional
-            Seconds between window starts; half a window by default.
+            Step between window starts in seconds; half a window by default.
+        rate : int, optional
+            Sample rate of an array in Hz.
+        channels_first : bool
+            Whether an array of two axes is (channels, T).
+        template : str, optional
+            Prompt with ``{label}``; the model's own by default.
+        combine : str
+            Aggregation rule, as in `classify`; the windows are one batch.
+        n_prompts : int, optional
+            Number of prompts of each label, as in `class_vectors`.
+        seed : int
+            Seed of the draw of prompts.
+        cache : bool
+            Whether embeddings of prompts are cached, as in `class_vectors`.
+        errors : {"raise", "skip"}
+            Effect of a bad sound: an exception, or a result without windows, with its `error` set.
+        progress : bool
+            Show a progress bar on standard error.
 
         Returns
         -------
         Timeline
-            Scores (windows, labels) and each window's start and end in seconds. With
-            ``errors="skip"`` that of a bad sound has no windows, and `error` set.
+            Scores (windows, labels) and each window's start and end in seconds.
 
         Raises
         ------
         OSError, FormatError, ValueError, TypeError
             As `classify`, or if `window` or `hop` is below one sample, there are more
             than 2^20 windows, or not one sound.
+
+        Examples
+        --------
+        >>> import numpy as np, reclap
+        >>> noise = np.random.default_rng(0).normal(0, 0.1, 160000)
+        >>> found = reclap.load("mini").timeline(noise, ["dog", "rain"], window=5.0, rate=16000)
+        >>> found.seconds.tolist()
+        [[0.0, 5.0], [2.5, 7.5], [5.0, 10.0]]
         """
         front = self.config.front
         window = front.window_seconds if window is None else window
@@ -305,6 +396,6 @@ class ZeroShotClassifier(Embedder):
 
 
 def _require_top_k(top_k: int) -> None:
-    """Refuse less than one label."""
+    """Refuse a `top_k` below 1."""
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}, expected at least 1")
