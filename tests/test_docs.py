@@ -72,6 +72,19 @@ def test_commands_of_page_parse(page):
         parse(line)
 
 
+def test_tasks_of_readme_are_lines_of_python():
+    (text,) = re.findall(r"has its line of Python: (.*?)\. Cosine", README, re.S)
+    names = re.findall(r"`(.+?)`", text)
+    assert len(names) >= 13
+    for name in names:
+        first, *path = name.split(".")
+        value = reclap if first == "reclap" else reclap.Model
+        for part in path:
+            assert first == "model" or part in value.__all__ or f"reclap.{part}" in MODULES
+            value = getattr(value, part, None) or importlib.import_module(f"reclap.{part}")
+        assert callable(value)
+
+
 def test_readme_has_commands_and_is_short():
     assert len(commands(README)) >= 8
     assert 100 <= README.count("\n") <= 250

@@ -39,10 +39,12 @@ def is_ours(value):
 
 
 def members(cls):
-    """Return the public methods and properties of a class that are ours."""
+    """Return our public methods and properties of a class; overrides of others' are no news."""
     found = {}
-    for owner in reversed([c for c in cls.__mro__ if c.__module__.startswith("reclap")]):
-        found |= {name: value for name, value in vars(owner).items() if not name.startswith("_")}
+    ours = [c for c in cls.__mro__ if c.__module__.startswith("reclap")]
+    theirs = {name for c in set(cls.__mro__) - set(ours) for name in vars(c)}
+    for owner in reversed(ours):
+        found |= {n: v for n, v in vars(owner).items() if not n.startswith("_") and n not in theirs}
     methods = (classmethod, staticmethod, *PROPERTIES)
     return {n: v for n, v in found.items() if inspect.isfunction(v) or isinstance(v, methods)}
 

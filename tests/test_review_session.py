@@ -2,13 +2,16 @@
 
 import time
 
+import numpy as np
 import pytest
 import reviews
 from reviews import session_of
 
+from reclap.checks import Sense
 from reclap.errors import FormatError, ReclapError
 from reclap.prompts.bank import Prompt, PromptBank
 from reclap.review.documents import open_document
+from reclap.review.opening import open_review
 from reclap.review.session import StaleError
 
 PUPPY = 4  # the flagged caption's index
@@ -246,3 +249,19 @@ def test_a_bank_of_audiosets_size(tmp_path):
     session = session_of(path)
     assert session.revision == 51
     session.close()
+
+
+def decide_and_fail(review):
+    review.session.decide([1], "rejected", 0)
+    raise KeyError
+
+
+def test_an_opened_review_saves_and_closes_whatever_happens(bank):
+    sense = Sense(lambda texts: np.zeros((len(texts), 2), np.float32))
+    with pytest.raises(KeyError), open_review(bank, sense=sense) as review:
+        decide_and_fail(review)
+    assert open_document(bank).items[1].prompt.status == "rejected"
+    with open_review(open_document(bank), sense=sense) as review:  # the lock is free again
+        assert not review.session.can_ask
+        with pytest.raises(ReclapError), open_review(bank, sense=sense):
+            pass

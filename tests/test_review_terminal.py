@@ -18,6 +18,7 @@ from reviews import embed, session_of
 
 from reclap.cli import main
 from reclap.prompts.bank import Prompt, PromptBank
+from reclap.review.api import Review
 from reclap.review.documents import open_document
 from reclap.review.neighbours import Near, Nearest, Neighbours
 from reclap.review.terminal import Terminal
@@ -37,7 +38,7 @@ def review(path, typed, **options):
     patience = time.monotonic() + 60
     while neighbours.nearest(0).share < 1 and time.monotonic() < patience:
         time.sleep(0.01)  # texts are embedded behind the review
-    Terminal(session, neighbours, io.StringIO(typed), out).run()
+    Terminal(Review(session, neighbours, {}), io.StringIO(typed), out).run()
     session.close()
     return out.getvalue()
 
@@ -65,7 +66,7 @@ def test_how_much_was_compared_is_told_until_it_is_all(bank):
     session = session_of(bank)
     out, found = io.StringIO(), Nearest(Near(6, 0.5), None, 0.254)
     near = types.SimpleNamespace(nearest=lambda place: found)
-    Terminal(session, near, io.StringIO(), out).run()
+    Terminal(Review(session, near, {}), io.StringIO(), out).run()
     session.close()
     assert "  nearest elsewhere (0.50): rain: Rain hisses.\n" in out.getvalue()
     assert out.getvalue().endswith("  (25% of all texts compared so far)\n> ")

@@ -2,6 +2,7 @@
 
 from reclap.checks.bank import check_bank
 from reclap.checks.finding import CHECKS, Finding
+from reclap.checks.manifest import check_manifest
 from reclap.checks.prompts import check_description, check_prompt
 from reclap.checks.report import Flagged, Report
 from reclap.checks.rewrites import check_rewrite, check_rewrites
@@ -15,6 +16,7 @@ __all__ = [
     "Sense",
     "check_bank",
     "check_description",
+    "check_manifest",
     "check_prompt",
     "check_rewrite",
     "check_rewrites",

@@ -11,7 +11,7 @@ from reclap.cli.options import Commands
 from reclap.errors import ReclapError
 
 if TYPE_CHECKING:
-    from reclap.review.api import Review
+    from reclap.review import Review
 
 __all__ = ["add_review"]
 
@@ -43,52 +43,42 @@ def _port(text: str) -> int:
 
 def _run_review(args: argparse.Namespace) -> int:
     from reclap.checks import Sense
-    from reclap.review.api import Review
-    from reclap.review.checking import Checker
-    from reclap.review.documents import open_document
-    from reclap.review.example_sounds import clips_of
-    from reclap.review.neighbours import Neighbours
-    from reclap.review.session import Session
+    from reclap.review import open_document, open_review
 
-    document = open_document(args.file)
-    clips = clips_of(document.items, args.clips)
+    document = open_document(args.file)  # before the model, which takes longer
     sense = Sense(options.load_model(args).embed_text)
-    labels = list(dict.fromkeys(item.label for item in document.items))
     with contextlib.ExitStack() as stack:
-        ask = None
-        if args.ask:
-            from reclap.review.regenerate import asker
-
-            model = stack.enter_context(llm.open_session(args))
-            ask = asker(model, llm.sampling_of(args), labels, sense)
-        session = Session(document, ask=ask, check=Checker(labels, sense).flags)
-        stack.callback(session.close)
-        review = Review(session, Neighbours(session, sense.rows), clips)
+        model = stack.enter_context(llm.open_session(args)) if args.ask else None
+        sampling = llm.sampling_of(args)
+        review = stack.enter_context(
+            open_review(document, sense=sense, clips=args.clips, llm=model, sampling=sampling)
+        )
         if args.terminal:
             _question(review)
         else:
             _serve(review, args.port)
+    session = review.session
     counts = session.counts()
     print(
-        f"{document.path}: {counts['accepted']} accepted, {counts['rejected']} rejected, "
+        f"{session.document.path}: {counts['accepted']} accepted, {counts['rejected']} rejected, "
         f"{counts['new']} undecided"
     )
     return 0
 
 
 def _question(review: "Review") -> None:
-    from reclap.review.terminal import Terminal
+    from reclap.review import Terminal
 
     if sys.stdin is None:
         raise ReclapError("review --terminal: standard input is closed")
     try:
-        Terminal(review.session, review.neighbours, sys.stdin, sys.stdout).run()
+        Terminal(review, sys.stdin, sys.stdout).run()
     except KeyboardInterrupt:
         print()
 
 
 def _serve(review: "Review", port: int) -> None:
-    from reclap.review.server import Server
+    from reclap.review import Server
 
     with Server(review, port) as server:
         print(f"Open {server.url}\nEnd with Ctrl-C; every decision is saved at once.", flush=True)

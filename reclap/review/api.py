@@ -16,14 +16,25 @@ _STATUS = {"accept": "accepted", "reject": "rejected", "reopen": "new"}
 
 @dataclasses.dataclass(frozen=True)
 class Review:
-    """State of the page.
+    """A review with its context, as the page and the terminal show it.
 
-    Attributes
+    Parameters
     ----------
     session : Session
+        Items and decisions.
     neighbours : Neighbours
+        Nearest neighbours of the items.
     clips : mapping of str to list of Path
         Sounds by label, as `reclap.review.example_sounds.clips_of` finds them.
+
+    Examples
+    --------
+    >>> from reclap import PromptBank
+    >>> from reclap.review import open_review
+    >>> PromptBank.from_prompts({"dog": ["a dog barks"]}).save("bank.json")
+    >>> with open_review("bank.json") as review:
+    ...     review.labels()
+    ['dog']
     """
 
     session: Session
@@ -31,7 +42,13 @@ class Review:
     clips: Mapping[str, Sequence[Path]]
 
     def labels(self) -> list[str]:
-        """Return the labels, each once, in order."""
+        """Return the labels, in order.
+
+        Returns
+        -------
+        list of str
+            Each label once.
+        """
         return list(dict.fromkeys(item.label for item in self.session.items))
 
 

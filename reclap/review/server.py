@@ -70,12 +70,28 @@ class Server(http.server.ThreadingHTTPServer):
     review : Review
         State of the page.
     port : int
-        0 takes any that is free.
+        Port to listen on; 0 for any free one.
 
     Attributes
     ----------
     url : str
         The address to open, with the token in its fragment.
+
+    Raises
+    ------
+    OSError
+        If the port is in use.
+
+    Examples
+    --------
+    ``server.serve_forever()`` answers until Ctrl-C.
+
+    >>> from reclap import PromptBank
+    >>> from reclap.review import open_review
+    >>> PromptBank.from_prompts({"dog": ["a dog barks"]}).save("bank.json")
+    >>> with open_review("bank.json") as review, Server(review) as server:
+    ...     print(server.url.partition("#")[0][:17], len(server.clip_key(0)))
+    http://127.0.0.1: 64
     """
 
     daemon_threads = True
@@ -90,7 +106,18 @@ class Server(http.server.ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_port}/#{self.token}"
 
     def clip_key(self, label: int) -> str:
-        """Return the key to the clips of a label, from which the token cannot be derived."""
+        """Return the key to the clips of a label, from which the token cannot be derived.
+
+        Parameters
+        ----------
+        label : int
+            Index of the label.
+
+        Returns
+        -------
+        str
+            64 hexadecimal digits.
+        """
         return hmac.new(self.token.encode(), f"clip {label}".encode(), "sha256").hexdigest()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -3,8 +3,9 @@
 from typing import TextIO
 
 from reclap.errors import ReclapError, one_line, printable
-from reclap.review.neighbours import Near, Neighbours
-from reclap.review.session import Decision, Session
+from reclap.review.api import Review
+from reclap.review.neighbours import Near
+from reclap.review.session import Decision
 
 __all__ = ["Terminal"]
 
@@ -18,24 +19,33 @@ _STATUS = {"a": "accepted", "r": "rejected", "o": "new"}
 
 
 class Terminal:
-    """Review as questions and answers, for terminals without any features.
+    r"""Review as questions and answers, for terminals without any features.
 
     Parameters
     ----------
-    session : Session
-    neighbours : Neighbours
+    review : Review
+        State of the review.
     lines : text file
         Input of the reviewer; its end ends the review.
     out : text file
         Output to the reviewer.
+
+    Examples
+    --------
+    >>> import io
+    >>> from reclap import PromptBank
+    >>> from reclap.review import open_review
+    >>> PromptBank.from_prompts({"dog": ["a dog barks"]}).save("bank.json")
+    >>> with open_review("bank.json") as review:
+    ...     Terminal(review, io.StringIO("a\nq\n"), io.StringIO()).run()
+    >>> PromptBank.load("bank.json").entries["dog"].in_use[0].status
+    'accepted'
     """
 
-    def __init__(
-        self, session: Session, neighbours: Neighbours, lines: TextIO, out: TextIO
-    ) -> None:
-        self._session, self._neighbours = session, neighbours
+    def __init__(self, review: Review, lines: TextIO, out: TextIO) -> None:
+        self._session, self._neighbours = review.session, review.neighbours
         self._lines, self._out = lines, out
-        self._queue = session.queue()
+        self._queue = self._session.queue()
         self._at = 0
 
     def run(self) -> None:
