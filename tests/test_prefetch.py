@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reclap.runtime.prefetch import prefetch, prefetch_map
+from reclap.runtime.prefetch import check_wanted, prefetch, prefetch_map
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -214,6 +214,69 @@ def test_a_generator_left_open_does_not_hold_the_interpreter():
     )
     run = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)  # noqa: S603
     assert (run.returncode, run.stdout, run.stderr) == (0, "(0, 0)\n", "")
+
+
+def test_a_thread_may_go_on_asking_when_the_main_thread_has_ended():
+    code = """
+import threading, time
+from reclap.runtime import prefetch
+prefetch._POLL = 0.01
+
+def work():
+    threading.main_thread().join()
+    found = prefetch.prefetch([range(5).__iter__] * 3, 2, 2)
+    for i, value in found:
+        time.sleep(0.05)  # so that workers wait for room, and look whether the program is ending
+        print(i, value)
+
+threading.Thread(target=work).start()
+"""
+    run = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)  # noqa: S603
+    expected = "".join(f"{i} {value}\n" for i in range(3) for value in range(5))
+    assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+def test_a_generator_that_a_thread_left_open_does_not_hold_the_interpreter(daemon):
+    code = f"""
+import itertools, threading
+from reclap.runtime import prefetch
+prefetch._POLL = 0.01
+found = prefetch.prefetch([itertools.count] * 3, 2, 2)
+begun = threading.Event()
+
+def work():
+    next(found), begun.set()
+    if {daemon}:
+        threading.Event().wait()
+
+next(found)  # threads that a daemon starts are daemons, too
+threading.Thread(target=work, daemon={daemon}).start()
+begun.wait()
+"""
+    run = subprocess.run([sys.executable, "-c", code], timeout=WAIT, capture_output=True, text=True)  # noqa: S603
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_a_job_may_ask_whether_it_is_wanted():
+    check_wanted()  # in no job
+    asked, caught = threading.Event(), []
+
+    def job():
+        yield 0
+        try:
+            while True:
+                check_wanted()
+                asked.set()
+        except Exception as error:
+            caught.append(error)
+
+    found = prefetch([job], 1, 1)
+    next(found)
+    asked.wait()
+    found.close()
+    assert not workers()
+    assert not caught  # a job cannot take it for a fault of its own
 
 
 def test_a_generator_may_be_collected_by_one_of_its_threads():

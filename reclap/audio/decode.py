@@ -1,30 +1,20 @@
 """Sound files and arrays to samples at a wanted rate."""
 
-import contextlib
 import dataclasses
-import errno
-import logging
 import math
 import operator
-import os
-import stat
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from reclap._types import Samples
-from reclap.audio import headers
-from reclap.audio.arrays import amplitudes, refuse_non_finite
+from reclap.audio.arrays import amplitudes
 from reclap.audio.levels import Levels
-from reclap.audio.media import MediaReader
 from reclap.audio.resample import LEAST_RATE, MOST_RATE, Kind, resample
-from reclap.errors import BadSound, BadSoundType, FormatError, shown_name
-from reclap.io.files import StrPath
-from reclap.runtime.libraries import core, sndfile
+from reclap.audio.sound_file import Decoder, SoundFile, Source, is_file
+from reclap.errors import BadSound, BadSoundType, shown_name
+from reclap.runtime.libraries import core
 
 __all__ = [
     "CHANNELS",
@@ -43,32 +33,9 @@ __all__ = [
     "read",
 ]
 
-Content: TypeAlias = bytes | bytearray | memoryview
-Source: TypeAlias = StrPath | Content | IO[bytes]
-
 Channels: TypeAlias = Literal["mean", "concatenate", "keep"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)
-CHUNK = 1 << 20  # bytes read at a time from what is no regular file
 ARRAY = "audio array"  # what messages call one
-HEAD = 1 << 24  # bytes after which it must have begun as a sound does; covers pictures in tags
-LARGEST = 1 << 31  # bytes that it may hold
-
-_log = logging.getLogger(__name__)
-
-
-class Decoder(Protocol):
-    """Decodes a file from its beginning: the core's ``Reader``, or `MediaReader`."""
-
-    @property
-    def rate(self) -> int:
-        """Samples per second (Hz)."""
-
-    @property
-    def channels(self) -> int:
-        """Channels."""
-
-    def read(self, frames: int = -1, /) -> Samples:
-        """Decode the next frames, or all that are left, as (frames, channels)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,138 +44,6 @@ class Clip:
 
     samples: Samples
     rate: int
-
-
-class SoundFile:
-    """The content of a sound file, decoded as often as one likes.
-
-    Parameters
-    ----------
-    source : path, bytes-like or binary file object
-        A regular file stays on disk and is read piece by piece; of a pipe or a file object the
-        whole content is taken at once, `LARGEST` bytes at most. The path ``"-"`` is standard input.
-    place : str, optional
-        What messages put before the name of what is no path: its place in a list.
-
-    Attributes
-    ----------
-    name : str
-        What messages call it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened.
-    FormatError
-        If its content is endless, or no sound.
-    TypeError
-        If it is none of these.
-    """
-
-    def __init__(self, source: Source, place: str | None = None) -> None:
-        self._path: Path | None = None
-        self._data: Content = b""
-        if isinstance(source, str) and source == "-":
-            if sys.stdin is None:
-                raise BadSound("standard input is closed")
-            self.name, self._data = "standard input", _all_of(sys.stdin.buffer, "standard input")
-        elif isinstance(source, (str, os.PathLike)):
-            self.name = os.fspath(source)
-            if "://" in self.name and not Path(source).exists():
-                why = "a URL: download the sound and give its path"
-                raise FileNotFoundError(errno.ENOENT, why, self.name)
-            with Path(source).open("rb") as file:
-                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    self._path = Path(source)
-                else:
-                    self._data = _all_of(file, self.name)
-        else:
-            name, self._data = _content(source)
-            self.name = name if place is None else f"{place}: {name}"
-        with self._bytes() as (read_at, size):
-            self._head = read_at(0, 64)
-            self._missing = headers.missing(read_at, size)
-            if found := headers.unsized_wav(read_at, size):
-                self._give_size(*found, size)
-
-    @contextlib.contextmanager
-    def _bytes(self) -> Iterator[tuple[headers.ReadAt, int]]:
-        """Give access to any of the bytes, and their number."""
-        if self._path is None:
-            view = memoryview(self._data).cast("B")
-            yield (lambda at, count: bytes(view[at : at + count])), len(view)
-            return
-        with self._path.open("rb", buffering=0) as file:
-            descriptor = file.fileno()
-            yield (
-                lambda at, count: os.pread(descriptor, count, at),
-                os.fstat(descriptor).st_size,
-            )
-
-    def _give_size(self, at: int, there: int, size: int) -> None:
-        """Take a streamed WAV file into memory, and let its header tell what is there."""
-        if size > LARGEST:
-            raise FormatError(
-                f"{self.name}: a WAV file that claims 0 bytes of samples and holds more than "
-                f"{LARGEST >> 20} MB; write its header anew"
-            )
-        data = bytearray(self._data if self._path is None else self._path.read_bytes())
-        data[at : at + 4] = min(there, 0xFFFFFFFF).to_bytes(4, "little")
-        data[4:8] = min(len(data) - 8, 0xFFFFFFFF).to_bytes(4, "little")
-        self._path, self._data = None, data
-
-    def open(self) -> Decoder:
-        """Return what decodes the file from its beginning; FormatError if it is no sound file."""
-        with self._named():
-            kind = headers.kind_of(self._head)
-            if kind in headers.MEDIA:
-                return MediaReader(self._path or self._data, kind)
-            if kind is not None:
-                raise FormatError(f"{kind}, no sound file")
-            if self._path is None:
-                return sndfile().open(self._data)
-            with self._path.open("rb") as file:
-                return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
-
-    def report(self, frames: int) -> None:
-        """Log a warning if the file was cut off, given how many frames could be decoded."""
-        lost = self._missing
-        if (promised := headers.flac_frames(self._head)) > frames:
-            share = (promised - frames) / promised
-            lost = f"{promised - frames:,} of {promised:,} frames ({share:.0%})"
-        if lost is not None:
-            _log.warning("%s: the file was cut off, it lacks %s", self.name, lost)
-
-    def read(self, reader: Decoder, frames: int = -1, at: int = 0) -> Samples:
-        """Decode the next frames, or all that are left, as (frames, channels).
-
-        Parameters
-        ----------
-        reader : Decoder
-            As `open` returns it.
-        frames : int
-            How many; at the end of the file there are fewer, and then none.
-        at : int
-            How many were read before, for messages.
-
-        Raises
-        ------
-        FormatError
-            If the file holds no frame, or more than fit into one array.
-        ValueError
-            If a sample is NaN or infinite.
-        """
-        with self._named():
-            samples = reader.read(frames)
-        refuse_non_finite(samples, self.name, at)
-        return samples
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except FormatError as error:
-            raise FormatError(f"{self.name}: {error}") from None
 
 
 def read(source: Source) -> Clip:
@@ -238,56 +73,6 @@ def read(source: Source) -> Clip:
     clip = Clip(file.read(reader), reader.rate)
     file.report(len(clip.samples))
     return clip
-
-
-def _content(source: bytes | bytearray | memoryview | IO[bytes]) -> tuple[str, Content]:
-    """Return a name for messages, and the bytes."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"<{len(source)} bytes>", source
-    if callable(getattr(source, "read", None)):
-        name = str(getattr(source, "name", "<file object>"))
-        return name, _all_of(source, name)
-    raise BadSoundType(
-        "audio source: expected a path, bytes, a file object or an array, got "
-        f"{'None' if source is None else type(source).__name__}"
-    )
-
-
-def _all_of(file: IO[bytes], name: str) -> Content:
-    """Read what is no regular file to its end, which may never come.
-
-    Raises
-    ------
-    FormatError
-        If it begins as no sound does, or holds more than `LARGEST` bytes.
-    TypeError
-        If it was opened as text.
-    """
-    parts: list[bytes] = []
-    have, looked = 0, False
-    while chunk := file.read(CHUNK):
-        if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise BadSoundType(f"{name}: expected a file opened in binary mode, read() gave a str")
-        parts.append(bytes(chunk))
-        have += len(chunk)
-        if have >= HEAD and not looked:
-            looked = True
-            _refuse_no_sound(b"".join(parts), name)
-        if have > LARGEST:
-            raise FormatError(
-                f"{name}: more than {LARGEST >> 20} MB in what is no regular file, and maybe "
-                "endless; write it to a file first"
-            )
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _refuse_no_sound(head: bytes, name: str) -> None:
-    if headers.kind_of(head) in headers.MEDIA:
-        return
-    try:
-        sndfile().open(head)
-    except FormatError as error:
-        raise FormatError(f"{name}: {error}; nor did it end after {len(head)} bytes") from None
 
 
 def load(
@@ -384,12 +169,6 @@ def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: st
         samples = mixed
     out = resample(samples, clip_rate, rate, resampler)
     return out.T.reshape(-1) if channels == "concatenate" else out
-
-
-def is_file(source: object) -> TypeGuard[Source]:
-    """Tell files and their content from arrays."""
-    named = (str, os.PathLike, bytes, bytearray, memoryview)
-    return isinstance(source, named) or hasattr(source, "read")
 
 
 def check_rate(name: str, rate: Any) -> int:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap._types import Samples
-from reclap.audio.decode import Source
 from reclap.audio.resample import LEAST_RATE, MOST_RATE
 from reclap.audio.resample import Kind as ResamplerKind
+from reclap.audio.sound_file import Source
 from reclap.audio.streams import Stream, open_stream
 from reclap.io.settings import Settings, from_mapping
 

@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from reclap.audio.decode import Source, check_rate, is_file, own_rate
+from reclap.audio.decode import check_rate, own_rate
 from reclap.audio.front import AudioConfig, open_front
 from reclap.audio.fusion import LogMel, log_mels
+from reclap.audio.sound_file import Source, is_file
 from reclap.audio.streams import Stream, Whole, cut
 from reclap.errors import BadSound, FormatError, one_line
 from reclap.runtime.prefetch import prefetch

@@ -6,18 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reclap.audio.decode import (
-    ARRAY,
-    Channels,
-    Clip,
-    Samples,
-    SoundFile,
-    clip_of,
-    convert,
-    is_file,
-)
+from reclap.audio.decode import ARRAY, Channels, Clip, Samples, clip_of, convert
 from reclap.audio.levels import Levels, sounding
 from reclap.audio.resample import Kind, resampled_length, resampler_of
+from reclap.audio.sound_file import SoundFile, is_file
 from reclap.errors import FormatError
 from reclap.runtime.libraries import core
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from reclap._types import Floats
 from reclap.audio import inputs
-from reclap.audio.decode import is_file
 from reclap.audio.fusion import LogMel
+from reclap.audio.sound_file import is_file
 from reclap.config.model import ClapConfig
 from reclap.errors import Errors, FormatError, ReclapError, SkippedWarning, one_line, shown_name
 from reclap.model.batching import TEXT_BATCH, batch_of, batches

@@ -14,12 +14,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Generic, TypeVar
 
-__all__ = ["prefetch", "prefetch_map"]
+__all__ = ["check_wanted", "prefetch", "prefetch_map"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_POLL = 1.0  # seconds after which a waiting worker looks whether the interpreter is ending
+_POLL = 1.0  # seconds after which a waiting worker looks whether the program is ending
 
 
 def prefetch(
@@ -122,6 +122,19 @@ def _values(found: Generator[tuple[int, T], None, None]) -> Generator[T, None, N
             yield value
 
 
+def check_wanted() -> None:
+    """End the job that calls this if nobody wants its results any more; elsewhere do nothing.
+
+    For jobs that wait for what may never come. Ends them by an exception that they let pass.
+    """
+    buffer = getattr(_worker, "buffer", None)
+    if buffer is not None:
+        buffer.check()
+
+
+_worker = threading.local()  # the buffer of a thread that works for one
+
+
 def _run(
     jobs: Iterator[Callable[[], Iterable[T]]],
     threads: int,
@@ -207,6 +220,7 @@ def _start(buffer: "_Buffer[T]") -> threading.Thread:
 
 
 def _work(buffer: "_Buffer[T]") -> None:
+    _worker.buffer = buffer
     with contextlib.suppress(_Closed):
         while True:
             index, job = buffer.take()
@@ -232,7 +246,7 @@ def _produce(buffer: "_Buffer[T]", index: int, job: Callable[[], Iterable[T]]) -
             close()
 
 
-class _Closed(Exception):
+class _Closed(BaseException):
     """Nobody wants more results."""
 
 
@@ -252,6 +266,7 @@ class _Buffer(Generic[T]):
         self._ended: dict[int, BaseException | None] = {}
         self._waiting = self._submitted = self.turn = 0
         self._closed = False
+        self._caller = threading.current_thread()
 
     # ---- The calling thread ------------------------------------------------------------------
 
@@ -273,6 +288,7 @@ class _Buffer(Generic[T]):
         own = self._results[index]
         while True:
             with self._change:
+                self._caller = threading.current_thread()
                 self._change.wait_for(lambda: own or index in self._ended)
                 if not own:
                     break
@@ -319,9 +335,17 @@ class _Buffer(Generic[T]):
         return self._waiting < self._room
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        """Wait in a worker; raise `_Closed` once nobody wants more or Python is ending."""
+        """Wait in a worker; see `check`."""
         while not self._change.wait_for(lambda: self._closed or ready(), _POLL):
-            if not threading.main_thread().is_alive():
-                raise _Closed
-        if self._closed:
+            self.check()
+        self.check()
+
+    def check(self) -> None:
+        """Raise `_Closed` if nobody wants more results, or nobody can ask: the program is ending.
+
+        Python ends once the main thread has, and all others but daemons.
+        """
+        caller = self._caller
+        goes_on = threading.main_thread().is_alive() or (caller.is_alive() and not caller.daemon)
+        if self._closed or not goes_on:
             raise _Closed
