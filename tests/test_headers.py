@@ -10,7 +10,7 @@ import pytest
 
 import reclap
 from reclap import audio
-from reclap.audio import decode, headers, streams
+from reclap.audio import headers, sound_file, streams
 from reclap.errors import FormatError
 
 soundfile = pytest.importorskip("soundfile")
@@ -119,7 +119,7 @@ def test_odd_chunk_without_its_last_byte_is_whole(rng, caplog):
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero and /dev/urandom")
 @pytest.mark.parametrize("source", ["/dev/zero", "/dev/urandom"])
 def test_endless_device_is_refused(small, source, monkeypatch):
-    monkeypatch.setattr(decode, "HEAD", 1 << 20)
+    monkeypatch.setattr(sound_file, "HEAD", 1 << 20)
     with pytest.raises(FormatError, match=f"{source}: not a sound file"):
         small.embed_audio(source)
     with Path(source).open("rb") as file, pytest.raises(FormatError, match="not a sound file"):
@@ -140,7 +140,7 @@ class Endless(io.RawIOBase):
 
 
 def test_endless_sound_is_refused_at_a_bound(rng, monkeypatch):
-    monkeypatch.setattr(decode, "LARGEST", 20 << 20)
+    monkeypatch.setattr(sound_file, "LARGEST", 20 << 20)
     source = Endless(encoded(noise(rng)))
     with pytest.raises(FormatError, match="more than 20 MB in what is no regular file"):
         audio.read(source)

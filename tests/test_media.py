@@ -7,7 +7,7 @@ import pytest
 from needs import needs
 
 from reclap import audio
-from reclap.audio import decode, headers, media, streams
+from reclap.audio import headers, media, sound_file, streams
 from reclap.errors import FormatError
 
 av = needs("av", "media")
@@ -114,6 +114,6 @@ def test_damaged_files_decode_or_are_refused(rng, suffix, codec, kind):
 
 def test_a_pipe_of_another_container_is_no_endless_input(monkeypatch):
     data = encoded("webm", "libopus", tone(48000, 2.0, 1), 48000)
-    monkeypatch.setattr(decode, "CHUNK", 1000)
-    monkeypatch.setattr(decode, "HEAD", 2000)
+    monkeypatch.setattr(sound_file, "CHUNK", 1000)
+    monkeypatch.setattr(sound_file, "HEAD", 2000)
     assert len(audio.read(io.BytesIO(data)).samples) > 48000
