@@ -41,7 +41,7 @@ def pairs(rows: int) -> np.ndarray:
 
 def make_ours(rule: str, rows: int, threads: int) -> common.Call:
     """Return our work as a function that returns the best scores or the ranks."""
-    from reclap.prompts.combine import place_of
+    from reclap.prompts.combine import rule_index
     from reclap.runtime.libraries import core
 
     context, x, w = core.Context(threads), units(rows, 0), prompts_of(rule)
@@ -50,7 +50,7 @@ def make_ours(rule: str, rows: int, threads: int) -> common.Call:
     if rule == "ranks":
         return lambda: core.ranks(context, x, w, pairs(rows))
     first = np.arange(0, len(w) + 1, PROMPTS)
-    arguments = (context, x, w, first, place_of(rule), SCALE, BEST)
+    arguments = (context, x, w, first, rule_index(rule), SCALE, BEST)
     return lambda: core.combine(*arguments, all=False)[1]
 
 
