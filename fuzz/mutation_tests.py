@@ -22,6 +22,7 @@ TESTS = {
     "reclap/training/initial.py": "initial run_folder continue_model",
     "reclap/training/loop.py": "recipe run_folder initial continue_model train run_folder_states",
     "reclap/training/recipe.py": "recipe settings evaluate initial run_folder train",
+    "reclap/training/sections.py": "recipe settings evaluate initial run_folder train",
     "reclap/training/spectra.py": "augment data training_front audio",
     "reclap/checks": "checks_scene checks_labels checks_form checks_bank checks_rewrites"
     " prompt_bank review_answers cli",
@@ -44,6 +45,7 @@ TESTS = {
     "reclap/prompts": "prompt_bank banks strategies combine naming eval_prompts",
     "reclap/model/prompt_cache.py": "naming strategies store",
     "reclap/prompts/bank.py": "prompt_bank banks checks_bank review_session naming",
+    "reclap/prompts/entries.py": "prompt_bank banks checks_bank review_session naming",
     "reclap/prompts/strategies.py": "strategies eval_prompts banks cli",
     "reclap/store": "store caption_features embeddings",
     "csrc/score": "score combine naming eval_prompts",
