@@ -221,7 +221,7 @@ def test_kernels_that_are_not_there_stop_the_tests_of_a_checkout(checkout, monke
     absent = ("-p", "absent")
     status, out = collected(checkout, "tests/test_a.py", *absent)
     assert status == 3
-    assert "reclap._kernels is not there: in a checkout python setup.py build_ext" in out
+    assert "reclap._kernels is missing: in a checkout python setup.py build_ext" in out
     shutil.rmtree(checkout / "csrc")  # these are not the sources of the reclap that is tested
     (checkout / "tests" / "test_b.py").write_text("from needs import kernels\n")
     assert collected(checkout, "tests/test_a.py", *absent)[0] == 0

@@ -138,7 +138,7 @@ def test_doubts_of_the_rewriting_become_flags_and_move_to_the_review(tmp_path):
         ({"review": [[3]]}, "expected an object"),
         ({"review": [[{"text": "a", "mood": 1}]]}, "unknown field 'mood'"),
         ({"review": [[{"text": "a", "status": "good"}]]}, "status is 'good', expected one of new"),
-        ({"review": [[{"text": "b", "status": "new"}]]}, "are not the rewrites"),
+        ({"review": [[{"text": "b", "status": "new"}]]}, "differ from the rewrites"),
         ({"rewrite_flags": []}, "expected an object of lists"),
         ({"captions": "all.json#x"}, "expected a list"),
     ],

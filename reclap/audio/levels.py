@@ -78,7 +78,7 @@ class Levels:
         if self._mixed < CANCELLED * self._independent:
             _log.warning(
                 "%s: its channels cancel each other in their mean, which holds %.2g of the power "
-                "of independent channels; give one channel, or turn one round",
+                "of independent channels; pass one channel, or invert one",
                 name,
                 self._mixed / self._independent,
             )

@@ -132,8 +132,7 @@ def read_config(folder: Path) -> ClapConfig:
     absent = [name for name in _FRONT if name not in front]
     if absent:
         raise FormatError(
-            f"{path}: front: {', '.join(absent)} missing, without which the sounds would be heard "
-            "otherwise"
+            f"{path}: front: {', '.join(absent)} missing, without which log-mels would differ"
         )
     return ClapConfig.from_json(data, str(path))
 

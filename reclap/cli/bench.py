@@ -24,7 +24,7 @@ HEAD = ("dtype", "threads", "clips/s", "texts/s", "cosine", "load s")
 
 def add_bench(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("bench", help="measure how fast this machine runs a model")
+    p = commands.add_parser("bench", help="measure the throughput of a model on this machine")
     p.add_argument(
         "model",
         metavar="MODEL",

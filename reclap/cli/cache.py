@@ -11,7 +11,7 @@ __all__ = ["add_cache"]
 
 def add_cache(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("cache", help="show or clear what can be made again")
+    p = commands.add_parser("cache", help="show or clear the caches")
     p.add_argument(
         "--clear",
         choices=PARTS,

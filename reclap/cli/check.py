@@ -15,7 +15,7 @@ _MANIFESTS = (".csv", ".jsonl", ".parquet")
 
 def add_check(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("check", help="judge prompts or rewrites of a language model")
+    p = commands.add_parser("check", help="check generated prompts or rewrites")
     p.add_argument(
         "file",
         metavar="FILE",

@@ -14,12 +14,17 @@ def add_compare(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser("compare", help="find the nearest embeddings of another file")
     p.add_argument(
-        "queries", metavar="NPZ", type=options.named_path, help="what `reclap embed` wrote"
+        "queries", metavar="NPZ", type=options.named_path, help="queries: a file of `reclap embed`"
     )
     p.add_argument(
-        "among", metavar="NPZ", type=options.named_path, help="the same, by the same model"
+        "among",
+        metavar="NPZ",
+        type=options.named_path,
+        help="items: another file, by the same model",
     )
-    p.add_argument("--top-k", type=options.positive, default=5, help="for each query (default: 5)")
+    p.add_argument(
+        "--top-k", type=options.positive, default=5, help="items for each query (default: 5)"
+    )
     p.add_argument("--json", action="store_true", help="one JSON object a line for each query")
     options.add_threads(p)
     p.set_defaults(run=_run_compare)

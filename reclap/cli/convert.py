@@ -10,7 +10,9 @@ __all__ = ["add_convert"]
 
 def add_convert(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("convert", help="write a model as a folder of ours or of transformers")
+    p = commands.add_parser(
+        "convert", help="convert a model to a folder of ours or of transformers"
+    )
     p.add_argument("model", metavar="SRC", help="name, folder, file, or hf:ORG/NAME of the hub")
     p.add_argument("out", metavar="DST", type=options.named_path, help="folder to write")
     p.add_argument(
@@ -21,7 +23,7 @@ def add_convert(commands: Commands) -> None:
     )
     options.add_loading(p)
     options.add_threads(p)
-    p.add_argument("--force", action="store_true", help="replace a folder that is there")
+    p.add_argument("--force", action="store_true", help="replace an existing folder")
     p.set_defaults(run=_run_convert)
 
 

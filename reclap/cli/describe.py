@@ -20,23 +20,23 @@ def add_describe(commands: Commands) -> None:
     p.add_argument(
         "labels",
         metavar="LABELS",
-        help="file: one label a line, its meaning after a tab or ': '; or a bundled bank's name",
+        help="file: one label a line, its definition after a tab or ': '; or a bundled bank's name",
     )
     llm.add_out(p, "bank of prompts, JSON; a report beside it")
-    p.add_argument("--name", help="of the bank (default: that of the file)")
+    p.add_argument("--name", help="name of the bank (default: that of the file)")
     p.add_argument(
         "-t",
         "--descriptions",
         type=options.positive,
         default=5,
-        help="for each label (default: 5)",
+        help="descriptions of each label (default: 5)",
     )
     p.add_argument(
         "-n",
         "--prompts",
         type=options.positive,
         default=10,
-        help="captions for each description (default: 10)",
+        help="captions of each description (default: 10)",
     )
     llm.add_llm(p, temperature=0.7)
     llm.add_sense(p)

@@ -42,7 +42,7 @@ def add_embed(commands: Commands) -> None:
         "preparation; or FOLDER.store, to which later calls add; the same command continues after "
         "a kill",
     )
-    p.add_argument("--force", action="store_true", help="replace what is there")
+    p.add_argument("--force", action="store_true", help="replace an existing output")
     p.set_defaults(run=_run_embed)
 
 

@@ -44,28 +44,28 @@ def add_labels(parser: argparse.ArgumentParser) -> None:
         metavar="BANK",
         help='prompt bank, a file or the name of one; or {"label": ["a prompt", ...], ...}',
     )
-    parser.add_argument("--template", help='how a label becomes a prompt: "a sound of {label}"')
+    parser.add_argument("--template", help='prompt of a label, such as "a sound of {label}"')
     parser.add_argument(
         "--strategy",
         metavar="NAME",
-        help="how labels become prompts: template, label, label+description, attributes, sources "
+        help="strategy that makes prompts: template, label, label+description, attributes, sources "
         "or bank",
     )
     parser.add_argument(
-        "--n-prompts", type=positive, metavar="N", help="prompts drawn of each label (default: all)"
+        "--n-prompts", type=positive, metavar="N", help="prompts to draw per label (default: all)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
     parser.add_argument(
         "--combine",
         choices=RULES,
         default=RULES[0],
-        help="how a label's prompts make one score (default: %(default)s)",
+        help="aggregation rule over the prompts of a label (default: %(default)s)",
     )
     parser.add_argument(
         "--no-cache",
         dest="cache",
         action="store_false",
-        help="embed prompts anew, and keep nothing",
+        help="neither read nor write the cache of prompt embeddings",
     )
 
 

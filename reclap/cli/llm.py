@@ -58,25 +58,30 @@ def add_llm(parser: argparse.ArgumentParser, temperature: float) -> None:
         help="ask for one property at a time, with examples (default without --base-url)",
     )
     group.add_argument(
-        "--temperature", type=float, default=temperature, help=f"default: {temperature}"
+        "--temperature",
+        type=float,
+        default=temperature,
+        help=f"of sampling (default: {temperature})",
     )
-    group.add_argument("--seed", type=int, default=0, help="default: 0")
+    group.add_argument("--seed", type=int, default=0, help="seed of sampling (default: 0)")
     group.add_argument(
         "--attempts",
         type=options.positive,
         default=4,
-        help="per text, before it is reported missing",
+        help="attempts per text (default: 4)",
     )
     group.add_argument(
-        "--concurrency", type=options.positive, default=8, help="requests at once (default: 8)"
+        "--concurrency", type=options.positive, default=8, help="concurrent requests (default: 8)"
     )
     group.add_argument(
         "--timeout", type=float, default=60.0, help="seconds for a whole answer (default: 60)"
     )
-    group.add_argument("--max-requests", type=options.positive, metavar="N", help="budget")
-    group.add_argument("--max-tokens", type=options.positive, metavar="N", help="budget")
     group.add_argument(
-        "--cache", type=Path, metavar="FILE", help="replies so far (default: the user's cache)"
+        "--max-requests", type=options.positive, metavar="N", help="budget of requests"
+    )
+    group.add_argument("--max-tokens", type=options.positive, metavar="N", help="budget of tokens")
+    group.add_argument(
+        "--cache", type=Path, metavar="FILE", help="cache of replies (default: the user's)"
     )
     group.add_argument(
         "--replay", action="store_true", help="recorded replies only: send nothing, load no model"

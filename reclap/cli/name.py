@@ -21,13 +21,15 @@ _LABELS = 256  # labels or prompts whose embedding takes as long as some sounds
 
 def add_classify(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("classify", help="name each of some sounds")
+    p = commands.add_parser("classify", help="classify sounds by labels in words")
     options.add_files(p)
     labels.add_labels(p)
     options.add_model(p)
     options.add_window_hop(p)
-    p.add_argument("--top-k", type=options.positive, default=5, help="labels shown (default: 5)")
-    p.add_argument("--explain", action="store_true", help="show which prompt decided")
+    p.add_argument(
+        "--top-k", type=options.positive, default=5, help="number of labels shown (default: 5)"
+    )
+    p.add_argument("--explain", action="store_true", help="show the contribution of each prompt")
     p.add_argument("--json", action="store_true", help="one JSON object a line")
     p.set_defaults(run=_run_classify)
 
@@ -91,7 +93,7 @@ def _rows(result: "Classification", explain: bool) -> list[tuple[str, ...]]:
 
 def add_timeline(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("timeline", help="name a sound along time")
+    p = commands.add_parser("timeline", help="classify the windows of a recording")
     p.add_argument("file", metavar="FILE", help="sound file")
     labels.add_labels(p)
     options.add_model(p)

@@ -54,7 +54,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-activation",
         choices=("gelu", "quick_gelu"),
-        help="of the CLIP text tower in a file of LAION-CLAP (default: gelu)",
+        help="activation of the CLIP text tower in a file of LAION-CLAP (default: gelu)",
     )
     parser.add_argument(
         "--compat",
@@ -73,12 +73,12 @@ def add_files(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
     parser.add_argument(
         "files", metavar="FILE", nargs=nargs, help="sound files; - for standard input"
     )
-    parser.add_argument("--recursive", action="store_true", help="take folders, with all below")
+    parser.add_argument("--recursive", action="store_true", help="search folders recursively")
     parser.add_argument(
         "--errors",
         choices=("raise", "skip"),
         default="raise",
-        help="stop at a bad file, or report it and go on (default: raise)",
+        help="stop at a bad file, or report and skip it (default: raise)",
     )
 
 

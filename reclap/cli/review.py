@@ -18,7 +18,7 @@ __all__ = ["add_review"]
 
 def add_review(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("review", help="look through prompts or rewrites, on a local page")
+    p = commands.add_parser("review", help="review generated prompts or rewrites on a local page")
     p.add_argument("file", metavar="FILE", type=Path, help="prompt bank (.json), manifest (.jsonl)")
     p.add_argument(
         "--clips",
@@ -26,10 +26,10 @@ def add_review(commands: Commands) -> None:
         metavar="FOLDER",
         help="example sounds: a folder for each label, or a manifest",
     )
-    p.add_argument("--terminal", action="store_true", help="questions here instead of a page")
-    p.add_argument("--port", type=_port, default=0, help="of the page (default: any free one)")
+    p.add_argument("--terminal", action="store_true", help="review in the terminal instead")
+    p.add_argument("--port", type=_port, default=0, help="port of the page (default: any free one)")
     options.add_model(p)
-    p.add_argument("--ask", action="store_true", help="let a language model write texts anew")
+    p.add_argument("--ask", action="store_true", help="enable regeneration by a language model")
     llm.add_llm(p, temperature=0.9)
     p.set_defaults(run=_run_review)
 

@@ -21,7 +21,7 @@ def add_rewrite(commands: Commands) -> None:
         "--rewrites",
         type=options.positive,
         default=4,
-        help="of each caption, those it has counted (default: 4)",
+        help="rewrites of each caption, existing ones included (default: 4)",
     )
     llm.add_llm(p, temperature=0.4)
     llm.add_sense(p)

@@ -13,16 +13,16 @@ INTERRUPTED = 130
 
 def add_train(commands: Commands) -> None:
     """Add the command."""
-    p = commands.add_parser("train", help="train a model as a recipe says")
+    p = commands.add_parser("train", help="train a model by a recipe")
     p.add_argument("recipe", metavar="RECIPE", type=options.named_path, help="TOML file")
     p.add_argument(
         "--out",
         metavar="DIR",
         type=options.named_path,
         required=True,
-        help="checkpoints and log",
+        help="run folder, for checkpoints and log",
     )
-    p.add_argument("--resume", action="store_true", help="continue the run that DIR holds")
+    p.add_argument("--resume", action="store_true", help="resume the run in DIR")
     p.add_argument(
         "--set",
         metavar="SECTION.KEY=VALUE",

@@ -216,7 +216,7 @@ def _skip(kept: Rows, rows: Iterator[_Row], report: Report) -> None:
         row = next(rows, None)
         if row is None or row.digest() != done.source:
             raise FormatError(
-                f"row {number} of the rewrites that were begun is not that of the manifest"
+                f"row {number} of the unfinished rewrites is not that of the manifest"
                 f"{'' if row is None else f' ({row.at})'}; --force starts anew"
             )
         report.add(dataclasses.replace(done.item, name=row.at), done.flagged)

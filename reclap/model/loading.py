@@ -209,4 +209,4 @@ def _tokenizer(given: StrPath | None) -> Path | None:
 def _refuse_options(path: Path, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
-            raise ValueError(f"{name}: {path} is a model folder, which says itself")
+            raise ValueError(f"{name}: {path} is a model folder, which determines it")

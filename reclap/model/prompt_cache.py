@@ -89,7 +89,7 @@ def _stored(model: Encoder, texts: list[str], *, progress: bool) -> dict[str, Fl
     try:
         path = cache_folder() / "prompts" / f"{model.text_digest}{SUFFIX}"
     except RuntimeError as error:
-        log.warning("embeddings of prompts are not kept: %s", error)
+        log.warning("embeddings of prompts are not cached: %s", error)
     found, damaged = _read(path, texts) if path else ({}, False)
     missing = [text for text in texts if text not in found]
     shown = bar(len(missing), "prompt", shown=progress and bool(missing))
@@ -117,7 +117,7 @@ def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
     except FileNotFoundError:
         return {}, False
     except (OSError, FormatError) as error:
-        log.warning("made anew: %s", error)
+        log.warning("the cache is rebuilt: %s", error)
         return {}, True
     return rows, False
 
@@ -140,7 +140,7 @@ class _Keeper:
                 self._writer = Writer(self._path, header, force=self._damaged)
             self._writer.append(rows, texts)
         except (OSError, ReclapError) as error:
-            log.warning("embeddings of prompts are not kept: %s", error)
+            log.warning("embeddings of prompts are not cached: %s", error)
             self._path = None
 
     def close(self) -> None:
@@ -150,4 +150,4 @@ class _Keeper:
                 self._writer.close()
                 prune(self._writer.path.parent, MOST)
             except OSError as error:
-                log.warning("embeddings of prompts are not kept: %s", error)
+                log.warning("embeddings of prompts are not cached: %s", error)

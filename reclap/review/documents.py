@@ -218,7 +218,7 @@ def _reviewed(at: str, review: Any, captions: Sequence[Caption]) -> list[list[Pr
     ]
     for n, (group, caption) in enumerate(zip(groups, captions, strict=True)):
         if _in_use(group) != list(caption.rewrites):
-            raise FormatError(f"{at}: review[{n}]: what is not rejected there are not the rewrites")
+            raise FormatError(f"{at}: review[{n}]: texts in use differ from the rewrites")
     return groups
 
 

@@ -191,9 +191,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _check_token(self) -> None:
         if not _is_same(self.headers.get(TOKEN, ""), self.server.token):
-            raise _Refused(
-                HTTPStatus.FORBIDDEN, "open the address that reclap review has printed last"
-            )
+            raise _Refused(HTTPStatus.FORBIDDEN, "open the address that reclap review printed last")
 
     # ---- Answers -----------------------------------------------------------------------------
 

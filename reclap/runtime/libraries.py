@@ -82,7 +82,7 @@ def load_kernels() -> Any:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise BackendError(f"{name} is not there: {built_by}") from error
+        raise BackendError(f"{name} is missing: {built_by}") from error
     if found.sources != core.sources:
         raise BackendError(f"{name} is of other sources than {core.__name__}: {built_by}")
     found.split_kind(core.split_kind())  # the choice is a module's own
