@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -362,6 +363,19 @@ def test_a_type_has_one_alias():
                            ("StrPath", "str | os.PathLike[str]")):  # fmt: skip
             is_home = INSIDE[path] in ("_types.py", "io/files.py")
             assert type not in parts or is_home, f"{INSIDE[path]}: {type} is called {name}"
+
+
+SCRIPTS = sorted(p for d in ("benchmarks", "fuzz", "parity") for p in (ROOT / d).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_import_what_the_package_has(path):
+    for node in ast.walk(ast.parse(path.read_text())):  # most of it within functions
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("reclap"):
+            module = importlib.import_module(node.module)
+            for name in (a.name for a in node.names):
+                there = hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}")
+                assert there, f"line {node.lineno}: {node.module}.{name}"
 
 
 def is_call_of(node, name):
