@@ -30,8 +30,8 @@ def workers():
     st.one_of(st.none(), st.integers(1, 20)),
 )
 @settings(deadline=None, max_examples=60)
-def test_results_come_in_order_whatever_they_are(jobs, threads, room, ahead):
-    found = list(prefetch([job.__iter__ for job in jobs], threads, room, ahead=ahead))
+def test_results_come_in_order_whatever_they_are(jobs, threads, size, ahead):
+    found = list(prefetch([job.__iter__ for job in jobs], threads, size, ahead=ahead))
     assert found == [(i, result) for i, job in enumerate(jobs) for result in job]
     assert not workers()
 
@@ -201,10 +201,10 @@ def test_nothing_starts_before_the_first_result_is_asked_for():
     assert list(found) == [(0, "a")]
 
 
-@pytest.mark.parametrize(("threads", "room", "ahead"), [(0, 1, None), (1, 0, 1), (1, 1, 0)])
-def test_bounds_below_one_are_refused_at_once(threads, room, ahead):
+@pytest.mark.parametrize(("threads", "size", "ahead"), [(0, 1, None), (1, 0, 1), (1, 1, 0)])
+def test_bounds_below_one_are_refused_at_once(threads, size, ahead):
     with pytest.raises(ValueError, match="expected at least 1"):
-        prefetch([], threads, room, ahead=ahead)
+        prefetch([], threads, size, ahead=ahead)
 
 
 def test_a_generator_left_open_does_not_hold_the_interpreter():

@@ -1,4 +1,4 @@
-"""Sound files and arrays to samples at a wanted rate."""
+"""Decoding of sound files and conversion of arrays to samples at a given rate."""
 
 import dataclasses
 import math
@@ -40,14 +40,29 @@ ARRAY = "audio array"  # what messages call one
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Decoded audio: `samples` (T, channels) float32, nominally in [-1, 1]; `rate` in Hz."""
+    """Decoded audio.
+
+    Parameters
+    ----------
+    samples : ndarray of float32, shape (T, channels)
+        Amplitudes, nominally in [-1, 1].
+    rate : int
+        Sample rate in Hz.
+
+    Examples
+    --------
+    >>> Clip(np.zeros((48000, 2), np.float32), 48000).samples.shape
+    (48000, 2)
+    """
 
     samples: Samples
     rate: int
 
 
 def read(source: Source) -> Clip:
-    """Decode a sound file: WAV, FLAC, OGG, MP3, AIFF and what else libsndfile knows.
+    """Decode a sound file: WAV, FLAC, OGG, MP3, AIFF and the other formats of libsndfile.
+
+    With the extra ``media`` also M4A, AAC, WebM and WMA.
 
     Parameters
     ----------
@@ -62,11 +77,22 @@ def read(source: Source) -> Clip:
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError
-        As the operating system reports them.
+        If the file cannot be opened.
     FormatError
         If the content is empty, no sound file, or holds no frame, or more than 2^30 samples.
     ValueError
         If a sample is NaN or infinite.
+
+    Examples
+    --------
+    >>> import io, wave
+    >>> file = io.BytesIO()
+    >>> with wave.open(file, "wb") as out:
+    ...     out.setparams((1, 2, 16000, 4, "NONE", ""))
+    ...     out.writeframes(bytes(8))
+    >>> clip = read(file.getvalue())
+    >>> clip.rate, clip.samples.shape
+    (16000, (4, 1))
     """
     file = SoundFile(source)
     reader = file.open()
@@ -92,16 +118,16 @@ def load(
         Floating-point arrays hold amplitudes, nominally in [-1, 1]; integers of 8, 16 and 32
         bits are scaled from their full range (unsigned 8 bits around 128, as in WAV files).
     target_rate : int
-        Wanted rate in Hz, 1000 to 4194304.
+        Sample rate of the result in Hz, 1000 to 4194304.
     rate : int, optional
-        Rate in Hz of an array, 1000 to 4194304 as of files; required there, and refused for files,
-        which say it themselves.
+        Sample rate of an array in Hz, 1000 to 4194304; required for arrays, and refused for files,
+        which have their own.
     channels : {"mean", "concatenate", "keep"}
         Average them, put one after the other in time (as MS-CLAP does), or keep them.
     resampler : {"soxr", "sinc", "librosa"}
         See `reclap.audio.resample.resample`.
     channels_first : bool
-        An array of two axes is (channels, T), as torchaudio and transformers make them.
+        Whether an array of two axes is (channels, T), as in torchaudio and transformers.
 
     Returns
     -------
@@ -111,7 +137,7 @@ def load(
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError
-        As the operating system reports them.
+        If the file cannot be opened.
     FormatError
         If a file's content cannot be decoded.
     TypeError
@@ -119,11 +145,11 @@ def load(
     ValueError
         If the source is empty, has the wrong number of axes or channels first, or holds NaN,
         infinity or a sample beyond 1e10; if a rate is missing or not 1000 to 4194304 Hz; or if
-        more than 2^31 - 1 samples would come of resampling.
+        resampling would give more than 2^31 - 1 samples.
 
     Notes
     -----
-    Logged as a warning: a file that was cut off, with what is missing; channels that cancel in
+    Warnings are logged for a truncated file, with what is missing; channels that cancel in
     their mean; amplitudes beyond 8.
 
     Examples
@@ -155,7 +181,7 @@ def clip_of(source: Any, rate: int | None, *, channels_first: bool = False) -> C
 
 
 def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: str) -> Samples:
-    """Mix the channels of a clip and change its rate; see `load`; `name` is for warnings."""
+    """Mix the channels of a clip and resample it; see `load`; `name` is for warnings."""
     samples, clip_rate, levels = clip.samples, clip.rate, Levels()
     del clip  # an hour in stereo is more than a gigabyte
     mixed = None
@@ -172,7 +198,7 @@ def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: st
 
 
 def check_rate(name: str, rate: Any) -> int:
-    """Return a rate in Hz as an int; TypeError or ValueError if it is none, or out of range."""
+    """Return a sample rate in Hz as an int; TypeError or ValueError if it is not one."""
     if isinstance(rate, float | np.floating) and math.isfinite(rate) and rate == int(rate):
         rate = int(rate)
     wrong = TypeError(f"{name}: expected a whole number of Hz, got {_shown(rate)}")
@@ -193,7 +219,7 @@ def _shown(rate: Any) -> str:
 
 
 def own_rate(rate: Any) -> int:
-    """Return the rate that a sound brings; BadSound if it is none, as of files."""
+    """Return the own sample rate of a sound; BadSound if it is none, or out of range."""
     try:
         return check_rate("its rate", rate)
     except TypeError as error:

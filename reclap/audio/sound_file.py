@@ -1,4 +1,4 @@
-"""The content of sound files, regular or not, and what decodes it."""
+"""Sound files: their content, regular or not, and the decoder for it."""
 
 import contextlib
 import errno
@@ -35,35 +35,35 @@ _log = logging.getLogger(__name__)
 
 
 class Decoder(Protocol):
-    """Decodes a file from its beginning: the core's ``Reader``, or `MediaReader`."""
+    """Decoder of a file, from its beginning: the core's ``Reader``, or `MediaReader`."""
 
     @property
     def rate(self) -> int:
-        """Samples per second (Hz)."""
+        """Sample rate in Hz."""
 
     @property
     def channels(self) -> int:
-        """Channels."""
+        """Number of channels."""
 
     def read(self, frames: int = -1, /) -> Samples:
-        """Decode the next frames, or all that are left, as (frames, channels)."""
+        """Decode the next frames, or all remaining ones, as (frames, channels)."""
 
 
 class SoundFile:
-    """The content of a sound file, decoded as often as one likes.
+    """Content of a sound file, which can be decoded any number of times.
 
     Parameters
     ----------
     source : path, bytes-like or binary file object
         A regular file stays on disk and is read piece by piece; of a pipe or a file object the
         whole content is taken at once, `LARGEST` bytes at most. The path ``"-"`` is standard input.
-    place : str, optional
-        What messages put before the name of what is no path: its place in a list.
+    prefix : str, optional
+        Text before the name of a source that is no path, such as its index in a list.
 
     Attributes
     ----------
     name : str
-        What messages call it.
+        Name in messages.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class SoundFile:
         If it is none of these.
     """
 
-    def __init__(self, source: Source, place: str | None = None) -> None:
+    def __init__(self, source: Source, prefix: str | None = None) -> None:
         self._path: Path | None = None
         self._data: Content = b""
         if isinstance(source, str) and source == "-":
@@ -94,7 +94,7 @@ class SoundFile:
                     self._data = _all_of(file, self.name)
         else:
             name, self._data = _content(source)
-            self.name = name if place is None else f"{place}: {name}"
+            self.name = name if prefix is None else f"{prefix}: {name}"
         with self._bytes() as (read_at, size):
             self._head = read_at(0, 64)
             self._missing = headers.missing(read_at, size)
@@ -116,7 +116,7 @@ class SoundFile:
             )
 
     def _give_size(self, at: int, there: int, size: int) -> None:
-        """Take a streamed WAV file into memory, and let its header tell what is there."""
+        """Read a streamed WAV file into memory, and correct the sizes in its header."""
         if size > LARGEST:
             raise FormatError(
                 f"{self.name}: a WAV file that claims 0 bytes of samples and holds more than "
@@ -128,7 +128,7 @@ class SoundFile:
         self._path, self._data = None, data
 
     def open(self) -> Decoder:
-        """Return what decodes the file from its beginning; FormatError if it is no sound file."""
+        """Return a decoder of the file, at its beginning; FormatError if it is no sound file."""
         with self._named():
             kind = headers.kind_of(self._head)
             if kind in headers.MEDIA:
@@ -141,7 +141,7 @@ class SoundFile:
                 return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
 
     def report(self, frames: int) -> None:
-        """Log a warning if the file was cut off, given how many frames could be decoded."""
+        """Log a warning if the file was truncated, given the number of decoded frames."""
         lost = self._missing
         if (promised := headers.flac_frames(self._head)) > frames:
             share = (promised - frames) / promised
@@ -150,16 +150,21 @@ class SoundFile:
             _log.warning("%s: the file was cut off, it lacks %s", self.name, lost)
 
     def read(self, reader: Decoder, frames: int = -1, at: int = 0) -> Samples:
-        """Decode the next frames, or all that are left, as (frames, channels).
+        """Decode the next frames, or all remaining ones.
 
         Parameters
         ----------
         reader : Decoder
-            As `open` returns it.
+            Decoder from `open`.
         frames : int
-            How many; at the end of the file there are fewer, and then none.
+            Number of frames; at the end of the file there are fewer, and then none.
         at : int
-            How many were read before, for messages.
+            Number of frames read before, for messages.
+
+        Returns
+        -------
+        ndarray of float32, shape (frames, channels)
+            Amplitudes.
 
         Raises
         ------
@@ -182,7 +187,7 @@ class SoundFile:
 
 
 def is_file(source: object) -> TypeGuard[Source]:
-    """Tell files and their content from arrays."""
+    """Tell files, and their content as bytes, from arrays."""
     named = (str, os.PathLike, bytes, bytearray, memoryview)
     return isinstance(source, named) or hasattr(source, "read")
 
@@ -201,12 +206,12 @@ def _content(source: bytes | bytearray | memoryview | IO[bytes]) -> tuple[str, C
 
 
 def _all_of(file: IO[bytes], name: str) -> Content:
-    """Read what is no regular file to its end, which may never come.
+    """Read a source that is no regular file to its end, which may never come.
 
     Raises
     ------
     FormatError
-        If it begins as no sound does, or holds more than `LARGEST` bytes.
+        If it does not begin like a sound, or holds more than `LARGEST` bytes.
     TypeError
         If it was opened as text.
     """

@@ -1,7 +1,7 @@
 """Ordered, bounded prefetching on threads.
 
-The one prefetcher of the package: sounds on their way to a tower (`reclap.audio`), batches of
-training (`reclap.training`), requests to a language model (`reclap.llm`).
+The one prefetcher of the package: for log-mels of sounds (`reclap.audio`), training batches
+(`reclap.training`) and requests to language models (`reclap.llm`).
 """
 
 import contextlib
@@ -25,12 +25,12 @@ _POLL = 1.0  # seconds after which a waiting worker looks whether the program is
 def prefetch(
     jobs: Iterable[Callable[[], Iterable[T]]],
     threads: int,
-    room: int,
+    size: int,
     *,
     ahead: int | None = None,
     interrupt: Callable[[bool], None] | None = None,
 ) -> Generator[tuple[int, T], None, None]:
-    """Run jobs on threads, each of which yields any number of results one by one.
+    """Prefetch the results of jobs, each of which yields any number, on threads.
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ def prefetch(
         while it asks for results.
     threads : int
         Maximum number of jobs that run at once.
-    room : int
+    size : int
         Maximum number of buffered results. The job being consumed has its own quota, so at most
-        ``2 * room`` are held, and one in the hand of each thread.
+        ``2 * size`` are held, and one more by each thread.
     ahead : int, optional
         Maximum number of jobs that are queued, running, or ended and not yet consumed;
-        ``room + threads`` by default.
+        ``size + threads`` by default.
     interrupt : callable, optional
         Called when the generator ends early, before running jobs are awaited; with True where
-        Ctrl-C ended it, after which what runs should be given up.
+        Ctrl-C ended it, after which running jobs should be cancelled.
 
     Yields
     ------
@@ -59,9 +59,9 @@ def prefetch(
     Raises
     ------
     ValueError
-        If `threads`, `room` or `ahead` is not positive.
+        If `threads`, `size` or `ahead` is not positive.
     BaseException
-        What a job raises, after the job's last result; what `jobs` raises, after the results of
+        Exception of a job, after the job's last result; exception of `jobs`, after the results of
         the jobs that it gave.
     RuntimeError
         If the process was forked meanwhile, in its child, which has none of the threads.
@@ -73,12 +73,12 @@ def prefetch(
     where the garbage collector closes it. A generator that is neither closed nor consumed does not
     keep the interpreter from exiting.
     """
-    ahead = room + threads if ahead is None else ahead
-    if min(threads, room, ahead) < 1:
+    ahead = size + threads if ahead is None else ahead
+    if min(threads, size, ahead) < 1:
         raise ValueError(
-            f"threads is {threads}, room {room} and ahead {ahead}, expected at least 1 of each"
+            f"threads is {threads}, size {size} and ahead {ahead}, expected at least 1 of each"
         )
-    return _run(iter(jobs), threads, _Buffer(room), ahead, interrupt)
+    return _run(iter(jobs), threads, _Buffer(size), ahead, interrupt)
 
 
 def prefetch_map(
@@ -89,7 +89,7 @@ def prefetch_map(
     *,
     interrupt: Callable[[bool], None] | None = None,
 ) -> Generator[T, None, None]:
-    """Yield ``function(item)`` in the order of the items, at most `ahead` of them computed early.
+    """Map a function over items on threads, in order, with at most `ahead` results prefetched.
 
     Parameters
     ----------
@@ -97,15 +97,24 @@ def prefetch_map(
         Called in one of several threads.
     items : iterable
         Read in the calling thread.
-    threads, ahead, interrupt
+    threads : int
+        Maximum number of calls that run at once.
+    ahead : int
+        Maximum number of prefetched results.
+    interrupt : callable, optional
         As in `prefetch`.
+
+    Yields
+    ------
+    result
+        ``function(item)`` for each item, in order.
 
     Raises
     ------
     ValueError
         As `prefetch`.
     BaseException
-        What `function` or `items` raises, in its turn.
+        Exception of `function` or `items`, in its turn.
     """
     jobs = (partial(_single, function, item) for item in items)
     found = prefetch(jobs, threads, ahead, ahead=ahead, interrupt=interrupt)
@@ -123,9 +132,10 @@ def _values(found: Generator[tuple[int, T], None, None]) -> Generator[T, None, N
 
 
 def check_wanted() -> None:
-    """End the job that calls this if nobody wants its results any more; elsewhere do nothing.
+    """End the job that calls this if its results are no longer wanted; elsewhere do nothing.
 
-    For jobs that wait for what may never come. Ends them by an exception that they let pass.
+    For jobs that may wait for ever, such as for a silent pipe. Ends them by an exception that they
+    let pass.
     """
     buffer = getattr(_worker, "buffer", None)
     if buffer is not None:
@@ -167,8 +177,8 @@ def _run(
                 yield buffer.turn, result
                 if os.getpid() != owner:
                     raise RuntimeError(
-                        "this process is a fork of the one that began to read ahead, whose threads "
-                        "it does not have; begin anew in it"
+                        "this process is a fork of the one that began to prefetch, and has none of "
+                        "its threads; start again in it"
                     )
         if failure is not None:
             raise failure
@@ -193,7 +203,7 @@ def _end(
 
 
 def _is_interrupted() -> bool:
-    """Tell whether the exception that is being handled is, or came of, a KeyboardInterrupt."""
+    """Tell whether the exception being handled is, or was raised from, a KeyboardInterrupt."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
@@ -201,7 +211,7 @@ def _is_interrupted() -> bool:
 
 
 class _Collecting:
-    """The thread in which the garbage collector is at work, if it is."""
+    """Callback that records the thread of a running garbage collection."""
 
     thread: int | None = None
 
@@ -247,11 +257,11 @@ def _produce(buffer: "_Buffer[T]", index: int, job: Callable[[], Iterable[T]]) -
 
 
 class _Closed(BaseException):
-    """Nobody wants more results."""
+    """Signal that no more results are wanted."""
 
 
 class _Buffer(Generic[T]):
-    """Queued jobs, and the results of those that run or have ended before their turn.
+    """Buffer of queued jobs, and of results that wait for their turn.
 
     Attributes
     ----------
@@ -259,8 +269,8 @@ class _Buffer(Generic[T]):
         Index of the job that is being consumed.
     """
 
-    def __init__(self, room: int) -> None:
-        self._room, self._change = room, threading.Condition()
+    def __init__(self, size: int) -> None:
+        self._size, self._change = size, threading.Condition()
         self._jobs: deque[tuple[int, Callable[[], Iterable[T]]]] = deque()
         self._results: dict[int, deque[T]] = {}
         self._ended: dict[int, BaseException | None] = {}
@@ -283,7 +293,7 @@ class _Buffer(Generic[T]):
             self._change.notify_all()
 
     def results(self) -> Iterator[T]:
-        """Yield the results of the job whose turn it is, then raise what it raised."""
+        """Yield the results of the job whose turn it is, then raise its exception."""
         index = self.turn
         own = self._results[index]
         while True:
@@ -305,7 +315,7 @@ class _Buffer(Generic[T]):
             raise error
 
     def close(self) -> None:
-        """Nobody asks for results any more."""
+        """Stop all jobs: no more results are wanted."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -319,7 +329,7 @@ class _Buffer(Generic[T]):
 
     def put(self, index: int, result: T) -> None:
         with self._change:
-            self._wait(lambda: self._has_room(index))
+            self._wait(lambda: self._has_space(index))
             self._results[index].append(result)
             self._waiting += 1
             self._change.notify_all()
@@ -329,10 +339,10 @@ class _Buffer(Generic[T]):
             self._ended[index] = error
             self._change.notify_all()
 
-    def _has_room(self, index: int) -> bool:
+    def _has_space(self, index: int) -> bool:
         if index == self.turn:  # whatever the others have made, or nobody could go on
-            return len(self._results[index]) < self._room
-        return self._waiting < self._room
+            return len(self._results[index]) < self._size
+        return self._waiting < self._size
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Wait in a worker; see `check`."""
@@ -341,7 +351,7 @@ class _Buffer(Generic[T]):
         self.check()
 
     def check(self) -> None:
-        """Raise `_Closed` if nobody wants more results, or nobody can ask: the program is ending.
+        """Raise `_Closed` if no more results are wanted, or the program is ending.
 
         Python ends once the main thread has, and all others but daemons.
         """

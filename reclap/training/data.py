@@ -36,38 +36,38 @@ _BAD_FILE = (OSError, ReclapError, ValueError)
 
 @dataclasses.dataclass(frozen=True)
 class Data(Settings):
-    """What a run is trained on, and how batches are made of it.
+    """Section ``[data]``: the manifest, the composition of batches, prefetching.
 
     Parameters
     ----------
     manifest : str
         See `reclap.io.manifest.read`; a relative path starts at the recipe.
     root : str
-        Folder that relative sound paths start from; the manifest's own if empty.
+        Folder from which relative sound paths start; the manifest's own if empty.
     where : dict of str to list
-        Use only the rows whose column has one of these values.
+        Filter of the rows: column names to allowed values.
     batch : int
         Examples in a batch, mixtures included.
     mixtures : int
-        How many of them join two sounds of different groups, each pair of groups at most once.
+        Number of mixtures of two sounds of different groups, each pair of groups at most once.
     group : str
-        Column that says which rows sound alike; without it every row is a group of its own.
+        Column of groups: rows of one group sound alike. Without it every row is its own group.
     per_group : int
-        Most times a group occurs among the examples that are no mixture, so that no wrong pair
-        of a batch is in truth a right one. Rows are then drawn from drawn groups, rare groups
-        as often as frequent ones. 0: no such rule, and every row occurs once an epoch.
+        Maximum occurrences of a group among unmixed examples, to avoid false negatives in the
+        contrastive loss. Groups are then drawn first, and rows within them, so rare groups are as
+        frequent as others. 0: no limit, and every row occurs once an epoch.
     original : float
-        Probability that a caption is used as it stands; otherwise one of its rewrites is, all
-        alike (ReCLAP, arXiv 2409.09213, section 3.2: 0.4).
+        Probability of the original caption; otherwise one of its rewrites is drawn, with equal
+        probability (ReCLAP, arXiv 2409.09213, section 3.2: 0.4).
     errors : {"raise", "skip"}
-        What an unreadable sound does: end the run, or be replaced by the next row of its group
-        that can be read, and reported once.
+        Effect of an unreadable sound: it ends the run, or is replaced by the next readable row of
+        its group, and reported once.
     threads : int
-        Threads that decode and transform ahead of the trainer.
+        Threads of the prefetcher, which decode and transform.
     ahead : int
-        Batches they may be ahead.
+        Number of batches to prefetch.
     cache_mb : int
-        Spectrograms kept in memory, in units of 2**20 bytes.
+        Size of the spectrogram cache in memory, in units of 2**20 bytes.
     """
 
     manifest: str
@@ -94,18 +94,18 @@ class Data(Settings):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """What one training step sees.
+    """Batch of one training step.
 
     Attributes
     ----------
     step : int
-        Counted from 0.
+        Index of the step, from 0.
     mel : ndarray of float32, shape (b, frames, mels)
-        Decibels.
+        Log-mels in decibels.
     captions : tuple of str
-        One for each log-mel.
+        Caption of each log-mel.
     rows : tuple of tuple of int
-        The rows of the manifest in each log-mel.
+        Indices of the manifest's rows in each log-mel.
     """
 
     step: int
@@ -122,11 +122,11 @@ class Batches:
     rows : sequence of Row
         See `reclap.io.manifest.read`.
     data, how : Data, Augment
-        How batches are made.
+        Composition of batches, and augmentation.
     front : AudioConfig
         The model's front end.
     seed : int
-        Of the run.
+        Seed of the run.
 
     Raises
     ------
@@ -162,11 +162,21 @@ class Batches:
             raise FormatError(f"{self.data.mixtures} mixtures a batch: {groups} groups are too few")
 
     def epoch(self, step: int) -> int:
-        """Return how often the rows had been gone through before a step."""
+        """Return the number of epochs completed before a step."""
         return step * max(1, self.data.batch - self.data.mixtures) // len(self.rows)
 
     def batch(self, step: int) -> Batch:
-        """Make the batch of a step.
+        """Compute the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            Index of the step, from 0.
+
+        Returns
+        -------
+        Batch
+            The same for equal settings, seed and step.
 
         Raises
         ------
@@ -176,22 +186,27 @@ class Batches:
         return _join(step, self._examples(step))
 
     def prefetch(self, first: int, last: int) -> Generator[Batch, None, None]:
-        """Yield the batches of consecutive steps, made ahead by threads; close it at the end.
+        """Yield the batches of consecutive steps, prefetched by threads; close it at the end.
 
         Parameters
         ----------
         first, last : int
             Steps, the last one excluded.
 
+        Yields
+        ------
+        Batch
+            One for each step, in order.
+
         Raises
         ------
         FormatError
-            As `batch`, where the batch would have come.
+            As for `batch`, in place of the batch.
 
         Notes
         -----
         Order and content do not depend on the number of threads. Closed early, it waits for the
-        example that each thread has in hand; see `reclap.runtime.prefetch.prefetch`.
+        example that each thread is computing; see `reclap.runtime.prefetch.prefetch`.
         """
         data = self.data
         jobs = (functools.partial(self._examples, step) for step in range(first, last))
@@ -204,10 +219,10 @@ class Batches:
         for item, rows in enumerate(self.plan(step)):
             yield self._example(step, item, rows)
 
-    # ---- Which rows ----------------------------------------------------------------------------
+    # ---- Composition ---------------------------------------------------------------------------
 
     def plan(self, step: int) -> list[tuple[int, ...]]:
-        """Return the rows of each example of a step: one, or the two of a mixture."""
+        """Return the row indices of each example of a step: one, or two for a mixture."""
         rng = generator(self.seed, PLAN, step)
         count = self.data.batch - self.data.mixtures
         if self.data.per_group:
@@ -217,8 +232,8 @@ class Batches:
         return [(row,) for row in singles] + self._pairs(rng)
 
     def _dealt(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.rows))
-        return int(_order(self.seed, epoch, len(self.rows))[place])
+        epoch, index = divmod(position, len(self.rows))
+        return int(_order(self.seed, epoch, len(self.rows))[index])
 
     def _drawn(self, rng: np.random.Generator, count: int) -> list[int]:
         slots = rng.permutation(len(self._members) * self.data.per_group)[:count]
@@ -241,7 +256,7 @@ class Batches:
             pairs.append((self._member(rng, a), self._member(rng, b)))
         return pairs
 
-    # ---- What they sound like ------------------------------------------------------------------
+    # ---- Sounds --------------------------------------------------------------------------------
 
     def _example(self, step: int, item: int, rows: tuple[int, ...]) -> Example:
         rng, how = generator(self.seed, ITEM, step, item), self.how
@@ -270,7 +285,7 @@ class Batches:
         return augment.to_db(power * np.float32(level)), caption, used
 
     def _changed(self, rng: np.random.Generator, row: int) -> tuple[Floats, float, int]:
-        """Return a window of a sound at level 1, its level, and the row that it comes from."""
+        """Return an augmented window of a sound at level 1, its level, and the index of its row."""
         speeds = self.how.speeds or (1.0,)
         sound, row = self._good(row, speeds[int(rng.integers(len(speeds)))])
         frames, have = self.front.frames, len(sound.power)
@@ -290,7 +305,7 @@ class Batches:
         return power * np.float32(10 ** (-below / 10) / noise.level)
 
     def _good(self, row: int, speed: float) -> tuple[Spectrum, int]:
-        """Return a row's sound, or with ``errors = "skip"`` that of the next good one's."""
+        """Return the sound of a row, or with ``errors = "skip"`` that of the next readable row."""
         if self.data.errors == "raise":
             return self._sound(row, speed), row
         members = self._members[self._group_of[row]] if self.data.group else range(len(self.rows))
@@ -321,10 +336,10 @@ class Batches:
             self._cache.put((row, speed), sound)
         return sound
 
-    # ---- What is said of them ------------------------------------------------------------------
+    # ---- Captions ------------------------------------------------------------------------------
 
     def texts(self) -> list[str]:
-        """Return every text that can occur; but for mixtures with ``compositions = 0``."""
+        """Return all texts that can occur, except those of mixtures with ``compositions = 0``."""
         texts = [
             text
             for row in self.rows
@@ -366,7 +381,7 @@ def _join(step: int, examples: Iterable[Example]) -> Batch:
 
 
 def _group(rows: Sequence[Row], column: str) -> list[list[int]]:
-    """Return the rows of each group, groups in alphabetical order."""
+    """Return the row indices of each group, groups in alphabetical order."""
     if not column:
         return [[i] for i in range(len(rows))]
     members: dict[str, list[int]] = {}
@@ -379,11 +394,11 @@ def _group(rows: Sequence[Row], column: str) -> list[list[int]]:
 
 @functools.lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """Return the rows in the order of an epoch."""
+    """Return the row indices in the order of an epoch."""
     return generator(seed, ORDER, epoch).permutation(count)
 
 
 def _unrank(index: int) -> tuple[int, int]:
-    """Return the pair (a, b), b < a, at a place in the list (1, 0), (2, 0), (2, 1), ..."""
+    """Return the pair (a, b), b < a, at an index in the list (1, 0), (2, 0), (2, 1), ..."""
     a = (1 + math.isqrt(1 + 8 * index)) // 2
     return a, index - a * (a - 1) // 2
