@@ -75,6 +75,7 @@ class Model:
         features: bool = False,
         longer: npt.ArrayLike | None = None,
     ) -> _F32: ...
+    def tokens(self, context: Context, mel: npt.ArrayLike, /) -> _F32: ...
     def text(
         self, context: Context, ids: npt.ArrayLike, first: npt.ArrayLike, features: bool = False
     ) -> _F32: ...
@@ -101,6 +102,30 @@ class Trainer:
         mel: npt.ArrayLike,
         text: npt.ArrayLike,
         seed: int,
+        step: int,
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        clip: float = 0,
+    ) -> dict[str, float]: ...
+    def embed(
+        self, mel: npt.ArrayLike, text: npt.ArrayLike, seed: int, step: int, clip: int = 0
+    ) -> tuple[_F32, _F32]: ...
+    def loss(self, audio: npt.ArrayLike, text: npt.ArrayLike, /) -> tuple[float, _F32, _F32]: ...
+    def backward(
+        self,
+        daudio: npt.ArrayLike,
+        dtext: npt.ArrayLike,
+        mel: npt.ArrayLike,
+        text: npt.ArrayLike,
+        seed: int,
+        step: int,
+        clip: int = 0,
+    ) -> None: ...
+    def update(
+        self,
         step: int,
         lr: float = 1e-3,
         beta1: float = 0.9,

@@ -32,6 +32,23 @@ AUDIO = {
     "block_eps": 1e-5,
 }
 CNN14 = {"kind": 1, "mels": 16, "widths": [4, 6, 10], "eps": 1e-5}
+VIT = {
+    "kind": 2,
+    "mels": 16,
+    "channels": 1,
+    "frames": 64,
+    "patch_time": 4,
+    "patch_mel": 8,
+    "width": 24,
+    "depth": 3,
+    "heads": 2,
+    "mlp": 40,
+    "activation": 0,
+    "pool": 0,
+    "drop_path": 0.0,
+    "dropout": 0.0,
+    "eps": 1e-6,
+}
 TEXT = TextConfig(
     vocab=101, positions=77, max_tokens=77, width=48, layers=2, heads=2, mlp=96
 ).to_core()

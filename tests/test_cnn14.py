@@ -115,7 +115,7 @@ def test_one_context_serves_both_kinds_of_towers(rng):
         ({"widths": [4, 8193]}, r"audio\.widths\[1\]: expected 1 to 8192, got 8193"),
         ({"mels": 3}, r"audio\.mels: 3 blocks need 4 to 1024, got 3"),
         ({"mels": 2000}, r"audio\.mels: 3 blocks need 4 to 1024, got 2000"),
-        ({"kind": 2}, "unknown kind 2 of audio tower"),
+        ({"kind": 9}, "unknown kind 9 of audio tower"),
     ],
 )
 def test_sizes_out_of_range_are_refused(change, message):

@@ -35,10 +35,11 @@ PRIVATE = {
     "product/dnn_inside.h": {"dnn.c", "engines.c", "matmul.h"},
     "product/matmul.h": {"dnn.c", "matmul.c", "packed.c"},
     "product/split_blocks.h": {"split.c", "split_blocks.c"},
-    "towers/htsat_inside.h": {"htsat.c", "htsat_call.h"},
-    "towers/htsat_call.h": {"htsat_input.c", "htsat_run.c"},
-    "towers/text_inside.h": {"text.c", "text_call.h"},
-    "towers/text_call.h": {"text_run.c", "text_layer.c"},
+    "layers/block_job.h": {"block.c", "block_forward.c", "block_backward.c"},
+    "towers/htsat_inside.h": {"htsat.c", "htsat_plan.h"},
+    "towers/htsat_plan.h": {"htsat_input.c", "htsat_run.c"},
+    "towers/text_inside.h": {"text.c", "text_run.c"},
+    "train/trainer_inside.h": {"step.c", "trainer.c", "update.c"},
 }
 FOREIGN = {
     "oneapi/dnnl/dnnl.h": {"product/dnn_inside.h"},
@@ -74,6 +75,7 @@ MUTABLE = {
     ("product/split.c", "limit"): "what RECLAP_AMX rules out, for the whole process",
     ("product/split.c", "best"): "what the processor can do does not change",
     ("base/base.c", "message"): "thread-local: the reason of this thread's last failure",
+    ("layers/params.c", "layouts"): "no two layouts of parameters in a process are equal",
     ("audio/decode.c", "opens"): "libsndfile keeps the reason of a failed open process-wide",
     ("audio/decode.c", "opens_once"): "whether a child of a fork will forget who held it",
     ("base/parallel.c", "library_lock"): "oneDNN's locks are the process's",

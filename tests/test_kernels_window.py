@@ -34,7 +34,7 @@ def test_wide_patches_leave_out_the_columns_that_do_not_fill_one():
     got = kernels.patch_index(64, 16, 4, 12).reshape(16, 5, 4, 12)
     want = picture[:, :60].reshape(16, 4, 5, 12).swapaxes(1, 2)
     np.testing.assert_array_equal(got, want)
-    with pytest.raises(ValueError, match="wide: expected 1 to 64, got 65"):
+    with pytest.raises(ValueError, match="columns: expected 1 to 64, got 65"):
         kernels.patch_index(64, 16, 4, 65)
 
 

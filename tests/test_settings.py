@@ -10,7 +10,7 @@ import pytest
 
 from reclap.audio import AudioConfig
 from reclap.checkpoints import model_folder
-from reclap.config import ClapConfig, Cnn14Config, HtsatConfig, TextConfig
+from reclap.config import ClapConfig, Cnn14Config, HtsatConfig, TextConfig, VitConfig
 from reclap.errors import FormatError
 from reclap.io.settings import Settings, from_mapping
 from reclap.llm.collect import Sampling
@@ -24,6 +24,7 @@ VALID = (
     AudioConfig(),
     HtsatConfig(),
     Cnn14Config(),
+    VitConfig(),
     TextConfig(),
     ClapConfig(),
     Data("m.jsonl"),
@@ -113,7 +114,7 @@ def test_copies_are_equal_and_share_nothing_mutable(config):
         (lambda: HtsatConfig(depths=(), heads=()), "expected a list of int .*, 1 to 8 of them"),
         (lambda: ClapConfig(audio=HtsatConfig(mels=32)), "front.mels is 64, audio.mels is 32"),
         (lambda: ClapConfig(front={"mels": 64}), "front: expected AudioConfig, got {'mels': 64}"),
-        (lambda: ClapConfig(audio=AudioConfig()), "audio: expected HtsatConfig or Cnn14Config"),
+        (lambda: ClapConfig(audio=AudioConfig()), "audio: expected HtsatConfig"),
         (lambda: ClapConfig(template="sound"), "it must contain {label}"),
         (lambda: Augment(noise=7), "noise: expected float from 0 to 1, got 7"),
         (lambda: Augment(noise_db=(40.0, 10.0)), r"noise_db is \[40\.0, 10\.0\]"),
@@ -161,6 +162,7 @@ NO_EMBEDDING = {  # settings of training, and names
         "freq_width",
     },
     "ClapConfig": {"name", "template"},
+    "VitConfig": {"drop_path", "dropout"},
 }  # fmt: skip
 PARTS = [
     pytest.param(part, kind, field.name, id=f"{kind.__name__}.{field.name}")
@@ -168,6 +170,7 @@ PARTS = [
         ("front", AudioConfig),
         ("audio", HtsatConfig),
         ("audio", Cnn14Config),
+        ("audio", VitConfig),
         ("text", TextConfig),
         (None, ClapConfig),
     )

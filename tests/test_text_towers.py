@@ -373,8 +373,8 @@ def test_an_unknown_preset_is_refused():
 
 def test_defaults_are_bert_with_the_mean_of_tokens():
     assert TextConfig().to_core() == {
-        "vocab": 30522, "positions": 512, "types": 2, "width": 384, "layers": 6, "heads": 12,
-        "mlp": 1536, "eps": 1e-12, "pool": 0, "max_tokens": 256, "norm": 0, "place": 0,
+        "kind": 0, "vocab": 30522, "positions": 512, "types": 2, "width": 384, "layers": 6,
+        "heads": 12, "mlp": 1536, "eps": 1e-12, "pool": 0, "max_tokens": 256, "norm": 0, "place": 0,
         "position": 0, "position_offset": 0, "buckets": 32, "max_distance": 128, "activation": 0,
         "gated": False, "causal": False, "biases": True, "scaled": True, "embed_norm": True,
         "final_norm": False, "head_width": 0, "pad_to": 77, "pad_id": 0,

@@ -15,7 +15,7 @@ import numpy as np
 
 from reclap.audio.features import mel_filters
 from reclap.config import ClapConfig
-from reclap.config.towers import Cnn14Config, HtsatConfig, TextConfig
+from reclap.config.towers import Cnn14Config, HtsatConfig, TextConfig, VitConfig
 from reclap.errors import ReclapError
 from reclap.runtime.libraries import core
 
@@ -29,6 +29,11 @@ HTSAT: Case = {
     "block_eps": 1e-5,
 }  # fmt: skip
 CNN14: Case = {"kind": 1, "mels": 8, "widths": [3, 5], "eps": 1e-5}
+VIT: Case = {
+    "kind": 2, "mels": 8, "channels": 2, "frames": 120, "patch_time": 5, "patch_mel": 4,
+    "width": 12, "depth": 2, "heads": 3, "mlp": 10, "activation": 0, "pool": 0, "drop_path": 0.1,
+    "dropout": 0.1, "eps": 1e-6,
+}  # fmt: skip
 PRESETS = ("bert-base", "roberta-base", "flan-t5-large", "gpt2", "clip-text")
 SMALL = {"vocab": 40, "positions": 24, "width": 16, "layers": 2, "heads": 2, "mlp": 24}
 SMALL |= {"max_tokens": 12, "pad_to": 12}
@@ -59,16 +64,17 @@ MOST_WORK = 1 << 24  # multiplications, about
 def seeds() -> list[Case]:
     """Return the valid cases that mutations begin with."""
     fused, kinds = HTSAT | {"fusion": True}, [HTSAT, HTSAT, CNN14]
-    cases = [{"audio": x, "model": MODEL, "call": CALL} for x in [*kinds, fused]]
+    cases = [{"audio": x, "model": MODEL, "call": CALL} for x in [*kinds, fused, VIT]]
     cases += [{"text": x, "model": MODEL, "call": CALL} for x in TEXTS]
-    cases += [{"audio": HTSAT, "model": MODEL, "call": CALL, "step": STEP}] * 2
+    for tower in (HTSAT, HTSAT, VIT):
+        cases.append({"audio": tower, "model": MODEL, "call": CALL, "step": STEP})
     return [*cases, {"mel": MEL}, {"score": SCORE, "call": CALL}, *_files()]
 
 
 def _files() -> list[Case]:
     """Return the tables of config.json of each kind of tower, whose own fields stand in "top"."""
-    towers = (HtsatConfig(), HtsatConfig.preset("base"), Cnn14Config())
-    texts = [TextConfig.preset(x) for x in PRESETS[:3]]
+    towers = (HtsatConfig(), HtsatConfig.preset("base"), Cnn14Config(), VitConfig())
+    texts = [TextConfig.preset(x) for x in PRESETS[:4]]
     cases = []
     for tower, text in zip(towers, texts, strict=True):
         data = ClapConfig(audio=tower, text=text).to_json()
@@ -236,6 +242,10 @@ def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...], kind: int
 def _audio_work(c: Case) -> float:
     if c["kind"] == 1:
         return sum(9.0 * a * b for a, b in zip([1, *c["widths"]], c["widths"], strict=False)) * 800
+    if c["kind"] == 2:
+        rows = 1 + c["frames"] // c["patch_time"] * (c["mels"] // c["patch_mel"])
+        block = c["depth"] * c["width"] * (4 * c["width"] + 2 * c["mlp"] + 2 * rows)
+        return float(rows * block + c["channels"] * c["frames"] * c["mels"] * c["width"])
     tokens, width = (c["spec_size"] / c["patch"]) ** 2, c["embed"]
     own = sum(c["depths"]) * width * (12 * c["mlp_ratio"] * width + c["window"] ** 2)
     return float(c["spec_size"] ** 2 * (8 + width) + tokens * own)
@@ -251,13 +261,14 @@ def _run_audio(
     case: Case, model: core.Model, context: core.Context, rng: np.random.Generator
 ) -> str:
     c, call = case["audio"], CALL | case["call"]
-    views = (4,) if c.get("fusion") else ()
+    several = c.get("channels", 1)
+    views = (4,) if c.get("fusion") else (several,) if several != 1 else ()
 
     def embed(features: bool) -> np.ndarray:
         shape = (call["clips"], *views, call["frames"], int(c["mels"]))
         mel = rng.standard_normal(shape) * 10 - 40
         return model.audio(
-            context, mel, features, np.arange(call["clips"]) % 2 == 0 if views else None
+            context, mel, features, np.arange(call["clips"]) % 2 == 0 if c.get("fusion") else None
         )
 
     small = all(isinstance(call[n], int) and call[n] <= 200 for n in ("clips", "frames"))
@@ -295,8 +306,10 @@ def _run_step(case: Case, model: core.Model, rng: np.random.Generator) -> str:
     trainer, refused = _attempt(lambda: core.Trainer(model, 1), REFUSALS)
     if refused:
         return refused
-    frames = int(min(50, case["audio"]["spec_size"] ** 2 // mels))
-    mel = rng.standard_normal((3, frames, mels)) * 10 - 40
+    c = case["audio"]
+    several = (c["channels"],) if c.get("channels", 1) != 1 else ()
+    frames = int(min(50, c["frames"] if c["kind"] == 2 else c["spec_size"] ** 2 // mels))
+    mel = rng.standard_normal((3, *several, frames, mels)) * 10 - 40
     text = rng.standard_normal((3, int(case["model"]["text_width"])))
     outcome = ""
     for options in (STEP | case["step"], STEP):

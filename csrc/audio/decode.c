@@ -223,7 +223,7 @@ static rc_status check_info(const sf_info *info)
 /* A buffer of `room` floats, `used` of them full. */
 typedef struct {
     float *x;
-    int64_t room, used;
+    int64_t capacity, used;
 } sample_buffer;
 
 /* Make room for at least `need` more floats, `want` if the limit allows. */
@@ -233,10 +233,10 @@ static rc_status grow(sample_buffer *b, int64_t need, int64_t want)
     if (floats - b->used < need)
         return rc_fail(RC_EFORMAT, "the file holds more than %d samples; split it", SAMPLES_MAX);
     /* realloc, not rc_alloc: gigabytes are then moved by remapping pages, and need no zeroing. */
-    float *more = realloc(b->x, (size_t)floats * sizeof *more);
-    if (more == NULL) return rc_fail(RC_ENOMEM, "out of memory: %lld samples", (long long)floats);
-    b->x = more;
-    b->room = floats;
+    float *grown = realloc(b->x, (size_t)floats * sizeof *grown);
+    if (grown == NULL) return rc_fail(RC_ENOMEM, "out of memory: %lld samples", (long long)floats);
+    b->x = grown;
+    b->capacity = floats;
     return RC_OK;
 }
 
@@ -258,10 +258,10 @@ static rc_status read_frames(sample_buffer *b, rc_reader *r, int64_t most)
     /* One frame more than it says: then the end is seen without growing. */
     RC_TRY(grow(b, c, rc_min(said + c, most)));
     while (b->used < most && got > 0) {
-        if (b->room - b->used < c)
+        if (b->capacity - b->used < c)
             RC_TRY(grow(b, c, rc_min(rc_max(CHUNK, b->used / 2), most - b->used)));
         if (rc_stopped()) return rc_fail(RC_ESTOPPED, "the call was ended");
-        int64_t floats = rc_min(rc_min(b->room, most) - b->used, rc_max(PIECE, c));
+        int64_t floats = rc_min(rc_min(b->capacity, most) - b->used, rc_max(PIECE, c));
         got = r->lib->readf_float(r->file, b->x + b->used, floats / c);
         b->used += rc_max(got, 0) * c;
     }

@@ -1,7 +1,6 @@
-/* Status, sizes and arenas. */
+/* Status, sizes and memory. */
 #include "base/base.h"
 
-#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,39 +47,4 @@ rc_status rc_alloc(void **out, int64_t bytes)
 void rc_free(void *p)
 {
     free(p);
-}
-
-/* What does not fit counts as HUGE, so that a dry run ends in a request that is refused. */
-static const int64_t HUGE = INT64_MAX / 4;
-
-static int64_t bytes_of(int64_t count)
-{
-    if (count < 0 || count > HUGE / (int64_t)sizeof(float) - ALIGN) return HUGE;
-    return (count * (int64_t)sizeof(float) + ALIGN - 1) / ALIGN * ALIGN;
-}
-
-float *rc_take(rc_arena *arena, int64_t count)
-{
-    char *p = arena->base == NULL ? NULL : arena->base + arena->used;
-    arena->used = rc_min(HUGE, arena->used + bytes_of(count));
-    arena->peak = rc_max(arena->peak, arena->used);
-    assert(arena->base == NULL || arena->used <= arena->size);
-    return (float *)p;
-}
-
-rc_status rc_arena_reserve(rc_arena *arena, int64_t bytes)
-{
-    arena->used = 0;
-    if (arena->base != NULL && arena->size >= bytes) return RC_OK;
-    rc_arena_free(arena);
-    void *p;
-    RC_TRY(rc_alloc(&p, bytes));
-    *arena = (rc_arena){.base = p, .size = bytes};
-    return RC_OK;
-}
-
-void rc_arena_free(rc_arena *arena)
-{
-    rc_free(arena->base);
-    *arena = (rc_arena){0};
 }

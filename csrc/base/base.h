@@ -1,6 +1,6 @@
 /* base: what everything else in C stands on.
  *
- * Status codes with a message per thread, checked size arithmetic, memory and arenas. Nothing in
+ * Status codes with a message per thread, checked size arithmetic, memory. Nothing in
  * this folder (or above) reads a file, an environment variable or a clock, prints, or ends the
  * process. */
 #ifndef RC_BASE_H
@@ -56,23 +56,5 @@ static inline int64_t rc_max(int64_t a, int64_t b)
  */
 rc_status rc_alloc(void **out, int64_t bytes);
 void rc_free(void *p);
-
-/* A bump allocator. With a NULL base it only counts: the code that lays out a step runs once dry to
- * learn `peak`, then for real, so that the two cannot disagree. */
-typedef struct {
-    char *base;
-    int64_t size; /* bytes available at base */
-    int64_t used; /* bytes taken so far */
-    int64_t peak; /* most bytes ever taken */
-} rc_arena;
-
-/* `count` floats, 64-byte aligned, not zeroed. NULL while counting, which ends at 2^61 bytes: more
- * than anybody has. The caller has sized the arena
- * by a dry run, so running out is a defect of ours and checked by assert. */
-float *rc_take(rc_arena *arena, int64_t count);
-
-/* Make room for `bytes` and forget what was taken; keeps the old memory when it is large enough. */
-rc_status rc_arena_reserve(rc_arena *arena, int64_t bytes);
-void rc_arena_free(rc_arena *arena);
 
 #endif

@@ -143,7 +143,7 @@ RC_INLINE void attend_rows(float *o, float *p, float *out, const float *q, const
                            const float *v, const float *bias, const float *mask,
                            const rc_attention *a, int64_t head, int64_t i, int rows)
 {
-    int64_t kp = pad(a->keys), dp = pad(a->d), ldo = a->h * a->d;
+    int64_t kp = pad(a->keys), dp = pad(a->d), ldo = a->inner;
     float sum[ROWS];
     softmax_rows(p, sum, q, kt, bias, mask, a, head, i, rows);
     block_rows(out, dp, p, kp, 1, v, dp, a->keys, dp, rows);
@@ -174,11 +174,11 @@ int64_t rc_attention_scratch(const rc_attention *a)
 void rc_attention_forward(float *o, const float *q, const float *k, const float *bias,
                           const float *mask, const rc_attention *a, float *scratch)
 {
-    int64_t n = a->keys, d = a->d, hd = a->h * d, kp = pad(n), dp = pad(d);
+    int64_t n = a->keys, d = a->d, kp = pad(n), dp = pad(d);
     float *p = scratch, *out = p + ROWS * kp, *kt = out + ROWS * dp, *v = kt + d * kp;
     for (int64_t head = 0; head < a->h; head++, q += d, k += d) {
         pack_transposed(kt, kp, k, a->ldk, n, d);
-        pack_rows(v, dp, k + hd, a->ldk, n, d);
+        pack_rows(v, dp, k + a->inner, a->ldk, n, d);
         attend_head(o + head * d, p, out, q, kt, v, bias, mask, a, head);
     }
 }
@@ -200,7 +200,7 @@ void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const fl
                            const float *bias, const float *mask, const rc_attention *a,
                            float *scratch)
 {
-    int64_t t = a->t, n = a->keys, d = a->d, hd = a->h * d, ld = a->ldq, kp = pad(n), dp = pad(d);
+    int64_t t = a->t, n = a->keys, d = a->d, hd = a->inner, ld = a->ldq, kp = pad(n), dp = pad(d);
     float *p = scratch, *ds = p + t * kp, *xt = ds + t * kp, *x = xt + d * kp;
     float *out = x + rc_max(t, n) * dp;
     for (int64_t head = 0; head < a->h; head++) {

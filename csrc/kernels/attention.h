@@ -5,13 +5,12 @@
 #include "base/base.h"
 
 /* t queries of one sequence or window and the first `keys` of its keys: o = softmax(scale q kᵀ +
- * bias
- * + mask) v per head. Rows of q hold (h, d) and lie ldq floats apart, rows of k (h, d) and behind
- * them the values (h, d), ldk apart; o has h d a row. bias (h, side, side) and mask (side, side)
- * are added where not NULL, their first t rows and `keys` columns, so that one table serves
- * sequences of any length. */
+ * bias + mask) v for each of h heads, which may be some of all. Rows of q hold (heads, d) and lie
+ * ldq floats apart, rows of k ldk apart; values lie `inner`, the width of all heads, behind keys,
+ * and rows of o as far apart. bias (h, side, side) and mask (side, side) are added where not NULL,
+ * their first t rows and `keys` columns, so that one table serves sequences of any length. */
 typedef struct {
-    int64_t t, h, d, keys, side, ldq, ldk;
+    int64_t t, h, d, keys, side, ldq, ldk, inner;
     float scale;
 } rc_attention;
 
@@ -20,7 +19,7 @@ int64_t rc_attention_scratch(const rc_attention *a);
 void rc_attention_forward(float *o, const float *q, const float *k, const float *bias,
                           const float *mask, const rc_attention *a, float *scratch);
 
-/* Of queries, keys and values that share rows of qkv, so ldq = ldk = 3 h d. The probabilities are
+/* Of queries, keys and values that share rows of qkv, so ldq = ldk = 3 inner. The probabilities are
  * computed again, so nothing is kept. dbias (h, side, side) accumulates or is NULL. */
 void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const float *qkv,
                            const float *bias, const float *mask, const rc_attention *a,

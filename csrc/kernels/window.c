@@ -39,14 +39,14 @@ void rc_window_mask(float *mask, int64_t window, int64_t shift, int64_t kind)
     }
 }
 
-void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t high, int64_t wide)
+void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t rows, int64_t columns)
 {
-    int64_t down = spec_size / high, across = spec_size / wide;
+    int64_t down = spec_size / rows, across = spec_size / columns;
     for (int64_t i = 0; i < down * across; i++)
-        for (int64_t j = 0; j < high * wide; j++) {
-            int64_t row = i / across * high + j / wide, col = i % across * wide + j % wide;
+        for (int64_t j = 0; j < rows * columns; j++) {
+            int64_t row = i / across * rows + j / columns, col = i % across * columns + j % columns;
             int64_t frame = row / mels * spec_size + col;
-            index[i * high * wide + j] = (int32_t)(frame * mels + row % mels);
+            index[i * rows * columns + j] = (int32_t)(frame * mels + row % mels);
         }
 }
 

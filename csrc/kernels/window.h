@@ -20,9 +20,9 @@ int64_t rc_window_kind(int64_t w, int64_t across);
 void rc_window_mask(float *mask, int64_t window, int64_t shift, int64_t kind);
 
 /* Fold and cut into patches (LAION: clap_module/htsat.py, reshape_wav2img): for grid position i and
- * pixel j of its patch of `high` rows and `wide` columns, where in the (frames, mels) spectrogram
- * the value lies. Columns that do not fill a patch are left out. */
-void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t high, int64_t wide);
+ * pixel j of its patch of `rows` rows and `columns` columns, where in the (frames, mels)
+ * spectrogram the value lies. Columns that do not fill a patch are left out. */
+void rc_patch_index(int32_t *index, int64_t spec_size, int64_t mels, int64_t rows, int64_t columns);
 
 /* y (n, c) = x[index]; for backward dx[index] = dy, where no index occurs twice. */
 void rc_gather_rows(float *y, const float *x, const int32_t *index, int64_t n, int64_t c);

@@ -1,394 +1,249 @@
-/* One block of windowed attention, forward and backward, chunk by chunk. */
+/* One transformer block: its plan, its sequences, its order of rows. */
 #include "layers/block.h"
 
-#include "kernels/kernels.h"
-#include "layers/linear.h"
+#include "kernels/embed.h"
+#include "kernels/window.h"
+#include "layers/block_job.h"
 
-#include <math.h>
 #include <string.h>
 
-void rc_swin_tape_take(rc_swin_tape *tape, rc_arena *arena, const rc_swin *s, int64_t rows)
+enum { TILE = 16, TASKS = 16 }; /* rows that pass a norm at a time; tasks of attention, at least */
+
+rc_block_rows rc_block_equal(const rc_block *b, const rc_params *p, int64_t n, int64_t t,
+                             bool train)
 {
-    tape->x = rc_take(arena, rows * s->c);
-    tape->mean1 = rc_take(arena, rows);
-    tape->rstd1 = rc_take(arena, rows);
-    tape->qkv = rc_take(arena, rows * 3 * s->c);
-    tape->o = rc_take(arena, rows * s->c);
-    tape->mid = rc_take(arena, rows * s->c);
-    tape->mean2 = rc_take(arena, rows);
-    tape->rstd2 = rc_take(arena, rows);
-    tape->hidden = rc_take(arena, rows * s->mlp);
+    int64_t rows = rc_chunk_rows(n * t, b->window > 0 ? t : TILE);
+    rc_grid grid = train ? rc_grid_rows(n * t, rows) : rc_linear_grid(p, b->fc1, n * t, rows);
+    int64_t clip = b->window > 0 ? b->period : t;
+    return (rc_block_rows){grid, grid, grid, .n = n, .t = t, .clip = clip, .equal = true};
 }
 
-/* What every chunk of a call shares. */
-typedef struct {
-    const rc_swin *s;
-    const rc_params *p;
-    const rc_swin_tape *tape;
-    rc_attention attention;
-    rc_linear qkv, proj, fc1, fc2;
-    float *bias;                   /* (heads, t, t) of this block */
-    float *chunk, *room;           /* per worker, the first only once where there is one chunk */
-    int64_t chunk_size, room_size; /* in floats */
-    int64_t form;                  /* floats of a first factor with c terms */
-    rc_grid grid;                  /* of all rows */
-    rc_draw draw;
-    float *y;
-    const float *x;
-    /* backward only, over all rows */
-    float *dx;
-    const float *dy;
-    float *a1, *a2, *h, *dbranch1, *dbranch2, *dqkv, *dh, *da1, *da2;
-    float *dbias; /* (chunks, heads, t, t): one owner each, so the order of summation is fixed */
-} swin_job;
+/* ---- Plan ------------------------------------------------------------------------------------ */
 
-static const float *value(const swin_job *job, int64_t index)
+static rc_status plan_layers(rc_block_plan *k, rc_plan *plan)
 {
-    return job->p->item[index].x;
+    const rc_block *b = k->b;
+    const rc_grid *all = &k->rows.all, *kept = &k->rows.kept;
+    bool add = !k->train; /* into the stream */
+    if (b->padded) {
+        RC_TRY(rc_linear_plan_part(&k->qkv, plan, k->p, b->qkv, RC_FIRST, all));
+        RC_TRY(rc_linear_plan_part(&k->kv, plan, k->p, b->qkv, RC_REST, &k->rows.keyed));
+    } else {
+        RC_TRY(rc_linear_plan(&k->qkv, plan, k->p, b->qkv, all, false));
+    }
+    RC_TRY(rc_linear_plan(&k->proj, plan, k->p, b->proj, kept, add));
+    RC_TRY(rc_linear_plan(&k->fc1, plan, k->p, b->fc1, kept, false));
+    if (b->gated) RC_TRY(rc_linear_plan(&k->gate, plan, k->p, b->gate, kept, false));
+    return rc_linear_plan(&k->fc2, plan, k->p, b->fc2, kept, add);
 }
 
-/* Few rows at inference are one chunk, in whose layers threads share outputs. */
-static void job_open(swin_job *job, const rc_swin *s, const rc_params *p, int64_t b, bool infer,
-                     rc_draw draw)
+static rc_status plan_back(rc_block_plan *k, rc_plan *plan)
 {
-    int64_t t = s->window * s->window;
-    int64_t total = b * s->tokens, rows = rc_chunk_rows(total, t);
-    *job = (swin_job){.s = s, .p = p, .draw = draw};
-    job->grid = infer ? rc_linear_grid(p, s->fc1, total, rows) : rc_grid_rows(total, rows);
-    float scale = 1 / sqrtf((float)(s->c / s->heads));
-    job->attention = (rc_attention){t, s->heads, s->c / s->heads, t, t, 3 * s->c, 3 * s->c, scale};
+    const rc_grid *all = &k->rows.all;
+    RC_TRY(rc_linear_back_plan(&k->back.qkv, plan, k->p, k->b->qkv, all));
+    RC_TRY(rc_linear_back_plan(&k->back.proj, plan, k->p, k->b->proj, all));
+    RC_TRY(rc_linear_back_plan(&k->back.fc1, plan, k->p, k->b->fc1, all));
+    return rc_linear_back_plan(&k->back.fc2, plan, k->p, k->b->fc2, all);
 }
 
-static float *chunk_of(const swin_job *job, int worker)
+static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int64_t rows)
 {
-    return job->chunk + worker * job->chunk_size;
+    tape->x = rc_plan_take(plan, rows * b->c);
+    tape->mean1 = rc_plan_take(plan, rows);
+    tape->rstd1 = rc_plan_take(plan, rows);
+    tape->qkv = rc_plan_take(plan, rows * 3 * rc_block_inner(b));
+    tape->o = rc_plan_take(plan, rows * rc_block_inner(b));
+    tape->mid = rc_plan_take(plan, rows * b->c);
+    tape->mean2 = rc_plan_take(plan, rows);
+    tape->rstd2 = rc_plan_take(plan, rows);
+    tape->hidden = rc_plan_take(plan, rows * b->mlp);
 }
 
-static float *room_of(const swin_job *job, int worker)
+/* Queries, keys and outputs of attention: on the tape, else of all rows where sequences cross
+ * chunks. */
+static void take_attention(rc_block_plan *k, rc_plan *plan)
 {
-    return job->room + worker * job->room_size;
+    int64_t inner = rc_block_inner(k->b), total = k->rows.all.total;
+    k->ldq = k->b->padded ? inner : 3 * inner;
+    k->ldk = k->b->padded ? 2 * inner : 3 * inner;
+    if (k->train) {
+        k->q = k->tape.qkv;
+        k->o = k->tape.o;
+    } else if (k->b->window == 0) {
+        k->q = rc_plan_take(plan, total * k->ldq);
+        k->o = rc_plan_take(plan, total * inner);
+    }
+    k->k = k->b->padded ? rc_plan_take(plan, k->rows.keyed.total * k->ldk) : k->q + inner;
+    if (k->b->window > 0) k->bias = rc_plan_take(plan, k->b->heads * k->rows.t * k->rows.t);
 }
 
-/* The rows of a chunk, looked up where the previous order has them. */
-static void gather_chunk(const swin_job *job, float *y, int64_t first, int64_t rows)
+/* Of a chunk: the input of a layer; queries, keys and values of windows, or hidden rows; the gate;
+ * the input of the last layer. Of a worker: rows of attention's output, or on their way to a sink;
+ * what attention needs. */
+static void take_chunks(rc_block_plan *k, rc_plan *plan)
 {
-    int64_t n = job->s->tokens, c = job->s->c;
+    const rc_block *b = k->b;
+    int64_t inner = rc_block_inner(b), t = k->rows.t, window = b->window > 0;
+    int64_t rows = rc_max(k->rows.all.rows, rc_max(k->rows.keyed.rows, k->rows.kept.rows));
+    rc_attention a = {.t = t, .h = 1, .d = b->d, .keys = t, .side = t};
+    k->form = rc_max(rows * rc_max(b->c, window * inner), rc_linear_form(k->p, b->qkv, rows));
+    k->form = rc_max(k->form, rc_linear_form(k->p, b->fc1, rows));
+    if (window) k->form = rc_max(k->form, rc_linear_form(k->p, b->proj, rows));
+    k->hidden = rows * rc_max(window * 3 * inner, b->mlp);
+    int threads = rc_plan_threads(plan), places = rc_grid_places(&k->rows.all, threads);
+    k->chunk = rc_plan_shares(plan, rc_max(places, rc_grid_places(&k->rows.kept, threads)),
+                              k->form + (b->gated ? 2 : 1) * k->hidden +
+                                  rc_linear_form(k->p, b->fc2, rows));
+    k->worker = rc_plan_shares(plan, threads,
+                               rc_max(window * t * inner, TILE * b->c) + rc_attention_scratch(&a));
+}
+
+/* The gradients of the two streams stay within a chunk, but where sequences cross them. */
+static void take_back(rc_block_plan *k, rc_plan *plan)
+{
+    const rc_block *b = k->b;
+    rc_block_back *s = &k->back;
+    int64_t inner = rc_block_inner(b), n = k->rows.all.total, t = k->rows.t;
+    s->a1 = rc_plan_take(plan, n * b->c);
+    s->a2 = rc_plan_take(plan, n * b->c);
+    s->h = rc_plan_take(plan, n * b->mlp);
+    s->dbranch1 = rc_plan_take(plan, n * b->c);
+    s->dbranch2 = rc_plan_take(plan, n * b->c);
+    s->dqkv = rc_plan_take(plan, n * 3 * inner);
+    s->dh = rc_plan_take(plan, n * b->mlp);
+    s->da1 = rc_plan_take(plan, n * b->c);
+    s->da2 = rc_plan_take(plan, n * b->c);
+    s->dmid = rc_plan_take(plan, n * b->c);
+    s->dout = rc_plan_take(plan, n * inner);
+    if (b->window > 0)
+        s->dbias = rc_plan_take(plan, rc_grid_chunks(&k->rows.all) * b->heads * t * t);
+}
+
+rc_status rc_block_plan_make(rc_block_plan *k, rc_plan *plan, const rc_block *b, const rc_params *p,
+                             const rc_block_rows *rows, bool train)
+{
+    *k = (rc_block_plan){.b = b, .p = p, .rows = *rows, .train = train};
+    int64_t groups = rc_min(b->heads, rc_max(1, TASKS / rc_max(1, rows->n)));
+    k->heads = (b->heads + groups - 1) / groups;
+    k->groups = (b->heads + k->heads - 1) / k->heads;
+    if (train) take_tape(&k->tape, plan, b, rows->all.total);
+    int64_t mark = rc_plan_mark(plan);
+    take_attention(k, plan);
+    take_chunks(k, plan);
+    if (train) take_back(k, plan);
+    rc_plan_back(plan, mark);
+    RC_TRY(plan_layers(k, plan));
+    return train ? plan_back(k, plan) : RC_OK;
+}
+
+/* ---- A block at work ------------------------------------------------------------------------- */
+
+rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const rc_sequences *s)
+{
+    rc_block_job job = {.k = k, .run = run, .s = s, .bias = s == NULL ? NULL : s->bias};
+    if (k->b->window > 0) {
+        float *bias = run->scratch + k->bias;
+        rc_relpos_forward(bias, k->p->item[k->b->relpos].x, k->b->window, k->b->heads);
+        job.bias = bias;
+    }
+    return job;
+}
+
+void rc_block_gather(const rc_block_job *job, float *y, int64_t first, int64_t rows)
+{
+    const rc_block *b = job->k->b;
+    if (b->from == NULL) {
+        memcpy(y, job->x + first * b->c, (size_t)(rows * b->c) * sizeof *y);
+        return;
+    }
     for (int64_t done = 0, run; done < rows; done += run) {
-        int64_t row = first + done, place = row % n;
-        run = rc_min(rows - done, n - place);
-        rc_gather_rows(y + done * c, job->x + (row - place) * c, job->s->from + place, run, c);
+        int64_t row = first + done, at = row % b->period;
+        run = rc_min(rows - done, b->period - at);
+        rc_gather_rows(y + done * b->c, job->x + (row - at) * b->c, b->from + at, run, b->c);
     }
 }
 
-static void scatter_chunk(const swin_job *job, const float *dx, int64_t first, int64_t rows)
+void rc_block_scatter(const rc_block_job *job, const float *dx, int64_t first, int64_t rows)
 {
-    int64_t n = job->s->tokens, c = job->s->c;
+    const rc_block *b = job->k->b;
+    if (b->from == NULL) {
+        memcpy(job->dx + first * b->c, dx, (size_t)(rows * b->c) * sizeof *dx);
+        return;
+    }
     for (int64_t done = 0, run; done < rows; done += run) {
-        int64_t row = first + done, place = row % n;
-        run = rc_min(rows - done, n - place);
-        rc_scatter_rows(job->dx + (row - place) * c, dx + done * c, job->s->from + place, run, c);
+        int64_t row = first + done, at = row % b->period;
+        run = rc_min(rows - done, b->period - at);
+        rc_scatter_rows(job->dx + (row - at) * b->c, dx + done * b->c, b->from + at, run, b->c);
     }
 }
 
-static const float *window_mask(const swin_job *job, int64_t row)
+/* ---- Sequences ------------------------------------------------------------------------------- */
+
+rc_span rc_block_span(const rc_block_job *job, int64_t i)
 {
-    int64_t t = job->attention.t;
-    if (job->s->mask == NULL) return NULL;
-    int64_t kind = rc_window_kind(row % job->s->tokens / t, job->s->across);
-    return kind == 0 ? NULL : job->s->mask + (kind - 1) * t * t;
+    int64_t t = job->k->rows.t;
+    return job->k->rows.equal ? (rc_span){i * t, t, i * t, t, 0} : job->s->span[i];
 }
 
-/* Site of a branch's draws: 0 dropout and 1 drop path of attention, 2 and 3 of the MLP. */
-static rc_draw draw_at(const swin_job *job, uint64_t which)
+rc_attention rc_block_attention(const rc_block_job *job, const rc_span *at, int64_t n)
 {
-    rc_draw at = job->draw;
-    at.site = job->s->site + which;
-    return at;
+    const rc_block_plan *k = job->k;
+    return (rc_attention){.t = at->rows,
+                          .h = n,
+                          .d = k->b->d,
+                          .keys = at->keys,
+                          .side = k->rows.t,
+                          .ldq = k->ldq,
+                          .ldk = k->ldk,
+                          .inner = rc_block_inner(k->b),
+                          .scale = k->b->scale};
 }
 
-/* Dropout, then stochastic depth per clip (Huang et al. 2016), on a branch or on its gradient. */
-static void drop_branch(const swin_job *job, float *branch, uint64_t which, int64_t first,
-                        int64_t rows)
+const float *rc_block_bias(const rc_block_job *job, const rc_span *at, int64_t head)
 {
-    int64_t c = job->s->c;
-    if (job->s->dropout > 0)
-        rc_dropout(branch, branch, rows * c, job->s->dropout, draw_at(job, which), first * c);
-    if (job->s->drop_path <= 0) return;
+    int64_t t = job->k->rows.t;
+    return job->bias == NULL ? NULL : job->bias + (head * t + at->from) * t;
+}
+
+const float *rc_block_mask(const rc_block_job *job, const rc_span *at)
+{
+    const rc_block *b = job->k->b;
+    int64_t t = job->k->rows.t;
+    if (b->mask == NULL)
+        return job->s == NULL || job->s->mask == NULL ? NULL : job->s->mask + at->from * t;
+    int64_t kind = b->mask_of[at->q % b->period / t];
+    return kind == 0 ? NULL : b->mask + (kind - 1) * t * t;
+}
+
+int64_t rc_block_tasks(const rc_block_job *job)
+{
+    return job->k->rows.n * job->k->groups;
+}
+
+rc_block_task rc_block_task_at(const rc_block_job *job, int64_t index)
+{
+    const rc_block_plan *k = job->k;
+    int64_t head = index % k->groups * k->heads;
+    return (rc_block_task){rc_block_span(job, index / k->groups), head,
+                           rc_min(k->heads, k->b->heads - head)};
+}
+
+/* ---- Drop ------------------------------------------------------------------------------------ */
+
+/* Stochastic depth per clip (Huang et al. 2016) after dropout; each has a site of its own. */
+void rc_block_drop(const rc_block_job *job, float *branch, uint64_t which, int64_t first,
+                   int64_t rows)
+{
+    const rc_block *b = job->k->b;
+    int64_t clip = job->k->rows.clip, row = job->run->clip * clip + first; /* of the whole batch */
+    rc_draw at = job->run->draw;
+    at.site = b->site + which;
+    if (b->dropout > 0) rc_dropout(branch, branch, rows * b->c, b->dropout, at, row * b->c);
+    if (b->drop_path <= 0) return;
+    at.site++;
     for (int64_t i = 0; i < rows; i++) {
-        int64_t clip = (first + i) / job->s->tokens;
-        rc_draw at = draw_at(job, which + 1);
-        bool keep = rc_uniform(at, (uint64_t)clip) >= job->s->drop_path;
-        float scale = keep ? 1 / (1 - job->s->drop_path) : 0;
-        for (int64_t j = 0; j < c; j++) branch[i * c + j] *= scale;
+        bool keep = rc_uniform(at, (uint64_t)((row + i) / clip)) >= b->drop_path;
+        float scale = keep ? 1 / (1 - b->drop_path) : 0;
+        for (int64_t j = 0; j < b->c; j++) branch[i * b->c + j] *= scale;
     }
-}
-
-static void norm_rows(const swin_job *job, float *y, const float *x, rc_pair norm, int64_t rows)
-{
-    rc_layernorm_forward(y, NULL, NULL, x, value(job, norm.w), value(job, norm.b), rows, job->s->c,
-                         job->s->eps);
-}
-
-static void attend(const swin_job *job, float *o, const float *qkv, int64_t first, int64_t rows,
-                   float *scratch)
-{
-    int64_t t = job->attention.t, c = job->s->c;
-    for (int64_t i = 0; i < rows; i += t)
-        rc_attention_forward(o + i * c, qkv + i * 3 * c, qkv + i * 3 * c + c, job->bias,
-                             window_mask(job, first + i), &job->attention, scratch);
-}
-
-/* ---- Inference ------------------------------------------------------------------------------- */
-
-/* A chunk on its way: the stream in place, the first factor of the next layer, queries, keys and
- * values. */
-typedef struct {
-    const swin_job *job;
-    int64_t first;
-    float *x, *qkv;
-    rc_sink next;
-} swin_chunk;
-
-/* The norm of window i goes to the next layer. */
-static void norm_window(const swin_chunk *k, rc_pair norm, int64_t i, int worker)
-{
-    int64_t t = k->job->attention.t;
-    float *y = rc_sink_at(&k->next, i * t, room_of(k->job, worker));
-    norm_rows(k->job, y, k->x + i * t * k->job->s->c, norm, t);
-    rc_sink_put(&k->next, y, i * t, t);
-}
-
-static void first_norm(void *arg, int64_t i, int worker)
-{
-    const swin_chunk *k = arg;
-    int64_t t = k->job->attention.t;
-    gather_chunk(k->job, k->x + i * t * k->job->s->c, k->first + i * t, t);
-    norm_window(k, k->job->s->norm1, i, worker);
-}
-
-static void second_norm(void *arg, int64_t i, int worker)
-{
-    const swin_chunk *k = arg;
-    norm_window(k, k->job->s->norm2, i, worker);
-}
-
-static void attend_window(void *arg, int64_t i, int worker)
-{
-    const swin_chunk *k = arg;
-    const swin_job *job = k->job;
-    int64_t t = job->attention.t, at = i * t, c = job->s->c;
-    float *room = room_of(job, worker), *o = rc_sink_at(&k->next, at, room);
-    attend(job, o, k->qkv + at * 3 * c, k->first + at, t, room + t * c);
-    rc_sink_put(&k->next, o, at, t);
-}
-
-/* The residual stream is updated in place, the products add into it, and what feeds a product goes
- * through its sink. */
-static void infer_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
-{
-    const swin_job *job = arg;
-    float *a = chunk_of(job, crew.worker), *wide = a + job->form;
-    float *hidden = wide + job->grid.rows * rc_max(3 * job->s->c, job->s->mlp);
-    int64_t windows = rows / job->attention.t;
-    swin_chunk k = {.job = job, .first = first, .x = job->y + first * job->s->c, .qkv = wide};
-    k.next = rc_linear_sink(&job->qkv, a, a, rows);
-    rc_each(crew, windows, first_norm, &k);
-    rc_linear_run(&job->qkv, crew, wide, rc_sink_rows(&k.next), rows);
-    k.next = rc_linear_sink(&job->proj, a, a, rows);
-    rc_each(crew, windows, attend_window, &k);
-    rc_linear_run(&job->proj, crew, k.x, rc_sink_rows(&k.next), rows);
-    k.next = rc_linear_sink(&job->fc1, a, a, rows);
-    rc_each(crew, windows, second_norm, &k);
-    rc_sink active = rc_linear_sink(&job->fc2, wide, hidden, rows);
-    rc_linear_run_into(&job->fc1, crew, &active, wide, rc_sink_rows(&k.next), job->s->act->forward,
-                       rows);
-    rc_linear_run(&job->fc2, crew, k.x, rc_sink_rows(&active), rows);
-}
-
-/* ---- Training -------------------------------------------------------------------------------- */
-
-/* The same steps, what backward needs is kept. */
-static void train_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
-{
-    const swin_job *job = arg;
-    const rc_swin *s = job->s;
-    const rc_swin_tape *k = job->tape;
-    int64_t c = s->c;
-    float *a = chunk_of(job, crew.worker), *wide = a + job->form;
-    float *scratch = room_of(job, crew.worker);
-    float *x = k->x + first * c, *mid = k->mid + first * c, *y = job->y + first * c;
-    float *qkv = k->qkv + first * 3 * c, *o = k->o + first * c,
-          *hidden = k->hidden + first * s->mlp;
-    gather_chunk(job, x, first, rows);
-    rc_layernorm_forward(a, k->mean1 + first, k->rstd1 + first, x, value(job, s->norm1.w),
-                         value(job, s->norm1.b), rows, c, s->eps);
-    rc_linear_run(&job->qkv, crew, qkv, rc_floats(a), rows);
-    attend(job, o, qkv, first, rows, scratch);
-    rc_linear_run(&job->proj, crew, mid, rc_floats(o), rows);
-    drop_branch(job, mid, 0, first, rows);
-    rc_add(mid, x, rows * c);
-    rc_layernorm_forward(a, k->mean2 + first, k->rstd2 + first, mid, value(job, s->norm2.w),
-                         value(job, s->norm2.b), rows, c, s->eps);
-    rc_linear_run(&job->fc1, crew, hidden, rc_floats(a), rows);
-    s->act->forward(wide, hidden, rows * s->mlp);
-    rc_linear_run(&job->fc2, crew, y, rc_floats(wide), rows);
-    drop_branch(job, y, 2, first, rows);
-    rc_add(y, mid, rows * c);
-}
-
-/* Sizes are whole cache lines, for workers to begin on one. */
-static void take_scratch(swin_job *job, rc_arena *arena, int threads)
-{
-    const rc_swin *s = job->s;
-    int64_t t = job->attention.t;
-    job->bias = rc_take(arena, s->heads * t * t);
-    int64_t rows = job->grid.rows;
-    job->form = rc_max(rows * s->c, rc_linear_form(job->p, s->qkv, rows));
-    job->chunk_size =
-        job->form + rows * rc_max(3 * s->c, s->mlp) + rc_linear_form(job->p, s->fc2, rows);
-    job->room_size = t * s->c + rc_attention_scratch(&job->attention);
-    job->chunk_size = (job->chunk_size + 15) / 16 * 16;
-    job->room_size = (job->room_size + 15) / 16 * 16;
-    job->chunk = rc_take(arena, rc_grid_places(&job->grid, threads) * job->chunk_size);
-    job->room = rc_take(arena, threads * job->room_size);
-}
-
-rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y,
-                          const float *x, int64_t b, rc_swin_tape *tape, rc_draw draw,
-                          rc_arena *arena)
-{
-    swin_job job;
-    job_open(&job, s, p, b, tape == NULL, draw);
-    job.tape = tape;
-    job.y = y;
-    job.x = x;
-    take_scratch(&job, arena, rc_dnn_threads(dnn));
-    if (arena->base == NULL) return RC_OK;
-    bool add = tape == NULL;
-    RC_TRY(rc_linear_get(&job.qkv, dnn, p, s->qkv, &job.grid, false));
-    RC_TRY(rc_linear_get(&job.proj, dnn, p, s->proj, &job.grid, add));
-    RC_TRY(rc_linear_get(&job.fc1, dnn, p, s->fc1, &job.grid, false));
-    RC_TRY(rc_linear_get(&job.fc2, dnn, p, s->fc2, &job.grid, add));
-    rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_grid_run(&job.grid, rc_dnn_pool(dnn), tape == NULL ? infer_chunk : train_chunk, &job);
-    return RC_OK;
-}
-
-/* ---- Backward -------------------------------------------------------------------------------- */
-
-/* MLP branch: dy -> dmid (rows, c), the gradient of the stream between the branches. */
-static void backward_mlp(const swin_job *job, float *dmid, int64_t first, int64_t rows, int worker)
-{
-    const rc_swin *s = job->s;
-    const rc_swin_tape *k = job->tape;
-    int64_t c = s->c, at = first * c, wide = first * s->mlp;
-    rc_layernorm_forward(job->a2 + at, NULL, NULL, k->mid + at, value(job, s->norm2.w),
-                         value(job, s->norm2.b), rows, c, s->eps);
-    s->act->forward(job->h + wide, k->hidden + wide, rows * s->mlp);
-    memcpy(job->dbranch2 + at, job->dy + at, (size_t)(rows * c) * sizeof(float));
-    drop_branch(job, job->dbranch2 + at, 2, first, rows);
-    rc_linear_backward_run(&job->fc2, worker, job->dh + wide, job->dbranch2 + at, rows);
-    s->act->backward(job->dh + wide, job->dh + wide, k->hidden + wide, rows * s->mlp);
-    rc_linear_backward_run(&job->fc1, worker, job->da2 + at, job->dh + wide, rows);
-    rc_layernorm_backward(dmid, job->da2 + at, k->mid + at, k->mean2 + first, k->rstd2 + first,
-                          value(job, s->norm2.w), rows, c);
-    rc_add(dmid, job->dy + at, rows * c);
-}
-
-/* Attention branch: dmid -> dx (rows, c), both in this block's order. */
-static void backward_attention(const swin_job *job, float *dx, float *dmid, int64_t first,
-                               int64_t rows, int worker, float *dbias, float *dout, float *scratch)
-{
-    const rc_swin *s = job->s;
-    const rc_swin_tape *k = job->tape;
-    int64_t c = s->c, at = first * c, t = job->attention.t;
-    rc_layernorm_forward(job->a1 + at, NULL, NULL, k->x + at, value(job, s->norm1.w),
-                         value(job, s->norm1.b), rows, c, s->eps);
-    memcpy(job->dbranch1 + at, dmid, (size_t)(rows * c) * sizeof(float));
-    drop_branch(job, job->dbranch1 + at, 0, first, rows);
-    rc_linear_backward_run(&job->proj, worker, dout, job->dbranch1 + at, rows);
-    for (int64_t i = 0; i < rows; i += t)
-        rc_attention_backward(job->dqkv + 3 * (at + i * c), dbias, dout + i * c,
-                              k->qkv + 3 * (at + i * c), job->bias, window_mask(job, first + i),
-                              &job->attention, scratch);
-    rc_linear_backward_run(&job->qkv, worker, job->da1 + at, job->dqkv + 3 * at, rows);
-    rc_layernorm_backward(dx, job->da1 + at, k->x + at, k->mean1 + first, k->rstd1 + first,
-                          value(job, s->norm1.w), rows, c);
-    rc_add(dx, dmid, rows * c);
-}
-
-static void backward_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
-{
-    const swin_job *job = arg;
-    int worker = crew.worker;
-    int64_t c = job->s->c, t = job->attention.t, table = job->s->heads * t * t;
-    float *dmid = chunk_of(job, worker), *dx = dmid + job->grid.rows * c;
-    float *dout = dx + job->grid.rows * c;
-    float *scratch = room_of(job, worker);
-    float *dbias = job->dbias + first / job->grid.rows * table;
-    memset(dbias, 0, (size_t)table * sizeof *dbias);
-    backward_mlp(job, dmid, first, rows, worker);
-    backward_attention(job, dx, dmid, first, rows, worker, dbias, dout, scratch);
-    scatter_chunk(job, dx, first, rows);
-}
-
-static void take_gradients(swin_job *job, rc_arena *arena)
-{
-    int64_t c = job->s->c, t = job->attention.t, n = job->grid.total;
-    job->a1 = rc_take(arena, n * c);
-    job->a2 = rc_take(arena, n * c);
-    job->h = rc_take(arena, n * job->s->mlp);
-    job->dbranch1 = rc_take(arena, n * c);
-    job->dbranch2 = rc_take(arena, n * c);
-    job->dqkv = rc_take(arena, n * 3 * c);
-    job->dh = rc_take(arena, n * job->s->mlp);
-    job->da1 = rc_take(arena, n * c);
-    job->da2 = rc_take(arena, n * c);
-    job->dbias = rc_take(arena, rc_grid_chunks(&job->grid) * job->s->heads * t * t);
-}
-
-static void relpos_gradient(const swin_job *job)
-{
-    int64_t t = job->attention.t, table = job->s->heads * t * t;
-    for (int64_t i = 1; i < rc_grid_chunks(&job->grid); i++)
-        rc_add(job->dbias, job->dbias + i * table, table);
-    rc_relpos_backward(job->p->item[job->s->relpos].dx, job->dbias, job->s->window, job->s->heads);
-}
-
-static rc_status weight_gradients(const swin_job *job, rc_dnn *dnn)
-{
-    const rc_swin *s = job->s;
-    const rc_swin_tape *k = job->tape;
-    rc_pool *pool = rc_dnn_pool(dnn);
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc2, job->dbranch2, job->h, job->grid.total));
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->fc1, job->dh, job->a2, job->grid.total));
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->proj, job->dbranch1, k->o, job->grid.total));
-    RC_TRY(rc_linear_backward_weight(dnn, job->p, s->qkv, job->dqkv, job->a1, job->grid.total));
-    rc_norm_backward_weight(pool, job->p, s->norm2, job->da2, k->mid, k->mean2, k->rstd2,
-                            job->grid.total);
-    rc_norm_backward_weight(pool, job->p, s->norm1, job->da1, k->x, k->mean1, k->rstd1,
-                            job->grid.total);
-    relpos_gradient(job);
-    return RC_OK;
-}
-
-rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *dx,
-                           const float *dy, int64_t b, const rc_swin_tape *tape, rc_draw draw,
-                           rc_arena *arena)
-{
-    swin_job job;
-    job_open(&job, s, p, b, false, draw);
-    job.tape = tape;
-    job.dx = dx;
-    job.dy = dy;
-    take_scratch(&job, arena, rc_dnn_threads(dnn));
-    take_gradients(&job, arena);
-    if (arena->base == NULL) return RC_OK;
-    RC_TRY(rc_linear_backward_get(&job.qkv, dnn, p, s->qkv, &job.grid));
-    RC_TRY(rc_linear_backward_get(&job.proj, dnn, p, s->proj, &job.grid));
-    RC_TRY(rc_linear_backward_get(&job.fc1, dnn, p, s->fc1, &job.grid));
-    RC_TRY(rc_linear_backward_get(&job.fc2, dnn, p, s->fc2, &job.grid));
-    rc_relpos_forward(job.bias, value(&job, s->relpos), s->window, s->heads);
-    rc_grid_run(&job.grid, rc_dnn_pool(dnn), backward_chunk, &job);
-    return weight_gradients(&job, dnn);
 }

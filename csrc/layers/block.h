@@ -1,49 +1,105 @@
-/* block: one block of windowed attention, the repeated part of the audio tower.
+/* block: one transformer block, the repeated part of every tower.
  *
- * The residual stream lies in window order, clip after clip. A block gathers its input from the
- * order of the block before it, so that shifting windows costs no pass of its own, and then every
- * chunk of whole windows runs through the block on one worker. */
+ * Attention and an MLP, each with a norm and added to the residual stream. What towers differ in is
+ * an option of the block or of how its rows form sequences. Windows stay within a chunk of rows,
+ * which runs through the whole block on one worker while it is warm in the cache; longer sequences
+ * cross chunks, so attention has a region of its own, in which a task is some heads of a sequence.
+ */
 #ifndef RC_BLOCK_H
 #define RC_BLOCK_H
 
-#include "base/rng.h"
 #include "kernels/act.h"
-#include "layers/params.h"
+#include "kernels/attention.h"
+#include "layers/linear.h"
 
 typedef struct {
-    rc_pair norm1, qkv, proj, norm2, fc1, fc2;
-    int64_t relpos;        /* index of the bias table */
-    int64_t c, heads, mlp; /* width, heads, hidden width */
-    int64_t window;        /* side; window^2 rows make one */
-    int64_t tokens;        /* rows of one clip */
-    const int32_t *from;   /* (tokens) where in the previous order each row lies */
-    const float *mask;     /* (RC_WINDOW_KINDS - 1, window^2, window^2) or NULL */
-    int64_t across;        /* windows in a row of the grid */
-    float eps, drop_path, dropout;
-    const rc_act *act; /* of the MLP */
-    uint64_t site;     /* first of the four places where this block draws */
-} rc_swin;
+    rc_pair norm1, qkv, proj, norm2, fc1, gate, fc2;
+    int64_t c, heads, d, mlp; /* widths: of the stream, of a head, of the MLP */
+    bool rms, post, gated;    /* RMS norms; norms after the sums; the MLP has a gate */
+    bool padded;              /* keys and values for rows in front only: the others only ask */
+    float eps, scale;         /* of norms; of scores */
+    const rc_act *act;        /* of the MLP */
+    float drop_path, dropout; /* training only */
+    uint64_t site;            /* the first of the four sites where this block draws */
+    int64_t period;           /* rows of a clip, after which the tables below begin again */
+    const int32_t *from;      /* (period) where in the stream before it each row lies, or NULL */
+    int64_t window, relpos;   /* side of a window, or 0; the parameter of its biases */
+    const float *mask;        /* (kinds, window^2, window^2), or NULL */
+    const int32_t *mask_of;   /* (period / window^2) the kind of each window; 0: no mask */
+} rc_block;
 
-/* What forward keeps for backward, rows in this block's order. */
+static inline int64_t rc_block_inner(const rc_block *b)
+{
+    return b->heads * b->d;
+}
+
+/* How the rows of a call form sequences. */
 typedef struct {
-    float *x, *mean1, *rstd1;   /* input of the first branch and its statistics */
-    float *qkv, *o;             /* before and after attention */
-    float *mid, *mean2, *rstd2; /* input of the second branch */
-    float *hidden;              /* before the activation */
-} rc_swin_tape;
+    rc_grid all, keyed, kept; /* all rows; those with keys; those that go on after attention */
+    int64_t n, t;             /* sequences, or spans; rows of each, or of the longest */
+    int64_t clip;             /* rows of a clip, which stochastic depth drops together */
+    bool equal;               /* one after the other, t rows each */
+} rc_block_rows;
 
-/* Take the tape's memory for `rows` rows. */
-void rc_swin_tape_take(rc_swin_tape *tape, rc_arena *arena, const rc_swin *s, int64_t rows);
+/* n sequences of t rows each: windows, or the tokens of clips. */
+rc_block_rows rc_block_equal(const rc_block *b, const rc_params *p, int64_t n, int64_t t,
+                             bool train);
 
-/* y, x (b tokens, c), y in this block's order, x in the previous one. Scratch comes from `arena`,
- * which may be counting (then nothing runs). With a tape: train mode. */
-rc_status rc_swin_forward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *y,
-                          const float *x, int64_t b, rc_swin_tape *tape, rc_draw draw,
-                          rc_arena *arena);
+/* Queries and the keys they see: rows q.. of the stream, the first of which is token `from` of its
+ * sequence, and rows k.. */
+typedef struct {
+    int64_t q, rows, k, keys, from;
+} rc_span;
 
-/* dx in the previous order, dy in this block's. */
-rc_status rc_swin_backward(const rc_swin *s, const rc_params *p, rc_dnn *dnn, float *dx,
-                           const float *dy, int64_t b, const rc_swin_tape *tape, rc_draw draw,
-                           rc_arena *arena);
+/* What differs from call to call where sequences are not equal, or share tables. */
+typedef struct {
+    const rc_span *span; /* (n) */
+    const float *bias;   /* (heads, t, t), or NULL */
+    const float *mask;   /* (t, t), or NULL */
+    const int64_t *keep; /* (kept) rows that go on after attention, in front; NULL: all */
+    int64_t kept;
+    int64_t real; /* rows of the stream that are not there for roundness */
+} rc_sequences;
+
+/* What forward keeps for backward, in scratch: inputs of both branches and the statistics of their
+ * norms; before and after attention; before the activation. */
+typedef struct {
+    int64_t x, mean1, rstd1, qkv, o, mid, mean2, rstd2, hidden;
+} rc_block_tape;
+
+/* What backward computes of all rows, in scratch: inputs of the linear layers and gradients. */
+typedef struct {
+    rc_linear_back qkv, proj, fc1, fc2;
+    int64_t a1, a2, h, dbranch1, dbranch2, dqkv, dh, da1, da2, dmid, dout, dbias;
+} rc_block_back;
+
+typedef struct {
+    const rc_block *b;
+    const rc_params *p;
+    rc_block_rows rows;
+    bool train;
+    rc_linear qkv, kv, proj, fc1, gate, fc2;
+    int64_t heads, groups;     /* of a task of attention; tasks of a sequence */
+    int64_t ldq, ldk, q, k, o; /* queries; keys; outputs of attention, of all rows */
+    int64_t bias;              /* of windows */
+    int64_t form, hidden;      /* floats of a chunk: an input, what is behind it */
+    rc_shares chunk, worker;   /* scratch of a chunk, of a worker */
+    rc_block_tape tape;
+    rc_block_back back;
+} rc_block_plan;
+
+/* With `train` what forward keeps is taken for good; other scratch may be taken again. Training
+ * knows layer norms before branches, without gates. */
+rc_status rc_block_plan_make(rc_block_plan *k, rc_plan *plan, const rc_block *b, const rc_params *p,
+                             const rc_block_rows *rows, bool train);
+
+/* y, in this block's order, of x, in the order before. They may be the same where there are no
+ * windows. */
+void rc_block_forward(const rc_block_plan *k, const rc_run *run, float *y, const float *x,
+                      const rc_sequences *s);
+
+/* dx, in the order before, of dy, in this block's; gradients of parameters are added to. */
+void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, const float *dy,
+                       const rc_sequences *s);
 
 #endif

@@ -1,4 +1,4 @@
-/* Scratch memory and compiled products for one caller at a time. */
+/* Threads, plans and scratch of one caller at a time. */
 #include "layers/context.h"
 
 #include <stdlib.h>
@@ -20,9 +20,9 @@ rc_status rc_context_new(rc_context **out, int threads)
 void rc_context_free(rc_context *c)
 {
     if (c == NULL) return;
+    rc_plans_clear(&c->plans);
     rc_dnn_free(c->dnn);
-    rc_arena_free(&c->shared);
-    rc_arena_free(&c->heads);
+    rc_free(c->scratch);
     free(c);
 }
 
@@ -37,7 +37,9 @@ static rc_status begin_anew(rc_context *c)
         return status;
     }
     c->dnn = dnn;
-    c->shared = c->heads = (rc_arena){0};
+    c->plans = (rc_plans){0};
+    c->scratch = NULL;
+    c->floats = 0;
     return RC_OK;
 }
 
@@ -47,11 +49,44 @@ rc_status rc_context_enter(rc_context *c)
     if (entry == RC_ENTRY_TORN && rc_guard_mend(&c->guard)) return begin_anew(c);
     if (entry != RC_ENTRY_FREE)
         return rc_fail(RC_EBUSY, "this context serves another thread; give each thread its own");
-    rc_dnn_trim(c->dnn);
     return RC_OK;
 }
 
 void rc_context_leave(rc_context *c)
 {
     rc_guard_write_end(&c->guard);
+}
+
+/* The old scratch goes first: nothing in it is wanted between calls. */
+static rc_status reserve(rc_context *c, int64_t floats)
+{
+    if (c->scratch != NULL && floats <= c->floats) return RC_OK;
+    rc_free(c->scratch);
+    c->scratch = NULL;
+    c->floats = 0;
+    int64_t bytes;
+    RC_TRY(rc_mul(&bytes, floats, (int64_t)sizeof(float)));
+    RC_TRY(rc_alloc((void **)&c->scratch, bytes));
+    c->floats = floats;
+    return RC_OK;
+}
+
+rc_status rc_context_scratch(rc_context *c, float **out, int64_t floats)
+{
+    RC_TRY(reserve(c, floats));
+    *out = c->scratch;
+    return RC_OK;
+}
+
+rc_status rc_context_plan(rc_context *c, const void **body, const rc_plan_key *key,
+                          rc_plan_make *make, const void *arg)
+{
+    int64_t floats;
+    RC_TRY(rc_plans_get(&c->plans, body, &floats, c->dnn, key, make, arg));
+    return reserve(c, floats);
+}
+
+rc_run rc_context_run(const rc_context *c, rc_draw draw)
+{
+    return (rc_run){.pool = rc_dnn_pool(c->dnn), .scratch = c->scratch, .draw = draw};
 }

@@ -1,15 +1,16 @@
-/* context: scratch memory and compiled products for one caller at a time. */
+/* context: threads, plans and scratch of one caller at a time. */
 #ifndef RC_CONTEXT_H
 #define RC_CONTEXT_H
 
 #include "base/guard.h"
-#include "product/dnn.h"
+#include "layers/plan.h"
 
 typedef struct {
     rc_dnn *dnn;
     rc_guard guard;
-    rc_arena shared; /* activations of a tower */
-    rc_arena heads;  /* features and what the heads make of them */
+    rc_plans plans;
+    float *scratch;
+    int64_t floats; /* of scratch */
 } rc_context;
 
 rc_status rc_context_new(rc_context **out, int threads);
@@ -19,5 +20,16 @@ void rc_context_free(rc_context *c);
  * begins with new memory. */
 rc_status rc_context_enter(rc_context *c);
 void rc_context_leave(rc_context *c);
+
+/* The body of the plan of a key, made where there is none, with scratch for it; it stays until the
+ * next is asked for. */
+rc_status rc_context_plan(rc_context *c, const void **body, const rc_plan_key *key,
+                          rc_plan_make *make, const void *arg);
+
+/* Scratch for a call without a plan. */
+rc_status rc_context_scratch(rc_context *c, float **out, int64_t floats);
+
+/* What calls of this context run on. */
+rc_run rc_context_run(const rc_context *c, rc_draw draw);
 
 #endif

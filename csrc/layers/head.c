@@ -3,7 +3,6 @@
 
 #include "kernels/act.h"
 #include "kernels/norm.h"
-#include "layers/linear.h"
 
 #include <string.h>
 
@@ -39,129 +38,150 @@ void rc_head_declare(rc_head *h, rc_params *p, rc_head_kind kind, int64_t in, in
     h->norm = rc_declare_norm(p, out, name, ".layer_norm");
 }
 
-void rc_head_tape_take(rc_head_tape *k, rc_arena *arena, const rc_head *h, int64_t n)
+static rc_status plan_layers(rc_head_plan *k, rc_plan *plan)
 {
-    k->hidden = rc_take(arena, n * h->out);
-    k->active = rc_take(arena, n * h->out);
-    k->raw = rc_take(arena, n * h->out);
-    k->y = rc_take(arena, n * h->out);
-    k->length = rc_take(arena, n);
-    k->dhidden = rc_take(arena, n * h->out);
-    k->draw = rc_take(arena, n * h->out);
-    if (h->kind != RC_HEAD_MS) return;
-    k->sum = rc_take(arena, n * h->out);
-    k->mean = rc_take(arena, n);
-    k->rstd = rc_take(arena, n);
-    k->dsum = rc_take(arena, n * h->out);
+    const rc_head *h = k->h;
+    if (h->kind == RC_HEAD_NONE) return RC_OK;
+    RC_TRY(rc_linear_plan(&k->first, plan, k->p, h->first, &k->grid, false));
+    if (k->train) RC_TRY(rc_linear_back_plan(&k->dfirst, plan, k->p, h->first, &k->grid));
+    if (!deep(h)) return RC_OK;
+    bool add = h->kind == RC_HEAD_MS;
+    RC_TRY(rc_linear_plan(&k->second, plan, k->p, h->second, &k->grid, add));
+    return k->train ? rc_linear_back_plan(&k->dsecond, plan, k->p, h->second, &k->grid) : RC_OK;
+}
+
+rc_status rc_head_plan_make(rc_head_plan *k, rc_plan *plan, const rc_head *h, const rc_params *p,
+                            int64_t n, bool train)
+{
+    *k = (rc_head_plan){.h = h, .p = p, .grid = rc_grid_rows(n, HEAD_ROWS), .train = train};
+    int64_t *const rows[] = {&k->hidden, &k->active,  &k->raw,  &k->y,
+                             &k->sum,    &k->dhidden, &k->draw, &k->dsum};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        *rows[i] = rc_plan_take(plan, n * h->out);
+    k->length = rc_plan_take(plan, n);
+    k->mean = rc_plan_take(plan, n);
+    k->rstd = rc_plan_take(plan, n);
+    return plan_layers(k, plan);
 }
 
 typedef struct {
-    const rc_head *h;
-    const rc_params *p;
-    const rc_head_tape *k;
-    rc_linear first, second;
+    const rc_head_plan *k;
+    const rc_run *run;
     const float *x, *dy;
     float *dx;
 } head_job;
+
+/* Row `from` of what lies at an offset, a head's width a row. */
+static float *row_at(const head_job *job, int64_t offset, int64_t from)
+{
+    return job->run->scratch + offset + from * job->k->h->out;
+}
+
+static float *number_at(const head_job *job, int64_t offset, int64_t from)
+{
+    return job->run->scratch + offset + from;
+}
+
+static const float *value(const head_job *job, int64_t index)
+{
+    return job->k->p->item[index].x;
+}
 
 /* raw = layer norm of e1 + W2 gelu(e1). */
 static void residual_forward(const head_job *job, const float *x, int64_t from, int64_t rows,
                              rc_crew crew)
 {
-    const rc_head *h = job->h;
-    const rc_head_tape *k = job->k;
-    int64_t at = from * h->out, n = rows * h->out;
-    rc_linear_run(&job->first, crew, k->hidden + at, rc_floats(x), rows);
-    rc_gelu_forward(k->active + at, k->hidden + at, n);
-    memcpy(k->sum + at, k->hidden + at, (size_t)n * sizeof(float));
-    rc_linear_run(&job->second, crew, k->sum + at, rc_floats(k->active + at), rows); /* adds */
-    rc_layernorm_forward(k->raw + at, k->mean + from, k->rstd + from, k->sum + at,
-                         job->p->item[h->norm.w].x, job->p->item[h->norm.b].x, rows, h->out,
-                         MS_EPS);
+    const rc_head_plan *k = job->k;
+    int64_t n = rows * k->h->out;
+    float *hidden = row_at(job, k->hidden, from), *active = row_at(job, k->active, from);
+    float *sum = row_at(job, k->sum, from);
+    rc_linear_run(&k->first, crew, hidden, rc_floats(x), rows);
+    rc_gelu_forward(active, hidden, n);
+    memcpy(sum, hidden, (size_t)n * sizeof(float));
+    rc_linear_run(&k->second, crew, sum, rc_floats(active), rows); /* adds */
+    rc_layernorm_forward(row_at(job, k->raw, from), number_at(job, k->mean, from),
+                         number_at(job, k->rstd, from), sum, value(job, k->h->norm.w),
+                         value(job, k->h->norm.b), rows, k->h->out, MS_EPS);
 }
 
 static void forward_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
 {
     const head_job *job = arg;
-    const rc_head *h = job->h;
-    const rc_head_tape *k = job->k;
-    int64_t at = from * h->out;
-    const float *raw = job->x + from * h->in;
+    const rc_head_plan *k = job->k;
+    const rc_head *h = k->h;
+    const float *x = job->x + from * h->in;
+    float *raw = row_at(job, k->raw, from), *hidden = row_at(job, k->hidden, from);
+    float *active = row_at(job, k->active, from);
     if (h->kind == RC_HEAD_LINEAR) {
-        rc_linear_run(&job->first, crew, k->raw + at, rc_floats(raw), rows);
-        raw = k->raw + at;
+        rc_linear_run(&k->first, crew, raw, rc_floats(x), rows);
     } else if (h->kind == RC_HEAD_MLP) {
-        rc_linear_run(&job->first, crew, k->hidden + at, rc_floats(raw), rows);
-        rc_relu_forward(k->active + at, k->hidden + at, rows * h->out);
-        rc_linear_run(&job->second, crew, k->raw + at, rc_floats(k->active + at), rows);
-        raw = k->raw + at;
+        rc_linear_run(&k->first, crew, hidden, rc_floats(x), rows);
+        rc_relu_forward(active, hidden, rows * h->out);
+        rc_linear_run(&k->second, crew, raw, rc_floats(active), rows);
     } else if (h->kind == RC_HEAD_MS) {
-        residual_forward(job, raw, from, rows, crew);
-        raw = k->raw + at;
+        residual_forward(job, x, from, rows, crew);
     }
-    rc_l2norm_forward(k->y + at, k->length + from, raw, rows, h->out);
+    rc_l2norm_forward(row_at(job, k->y, from), number_at(job, k->length, from),
+                      h->kind == RC_HEAD_NONE ? x : raw, rows, h->out);
 }
 
-rc_status rc_head_forward(const rc_head *h, const rc_params *p, rc_dnn *dnn, const rc_head_tape *k,
-                          const float *x, int64_t n)
+const float *rc_head_forward(const rc_head_plan *k, const rc_run *run, const float *x)
 {
-    head_job job = {.h = h, .p = p, .k = k, .x = x};
-    rc_grid grid = rc_grid_rows(n, HEAD_ROWS);
-    if (h->kind != RC_HEAD_NONE) RC_TRY(rc_linear_get(&job.first, dnn, p, h->first, &grid, false));
-    if (deep(h))
-        RC_TRY(rc_linear_get(&job.second, dnn, p, h->second, &grid, h->kind == RC_HEAD_MS));
-    rc_grid_run(&grid, rc_dnn_pool(dnn), forward_chunk, &job);
-    return RC_OK;
+    head_job job = {.k = k, .run = run, .x = x};
+    rc_grid_run(&k->grid, run->pool, forward_chunk, &job);
+    return run->scratch + k->y;
 }
 
 /* dhidden = gelu'(e1) W2ᵀ dsum + dsum, the gradient of e1. */
 static void residual_backward(const head_job *job, int64_t from, int64_t rows, int worker)
 {
-    const rc_head *h = job->h;
-    const rc_head_tape *k = job->k;
-    int64_t at = from * h->out, n = rows * h->out;
-    rc_layernorm_backward(k->dsum + at, k->draw + at, k->sum + at, k->mean + from, k->rstd + from,
-                          job->p->item[h->norm.w].x, rows, h->out);
-    rc_linear_backward_run(&job->second, worker, k->dhidden + at, k->dsum + at, rows);
-    rc_gelu_backward(k->dhidden + at, k->dhidden + at, k->hidden + at, n);
-    rc_add(k->dhidden + at, k->dsum + at, n);
+    const rc_head_plan *k = job->k;
+    int64_t n = rows * k->h->out;
+    float *dsum = row_at(job, k->dsum, from), *dhidden = row_at(job, k->dhidden, from);
+    rc_layernorm_backward(dsum, row_at(job, k->draw, from), row_at(job, k->sum, from),
+                          number_at(job, k->mean, from), number_at(job, k->rstd, from),
+                          value(job, k->h->norm.w), rows, k->h->out);
+    rc_linear_back_run(&k->dsecond, worker, dhidden, dsum, rows);
+    rc_gelu_backward(dhidden, dhidden, row_at(job, k->hidden, from), n);
+    rc_add(dhidden, dsum, n);
 }
 
 static void backward_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
 {
     const head_job *job = arg;
-    const rc_head *h = job->h;
-    const rc_head_tape *k = job->k;
-    int64_t at = from * h->out;
+    const rc_head_plan *k = job->k;
+    const rc_head *h = k->h;
     float *dx = job->dx == NULL ? NULL : job->dx + from * h->in;
-    float *dfirst = h->kind == RC_HEAD_NONE ? dx : k->draw + at;
+    float *draw = row_at(job, k->draw, from), *dhidden = row_at(job, k->dhidden, from);
+    float *dfirst = h->kind == RC_HEAD_NONE ? dx : draw;
     if (dfirst != NULL)
-        rc_l2norm_backward(dfirst, job->dy + at, k->y + at, k->length + from, rows, h->out);
+        rc_l2norm_backward(dfirst, job->dy + from * h->out, row_at(job, k->y, from),
+                           number_at(job, k->length, from), rows, h->out);
     if (h->kind == RC_HEAD_MLP) {
-        dfirst = k->dhidden + at;
-        rc_linear_backward_run(&job->second, crew.worker, dfirst, k->draw + at, rows);
-        rc_relu_backward(dfirst, dfirst, k->hidden + at, rows * h->out);
+        rc_linear_back_run(&k->dsecond, crew.worker, dhidden, draw, rows);
+        rc_relu_backward(dhidden, dhidden, row_at(job, k->hidden, from), rows * h->out);
     } else if (h->kind == RC_HEAD_MS) {
-        dfirst = k->dhidden + at;
         residual_backward(job, from, rows, crew.worker);
     }
+    if (deep(h)) dfirst = dhidden;
     if (dx != NULL && h->kind != RC_HEAD_NONE)
-        rc_linear_backward_run(&job->first, crew.worker, dx, dfirst, rows);
+        rc_linear_back_run(&k->dfirst, crew.worker, dx, dfirst, rows);
 }
 
-rc_status rc_head_backward(const rc_head *h, const rc_params *p, rc_dnn *dnn, float *dx,
-                           const float *dy, const rc_head_tape *k, const float *x, int64_t n)
+void rc_head_backward(const rc_head_plan *k, const rc_run *run, float *dx, const float *dy,
+                      const float *x)
 {
-    head_job job = {.h = h, .p = p, .k = k, .x = x, .dx = dx, .dy = dy};
-    rc_grid grid = rc_grid_rows(n, HEAD_ROWS);
-    if (h->kind != RC_HEAD_NONE)
-        RC_TRY(rc_linear_backward_get(&job.first, dnn, p, h->first, &grid));
-    if (deep(h)) RC_TRY(rc_linear_backward_get(&job.second, dnn, p, h->second, &grid));
-    rc_grid_run(&grid, rc_dnn_pool(dnn), backward_chunk, &job);
-    if (h->kind == RC_HEAD_NONE) return RC_OK;
-    const float *dsecond = h->kind == RC_HEAD_MS ? k->dsum : k->draw;
-    if (deep(h)) RC_TRY(rc_linear_backward_weight(dnn, p, h->second, dsecond, k->active, n));
+    head_job job = {.k = k, .run = run, .x = x, .dy = dy, .dx = dx};
+    const rc_head *h = k->h;
+    rc_grid_run(&k->grid, run->pool, backward_chunk, &job);
+    if (h->kind == RC_HEAD_NONE) return;
+    const float *draw = row_at(&job, k->draw, 0), *dsum = row_at(&job, k->dsum, 0);
+    if (deep(h))
+        rc_linear_back_weight(&k->dsecond, run->pool, h->kind == RC_HEAD_MS ? dsum : draw,
+                              row_at(&job, k->active, 0));
     if (h->kind == RC_HEAD_MS)
-        rc_norm_backward_weight(rc_dnn_pool(dnn), p, h->norm, k->draw, k->sum, k->mean, k->rstd, n);
-    return rc_linear_backward_weight(dnn, p, h->first, deep(h) ? k->dhidden : k->draw, x, n);
+        rc_norm_backward_weight(run->pool, k->p, h->norm, draw, row_at(&job, k->sum, 0),
+                                number_at(&job, k->mean, 0), number_at(&job, k->rstd, 0),
+                                k->grid.total);
+    rc_linear_back_weight(&k->dfirst, run->pool, deep(h) ? row_at(&job, k->dhidden, 0) : draw, x);
 }

@@ -6,7 +6,7 @@
 #ifndef RC_HEAD_H
 #define RC_HEAD_H
 
-#include "layers/params.h"
+#include "layers/linear.h"
 
 typedef enum { RC_HEAD_NONE, RC_HEAD_LINEAR, RC_HEAD_MLP, RC_HEAD_MS } rc_head_kind;
 
@@ -17,23 +17,30 @@ typedef struct {
     rc_pair norm;          /* of RC_HEAD_MS */
 } rc_head;
 
-/* Rows of one call: forward fills the first lines, backward the last. */
-typedef struct {
-    float *hidden, *active, *raw, *y, *length; /* around the activation, before and after L2 */
-    float *sum, *mean, *rstd;                  /* what RC_HEAD_MS's layer norm reads */
-    float *dhidden, *draw, *dsum;
-} rc_head_tape;
-
 void rc_head_declare(rc_head *h, rc_params *p, rc_head_kind kind, int64_t in, int64_t out,
                      const char *name);
-void rc_head_tape_take(rc_head_tape *k, rc_arena *arena, const rc_head *h, int64_t n);
 
-/* x (n, in) -> k->y (n, out), unit rows. */
-rc_status rc_head_forward(const rc_head *h, const rc_params *p, rc_dnn *dnn, const rc_head_tape *k,
-                          const float *x, int64_t n);
+/* The rows of a call, in scratch: around the activation, before and after L2, what RC_HEAD_MS's
+ * layer norm reads; and gradients. */
+typedef struct {
+    const rc_head *h;
+    const rc_params *p;
+    rc_grid grid;
+    bool train;
+    rc_linear first, second;
+    rc_linear_back dfirst, dsecond;
+    int64_t hidden, active, raw, y, length, sum, mean, rstd;
+    int64_t dhidden, draw, dsum;
+} rc_head_plan;
+
+rc_status rc_head_plan_make(rc_head_plan *k, rc_plan *plan, const rc_head *h, const rc_params *p,
+                            int64_t n, bool train);
+
+/* x (n, in) -> (n, out), unit rows, which are returned and stay in scratch. */
+const float *rc_head_forward(const rc_head_plan *k, const rc_run *run, const float *x);
 
 /* dx (n, in) is overwritten or, where nothing below learns, NULL. */
-rc_status rc_head_backward(const rc_head *h, const rc_params *p, rc_dnn *dnn, float *dx,
-                           const float *dy, const rc_head_tape *k, const float *x, int64_t n);
+void rc_head_backward(const rc_head_plan *k, const rc_run *run, float *dx, const float *dy,
+                      const float *x);
 
 #endif

@@ -64,7 +64,7 @@ static void cut(rc_linear *l, bool columns)
     l->share = l->n / step / l->shares * step;
 }
 
-static rc_status get(rc_linear *l, rc_dnn *dnn, const rc_grid *grid, bool sum)
+static rc_status get(rc_linear *l, rc_plan *plan, const rc_grid *grid, bool sum)
 {
     l->rows = rc_min(grid->rows, grid->total);
     cut(l, grid->columns);
@@ -72,35 +72,35 @@ static rc_status get(rc_linear *l, rc_dnn *dnn, const rc_grid *grid, bool sum)
         for (int longer = 0; longer < 2; longer++) {
             int64_t rows = last ? grid->total % grid->rows : l->rows;
             int64_t n = !longer ? l->share : l->longer > 0 ? l->share + l->step : 0;
-            RC_TRY(rc_product_get(dnn, &l->product[last][longer], shape_of(l, rows, n, sum),
-                                  l->packed));
+            RC_TRY(rc_plan_product(plan, &l->product[last][longer], shape_of(l, rows, n, sum),
+                                   l->packed));
         }
     return RC_OK;
 }
 
-rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                        const rc_grid *grid, bool sum)
+rc_status rc_linear_plan(rc_linear *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                         const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
     *out = outputs(p, pair, 0, w->size[0], w->packed);
-    return get(out, dnn, grid, sum);
+    return get(out, plan, grid, sum);
 }
 
-rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                             rc_part part, const rc_grid *grid)
+rc_status rc_linear_plan_part(rc_linear *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                              rc_part part, const rc_grid *grid)
 {
     const rc_param *w = &p->item[pair.w];
     *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, w->packed)
-                            : outputs(p, pair, w->cut, w->size[0], w->rest);
-    return get(out, dnn, grid, false);
+                            : outputs(p, pair, w->cut, w->size[0], w->behind);
+    return get(out, plan, grid, false);
 }
 
 rc_grid rc_linear_grid(const rc_params *p, rc_pair pair, int64_t total, int64_t rows)
 {
     const rc_param *w = &p->item[pair.w];
     bool cuts = step_of(w->packed, w->size[0]) > 0;
-    bool few = total <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
-    return few ? rc_grid_columns(total) : rc_grid_rows(total, rows);
+    bool columns = total <= SHARED_ROWS && w->count >= SHARED_WEIGHT && cuts;
+    return columns ? rc_grid_columns(total) : rc_grid_rows(total, rows);
 }
 
 static rc_product *product_of(const rc_linear *l, int64_t rows, bool longer)
@@ -178,68 +178,71 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                                 const rc_grid *grid)
+enum { SLICES = 8, SLICE_UNIT = 16 };
+
+static rc_status plan_dx(rc_linear_back *l, rc_plan *plan)
+{
+    rc_product_shape s = {.n = l->k, .k = l->n, .lda = l->n, .ldb = l->k, .ldc = l->k};
+    s.m = l->rows;
+    RC_TRY(rc_plan_product(plan, &l->dx[0], s, NULL));
+    s.m = l->total % l->rows;
+    return rc_plan_product(plan, &l->dx[1], s, NULL);
+}
+
+static rc_status plan_dw(rc_linear_back *l, rc_plan *plan)
+{
+    rc_product_shape s = {.n = l->k, .k = l->total, .lda = l->n, .ldb = l->k, .ldc = l->k};
+    s.ta = s.sum = 1;
+    s.m = l->slice;
+    RC_TRY(rc_plan_product(plan, &l->dw[0], s, NULL));
+    s.m = l->n % l->slice;
+    return rc_plan_product(plan, &l->dw[1], s, NULL);
+}
+
+rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                              const rc_grid *grid)
 {
     const rc_param *w = &p->item[pair.w];
-    int64_t n = w->size[0], k = inputs(w);
-    *out = (rc_linear){.f.b = w->x, .rows = rc_min(grid->rows, grid->total)};
-    rc_product_shape s = {.n = k, .k = n, .lda = n, .ldb = k, .ldc = k};
-    s.m = out->rows;
-    RC_TRY(rc_product_get(dnn, &out->product[0][0], s, NULL));
-    s.m = grid->total % grid->rows;
-    return rc_product_get(dnn, &out->product[1][0], s, NULL);
+    int64_t n = w->size[0], slice = (n + SLICES - 1) / SLICES;
+    *out = (rc_linear_back){.w = w,
+                            .b = pair.b < 0 ? NULL : &p->item[pair.b],
+                            .n = n,
+                            .k = inputs(w),
+                            .rows = rc_max(rc_min(grid->rows, grid->total), 1),
+                            .total = grid->total};
+    out->slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
+    RC_TRY(plan_dx(out, plan));
+    return plan_dw(out, plan);
 }
 
-void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
-                            int64_t rows)
+void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
+                        int64_t rows)
 {
-    rc_product_run(product_of(l, rows, false), worker, dx, rc_floats(dy), (rc_factor){.b = l->f.b});
+    rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy), (rc_factor){.b = l->w->x});
 }
-
-/* ---- Weight gradients ------------------------------------------------------------------------ */
 
 typedef struct {
-    const rc_param *w, *b;
-    rc_product *full, *tail;
+    const rc_linear_back *l;
     const float *dy, *x;
-    int64_t total, n, k, slice;
 } weight_job;
 
 static void weight_slice(void *arg, int64_t index, int worker)
 {
     const weight_job *job = arg;
-    int64_t from = index * job->slice, columns = rc_min(job->slice, job->n - from);
-    rc_product_run(columns == job->slice ? job->full : job->tail, worker,
-                   job->w->dx + from * job->k, rc_floats(job->dy + from), (rc_factor){.b = job->x});
-    if (job->b != NULL) rc_add_rows(job->b->dx + from, job->dy + from, job->total, job->n, columns);
+    const rc_linear_back *l = job->l;
+    int64_t from = index * l->slice, columns = rc_min(l->slice, l->n - from);
+    rc_product_run(l->dw[columns != l->slice], worker, l->w->dx + from * l->k,
+                   rc_floats(job->dy + from), (rc_factor){.b = job->x});
+    if (l->b != NULL) rc_add_rows(l->b->dx + from, job->dy + from, l->total, l->n, columns);
 }
 
-enum { SLICES = 8, SLICE_UNIT = 16 };
-
-rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pair, const float *dy,
-                                    const float *x, int64_t total)
+void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
 {
-    const rc_param *w = &p->item[pair.w];
-    int64_t n = w->size[0], k = w->count / n;
-    int64_t slice = (n + SLICES - 1) / SLICES;
-    slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
-    weight_job job = {.w = w,
-                      .b = pair.b < 0 ? NULL : &p->item[pair.b],
-                      .dy = dy,
-                      .x = x,
-                      .total = total,
-                      .n = n,
-                      .k = k,
-                      .slice = slice};
-    rc_product_shape s = {.n = k, .k = total, .lda = n, .ldb = k, .ldc = k, .ta = 1, .sum = 1};
-    s.m = slice;
-    RC_TRY(rc_product_get(dnn, &job.full, s, NULL));
-    s.m = n % slice;
-    RC_TRY(rc_product_get(dnn, &job.tail, s, NULL));
-    rc_parallel(rc_dnn_pool(dnn), (n + slice - 1) / slice, weight_slice, &job);
-    return RC_OK;
+    weight_job job = {l, dy, x};
+    rc_parallel(pool, (l->n + l->slice - 1) / l->slice, weight_slice, &job);
 }
+
+/* ---- Norms ----------------------------------------------------------------------------------- */
 
 typedef struct {
     const rc_param *w, *b;

@@ -5,8 +5,9 @@
 
 #include "layers/grid.h"
 #include "layers/params.h"
+#include "layers/plan.h"
 
-/* y = x wᵀ + b over the chunks of a grid, looked up once per call of a tower. Its outputs are cut
+/* y = x wᵀ + b over the chunks of a grid. Its outputs are cut
  * into shares, of which a grid of rows has one: the first `longer` ones have a step more outputs
  * than the others. */
 typedef struct {
@@ -29,10 +30,10 @@ bool rc_linear_shares(const rc_params *p, rc_pair pair, int64_t rows);
 rc_grid rc_linear_grid(const rc_params *p, rc_pair pair, int64_t total, int64_t rows);
 
 /* Forward products, adding into y with `sum`. */
-rc_status rc_linear_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                        const rc_grid *grid, bool sum);
-rc_status rc_linear_get_part(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                             rc_part part, const rc_grid *grid);
+rc_status rc_linear_plan(rc_linear *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                         const rc_grid *grid, bool sum);
+rc_status rc_linear_plan_part(rc_linear *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                              rc_part part, const rc_grid *grid);
 
 /* On one chunk, by whoever the crew is. */
 void rc_linear_run(const rc_linear *l, rc_crew crew, float *y, rc_rows x, int64_t rows);
@@ -47,16 +48,24 @@ rc_sink rc_linear_sink(const rc_linear *l, float *floats, void *form, int64_t ro
 void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, float *y, rc_rows x,
                         rc_activation *activate, int64_t rows);
 
-/* dx = dy w. */
-rc_status rc_linear_backward_get(rc_linear *out, rc_dnn *dnn, const rc_params *p, rc_pair pair,
-                                 const rc_grid *grid);
-void rc_linear_backward_run(const rc_linear *l, int worker, float *dx, const float *dy,
-                            int64_t rows);
+/* The way back of a layer over the chunks of a grid: the gradient of its input chunk by chunk; that
+ * of its weight over all rows, cut into slices of outputs. */
+typedef struct {
+    const rc_param *w, *b;
+    int64_t n, k, rows, total, slice;
+    rc_product *dx[2], *dw[2]; /* [of the last, shorter chunk or slice] */
+} rc_linear_back;
 
-/* dw += dyᵀ x and db += column sums of dy over all `total` rows, sliced over outputs: worker-count
- * independent because each slice has one owner. */
-rc_status rc_linear_backward_weight(rc_dnn *dnn, const rc_params *p, rc_pair pair, const float *dy,
-                                    const float *x, int64_t total);
+rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                              const rc_grid *grid);
+
+/* dx = dy w, of one chunk. */
+void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
+                        int64_t rows);
+
+/* dw += dyᵀ x and db += column sums of dy over all rows; each slice has one owner, so that the
+ * number of workers changes nothing. */
+void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x);
 
 /* Layer-norm weight gradient over all rows, sliced over columns. */
 void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,

@@ -9,22 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-static rc_status make_room(rc_params *p)
+static rc_status make_space(rc_params *p)
 {
-    if (p->count < p->room) return RC_OK;
-    int64_t room = p->room == 0 ? 64 : 2 * p->room;
-    rc_param *item = realloc(p->item, (size_t)room * sizeof *item);
+    if (p->count < p->capacity) return RC_OK;
+    int64_t capacity = p->capacity == 0 ? 64 : 2 * p->capacity;
+    rc_param *item = realloc(p->item, (size_t)capacity * sizeof *item);
     if (item == NULL)
-        return rc_fail(RC_ENOMEM, "out of memory: table of %lld parameters", (long long)room);
+        return rc_fail(RC_ENOMEM, "out of memory: table of %lld parameters", (long long)capacity);
     p->item = item;
-    p->room = room;
+    p->capacity = capacity;
     return RC_OK;
 }
 
 int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,
                       ...)
 {
-    if (p->status == RC_OK) p->status = make_room(p);
+    if (p->status == RC_OK) p->status = make_space(p);
     if (p->status != RC_OK) return 0; /* the declaring function reports it at its end */
     rc_param *item = &p->item[p->count];
     *item = (rc_param){.kind = kind, .rank = rank, .count = 1};
@@ -60,7 +60,7 @@ rc_status rc_param_check(const rc_param *p, const float *x)
 
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p)
 {
-    if (p->rest != NULL) RC_TRY(rc_packed_read(out + p->cut * inputs(p), dnn, p->rest));
+    if (p->behind != NULL) RC_TRY(rc_packed_read(out + p->cut * inputs(p), dnn, p->behind));
     if (p->packed != NULL) return rc_packed_read(out, dnn, p->packed);
     memcpy(out, p->x, (size_t)p->count * sizeof *out);
     return RC_OK;
@@ -74,7 +74,7 @@ rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type)
         return rc_fail(RC_EINVAL, "pack: %s is packed in another type already", p->name);
     if (p->packed != NULL) return RC_OK;
     int64_t k = inputs(p), n = p->size[0], first = p->cut > 0 ? p->cut : n;
-    if (p->cut > 0) RC_TRY(rc_packed_new(&p->rest, dnn, p->x + first * k, n - first, k, type));
+    if (p->cut > 0) RC_TRY(rc_packed_new(&p->behind, dnn, p->x + first * k, n - first, k, type));
     rc_status status = rc_packed_new(&p->packed, dnn, p->x, first, k, type);
     if (status != RC_OK) rc_param_unpack(p);
     return status;
@@ -83,8 +83,8 @@ rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type)
 void rc_param_unpack(rc_param *p)
 {
     rc_packed_free(p->packed);
-    rc_packed_free(p->rest);
-    p->packed = p->rest = NULL;
+    rc_packed_free(p->behind);
+    p->packed = p->behind = NULL;
 }
 
 void rc_param_packs(rc_params *p, int64_t i, rc_packing packing)
@@ -95,6 +95,13 @@ void rc_param_packs(rc_params *p, int64_t i, rc_packing packing)
 void rc_param_cut(rc_params *p, int64_t i, int64_t cut)
 {
     if (p->status == RC_OK) p->item[i].cut = cut;
+}
+
+static uint64_t layouts; /* of all tables so far */
+
+void rc_params_moved(rc_params *p)
+{
+    p->layout = __atomic_add_fetch(&layouts, 1, __ATOMIC_RELAXED);
 }
 
 void rc_params_free(rc_params *p)

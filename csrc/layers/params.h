@@ -23,7 +23,7 @@ typedef struct {
     float *x;          /* bound memory, not owned; NULL once packed */
     float *dx;         /* gradient, NULL outside training */
     rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
-    rc_packed *rest;   /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
+    rc_packed *behind; /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
     int64_t cut;
     rc_packing packing;
     bool variance; /* a statistic that cannot be negative */
@@ -32,9 +32,14 @@ typedef struct {
 /* Parameters in the order of declaration; towers keep indices into it. */
 typedef struct {
     rc_param *item;
-    int64_t count, room;
+    int64_t count, capacity;
     rc_status status; /* first failure while declaring, reported once at the end */
+    uint64_t layout;  /* of where they lie: no two in a process are equal */
 } rc_params;
+
+/* To be called where x, dx or packed of some have changed: plans that know the old ones are then
+ * not used again. */
+void rc_params_moved(rc_params *p);
 
 /* Index of a new parameter. */
 int64_t rc_params_add(rc_params *p, rc_kind kind, int rank, const int64_t *size, const char *format,

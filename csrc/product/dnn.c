@@ -48,20 +48,23 @@ rc_pool *rc_dnn_pool(const rc_dnn *dnn)
     return dnn->pool;
 }
 
-static void product_clear(rc_product *p, int threads)
+static void product_free(rc_product *p)
 {
-    for (int i = 0; p->args != NULL && i < threads; i++)
+    for (int i = 0; p->args != NULL && i < p->dnn->threads; i++)
         for (int j = 0; j < ARGS; j++)
             if (p->args[i].memory[j] != NULL) dnnl_memory_destroy(p->args[i].memory[j]);
     free(p->args);
     if (p->primitive != NULL) dnnl_primitive_destroy(p->primitive);
-    memset(p, 0, sizeof *p);
+    free(p);
 }
 
 static void cache_clear(rc_dnn *dnn)
 {
-    for (int i = 0; i < SLOTS; i++) product_clear(&dnn->slot[i], dnn->threads);
-    dnn->used = dnn->slow = 0;
+    for (int i = 0; i < BUCKETS; i++)
+        for (rc_product *p = dnn->bucket[i], *next; p != NULL; p = next) {
+            next = p->next;
+            product_free(p);
+        }
 }
 
 void rc_dnn_free(rc_dnn *dnn)
@@ -79,17 +82,9 @@ void rc_dnn_free(rc_dnn *dnn)
     free(dnn);
 }
 
-void rc_dnn_trim(rc_dnn *dnn)
+rc_dnn_counts rc_dnn_count(const rc_dnn *dnn)
 {
-    if (dnn->used > SLOTS / 2)
-        cache_clear(dnn); /* shapes are few: starting over beats bookkeeping */
-}
-
-void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow)
-{
-    *hits = dnn->hits;
-    *misses = dnn->misses;
-    *slow = dnn->slow;
+    return dnn->counts;
 }
 
 rc_status rc_dnn_check(rc_dnn *dnn)
@@ -102,12 +97,12 @@ rc_status rc_dnn_check(rc_dnn *dnn)
 /* ---- Building -------------------------------------------------------------------------------- */
 
 /* The old memory stays where there is no more: cached products go on with it. */
-static rc_status grow(void **room, int64_t bytes)
+static rc_status grow(void **memory, int64_t bytes)
 {
-    void *more;
-    RC_TRY(rc_alloc(&more, bytes));
-    rc_free(*room);
-    *room = more;
+    void *grown;
+    RC_TRY(rc_alloc(&grown, bytes));
+    rc_free(*memory);
+    *memory = grown;
     return RC_OK;
 }
 
@@ -165,20 +160,31 @@ static rc_status build_matmul(rc_product *p, matmul_parts *parts, const rc_packe
     return RC_OK;
 }
 
-static rc_status product_build(rc_dnn *dnn, rc_product *p, const product_key *key,
-                               const rc_packed *packed)
+static rc_status product_build(rc_product *p, const rc_packed *packed)
 {
     matmul_parts parts = {0};
-    *p = (rc_product){.key = *key, .dnn = dnn, .engine = rc_engine_of(rc_key_type(key))};
-    rc_status status = grow_narrow(dnn, key);
-    if (status == RC_OK && p->engine->parts == 0) status = build_matmul(p, &parts, packed);
+    RC_TRY(grow_narrow(p->dnn, &p->key));
+    rc_status status = p->engine->parts == 0 ? build_matmul(p, &parts, packed) : RC_OK;
     rc_parts_free(&parts);
+    return status;
+}
+
+static rc_status product_new(rc_product **out, rc_dnn *dnn, const product_key *key,
+                             const rc_packed *packed)
+{
+    rc_product *p = calloc(1, sizeof *p);
+    if (p == NULL) return rc_fail(RC_ENOMEM, "out of memory: product");
+    p->key = *key;
+    p->dnn = dnn;
+    p->engine = rc_engine_of(rc_key_type(key));
+    rc_status status = product_build(p, packed);
     if (status != RC_OK) {
-        product_clear(p, dnn->threads);
+        product_free(p);
         return status;
     }
-    dnn->used++;
-    dnn->slow += p->slow;
+    dnn->counts.products++;
+    dnn->counts.slow += p->slow;
+    *out = p;
     return RC_OK;
 }
 
@@ -193,25 +199,40 @@ static uint64_t hash_key(const product_key *key)
     return h;
 }
 
+static rc_product **bucket_of(rc_dnn *dnn, const product_key *key)
+{
+    return &dnn->bucket[hash_key(key) % BUCKETS];
+}
+
 rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
                          const rc_packed *packed)
 {
     *out = NULL;
     if (shape.m < 1 || shape.n < 1 || shape.k < 1) return RC_OK;
-    if (dnn->used >= SLOTS - 1)
-        return rc_fail(RC_EBACKEND, "oneDNN: more than %d shapes in one call", SLOTS - 1);
     product_key key = {shape, packed == NULL ? 0 : 1 + (int64_t)packed->type};
-    for (uint64_t at = hash_key(&key);; at++) {
-        rc_product *p = &dnn->slot[at % SLOTS];
-        if (p->dnn == NULL) {
-            dnn->misses++;
-            RC_TRY(product_build(dnn, p, &key, packed));
-        } else if (memcmp(&p->key, &key, sizeof key) != 0) {
-            continue;
-        } else {
-            dnn->hits++;
-        }
-        *out = p;
-        return RC_OK;
+    rc_product **bucket = bucket_of(dnn, &key), *p = *bucket;
+    while (p != NULL && memcmp(&p->key, &key, sizeof key) != 0) p = p->next;
+    if (p != NULL) {
+        dnn->counts.hits++;
+    } else {
+        dnn->counts.misses++;
+        RC_TRY(product_new(&p, dnn, &key, packed));
+        p->next = *bucket;
+        *bucket = p;
     }
+    p->users++;
+    *out = p;
+    return RC_OK;
+}
+
+void rc_product_release(rc_product *product)
+{
+    if (product == NULL || --product->users > 0) return;
+    rc_dnn *dnn = product->dnn;
+    rc_product **at = bucket_of(dnn, &product->key);
+    while (*at != product) at = &(*at)->next;
+    *at = product->next;
+    dnn->counts.products--;
+    dnn->counts.slow -= product->slow;
+    product_free(product);
 }

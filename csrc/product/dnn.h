@@ -32,11 +32,12 @@ void rc_dnn_free(rc_dnn *dnn);
 int rc_dnn_threads(const rc_dnn *dnn);
 rc_pool *rc_dnn_pool(const rc_dnn *dnn); /* its workers, for rc_parallel */
 
-/* The compiled product for a shape, built at its first use. `packed` replaces b (then tb, ldb do
- * not matter) or is NULL. Pointers stay valid until rc_dnn_trim or rc_dnn_free. Shapes with a zero
- * size give NULL, which rc_product_run skips. */
+/* The compiled product for a shape, built where nobody holds one. `packed` replaces b (then tb, ldb
+ * do not matter) or is NULL. Shapes with a zero size give NULL, which rc_product_run skips. It
+ * stays until each that got it has released it, or rc_dnn_free. */
 rc_status rc_product_get(rc_dnn *dnn, rc_product **out, rc_product_shape shape,
                          const rc_packed *packed);
+void rc_product_release(rc_product *product); /* NULL allowed */
 
 /* Run on `worker`'s memory objects. Not to be called for one worker from two threads. Float rows
  * are laid before, in memory of the worker, where the product's type wants another form. A refusal
@@ -76,10 +77,12 @@ int64_t rc_form_bytes(rc_type type, int64_t m, int64_t k);
 /* RC_EBACKEND if any run since the last check failed, RC_ESTOPPED if the call is to end. */
 rc_status rc_dnn_check(rc_dnn *dnn);
 
-/* Empty the cache when it holds more than half of its slots; call where no product is in use. */
-void rc_dnn_trim(rc_dnn *dnn);
+/* Look-ups that found a product and that built one; products there are now, and how many of them
+ * run a reference implementation (should be none). */
+typedef struct {
+    int64_t hits, misses, products, slow;
+} rc_dnn_counts;
 
-/* Hits, misses and how many cached products run a reference implementation (should be none). */
-void rc_dnn_stats(const rc_dnn *dnn, int64_t *hits, int64_t *misses, int64_t *slow);
+rc_dnn_counts rc_dnn_count(const rc_dnn *dnn);
 
 #endif

@@ -7,7 +7,7 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
-enum { SLOTS = 512, ARGS = 5 };
+enum { BUCKETS = 256, ARGS = 5 };
 
 typedef struct {
     rc_product_shape shape;
@@ -40,9 +40,11 @@ struct rc_product {
     product_key key;
     const rc_engine *engine;
     rc_dnn *dnn;
-    dnnl_primitive_t primitive; /* NULL: not oneDNN's, or the slot is free */
+    dnnl_primitive_t primitive; /* NULL: not oneDNN's */
     product_args *args;         /* one per worker, NULL without a primitive */
     bool slow;
+    int64_t users;
+    rc_product *next; /* of its bucket */
 };
 
 typedef struct {
@@ -58,8 +60,9 @@ struct rc_dnn {
     rc_split_kind split;
     int threads;
     int failed; /* status of a failed run, 0 if none; written atomically */
-    int64_t scratch_bytes, narrow_bytes, used, hits, misses, slow;
-    rc_product slot[SLOTS];
+    int64_t scratch_bytes, narrow_bytes;
+    rc_dnn_counts counts;
+    rc_product *bucket[BUCKETS]; /* by shape */
 };
 
 struct rc_packed {

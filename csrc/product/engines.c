@@ -25,8 +25,8 @@ static void execute(rc_product *p, int worker, void *c, const void *a, const voi
 /* Where the result of a product goes first; c itself where nothing keeps it from there. */
 static void *first_result(const rc_product *p, int worker, float *c)
 {
-    bool apart = rc_result_apart(&p->key.shape, rc_key_type(&p->key));
-    return apart ? p->dnn->worker[worker].narrow + rc_result_at(&p->key) : (void *)c;
+    bool elsewhere = rc_result_apart(&p->key.shape, rc_key_type(&p->key));
+    return elsewhere ? p->dnn->worker[worker].narrow + rc_result_at(&p->key) : (void *)c;
 }
 
 static void run_floats(rc_product *p, int worker, float *c, const void *form, rc_factor f)
@@ -169,9 +169,9 @@ void rc_sink_activate(const rc_sink *sink, float *c, int64_t from, int64_t rows,
 {
     enum { ROWS = 16 };
     int64_t k = sink->product->key.shape.k;
-    for (int64_t i = from, some; i < from + rows; i += some) {
-        some = rc_min(ROWS, from + rows - i);
-        activate(c + i * k, c + i * k, some * k);
-        rc_sink_put(sink, c + i * k, i, some);
+    for (int64_t i = from, n; i < from + rows; i += n) {
+        n = rc_min(ROWS, from + rows - i);
+        activate(c + i * k, c + i * k, n * k);
+        rc_sink_put(sink, c + i * k, i, n);
     }
 }

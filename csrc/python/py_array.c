@@ -37,14 +37,14 @@ int rc_py_f32_or_none(PyObject *object, void *out)
 static int fits_i32(PyArrayObject *array)
 {
     int type = PyArray_DESCR(array)->kind == 'u' ? NPY_UINT64 : NPY_INT64;
-    PyArrayObject *wide =
+    PyArrayObject *whole =
         (PyArrayObject *)PyArray_FROMANY((PyObject *)array, type, 0, 0, NPY_ARRAY_IN_ARRAY);
-    if (wide == NULL) return 0;
-    const int64_t *at = PyArray_DATA(wide);
+    if (whole == NULL) return 0;
+    const int64_t *at = PyArray_DATA(whole);
     bool good = true;
-    for (npy_intp i = 0; good && i < PyArray_SIZE(wide); i++)
+    for (npy_intp i = 0; good && i < PyArray_SIZE(whole); i++)
         good = at[i] >= (type == NPY_INT64 ? INT32_MIN : 0) && at[i] <= INT32_MAX;
-    Py_DECREF(wide);
+    Py_DECREF(whole);
     if (!good)
         PyErr_SetString(PyExc_ValueError, "expected integers of 32 bits, got one that is larger");
     return good;
@@ -115,16 +115,16 @@ int rc_py_rank(PyArrayObject *array, int rank, const char *name)
 }
 
 /* "(3, 768)" or, with a negative size, "(3, *)". */
-static void shape_text(char *text, size_t room, int rank, const int64_t *sizes)
+static void shape_text(char *text, size_t size, int rank, const int64_t *sizes)
 {
-    size_t at = (size_t)snprintf(text, room, "(");
-    for (int i = 0; i < rank && at < room; i++) {
+    size_t at = (size_t)snprintf(text, size, "(");
+    for (int i = 0; i < rank && at < size; i++) {
         const char *comma = i + 1 < rank ? ", " : rank == 1 ? "," : "";
-        int n = sizes[i] < 0 ? snprintf(text + at, room - at, "*%s", comma)
-                             : snprintf(text + at, room - at, "%lld%s", (long long)sizes[i], comma);
+        int n = sizes[i] < 0 ? snprintf(text + at, size - at, "*%s", comma)
+                             : snprintf(text + at, size - at, "%lld%s", (long long)sizes[i], comma);
         at += (size_t)n;
     }
-    if (at < room) snprintf(text + at, room - at, ")");
+    if (at < size) snprintf(text + at, size - at, ")");
 }
 
 int rc_py_shape(PyArrayObject *array, const char *name, int rank, const int64_t *sizes)

@@ -87,6 +87,7 @@ static int bind_one(PyObject *self, rc_params *p, PyObject *bound, PyObject *obj
     check_job check = {item, PyArray_DATA(array)};
     if (rc_py_run(self, check_work, &check) < 0) return -1;
     item->x = PyArray_DATA(array);
+    rc_params_moved(p);
     return PyList_Append(bound, object);
 }
 
@@ -117,6 +118,7 @@ static void unbind(rc_params *p)
         rc_param_unpack(&p->item[i]);
         p->item[i].x = NULL;
     }
+    rc_params_moved(p);
 }
 
 /* -1 with an exception; what is bound and packed then goes. */

@@ -59,49 +59,86 @@ typedef struct {
     rc_trainer *trainer;
     rc_step how;
     rc_step_result result;
-    const float *mel, *text;
-    int64_t b, frames;
+    rc_pairs pairs;
+    float *audio, *text; /* embeddings, or gradients to them */
+    const float *from_audio, *from_text;
+    int64_t n;
 } step_job;
 
 static rc_status step_work(void *arg)
 {
     step_job *j = arg;
-    return rc_trainer_step(j->trainer, &j->result, j->mel, j->text, j->b, j->frames, &j->how);
+    return rc_trainer_step(j->trainer, &j->result, &j->pairs, &j->how);
 }
 
 static rc_status gradients_work(void *arg)
 {
     step_job *j = arg;
-    return rc_trainer_gradients(j->trainer, &j->result, j->mel, j->text, j->b, j->frames, &j->how);
+    return rc_trainer_gradients(j->trainer, &j->result, &j->pairs, &j->how);
+}
+
+static rc_status embed_work(void *arg)
+{
+    step_job *j = arg;
+    return rc_trainer_embed(j->trainer, j->audio, j->text, &j->pairs, &j->how);
+}
+
+static rc_status loss_work(void *arg)
+{
+    step_job *j = arg;
+    return rc_trainer_loss(j->trainer, &j->result.loss, j->audio, j->text, j->from_audio,
+                           j->from_text, j->n);
+}
+
+static rc_status backward_work(void *arg)
+{
+    step_job *j = arg;
+    return rc_trainer_backward(j->trainer, j->from_audio, j->from_text, &j->pairs, &j->how);
+}
+
+static rc_status update_work(void *arg)
+{
+    step_job *j = arg;
+    return rc_trainer_update(j->trainer, &j->result, &j->how);
+}
+
+static step_job new_job(PyObject *object)
+{
+    return (step_job){.trainer = ((rc_py_trainer *)object)->trainer,
+                      .how = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}};
+}
+
+/* Log-mels and features of texts of the same number. */
+static int set_pairs(PyObject *object, rc_pairs *pairs, PyArrayObject *mel, PyArrayObject *text,
+                     long long clip)
+{
+    const rc_clap *m = ((rc_py_trainer *)object)->model->model;
+    if (rc_py_log_mels(mel, &m->audio.shape) < 0) return -1;
+    int64_t shape[2] = {rc_py_size(mel, 0), m->config.text_width};
+    if (rc_py_shape(text, "text", 2, shape) < 0) return -1;
+    *pairs = (rc_pairs){.mel = rc_py_data(mel),
+                        .text = rc_py_data(text),
+                        .b = shape[0],
+                        .frames = rc_py_size(mel, PyArray_NDIM(mel) - 2),
+                        .clip = clip};
+    return 0;
 }
 
 static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_work *work)
 {
     static char *names[] = {"mel",   "text", "seed",         "step", "lr", "beta1",
                             "beta2", "eps",  "weight_decay", "clip", NULL};
-    rc_py_trainer *self = (rc_py_trainer *)object;
-    step_job job = {.trainer = self->trainer};
+    step_job job = new_job(object);
     rc_step *h = &job.how;
     PyArrayObject *mel = NULL, *text = NULL;
     PyObject *result = NULL;
-    *h = (rc_step){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|dddddd:step", names, rc_py_f32, &mel,
-                                     rc_py_f32, &text, rc_py_u64, &h->seed, rc_py_u64, &h->step,
-                                     &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
-                                     &h->clip))
-        goto done;
-    const rc_clap *m = self->model->model;
-    int64_t mel_shape[3] = {-1, -1, m->audio.shape.mels};
-    if (rc_py_shape(mel, "mel", 3, mel_shape) < 0) goto done;
-    int64_t text_shape[2] = {job.b = rc_py_size(mel, 0), m->config.text_width};
-    if (rc_py_shape(text, "text", 2, text_shape) < 0) goto done;
-    job.frames = rc_py_size(mel, 1);
-    job.mel = rc_py_data(mel);
-    job.text = rc_py_data(text);
-    if (rc_py_run(object, work, &job) == 0)
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|dddddd:step", names, rc_py_f32, &mel,
+                                    rc_py_f32, &text, rc_py_u64, &h->seed, rc_py_u64, &h->step,
+                                    &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
+                                    &h->clip) &&
+        set_pairs(object, &job.pairs, mel, text, 0) == 0 && rc_py_run(object, work, &job) == 0)
         result = Py_BuildValue("{sdsdsd}", "loss", job.result.loss, "grad_norm",
                                job.result.grad_norm, "logit_scale", job.result.logit_scale);
-done:
     Py_XDECREF(mel);
     Py_XDECREF(text);
     return result;
@@ -115,6 +152,107 @@ static PyObject *trainer_step(PyObject *self, PyObject *args, PyObject *kw)
 static PyObject *trainer_gradients(PyObject *self, PyObject *args, PyObject *kw)
 {
     return run_step(self, args, kw, gradients_work);
+}
+
+/* ---- A step in calls of its own -------------------------------------------------------------- */
+
+/* Two new arrays (n, dim), whose memory the job fills. */
+static PyObject *new_pair(PyObject *object, step_job *job, int64_t n)
+{
+    int64_t shape[2] = {n, ((rc_py_trainer *)object)->model->model->config.dim};
+    PyArrayObject *audio = rc_py_new(2, shape, NPY_FLOAT32);
+    PyArrayObject *text = rc_py_new(2, shape, NPY_FLOAT32);
+    PyObject *pair = audio == NULL || text == NULL ? NULL : PyTuple_Pack(2, audio, text);
+    if (pair != NULL) {
+        job->audio = rc_py_data(audio);
+        job->text = rc_py_data(text);
+    }
+    Py_XDECREF(audio);
+    Py_XDECREF(text);
+    return pair;
+}
+
+/* What loss and backward are given: (n, dim) of audio, as many of text. */
+static int set_embeddings(PyObject *object, step_job *job, PyArrayObject *audio,
+                          PyArrayObject *text, int64_t n)
+{
+    int64_t shape[2] = {n, ((rc_py_trainer *)object)->model->model->config.dim};
+    if (rc_py_shape(audio, "audio", 2, shape) < 0) return -1;
+    shape[0] = job->n = rc_py_size(audio, 0);
+    if (rc_py_shape(text, "text", 2, shape) < 0) return -1;
+    job->from_audio = rc_py_data(audio);
+    job->from_text = rc_py_data(text);
+    return 0;
+}
+
+static PyObject *trainer_embed(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"mel", "text", "seed", "step", "clip", NULL};
+    step_job job = new_job(object);
+    PyArrayObject *mel = NULL, *text = NULL;
+    PyObject *pair = NULL;
+    long long clip = 0;
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|L:embed", names, rc_py_f32, &mel, rc_py_f32,
+                                    &text, rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step,
+                                    &clip) &&
+        set_pairs(object, &job.pairs, mel, text, clip) == 0 &&
+        (pair = new_pair(object, &job, job.pairs.b)) != NULL &&
+        rc_py_run(object, embed_work, &job) < 0)
+        Py_CLEAR(pair);
+    Py_XDECREF(mel);
+    Py_XDECREF(text);
+    return pair;
+}
+
+static PyObject *trainer_loss(PyObject *object, PyObject *args)
+{
+    step_job job = new_job(object);
+    PyArrayObject *audio = NULL, *text = NULL;
+    PyObject *pair = NULL, *result = NULL;
+    if (PyArg_ParseTuple(args, "O&O&:loss", rc_py_f32, &audio, rc_py_f32, &text) &&
+        set_embeddings(object, &job, audio, text, -1) == 0 &&
+        (pair = new_pair(object, &job, job.n)) != NULL && rc_py_run(object, loss_work, &job) == 0)
+        result = Py_BuildValue("(dOO)", job.result.loss, PyTuple_GET_ITEM(pair, 0),
+                               PyTuple_GET_ITEM(pair, 1));
+    Py_XDECREF(pair);
+    Py_XDECREF(audio);
+    Py_XDECREF(text);
+    return result;
+}
+
+static PyObject *trainer_backward(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"daudio", "dtext", "mel", "text", "seed", "step", "clip", NULL};
+    step_job job = new_job(object);
+    PyArrayObject *daudio = NULL, *dtext = NULL, *mel = NULL, *text = NULL;
+    long long clip = 0;
+    bool done =
+        PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&O&O&|L:backward", names, rc_py_f32, &daudio,
+                                    rc_py_f32, &dtext, rc_py_f32, &mel, rc_py_f32, &text, rc_py_u64,
+                                    &job.how.seed, rc_py_u64, &job.how.step, &clip) &&
+        set_pairs(object, &job.pairs, mel, text, clip) == 0 &&
+        set_embeddings(object, &job, daudio, dtext, job.pairs.b) == 0 &&
+        rc_py_run(object, backward_work, &job) == 0;
+    Py_XDECREF(daudio);
+    Py_XDECREF(dtext);
+    Py_XDECREF(mel);
+    Py_XDECREF(text);
+    if (!done) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *trainer_update(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"step", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", NULL};
+    step_job job = new_job(object);
+    rc_step *h = &job.how;
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&|dddddd:update", names, rc_py_u64, &h->step,
+                                     &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
+                                     &h->clip) ||
+        rc_py_run(object, update_work, &job) < 0)
+        return NULL;
+    return Py_BuildValue("{sdsd}", "grad_norm", job.result.grad_norm, "logit_scale",
+                         job.result.logit_scale);
 }
 
 /* One of the four flat buffers, cut into arrays of the parameters' shapes that keep the trainer
@@ -148,6 +286,17 @@ static PyMethodDef trainer_methods[] = {
      "it."},
     {"gradients", (PyCFunction)(void (*)(void))trainer_gradients, METH_VARARGS | METH_KEYWORDS,
      "gradients(mel, text, seed, step): loss and gradients without an update."},
+    {"embed", (PyCFunction)(void (*)(void))trainer_embed, METH_VARARGS | METH_KEYWORDS,
+     "embed(mel, text, seed, step, clip=0): embeddings of audio and text in train mode; clip of "
+     "the "
+     "batch come before, so that draws are those of the whole batch."},
+    {"loss", trainer_loss, METH_VARARGS,
+     "loss(audio, text): loss, and its gradients to the embeddings; the gradients of a step "
+     "begin."},
+    {"backward", (PyCFunction)(void (*)(void))trainer_backward, METH_VARARGS | METH_KEYWORDS,
+     "backward(daudio, dtext, mel, text, seed, step, clip=0): embed, and add to the gradients."},
+    {"update", (PyCFunction)(void (*)(void))trainer_update, METH_VARARGS | METH_KEYWORDS,
+     "update(step, lr=, ...): clipping, AdamW, running statistics; grad_norm, logit_scale."},
     {"buffers", trainer_buffers, METH_O,
      "Views of the values (0), gradients (1), first (2) and second (3) moments, by parameter."},
     {NULL, NULL, 0, NULL},

@@ -20,8 +20,8 @@ typedef struct {
     double *fixed;   /* (prompts), weights of the rules that weigh all rows alike */
     double *shared;  /* (sets), log weights of RC_ENTROPY_BATCH */
     double *partial; /* (chunks, sets), its gradient summed over the rows of a chunk */
-    double *scratch; /* `room` doubles for each worker */
-    int64_t room;
+    double *scratch; /* `size` doubles for each worker */
+    int64_t size;
 } combine_job;
 
 typedef struct {
@@ -31,7 +31,7 @@ typedef struct {
 
 static scratch scratch_of(const combine_job *job, int worker)
 {
-    scratch s = {.weights = {.weight = job->scratch + worker * job->room}};
+    scratch s = {.weights = {.weight = job->scratch + worker * job->size}};
     s.weights.label = s.weights.weight + job->c->prompts;
     s.weights.set = s.weights.label + job->c->labels;
     s.weights.gradient = s.weights.set + job->weights.sets;
@@ -240,24 +240,22 @@ static bool uses_lengths(const rc_combination *c)
     return c->rule == RC_MEAN_EMBEDDING || c->rule == RC_RELEVANCE;
 }
 
-/* Lay out gram, fixed, shared, partial and scratch in the context's arena. */
+/* Lay out gram, fixed, shared, partial and scratch in the context's scratch. */
 static rc_status lay_out(combine_job *job, rc_context *context)
 {
     const rc_combination *c = job->c;
-    int64_t gram = 0, partial, working, bytes, threads = rc_dnn_threads(context->dnn);
+    int64_t gram = 0, partial, working, threads = rc_dnn_threads(context->dnn);
     for (int64_t i = 0; uses_lengths(c) && i < c->labels; i++) {
         int64_t m = c->first[i + 1] - c->first[i];
         gram += m * m; /* in all at most the square of an int32 */
     }
     RC_TRY(rc_mul(&partial, rc_tiles_chunks(&job->tiles), job->weights.sets));
-    job->room = c->prompts + c->labels + 3 * job->weights.sets + LABELS / 2;
+    job->size = c->prompts + c->labels + 3 * job->weights.sets + LABELS / 2;
     int64_t tile = (rc_tiles_scratch(&job->tiles) + 1) / 2;
-    RC_TRY(rc_mul(&working, job->room + tile, threads));
-    RC_TRY(rc_mul(&bytes, gram + c->prompts + job->weights.sets + partial + working,
-                  (int64_t)sizeof(double)));
-    RC_TRY(rc_arena_reserve(&context->shared, bytes));
-    job->tiles.scratch = (float *)context->shared.base;
-    job->weights.gram = (double *)context->shared.base + threads * tile;
+    RC_TRY(rc_mul(&working, job->size + tile, threads));
+    RC_TRY(rc_context_scratch(context, &job->tiles.scratch,
+                              2 * (gram + c->prompts + job->weights.sets + partial + working)));
+    job->weights.gram = (double *)job->tiles.scratch + threads * tile;
     job->fixed = job->weights.gram + gram;
     job->shared = job->fixed + c->prompts;
     job->partial = job->shared + job->weights.sets;
@@ -272,6 +270,16 @@ static void fill_fixed(combine_job *job, rc_pool *pool)
         rc_weights_mean(&job->weights, job->fixed);
     if (job->c->rule == RC_MEAN_EMBEDDING) rc_weights_normalise(&job->weights, job->fixed);
     if (job->c->rule == RC_ENTROPY_BATCH) share_weights(job, pool);
+}
+
+static rc_status combine_all(combine_job *job, rc_context *context)
+{
+    rc_pool *pool = rc_dnn_pool(context->dnn);
+    RC_TRY(rc_tiles_get(&job->tiles, context->dnn, job->weights.sets, weighs_sets(job->c->rule)));
+    RC_TRY(lay_out(job, context));
+    fill_fixed(job, pool);
+    rc_parallel(pool, rc_tiles_chunks(&job->tiles), combine_chunk, job);
+    return rc_dnn_check(context->dnn);
 }
 
 rc_status rc_combine(rc_context *context, const rc_combination *c)
@@ -289,9 +297,7 @@ rc_status rc_combine(rc_context *context, const rc_combination *c)
                                  .kept = weighs_sets(c->rule) ? c->cosine : NULL}};
     for (int64_t i = 0; i < c->labels; i++)
         job.weights.sets = rc_max(job.weights.sets, first_of(c, i + 1) - first_of(c, i));
-    RC_TRY(rc_tiles_get(&job.tiles, context->dnn, job.weights.sets, weighs_sets(c->rule)));
-    RC_TRY(lay_out(&job, context));
-    fill_fixed(&job, rc_dnn_pool(context->dnn));
-    rc_parallel(rc_dnn_pool(context->dnn), rc_tiles_chunks(&job.tiles), combine_chunk, &job);
-    return rc_dnn_check(context->dnn);
+    rc_status status = combine_all(&job, context);
+    rc_tiles_release(&job.tiles);
+    return status;
 }

@@ -81,6 +81,17 @@ static void rank_chunk(void *arg, int64_t chunk, int worker)
         }
 }
 
+static rc_status rank_all(rank_job *job, rc_context *c)
+{
+    RC_TRY(rc_tiles_get(&job->tiles, c->dnn, 1, false));
+    int64_t threads = rc_dnn_threads(c->dnn), scratch = threads * rc_tiles_scratch(&job->tiles);
+    int64_t own = threads * job->tiles.rows * job->r->m;
+    RC_TRY(rc_context_scratch(c, &job->tiles.scratch, scratch + own));
+    job->own = job->tiles.scratch + scratch;
+    rc_parallel(rc_dnn_pool(c->dnn), rc_tiles_chunks(&job->tiles), rank_chunk, job);
+    return rc_dnn_check(c->dnn);
+}
+
 rc_status rc_ranks(rc_context *c, const rc_ranking *r)
 {
     RC_TRY(rc_check_finite(r->query, r->n, r->width, "queries"));
@@ -88,12 +99,7 @@ rc_status rc_ranks(rc_context *c, const rc_ranking *r)
     rank_job job = {
         .r = r,
         .tiles = {.x = r->query, .w = r->item, .n = r->n, .columns = r->items, .width = r->width}};
-    RC_TRY(rc_tiles_get(&job.tiles, c->dnn, 1, false));
-    int64_t threads = rc_dnn_threads(c->dnn), scratch = threads * rc_tiles_scratch(&job.tiles);
-    int64_t own = threads * job.tiles.rows * r->m;
-    RC_TRY(rc_arena_reserve(&c->shared, (scratch + own) * (int64_t)sizeof(float)));
-    job.tiles.scratch = (float *)c->shared.base;
-    job.own = job.tiles.scratch + scratch;
-    rc_parallel(rc_dnn_pool(c->dnn), rc_tiles_chunks(&job.tiles), rank_chunk, &job);
-    return rc_dnn_check(c->dnn);
+    rc_status status = rank_all(&job, c);
+    rc_tiles_release(&job.tiles);
+    return status;
 }

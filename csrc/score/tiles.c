@@ -26,6 +26,12 @@ rc_status rc_tiles_get(rc_tiles *t, rc_dnn *dnn, int64_t most, bool whole)
     return rc_product_get(dnn, &t->tail, s, NULL);
 }
 
+void rc_tiles_release(rc_tiles *t)
+{
+    rc_product_release(t->full);
+    rc_product_release(t->tail);
+}
+
 int64_t rc_tiles_scratch(const rc_tiles *t)
 {
     return t->kept != NULL ? 0 : t->rows * t->span;

@@ -21,6 +21,7 @@ typedef struct {
  * that works on groups of up to `most` columns can start every group inside some tile: without
  * `whole` a tile has room for about 512 columns and at least `most`; with it, for all. */
 rc_status rc_tiles_get(rc_tiles *t, rc_dnn *dnn, int64_t most, bool whole);
+void rc_tiles_release(rc_tiles *t); /* also after rc_tiles_get failed */
 int64_t rc_tiles_scratch(const rc_tiles *t);
 int64_t rc_tiles_chunks(const rc_tiles *t); /* of rows */
 

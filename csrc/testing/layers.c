@@ -4,6 +4,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/optim.h"
+#include "layers/context.h"
 #include "layers/linear.h"
 #include "train/loss.h"
 
@@ -23,14 +24,14 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
                           rc_py_f32_or_none, &bias, rc_py_f32_or_none, &mask, rc_py_f32, &dout))
         goto done;
     if (rc_py_rank(qkv, 2, "qkv") < 0) goto done;
-    int64_t t = rc_py_size(qkv, 0), wide = rc_py_size(qkv, 1);
-    if (h < 1 || h > wide || wide % (3 * h) != 0 || keys < 1 || keys > t || t > MOST_TOKENS) {
+    int64_t t = rc_py_size(qkv, 0), columns = rc_py_size(qkv, 1);
+    if (h < 1 || h > columns || columns % (3 * h) != 0 || keys < 1 || keys > t || t > MOST_TOKENS) {
         PyErr_SetString(PyExc_ValueError,
                         "attention: heads do not divide qkv, or keys out of range");
         goto done;
     }
-    rc_attention a = {t, h, wide / 3 / h, keys, t, wide, wide, (float)scale};
-    int64_t bias_shape[3] = {h, t, t}, out_shape[2] = {t, wide / 3}, qkv_shape[2] = {t, wide};
+    rc_attention a = {t, h, columns / 3 / h, keys, t, columns, columns, columns / 3, (float)scale};
+    int64_t bias_shape[3] = {h, t, t}, out_shape[2] = {t, columns / 3}, qkv_shape[2] = {t, columns};
     if (bias != NULL && rc_py_shape(bias, "bias", 3, bias_shape) < 0) goto done;
     if (mask != NULL && rc_py_shape(mask, "mask", 2, bias_shape + 1) < 0) goto done;
     if (dout != NULL && rc_py_shape(dout, "dout", 2, out_shape) < 0) goto done;
@@ -42,7 +43,7 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
     }
     if ((y = rc_py_new(2, dout == NULL ? out_shape : qkv_shape, NPY_FLOAT32)) == NULL) goto done;
     if (dout == NULL) {
-        const float *q = rc_py_data(qkv), *k = q + wide / 3;
+        const float *q = rc_py_data(qkv), *k = q + columns / 3;
         rc_attention_forward(rc_py_data(y), q, k, rc_py_data(bias), rc_py_data(mask), &a, scratch);
         result = Py_NewRef((PyObject *)y);
     } else if ((dbias = rc_py_new(3, bias_shape, NPY_FLOAT32)) != NULL) {
@@ -69,6 +70,7 @@ typedef struct {
     const float *x, *dy;
     float *y, *dx;
     rc_linear layer;
+    rc_linear_back back;
     int64_t n, rows;
     int threads;
     rc_type type; /* used where the weight may be packed */
@@ -81,11 +83,11 @@ static void linear_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
     if (job->dy == NULL)
         rc_linear_run(&job->layer, crew, job->y + from * out, rc_floats(job->x + from * in), rows);
     else
-        rc_linear_backward_run(&job->layer, crew.worker, job->dx + from * in, job->dy + from * out,
-                               rows);
+        rc_linear_back_run(&job->back, crew.worker, job->dx + from * in, job->dy + from * out,
+                           rows);
 }
 
-static rc_status linear_run(linear_job *job, rc_dnn *dnn)
+static rc_status linear_run(linear_job *job, rc_dnn *dnn, rc_plan *plan)
 {
     rc_params p = {.item = job->item, .count = 2};
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
@@ -94,11 +96,11 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn)
     rc_grid grid = job->rows == 0 && job->dy == NULL ? rc_linear_grid(&p, pair, job->n, rows)
                                                      : rc_grid_rows(job->n, rows);
     if (job->dy == NULL)
-        RC_TRY(rc_linear_get(&job->layer, dnn, &p, pair, &grid, false));
+        RC_TRY(rc_linear_plan(&job->layer, plan, &p, pair, &grid, false));
     else
-        RC_TRY(rc_linear_backward_get(&job->layer, dnn, &p, pair, &grid));
+        RC_TRY(rc_linear_back_plan(&job->back, plan, &p, pair, &grid));
     rc_grid_run(&grid, rc_dnn_pool(dnn), linear_chunk, job);
-    if (job->dy != NULL) RC_TRY(rc_linear_backward_weight(dnn, &p, pair, job->dy, job->x, job->n));
+    if (job->dy != NULL) rc_linear_back_weight(&job->back, rc_dnn_pool(dnn), job->dy, job->x);
     return rc_dnn_check(dnn);
 }
 
@@ -106,9 +108,12 @@ static rc_status linear_work(void *arg)
 {
     linear_job *job = arg;
     rc_dnn *dnn;
+    rc_plan *plan = NULL;
     RC_TRY(rc_dnn_new(&dnn, job->threads));
-    rc_status status = linear_run(job, dnn);
+    rc_status status = rc_plan_new(&plan, dnn);
+    if (status == RC_OK) status = linear_run(job, dnn, plan);
     rc_param_unpack(&job->item[0]);
+    rc_plan_free(plan);
     rc_dnn_free(dnn);
     return status;
 }
@@ -221,27 +226,33 @@ typedef struct {
     int threads;
 } contrastive_job;
 
-static rc_status contrastive_run(contrastive_job *j, rc_dnn *dnn, rc_arena *arena)
+static rc_status plan_loss(void **body, rc_plan *plan, const rc_plan_key *key, const void *arg)
 {
-    rc_contrastive k;
-    rc_arena counting = {0};
+    (void)key;
+    const contrastive_job *j = arg;
+    RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_contrastive)));
+    return rc_contrastive_plan(*body, plan, j->n, j->c);
+}
+
+static rc_status contrastive_run(contrastive_job *j, rc_context *c)
+{
+    const void *k;
+    rc_plan_key key = {0};
     if (j->n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
-    rc_contrastive_take(&k, &counting, j->n, j->threads);
-    RC_TRY(rc_arena_reserve(arena, counting.peak));
-    rc_contrastive_take(&k, arena, j->n, j->threads);
-    RC_TRY(rc_contrastive_forward(&j->loss, &k, dnn, j->a, j->t, j->s, j->n, j->c));
-    return rc_contrastive_backward(j->da, j->dt, &j->ds, &k, dnn, j->a, j->t, j->s, j->n, j->c);
+    RC_TRY(rc_context_plan(c, &k, &key, plan_loss, j));
+    rc_run run = rc_context_run(c, (rc_draw){0});
+    j->loss = rc_contrastive_forward(k, &run, j->a, j->t, j->s);
+    rc_contrastive_backward(k, &run, j->da, j->dt, &j->ds, j->a, j->t, j->s);
+    return rc_dnn_check(c->dnn);
 }
 
 static rc_status contrastive_work(void *arg)
 {
     contrastive_job *j = arg;
-    rc_dnn *dnn;
-    rc_arena arena = {0};
-    RC_TRY(rc_dnn_new(&dnn, j->threads));
-    rc_status status = contrastive_run(j, dnn, &arena);
-    rc_arena_free(&arena);
-    rc_dnn_free(dnn);
+    rc_context *c;
+    RC_TRY(rc_context_new(&c, j->threads));
+    rc_status status = contrastive_run(j, c);
+    rc_context_free(c);
     return status;
 }
 

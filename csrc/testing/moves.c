@@ -53,16 +53,17 @@ static PyObject *window_mask(PyObject *Py_UNUSED(m), PyObject *args)
 
 static PyObject *patch_index(PyObject *Py_UNUSED(m), PyObject *args)
 {
-    long long spec_size, mels, patch, wide = 0;
-    if (!PyArg_ParseTuple(args, "LLL|L:patch_index", &spec_size, &mels, &patch, &wide)) return NULL;
+    long long spec_size, mels, patch, columns = 0;
+    if (!PyArg_ParseTuple(args, "LLL|L:patch_index", &spec_size, &mels, &patch, &columns))
+        return NULL;
     if (whole("mels", spec_size, mels) < 0 || whole("patch", spec_size, patch) < 0) return NULL;
-    if (wide == 0) wide = patch;
-    if (wide < 1 || wide > spec_size)
-        return PyErr_Format(PyExc_ValueError, "wide: expected 1 to %lld, got %lld", spec_size,
-                            wide);
-    int64_t n = spec_size / patch * (spec_size / wide);
-    PyArrayObject *y = rc_py_new(2, (int64_t[]){n, patch * wide}, NPY_INT32);
-    if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch, wide);
+    if (columns == 0) columns = patch;
+    if (columns < 1 || columns > spec_size)
+        return PyErr_Format(PyExc_ValueError, "columns: expected 1 to %lld, got %lld", spec_size,
+                            columns);
+    int64_t n = spec_size / patch * (spec_size / columns);
+    PyArrayObject *y = rc_py_new(2, (int64_t[]){n, patch * columns}, NPY_INT32);
+    if (y != NULL) rc_patch_index(PyArray_DATA(y), spec_size, mels, patch, columns);
     return (PyObject *)y;
 }
 
@@ -238,7 +239,7 @@ static PyObject *meanpool_backward(PyObject *Py_UNUSED(m), PyObject *args)
 PyMethodDef rc_testing_move_methods[] = {
     ENTRY(window_index, "window_index(side, window, shift)."),
     ENTRY(window_mask, "window_mask(side, window, shift)."),
-    ENTRY(patch_index, "patch_index(spec_size, mels, patch, wide=patch)."),
+    ENTRY(patch_index, "patch_index(spec_size, mels, patch, columns=patch)."),
     ENTRY(gather_rows, "gather_rows(x, index)."),
     ENTRY(scatter_rows, "scatter_rows(dy, index, rows)."),
     ENTRY(lookup_forward, "lookup_forward(table, ids)."),

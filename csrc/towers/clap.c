@@ -15,11 +15,14 @@ static rc_status check_heads(const rc_clap_config *c)
         if (kind < RC_HEAD_NONE || kind > RC_HEAD_MS)
             return rc_fail(RC_EINVAL, "%s head: unknown kind %d", i == 0 ? "audio" : "text", kind);
     }
-    if (c->text_width < 0 || c->text_width > 16384 ||
-        (c->has_text && c->text_width != c->text.width))
-        return rc_fail(RC_EINVAL, "text_width: %lld is out of range, or not the text tower's %lld",
-                       (long long)c->text_width, (long long)c->text.width);
-    return RC_OK;
+    return rc_check_range("text_width", c->text_width, 0, 16384);
+}
+
+static rc_status open_tower(rc_tower *t, const rc_tower_kind *kind, const void *config,
+                            rc_params *p)
+{
+    t->kind = kind;
+    return kind == NULL ? RC_OK : kind->declare(&t->tower, &t->shape, config, p);
 }
 
 static rc_status open_model(rc_clap *m)
@@ -27,14 +30,14 @@ static rc_status open_model(rc_clap *m)
     const rc_clap_config *c = &m->config;
     rc_params *p = &m->params;
     RC_TRY(check_heads(c));
-    if (c->audio != NULL) {
-        rc_audio_tower *t = &m->audio;
-        t->kind = c->audio;
-        RC_TRY(t->kind->declare(&t->tower, &t->shape, c->audio_config, p));
-        rc_head_declare(&m->audio_head, p, c->audio_head, t->shape.width, c->dim,
+    RC_TRY(open_tower(&m->audio, c->audio, c->audio_config, p));
+    if (c->audio != NULL)
+        rc_head_declare(&m->audio_head, p, c->audio_head, m->audio.shape.width, c->dim,
                         "audio_projection");
-    }
-    if (c->has_text) RC_TRY(rc_text_new(&m->text, &c->text, p));
+    RC_TRY(open_tower(&m->text, c->text, c->text_config, p));
+    if (c->text != NULL && c->text_width != m->text.shape.width)
+        return rc_fail(RC_EINVAL, "text_width: %lld is not the text tower's %lld",
+                       (long long)c->text_width, (long long)m->text.shape.width);
     if (c->text_width > 0)
         rc_head_declare(&m->text_head, p, c->text_head, c->text_width, c->dim, "text_projection");
     m->logit_scale = rc_params_add(p, RC_BIAS, 0, NULL, "logit_scale");
@@ -57,7 +60,8 @@ rc_status rc_clap_new(rc_clap **out, const rc_clap_config *c)
         rc_clap_free(m);
         return status;
     }
-    m->config.audio_config = NULL; /* the caller's */
+    m->config.audio_config = m->config.text_config = NULL; /* the caller's */
+    rc_params_moved(&m->params);
     *out = m;
     return RC_OK;
 }
@@ -66,7 +70,7 @@ void rc_clap_free(rc_clap *m)
 {
     if (m == NULL) return;
     if (m->audio.kind != NULL) m->audio.kind->free(m->audio.tower);
-    rc_text_free(m->text);
+    if (m->text.kind != NULL) m->text.kind->free(m->text.tower);
     rc_params_free(&m->params);
     free(m);
 }
@@ -116,6 +120,7 @@ static void settle(rc_clap *m, int64_t from, int64_t to, rc_status status)
         else
             rc_param_unpack(p);
     }
+    rc_params_moved(&m->params);
 }
 
 rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
@@ -153,25 +158,45 @@ rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i)
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
-/* Room for features (n, h->in) and the head's rows. */
-static rc_status take_head(rc_context *c, rc_head_tape *k, float **features, const rc_head *h,
-                           int64_t n)
+/* A tower and its head, or a head alone. */
+typedef struct {
+    const void *tower;
+    rc_head_plan head;
+    int64_t features;
+} call_plan;
+
+typedef struct {
+    const rc_clap *m;
+    const rc_tower *tower; /* NULL: none */
+    const rc_head *head;
+    rc_input_size size;
+} call;
+
+static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, const void *arg)
 {
-    rc_arena counting = {0};
-    rc_take(&counting, n * h->in);
-    rc_head_tape_take(k, &counting, h, n);
-    RC_TRY(rc_arena_reserve(&c->heads, counting.peak));
-    *features = rc_take(&c->heads, n * h->in);
-    rc_head_tape_take(k, &c->heads, h, n);
-    return RC_OK;
+    (void)key;
+    const call *job = arg;
+    const rc_tower *t = job->tower;
+    const rc_params *p = &job->m->params;
+    RC_TRY(rc_plan_alloc(plan, body, sizeof(call_plan)));
+    call_plan *k = *body;
+    k->features = rc_plan_take(plan, job->size.b * job->head->in);
+    RC_TRY(rc_head_plan_make(&k->head, plan, job->head, p, job->size.b, false));
+    return t == NULL ? RC_OK
+                     : t->kind->plan((void **)&k->tower, plan, t->tower, p, &job->size, false);
 }
 
-static rc_status project(const rc_clap *m, rc_context *c, float *y, const rc_head *h,
-                         const rc_head_tape *k, const float *x, int64_t n)
+static rc_status get_plan(const call_plan **k, rc_context *c, const call *job, int64_t what)
 {
-    RC_TRY(rc_head_forward(h, &m->params, c->dnn, k, x, n));
-    memcpy(y, k->y, (size_t)(n * h->out) * sizeof *y);
-    return rc_dnn_check(c->dnn);
+    const rc_input_size *s = &job->size;
+    rc_plan_key key = {job->m->params.layout, what, s->b, s->rows, s->longest};
+    return rc_context_plan(c, (const void **)k, &key, make_plan, job);
+}
+
+static void project(const call_plan *k, const rc_run *run, float *y, const float *x)
+{
+    const float *unit = rc_head_forward(&k->head, run, x);
+    memcpy(y, unit, (size_t)(k->head.grid.total * k->head.h->out) * sizeof *y);
 }
 
 rc_status rc_check_batch(const char *name, int64_t n)
@@ -181,45 +206,66 @@ rc_status rc_check_batch(const char *name, int64_t n)
                    (long long)n);
 }
 
-rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_log_mels *in,
-                        bool features)
+static rc_status embed(call *job, rc_context *c, int64_t what, float *y, const rc_input *in,
+                       bool features)
 {
-    rc_head_tape k;
-    float *x;
-    const rc_audio_tower *t = &m->audio;
-    const rc_audio_shape *shape = &t->shape;
-    if (t->kind == NULL) return rc_fail(RC_EINVAL, "this model has no audio tower");
-    if (in->frames < shape->least || in->frames > shape->most)
-        return rc_fail(RC_EINVAL, "mel: %lld frames, this audio tower takes %lld to %lld",
-                       (long long)in->frames, (long long)shape->least, (long long)shape->most);
-    RC_TRY(rc_check_batch("clips", in->b));
-    if ((shape->views > 1) != (in->longer != NULL))
-        return rc_fail(RC_EINVAL,
-                       shape->views > 1
-                           ? "longer: this audio tower has fusion and needs a flag a clip"
-                           : "longer: this audio tower has no fusion");
-    RC_TRY(take_head(c, &k, &x, &m->audio_head, in->b));
-    RC_TRY(t->kind->forward(t->tower, &m->params, c, features ? y : x, in, NULL, (rc_draw){0}));
-    return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->audio_head, &k, x, in->b);
+    const rc_tower *t = job->tower;
+    const call_plan *k;
+    RC_TRY(t->kind->measure(&job->size, &t->shape, t->tower, in));
+    RC_TRY(get_plan(&k, c, job, what));
+    rc_run run = rc_context_run(c, (rc_draw){0});
+    rc_features out = {.y = features ? y : run.scratch + k->features};
+    t->kind->forward(k->tower, &run, &out, in);
+    if (!features) project(k, &run, y, out.y);
+    return rc_dnn_check(c->dnn);
 }
 
-rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,
-                       const int32_t *first, int64_t n, bool features)
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_input *in,
+                        bool features)
 {
-    rc_head_tape k;
-    float *x;
-    if (m->text == NULL) return rc_fail(RC_EINVAL, "this model has no text tower");
-    RC_TRY(rc_check_batch("texts", n));
-    RC_TRY(take_head(c, &k, &x, &m->text_head, n));
-    RC_TRY(rc_text_forward(m->text, &m->params, c, features ? y : x, id, first, n));
-    return features ? rc_dnn_check(c->dnn) : project(m, c, y, &m->text_head, &k, x, n);
+    call job = {.m = m, .tower = &m->audio, .head = &m->audio_head};
+    if (m->audio.kind == NULL) return rc_fail(RC_EINVAL, "this model has no audio tower");
+    RC_TRY(rc_check_batch("clips", in->b));
+    return embed(&job, c, RC_CALL_AUDIO, y, in, features);
+}
+
+rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const rc_input *in, bool features)
+{
+    call job = {.m = m, .tower = &m->text, .head = &m->text_head};
+    if (m->text.kind == NULL) return rc_fail(RC_EINVAL, "this model has no text tower");
+    RC_TRY(rc_check_batch("texts", in->b));
+    return embed(&job, c, RC_CALL_TEXT, y, in, features);
+}
+
+int64_t rc_clap_count_tokens(const rc_clap *m, int64_t frames)
+{
+    const rc_tower *t = &m->audio;
+    return t->kind == NULL || t->kind->tokens == NULL ? 0 : t->kind->tokens(t->tower, frames);
+}
+
+rc_status rc_clap_tokens(const rc_clap *m, rc_context *c, float *y, const rc_input *in)
+{
+    const rc_tower *t = &m->audio;
+    call job = {.m = m, .tower = t, .head = &m->audio_head};
+    const call_plan *k;
+    if (t->kind == NULL || t->kind->tokens == NULL)
+        return rc_fail(RC_EINVAL, "this model's audio tower has no features of tokens");
+    RC_TRY(rc_check_batch("clips", in->b));
+    RC_TRY(t->kind->measure(&job.size, &t->shape, t->tower, in));
+    RC_TRY(get_plan(&k, c, &job, RC_CALL_AUDIO));
+    rc_run run = rc_context_run(c, (rc_draw){0});
+    rc_features out = {.y = run.scratch + k->features, .tokens = y};
+    t->kind->forward(k->tower, &run, &out, in);
+    return rc_dnn_check(c->dnn);
 }
 
 rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n)
 {
-    rc_head_tape k;
-    float *unused;
+    call job = {.m = m, .head = &m->text_head, .size = {.b = n}};
+    const call_plan *k;
     if (m->config.text_width < 1) return rc_fail(RC_EINVAL, "this model has no text head");
-    RC_TRY(take_head(c, &k, &unused, &m->text_head, n));
-    return project(m, c, y, &m->text_head, &k, x, n);
+    RC_TRY(get_plan(&k, c, &job, RC_CALL_TEXT_HEAD));
+    rc_run run = rc_context_run(c, (rc_draw){0});
+    project(k, &run, y, x);
+    return rc_dnn_check(c->dnn);
 }

@@ -6,22 +6,14 @@
 #define RC_CLAP_H
 
 #include "base/guard.h"
+#include "layers/context.h"
 #include "layers/head.h"
-#include "towers/text.h"
 #include "towers/tower.h"
 
 typedef struct {
-    const rc_audio_kind *kind; /* NULL: no audio tower */
-    void *tower;
-    rc_audio_shape shape;
-} rc_audio_tower;
-
-typedef struct {
-    const rc_audio_kind *audio; /* NULL: none */
-    const void *audio_config;   /* of its size; only looked at by rc_clap_new */
-    bool has_text;
-    rc_text_config text;
-    int64_t text_width; /* of the text features that enter the text head */
+    const rc_tower_kind *audio, *text;      /* NULL: no such tower */
+    const void *audio_config, *text_config; /* of their sizes; only looked at by rc_clap_new */
+    int64_t text_width;                     /* of the text features that enter the text head */
     rc_head_kind audio_head, text_head;
     int64_t dim; /* joint space */
 } rc_clap_config;
@@ -29,8 +21,7 @@ typedef struct {
 typedef struct {
     rc_clap_config config;
     rc_params params;
-    rc_audio_tower audio;
-    rc_text *text;
+    rc_tower audio, text;
     rc_head audio_head, text_head;
     int64_t logit_scale; /* index */
     rc_guard guard;
@@ -60,14 +51,20 @@ rc_status rc_clap_read(float *out, const rc_clap *m, int64_t i);
 enum { RC_BATCH_MAX = 1 << 16 };
 rc_status rc_check_batch(const char *name, int64_t n);
 
-/* Log-mels -> y (b, dim), unit rows; with `features` the tower's output before the head, (b,
+/* Clips or texts -> y (b, dim), unit rows; with `features` the tower's output before the head, (b,
  * width), not normalised. */
-rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_log_mels *in,
+rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_input *in,
                         bool features);
+rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const rc_input *in,
+                       bool features);
 
-/* n sequences of ids, one after the other; sequence i is id[first[i]]..id[first[i + 1] - 1]. */
-rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const int32_t *id,
-                       const int32_t *first, int64_t n, bool features);
+/* Features of all tokens of each clip, (b, tokens, width), after the tower's last norm. RC_EINVAL
+ * for a tower without. */
+rc_status rc_clap_tokens(const rc_clap *m, rc_context *c, float *y, const rc_input *in);
+int64_t rc_clap_count_tokens(const rc_clap *m, int64_t frames); /* of a clip; 0: none */
+
+/* A word for each kind of call that plans are kept of; the trainer's are its own. */
+enum { RC_CALL_AUDIO, RC_CALL_TEXT, RC_CALL_TEXT_HEAD, RC_CALL_TRAIN };
 
 /* Text features (n, text_width) through the text head -> y (n, dim), unit rows. */
 rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n);

@@ -78,7 +78,7 @@ static int64_t width_of(const rc_cnn14 *t)
     return t->config.widths[t->config.blocks - 1];
 }
 
-static rc_status open_tower(void **out, rc_audio_shape *shape, const void *config, rc_params *p)
+static rc_status open_tower(void **out, rc_tower_shape *shape, const void *config, rc_params *p)
 {
     const rc_cnn14_config *c = config;
     *out = NULL;
@@ -95,8 +95,9 @@ static rc_status open_tower(void **out, rc_audio_shape *shape, const void *confi
     }
     t->fc = rc_declare_linear(p, channels, channels, true, BRANCH, "fc1");
     *shape =
-        (rc_audio_shape){.mels = c->mels,
+        (rc_tower_shape){.mels = c->mels,
                          .views = 1,
+                         .channels = 1,
                          .least = (int64_t)1 << (c->blocks - 1), /* every pooling halves them */
                          .most = MOST_FRAMES,
                          .width = width_of(t)};
@@ -104,77 +105,78 @@ static rc_status open_tower(void **out, rc_audio_shape *shape, const void *confi
     return RC_OK;
 }
 
-/* ---- One call -------------------------------------------------------------------------------- */
+/* ---- Plan and call --------------------------------------------------------------------------- */
 
-/* It runs twice: with a counting arena nothing is computed. */
+/* One convolution: rows of y, whose chunks are as many pixels of x; scale and shift of its norm are
+ * in scratch. */
+typedef struct {
+    int64_t frames, mels; /* of x */
+    int64_t pool;         /* pixels a side that become one */
+    rc_grid grid;
+    rc_linear linear;
+    int64_t scale, shift;
+    rc_shares worker;
+} conv_plan;
+
 typedef struct {
     const rc_cnn14 *t;
     const rc_params *p;
-    rc_dnn *dnn;
-    rc_arena *arena;
-    int64_t b, high, wide; /* clips; frames and mels of x */
-    /* the step under way */
-    rc_linear linear;
-    const conv_layer *layer;
-    float *scale, *shift; /* what its norm does to a channel */
-    int64_t pool;         /* pixels a side that become one */
-    int64_t total, rows;  /* rows of y of all clips together, and of a chunk */
+    int64_t b, frames;
+    int64_t in, mid; /* what enters a block, what lies between its convolutions */
+    conv_plan layer[2 * RC_STAGES_MAX];
+    int64_t last_frames, last_mels; /* of the last block's output */
+    rc_grid clips;
+    rc_linear fc;
+    rc_shares worker;
+} cnn14_plan;
+
+typedef struct {
+    const cnn14_plan *k;
+    const rc_run *run;
+    int64_t layer; /* under way */
     const float *x;
     float *y;
-    float *scratch; /* per worker */
-    int64_t scratch_size;
 } cnn14_call;
 
 static const float *value(const cnn14_call *job, int64_t index)
 {
-    return job->p->item[index].x;
-}
-
-static void take_scratch(cnn14_call *job, int64_t floats)
-{
-    job->scratch_size = (floats + 15) / 16 * 16;
-    job->scratch = rc_take(job->arena, rc_dnn_threads(job->dnn) * job->scratch_size);
-}
-
-static void run_chunks(cnn14_call *job, rc_task *task)
-{
-    rc_parallel(rc_dnn_pool(job->dnn), (job->total + job->rows - 1) / job->rows, task, job);
+    return job->k->p->item[index].x;
 }
 
 static void normalise_clip(void *arg, int64_t clip, int worker)
 {
     (void)worker;
     const cnn14_call *job = arg;
-    const rc_batch_norm *bn = &job->t->bn;
-    int64_t at = clip * job->high * job->wide;
-    rc_batchnorm_forward(job->y + at, job->x + at, value(job, bn->mean), value(job, bn->var),
-                         value(job, bn->scale.w), value(job, bn->scale.b), job->high, job->wide,
-                         (float)job->t->config.eps);
+    const rc_cnn14 *t = job->k->t;
+    int64_t frames = job->k->frames, mels = t->config.mels, at = clip * frames * mels;
+    rc_batchnorm_forward(job->y + at, job->x + at, value(job, t->bn.mean), value(job, t->bn.var),
+                         value(job, t->bn.scale.w), value(job, t->bn.scale.b), frames, mels,
+                         (float)t->config.eps);
 }
 
 /* ---- Convolution ----------------------------------------------------------------------------- */
 
 /* Columns x - 1 to x + 1 of one row of pixels for every x, TAPS c numbers apart; 0 outside. */
-static void gather_row(float *y, const float *row, int64_t wide, int64_t c)
+static void gather_row(float *y, const float *row, int64_t mels, int64_t c)
 {
-    for (int64_t x = 0; x < wide; x++, y += TAPS * c) {
-        int64_t first = rc_max(x - 1, 0), last = rc_min(x + 1, wide - 1), left = first - (x - 1);
+    for (int64_t x = 0; x < mels; x++, y += TAPS * c) {
+        int64_t first = rc_max(x - 1, 0), last = rc_min(x + 1, mels - 1), left = first - (x - 1);
         if (left > 0) memset(y, 0, (size_t)c * sizeof *y);
         memcpy(y + left * c, row + first * c, (size_t)((last - first + 1) * c) * sizeof *y);
         if (last == x) memset(y + 2 * c, 0, (size_t)c * sizeof *y);
     }
 }
 
-/* The neighbourhoods of one row of pixels of a clip: (wide, 3, 3, c). */
-static void neighbourhoods(float *y, const float *clip, int64_t row, int64_t high, int64_t wide,
+/* The neighbourhoods of one row of pixels of a clip: (mels, 3, 3, c). */
+static void neighbourhoods(float *y, const float *clip, int64_t row, int64_t frames, int64_t mels,
                            int64_t c)
 {
     for (int64_t k = 0; k < 3; k++) {
         int64_t from = row + k - 1;
-        if (from >= 0 && from < high)
-            gather_row(y + k * 3 * c, clip + from * wide * c, wide, c);
+        if (from >= 0 && from < frames)
+            gather_row(y + k * 3 * c, clip + from * mels * c, mels, c);
         else
-            for (int64_t x = 0; x < wide; x++)
+            for (int64_t x = 0; x < mels; x++)
                 memset(y + (x * TAPS + k * 3) * c, 0, (size_t)(3 * c) * sizeof *y);
     }
 }
@@ -182,13 +184,15 @@ static void neighbourhoods(float *y, const float *clip, int64_t row, int64_t hig
 /* A batch norm on its running statistics is a line: x scale + shift. */
 static void fold_norm(const cnn14_call *job)
 {
-    const rc_batch_norm *norm = &job->layer->norm;
-    const float *mean = value(job, norm->mean), *var = value(job, norm->var);
-    const float *w = value(job, norm->scale.w), *b = value(job, norm->scale.b);
-    for (int64_t j = 0; j < job->layer->n; j++) {
-        double scale = w[j] / sqrt((double)var[j] + job->t->config.eps);
-        job->scale[j] = (float)scale;
-        job->shift[j] = (float)(b[j] - mean[j] * scale);
+    const conv_layer *l = &job->k->t->layer[job->layer];
+    const conv_plan *k = &job->k->layer[job->layer];
+    float *by = job->run->scratch + k->scale, *plus = job->run->scratch + k->shift;
+    const float *mean = value(job, l->norm.mean), *var = value(job, l->norm.var);
+    const float *w = value(job, l->norm.scale.w), *b = value(job, l->norm.scale.b);
+    for (int64_t j = 0; j < l->n; j++) {
+        double scale = w[j] / sqrt((double)var[j] + job->k->t->config.eps);
+        by[j] = (float)scale;
+        plus[j] = (float)(b[j] - mean[j] * scale);
     }
 }
 
@@ -204,166 +208,157 @@ static void norm_relu(float *x, const float *scale, const float *shift, int64_t 
 
 /* Two rows of pixels to one of half the width; the last of an odd number is left out. */
 RC_CLONES
-static void pool_rows(float *y, const float *x, int64_t wide, int64_t c)
+static void pool_rows(float *y, const float *x, int64_t mels, int64_t c)
 {
-    const float *below = x + wide * c;
-    for (int64_t i = 0; i < wide / 2; i++)
+    const float *below = x + mels * c;
+    for (int64_t i = 0; i < mels / 2; i++)
         for (int64_t j = 0; j < c; j++) {
             int64_t left = 2 * i * c + j, right = left + c;
             y[i * c + j] = ((x[left] + x[right]) + (below[left] + below[right])) / 4;
         }
 }
 
-static void conv_chunk(void *arg, int64_t index, int worker)
+/* Neighbourhoods, product, norm, ReLU and pooling of some rows of y. */
+static void conv_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const cnn14_call *job = arg;
-    const conv_layer *l = job->layer;
-    int64_t wide = job->wide, pool = job->pool, per_clip = job->high / pool;
-    int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    int64_t out = wide / pool * l->n; /* floats of a row of y */
-    float *near = job->scratch + worker * job->scratch_size;
-    float *full = near + job->rows * pool * wide * TAPS * l->c, *y = job->y + first * out;
+    const conv_layer *l = &job->k->t->layer[job->layer];
+    const conv_plan *k = &job->k->layer[job->layer];
+    int64_t mels = k->mels, pool = k->pool, per_clip = k->frames / pool;
+    int64_t out = mels / pool * l->n; /* floats of a row of y */
+    float *around = rc_share_of(job->run, k->worker, crew.worker);
+    float *full = around + k->grid.rows * pool * mels * TAPS * l->c, *y = job->y + first * out;
     if (pool == 1) full = y;
     for (int64_t i = 0; i < rows * pool; i++) {
         int64_t row = first + i / pool, clip = row / per_clip;
-        neighbourhoods(near + i * wide * TAPS * l->c, job->x + clip * job->high * wide * l->c,
-                       row % per_clip * pool + i % pool, job->high, wide, l->c);
+        neighbourhoods(around + i * mels * TAPS * l->c, job->x + clip * k->frames * mels * l->c,
+                       row % per_clip * pool + i % pool, k->frames, mels, l->c);
     }
-    rc_linear_run(&job->linear, rc_alone(worker), full, rc_floats(near), rows * pool * wide);
-    norm_relu(full, job->scale, job->shift, rows * pool * wide, l->n);
+    rc_linear_run(&k->linear, crew, full, rc_floats(around), rows * pool * mels);
+    norm_relu(full, job->run->scratch + k->scale, job->run->scratch + k->shift, rows * pool * mels,
+              l->n);
     for (int64_t i = 0; pool > 1 && i < rows; i++)
-        pool_rows(y + i * out, full + i * pool * wide * l->n, wide, l->n);
+        pool_rows(y + i * out, full + i * pool * mels * l->n, mels, l->n);
 }
 
 /* y = pool(relu(norm(conv(x)))). */
-static rc_status convolve(cnn14_call *job, const conv_layer *layer, float *y, const float *x,
-                          int64_t pool)
+static void convolve(cnn14_call *job, int64_t layer, float *y, const float *x)
 {
-    int64_t used = job->arena->used, unit = pool * job->wide; /* pixels of x behind a row of y */
     job->layer = layer;
-    job->pool = pool;
-    job->total = job->b * (job->high / pool);
-    job->rows = rc_max(rc_chunk_rows(job->total * unit, unit), LEAST) / unit;
-    job->scale = rc_take(job->arena, layer->n);
-    job->shift = rc_take(job->arena, layer->n);
-    take_scratch(job, job->rows * unit * (TAPS * layer->c + (pool > 1 ? layer->n : 0)));
-    if (job->arena->base != NULL) {
-        rc_grid pixels = rc_grid_rows(job->total * unit, job->rows * unit);
-        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, layer->conv, &pixels, false));
-        fold_norm(job);
-        job->x = x;
-        job->y = y;
-        run_chunks(job, conv_chunk);
-    }
-    job->arena->used = used;
-    return RC_OK;
+    job->x = x;
+    job->y = y;
+    fold_norm(job);
+    rc_grid_run(&job->k->layer[layer].grid, job->run->pool, conv_chunk, job);
+}
+
+static rc_status plan_conv(cnn14_plan *k, rc_plan *plan, int64_t layer)
+{
+    const conv_layer *l = &k->t->layer[layer];
+    conv_plan *c = &k->layer[layer];
+    int64_t unit = c->pool * c->mels; /* pixels of x behind a row of y */
+    int64_t total = k->b * (c->frames / c->pool);
+    int64_t rows = rc_max(rc_chunk_rows(total * unit, unit), LEAST) / unit;
+    rc_grid pixels = rc_grid_rows(total * unit, rows * unit);
+    int64_t mark = rc_plan_mark(plan);
+    c->grid = rc_grid_rows(total, rows);
+    c->scale = rc_plan_take(plan, l->n);
+    c->shift = rc_plan_take(plan, l->n);
+    c->worker = rc_plan_shares(plan, rc_plan_threads(plan),
+                               rows * unit * (TAPS * l->c + (c->pool > 1 ? l->n : 0)));
+    rc_plan_back(plan, mark);
+    return rc_linear_plan(&c->linear, plan, k->p, l->conv, &pixels, false);
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
 /* y (c): of the means over mels, the largest plus the mean over time. */
 RC_CLONES
-static void pool_picture(float *y, float *sum, const float *x, int64_t high, int64_t wide,
-                         int64_t c)
+static void pool_pixels(float *y, float *sum, const float *x, int64_t frames, int64_t mels,
+                        int64_t c)
 {
     for (int64_t j = 0; j < c; j++) {
         y[j] = -INFINITY;
         sum[j] = 0;
     }
-    for (int64_t i = 0; i < high; i++, x += wide * c)
+    for (int64_t i = 0; i < frames; i++, x += mels * c)
         for (int64_t j = 0; j < c; j++) {
             float row = 0;
-            for (int64_t k = 0; k < wide; k++) row += x[k * c + j];
-            row /= (float)wide;
+            for (int64_t k = 0; k < mels; k++) row += x[k * c + j];
+            row /= (float)mels;
             y[j] = y[j] > row ? y[j] : row;
             sum[j] += row;
         }
-    for (int64_t j = 0; j < c; j++) y[j] += sum[j] / (float)high;
+    for (int64_t j = 0; j < c; j++) y[j] += sum[j] / (float)frames;
 }
 
-static void embed_chunk(void *arg, int64_t index, int worker)
+static void embed_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const cnn14_call *job = arg;
-    int64_t c = width_of(job->t), size = job->high * job->wide * c;
-    int64_t first = index * job->rows, rows = rc_min(job->rows, job->total - first);
-    float *pooled = job->scratch + worker * job->scratch_size, *sum = pooled + job->rows * c;
+    const cnn14_plan *k = job->k;
+    int64_t c = width_of(k->t), size = k->last_frames * k->last_mels * c;
+    float *pooled = rc_share_of(job->run, k->worker, crew.worker),
+          *sum = pooled + k->clips.rows * c;
     for (int64_t i = 0; i < rows; i++)
-        pool_picture(pooled + i * c, sum, job->x + (first + i) * size, job->high, job->wide, c);
-    rc_linear_run(&job->linear, rc_alone(worker), job->y + first * c, rc_floats(pooled), rows);
+        pool_pixels(pooled + i * c, sum, job->x + (first + i) * size, k->last_frames, k->last_mels,
+                    c);
+    rc_linear_run(&k->fc, crew, job->y + first * c, rc_floats(pooled), rows);
     rc_relu_forward(job->y + first * c, job->y + first * c, rows * c);
 }
 
-static rc_status embed(cnn14_call *job, float *y, const float *x)
+static rc_status plan_embedding(cnn14_plan *k, rc_plan *plan)
 {
-    int64_t used = job->arena->used;
-    job->total = job->b;
-    job->rows = rc_min(EMBED_CLIPS, job->b);
-    take_scratch(job, (job->rows + 1) * width_of(job->t));
-    if (job->arena->base != NULL) {
-        rc_grid clips = rc_grid_rows(job->total, job->rows);
-        RC_TRY(rc_linear_get(&job->linear, job->dnn, job->p, job->t->fc, &clips, false));
-        job->x = x;
-        job->y = y;
-        run_chunks(job, embed_chunk);
-    }
-    job->arena->used = used;
-    return RC_OK;
+    k->clips = rc_grid_rows(k->b, rc_min(EMBED_CLIPS, k->b));
+    k->worker = rc_plan_shares(plan, rc_plan_threads(plan), (k->clips.rows + 1) * width_of(k->t));
+    return rc_linear_plan(&k->fc, plan, k->p, k->t->fc, &k->clips, false);
 }
 
 /* ---- The whole tower ------------------------------------------------------------------------- */
 
-/* Room for what enters a block, and for what lies between its convolutions. */
-static void take_streams(cnn14_call *job, float **in, float **mid)
+/* Sizes of all layers; what enters a block, and what lies between its convolutions. */
+static void plan_streams(cnn14_plan *k, rc_plan *plan)
 {
-    const rc_cnn14_config *c = &job->t->config;
-    int64_t high = job->high, wide = job->wide, most_in = high * wide, most_mid = 0;
+    const rc_cnn14_config *c = &k->t->config;
+    int64_t frames = k->frames, mels = c->mels, most_in = frames * mels, most_mid = 0;
     for (int64_t i = 0; i < c->blocks; i++) {
-        most_mid = rc_max(most_mid, high * wide * c->widths[i]);
-        if (i + 1 < c->blocks) high /= 2, wide /= 2;
-        most_in = rc_max(most_in, high * wide * c->widths[i]);
+        int64_t pool = i + 1 < c->blocks ? 2 : 1;
+        k->layer[2 * i] = (conv_plan){.frames = frames, .mels = mels, .pool = 1};
+        k->layer[2 * i + 1] = (conv_plan){.frames = frames, .mels = mels, .pool = pool};
+        most_mid = rc_max(most_mid, frames * mels * c->widths[i]);
+        frames /= pool, mels /= pool;
+        most_in = rc_max(most_in, frames * mels * c->widths[i]);
     }
-    *in = rc_take(job->arena, job->b * most_in);
-    *mid = rc_take(job->arena, job->b * most_mid);
+    k->last_frames = frames;
+    k->last_mels = mels;
+    k->in = rc_plan_take(plan, k->b * most_in);
+    k->mid = rc_plan_take(plan, k->b * most_mid);
 }
 
-static rc_status pass_forward(cnn14_call *job, float *y, const float *mel)
+static rc_status make_plan(void **body, rc_plan *plan, const void *tower, const rc_params *p,
+                           const rc_input_size *size, bool train)
 {
-    const rc_cnn14 *t = job->t;
-    float *in, *mid;
-    take_streams(job, &in, &mid);
-    if (job->arena->base != NULL) {
-        job->x = mel;
-        job->y = in;
-        rc_parallel(rc_dnn_pool(job->dnn), job->b, normalise_clip, job);
-    }
-    for (int64_t i = 0; i < t->config.blocks; i++) {
-        int64_t pool = i + 1 < t->config.blocks ? 2 : 1;
-        RC_TRY(convolve(job, &t->layer[2 * i], mid, in, 1));
-        RC_TRY(convolve(job, &t->layer[2 * i + 1], in, mid, pool));
-        job->high /= pool;
-        job->wide /= pool;
-    }
-    return embed(job, y, in);
-}
-
-static rc_status forward(const void *tower, const rc_params *p, rc_context *c, float *y,
-                         const rc_log_mels *in, void *tape, rc_draw draw)
-{
-    (void)tape;
-    (void)draw;
+    (void)train;
     const rc_cnn14 *t = tower;
-    rc_arena counting = {0};
-    cnn14_call job = {.t = t, .p = p, .dnn = c->dnn, .arena = &counting};
-    for (int i = 0; i < 2; i++) {
-        job.b = in->b;
-        job.high = in->frames;
-        job.wide = t->config.mels;
-        RC_TRY(pass_forward(&job, y, in->x));
-        if (i > 0) break;
-        RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
-        job.arena = &c->shared;
+    RC_TRY(rc_plan_alloc(plan, body, sizeof(cnn14_plan)));
+    cnn14_plan *k = *body;
+    *k = (cnn14_plan){.t = t, .p = p, .b = size->b, .frames = size->rows};
+    plan_streams(k, plan);
+    for (int64_t i = 0; i < 2 * t->config.blocks; i++) RC_TRY(plan_conv(k, plan, i));
+    return plan_embedding(k, plan);
+}
+
+static void forward(const void *body, const rc_run *run, const rc_features *out, const rc_input *in)
+{
+    const cnn14_plan *k = body;
+    float *x = run->scratch + k->in, *mid = run->scratch + k->mid;
+    cnn14_call job = {.k = k, .run = run, .x = in->x, .y = x};
+    rc_parallel(run->pool, k->b, normalise_clip, &job);
+    for (int64_t i = 0; i < k->t->config.blocks; i++) {
+        convolve(&job, 2 * i, mid, x);
+        convolve(&job, 2 * i + 1, x, mid);
     }
-    return RC_OK;
+    job.x = x;
+    job.y = out->y;
+    rc_grid_run(&k->clips, run->pool, embed_chunk, &job);
 }
 
 static const rc_setting SETTINGS[] = {
@@ -373,11 +368,13 @@ static const rc_setting SETTINGS[] = {
     {NULL, RC_SETTING_INT, 0, 0},
 };
 
-const rc_audio_kind rc_cnn14_kind = {
+const rc_tower_kind rc_cnn14_kind = {
     .name = "Cnn14",
     .config_size = sizeof(rc_cnn14_config),
     .settings = SETTINGS,
     .declare = open_tower,
     .free = free,
+    .measure = rc_measure_log_mels,
+    .plan = make_plan,
     .forward = forward,
 };

@@ -4,12 +4,13 @@
 
 #include "towers/tower.h"
 
-/* Cnn14 (Kong et al. 2020): two convolutions a block; all blocks but the last halve the picture. */
+/* Cnn14 (Kong et al. 2020): two convolutions a block; all blocks but the last halve frames and
+ * mels. */
 typedef struct {
     int64_t mels, blocks, widths[RC_STAGES_MAX];
     double eps;
 } rc_cnn14_config;
 
-extern const rc_audio_kind rc_cnn14_kind;
+extern const rc_tower_kind rc_cnn14_kind;
 
 #endif

@@ -49,7 +49,7 @@ static void declare_branch(rc_fusion_branch *branch, rc_params *p, const rc_fusi
 {
     char at[RC_NAME_MAX];
     snprintf(at, sizeof at, EMBED "fusion_model.%s.", name);
-    int64_t c = f->c, few = f->few;
+    int64_t c = f->c, few = f->squeezed;
     branch->squeeze = declare_conv(p, (int64_t[]){few, c, 1, 1}, at, first);
     branch->squeeze_norm = declare_norm(p, few, at, first + 1);
     branch->widen = declare_conv(p, (int64_t[]){c, few, 1, 1}, at, first + 3);
@@ -61,10 +61,10 @@ rc_status rc_fusion_open(rc_fusion *f, const rc_htsat_config *c, rc_params *p)
     int64_t wide = RC_LOCALS * c->patch;
     f->side = c->spec_size / c->patch;
     f->c = c->embed;
-    f->few = c->embed / c->fusion_ratio;
+    f->squeezed = c->embed / c->fusion_ratio;
     f->across = c->spec_size / wide;
     f->area = c->patch * wide;
-    f->picture = c->spec_size * c->spec_size;
+    f->floats = c->spec_size * c->spec_size;
     f->eps = (float)c->eps;
     declare_branch(&f->local, p, f, "local_att", 0);
     declare_branch(&f->global, p, f, "global_att", 1); /* after its pooling */
@@ -84,87 +84,74 @@ void rc_fusion_close(rc_fusion *f)
 
 /* ---- One clip -------------------------------------------------------------------------------- */
 
-rc_status rc_fusion_get(rc_fusion_run *out, const rc_fusion *f, rc_dnn *dnn, const rc_params *p)
+static int64_t take(rc_fusion_plan *k, int64_t floats)
+{
+    int64_t at = k->floats;
+    k->floats += (floats + 15) / 16 * 16;
+    return at;
+}
+
+rc_status rc_fusion_plan_make(rc_fusion_plan *k, rc_plan *plan, const rc_fusion *f,
+                              const rc_params *p)
 {
     int64_t n = f->side * f->side, filled = RC_LOCALS * f->across;
     rc_grid row = rc_grid_rows(filled, filled), grid = rc_grid_rows(n, n);
     rc_grid pooled = rc_grid_rows(1, 1);
     const rc_fusion_branch *l = &f->local, *g = &f->global;
-    *out = (rc_fusion_run){.f = f, .p = p};
-    RC_TRY(rc_linear_get(&out->conv, dnn, p, f->conv, &row, false));
-    RC_TRY(rc_linear_get(&out->local[0], dnn, p, l->squeeze, &grid, false));
-    RC_TRY(rc_linear_get(&out->local[1], dnn, p, l->widen, &grid, false));
-    RC_TRY(rc_linear_get(&out->global[0], dnn, p, g->squeeze, &pooled, false));
-    return rc_linear_get(&out->global[1], dnn, p, g->widen, &pooled, false);
-}
-
-/* What the steps of one clip keep. */
-typedef struct {
-    float *local;          /* (side^2, c) */
-    float *pixels;         /* patches of one row of all local pictures */
-    float *both, *few;     /* (side^2, c), (side^2, few) */
-    float *pooled, *shift; /* (c) */
-} clip_scratch;
-
-static void take_clip(clip_scratch *s, rc_arena *arena, const rc_fusion *f)
-{
-    int64_t n = f->side * f->side;
-    s->local = rc_take(arena, n * f->c);
-    s->pixels = rc_take(arena, RC_LOCALS * f->across * f->area);
-    s->both = rc_take(arena, n * f->c);
-    s->few = rc_take(arena, n * f->few);
-    s->pooled = rc_take(arena, f->c);
-    s->shift = rc_take(arena, f->c);
-}
-
-int64_t rc_fusion_scratch(const rc_fusion *f)
-{
-    clip_scratch s;
-    rc_arena counting = {0};
-    take_clip(&s, &counting, f);
-    return counting.peak / (int64_t)sizeof(float);
+    *k = (rc_fusion_plan){.f = f, .p = p};
+    k->local = take(k, n * f->c);
+    k->pixels = take(k, filled * f->area);
+    k->both = take(k, n * f->c);
+    k->squeezed = take(k, n * f->squeezed);
+    k->pooled = take(k, f->c);
+    k->shift = take(k, f->c);
+    RC_TRY(rc_linear_plan(&k->conv, plan, p, f->conv, &row, false));
+    RC_TRY(rc_linear_plan(&k->branch_local[0], plan, p, l->squeeze, &grid, false));
+    RC_TRY(rc_linear_plan(&k->branch_local[1], plan, p, l->widen, &grid, false));
+    RC_TRY(rc_linear_plan(&k->branch_global[0], plan, p, g->squeeze, &pooled, false));
+    return rc_linear_plan(&k->branch_global[1], plan, p, g->widen, &pooled, false);
 }
 
 /* Front, middle and back side by side on the grid; the columns that are left on the right are 0. */
-static void local_patches(const rc_fusion_run *job, const clip_scratch *s, const float *wide,
-                          int worker)
+static void local_patches(const rc_fusion_plan *k, const float *mels, int worker, float *scratch)
 {
-    const rc_fusion *f = job->f;
+    const rc_fusion *f = k->f;
     int64_t n = f->across * f->area, filled = RC_LOCALS * f->across;
+    float *pixels = scratch + k->pixels;
     for (int64_t row = 0; row < f->side; row++) {
-        float *to = s->local + row * f->side * f->c;
+        float *to = scratch + k->local + row * f->side * f->c;
         for (int i = 0; i < RC_LOCALS; i++)
-            rc_gather_rows(s->pixels + i * n, wide + i * f->picture, f->from + row * n, n, 1);
-        rc_linear_run(&job->conv, rc_alone(worker), to, rc_floats(s->pixels), filled);
+            rc_gather_rows(pixels + i * n, mels + i * f->floats, f->from + row * n, n, 1);
+        rc_linear_run(&k->conv, rc_alone(worker), to, rc_floats(pixels), filled);
         memset(to + filled * f->c, 0, (size_t)((f->side - filled) * f->c) * sizeof *to);
     }
 }
 
-static const float *value(const rc_fusion_run *job, int64_t index)
+static const float *value(const rc_fusion_plan *k, int64_t index)
 {
-    return job->p->item[index].x;
+    return k->p->item[index].x;
 }
 
 /* y may be x; shift stands in for the norm's own bias. */
-static void norm_rows(const rc_fusion_run *job, float *y, const float *x, const rc_batch_norm *norm,
+static void norm_rows(const rc_fusion_plan *k, float *y, const float *x, const rc_batch_norm *norm,
                       const float *shift, int64_t n, int64_t c)
 {
-    rc_batchnorm_forward(y, x, value(job, norm->mean), value(job, norm->var),
-                         value(job, norm->scale.w), shift, n, c, job->f->eps);
+    rc_batchnorm_forward(y, x, value(k, norm->mean), value(k, norm->var), value(k, norm->scale.w),
+                         shift, n, c, k->f->eps);
 }
 
-/* y (n, c) = norm(widen(relu(norm(squeeze(x))))); y may be x, few has n rows of room. */
-static void run_branch(const rc_fusion_run *job, const rc_fusion_branch *branch,
-                       const rc_linear product[2], float *y, const float *x, float *few,
+/* y (n, c) = norm(widen(relu(norm(squeeze(x))))); y may be x. */
+static void run_branch(const rc_fusion_plan *k, const rc_fusion_branch *branch,
+                       const rc_linear product[2], float *y, const float *x, float *squeezed,
                        const float *shift, int64_t n, int worker)
 {
-    int64_t c = job->f->c, narrow = job->f->few;
-    rc_linear_run(&product[0], rc_alone(worker), few, rc_floats(x), n);
-    norm_rows(job, few, few, &branch->squeeze_norm, value(job, branch->squeeze_norm.scale.b), n,
-              narrow);
-    rc_relu_forward(few, few, n * narrow);
-    rc_linear_run(&product[1], rc_alone(worker), y, rc_floats(few), n);
-    norm_rows(job, y, y, &branch->widen_norm, shift, n, c);
+    int64_t c = k->f->c, narrow = k->f->squeezed;
+    rc_linear_run(&product[0], rc_alone(worker), squeezed, rc_floats(x), n);
+    norm_rows(k, squeezed, squeezed, &branch->squeeze_norm, value(k, branch->squeeze_norm.scale.b),
+              n, narrow);
+    rc_relu_forward(squeezed, squeezed, n * narrow);
+    rc_linear_run(&product[1], rc_alone(worker), y, rc_floats(squeezed), n);
+    norm_rows(k, y, y, &branch->widen_norm, shift, n, c);
 }
 
 /* g = 2 g w + 2 l (1 - w). */
@@ -174,22 +161,21 @@ static void mix(float *g, const float *l, const float *w, int64_t n)
     for (int64_t i = 0; i < n; i++) g[i] = 2 * (g[i] * w[i] + l[i] * (1 - w[i]));
 }
 
-void rc_fusion_clip(const rc_fusion_run *job, float *g, const float *wide, int worker,
+void rc_fusion_clip(const rc_fusion_plan *k, float *g, const float *mels, int worker,
                     float *scratch)
 {
-    const rc_fusion *f = job->f;
+    const rc_fusion *f = k->f;
     int64_t n = f->side * f->side, c = f->c;
-    clip_scratch s;
-    rc_arena arena = {.base = (char *)scratch, .size = INT64_MAX}; /* sized by rc_fusion_scratch */
-    take_clip(&s, &arena, f);
-    local_patches(job, &s, wide, worker);
-    memcpy(s.both, g, (size_t)(n * c) * sizeof *g);
-    rc_add(s.both, s.local, n * c);
-    rc_meanpool_forward(s.pooled, s.both, n, c);
-    run_branch(job, &f->global, job->global, s.shift, s.pooled, s.few,
-               value(job, f->global.widen_norm.scale.b), 1, worker);
-    rc_add(s.shift, value(job, f->local.widen_norm.scale.b), c); /* w = sigmoid(a + b) */
-    run_branch(job, &f->local, job->local, s.both, s.both, s.few, s.shift, n, worker);
-    rc_sigmoid_forward(s.both, s.both, n * c);
-    mix(g, s.local, s.both, n * c);
+    float *local = scratch + k->local, *both = scratch + k->both, *shift = scratch + k->shift;
+    float *pooled = scratch + k->pooled, *squeezed = scratch + k->squeezed;
+    local_patches(k, mels, worker, scratch);
+    memcpy(both, g, (size_t)(n * c) * sizeof *g);
+    rc_add(both, local, n * c);
+    rc_meanpool_forward(pooled, both, n, c);
+    run_branch(k, &f->global, k->branch_global, shift, pooled, squeezed,
+               value(k, f->global.widen_norm.scale.b), 1, worker);
+    rc_add(shift, value(k, f->local.widen_norm.scale.b), c); /* w = sigmoid(a + b) */
+    run_branch(k, &f->local, k->branch_local, both, both, squeezed, shift, n, worker);
+    rc_sigmoid_forward(both, both, n * c);
+    mix(g, local, both, n * c);
 }

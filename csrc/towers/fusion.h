@@ -1,4 +1,4 @@
-/* fusion: attentional feature fusion (Dai et al. 2021) of a clip's pictures, a part of the patch
+/* fusion: attentional feature fusion (Dai et al. 2021) of a clip's log-mels, a part of the patch
  * embedding that knows nothing of the tower around it. Forward only. */
 #ifndef RC_FUSION_H
 #define RC_FUSION_H
@@ -14,38 +14,39 @@ typedef struct {
 
 typedef struct {
     rc_fusion_branch local, global;
-    rc_pair conv;    /* of the local pictures, its patches three times as wide */
-    int64_t side, c; /* of the grid; channels */
-    int64_t few;     /* channels between squeezing and widening */
-    int64_t across;  /* patches in a row of one local picture */
-    int64_t area;    /* pixels of such a patch */
-    int64_t picture; /* floats of one stretched picture */
-    int32_t *from;   /* (side across, area) */
+    rc_pair conv;     /* of the local log-mels, its patches three times as wide */
+    int64_t side, c;  /* of the grid; channels */
+    int64_t squeezed; /* channels between squeezing and widening */
+    int64_t across;   /* patches in a row of one local log-mel */
+    int64_t area;     /* pixels of such a patch */
+    int64_t floats;   /* of one stretched log-mel */
+    int32_t *from;    /* (side across, area) */
     float eps;
 } rc_fusion;
 
-/* Pictures besides that of the whole clip: front, middle and back. */
+/* Log-mels besides that of the whole clip: front, middle and back. */
 enum { RC_LOCALS = RC_VIEWS - 1 };
 
 rc_status rc_fusion_check(const rc_htsat_config *c);
 rc_status rc_fusion_open(rc_fusion *f, const rc_htsat_config *c, rc_params *p);
 void rc_fusion_close(rc_fusion *f);
 
-/* Products of a call, looked up before its parallel region. */
+/* Scratch of a worker is so many floats; the others lie in it: local patches (side^2, c); patches
+ * of one row of all local log-mels; both added (side^2, c); squeezed (side^2, squeezed); (c)
+ * pooled, and what it adds. */
 typedef struct {
     const rc_fusion *f;
     const rc_params *p;
-    rc_linear conv, local[2], global[2];
-} rc_fusion_run;
+    rc_linear conv, branch_local[2], branch_global[2];
+    int64_t floats, local, pixels, both, squeezed, pooled, shift;
+} rc_fusion_plan;
 
-rc_status rc_fusion_get(rc_fusion_run *out, const rc_fusion *f, rc_dnn *dnn, const rc_params *p);
+rc_status rc_fusion_plan_make(rc_fusion_plan *k, rc_plan *plan, const rc_fusion *f,
+                              const rc_params *p);
 
-/* Floats of scratch per worker. */
-int64_t rc_fusion_scratch(const rc_fusion *f);
-
-/* g (side^2, c), the patches of a clip's whole picture, is fused with those of its local pictures,
- * wide (RC_LOCALS, picture), which are normed and stretched. */
-void rc_fusion_clip(const rc_fusion_run *job, float *g, const float *wide, int worker,
+/* g (side^2, c), the patches of a clip's whole log-mel, is fused with those of its local ones
+ * (RC_LOCALS, floats), which are normed and stretched. */
+void rc_fusion_clip(const rc_fusion_plan *k, float *g, const float *mels, int worker,
                     float *scratch);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "kernels/window.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,7 +94,7 @@ static void declare_input(rc_htsat *t, rc_params *p)
     if (c->patch_norm) t->patch_norm = rc_declare_norm(p, c->embed, BRANCH, "patch_embed.norm");
 }
 
-static void declare_block(rc_swin *s, rc_params *p, bool qkv_bias, int64_t stage, int64_t block)
+static void declare_block(rc_block *s, rc_params *p, bool qkv_bias, int64_t stage, int64_t block)
 {
     char at[RC_NAME_MAX];
     snprintf(at, sizeof at, BRANCH "layers.%d.blocks.%d.", (int)stage, (int)block);
@@ -168,6 +169,16 @@ static rc_status stage_tables(rc_htsat_stage *s, bool merges)
     return status;
 }
 
+/* The masks of shifted windows by their place on the grid. */
+static rc_status mask_kinds(rc_htsat_stage *s)
+{
+    int64_t across = s->side / s->window;
+    RC_TRY(new_table(&s->mask_of, across * across));
+    for (int64_t w = 0; w < across * across; w++)
+        s->mask_of[w] = (int32_t)rc_window_kind(w, across);
+    return RC_OK;
+}
+
 /* A stage whose windows are shifted has windows of the configured side, so one table serves all. */
 static rc_status mask_table(rc_htsat *t, int64_t window, int64_t shift)
 {
@@ -191,25 +202,28 @@ static rc_status open_stage(rc_htsat *t, rc_params *p, int64_t i, int64_t *block
     s->shift = s->side > c->window ? c->window / 2 : 0;
     RC_TRY(stage_tables(s, i + 1 < c->stages));
     if (s->shift > 0) RC_TRY(mask_table(t, s->window, s->shift));
+    if (s->shift > 0) RC_TRY(mask_kinds(s));
     s->block = calloc((size_t)s->depth, sizeof *s->block);
     if (s->block == NULL) return rc_fail(RC_ENOMEM, "out of memory: blocks of stage %d", (int)i);
     for (int64_t j = 0; j < s->depth; j++, ++*block_of_all) {
         double share = t->blocks > 1 ? (double)*block_of_all / (double)(t->blocks - 1) : 0;
-        s->block[j] = (rc_swin){.c = s->c,
-                                .heads = c->heads[i],
-                                .mlp = hidden_of(c, s->c),
-                                .window = s->window,
-                                .tokens = s->tokens,
-                                .from = s->from[j == 0  ? 0
-                                                : j % 2 ? 1
-                                                        : 2],
-                                .mask = j % 2 && s->shift > 0 ? t->mask : NULL,
-                                .across = s->side / s->window,
-                                .eps = (float)c->block_eps,
-                                .act = rc_act_of(c->activation),
-                                .drop_path = (float)(c->drop_path * share),
-                                .dropout = (float)c->dropout,
-                                .site = (uint64_t)(16 + 4 * *block_of_all)};
+        s->block[j] = (rc_block){.c = s->c,
+                                 .heads = c->heads[i],
+                                 .d = s->c / c->heads[i],
+                                 .mlp = hidden_of(c, s->c),
+                                 .window = s->window,
+                                 .period = s->tokens,
+                                 .from = s->from[j == 0  ? 0
+                                                 : j % 2 ? 1
+                                                         : 2],
+                                 .mask = j % 2 && s->shift > 0 ? t->mask : NULL,
+                                 .mask_of = s->mask_of,
+                                 .eps = (float)c->block_eps,
+                                 .scale = 1 / sqrtf((float)(s->c / c->heads[i])),
+                                 .act = rc_act_of(c->activation),
+                                 .drop_path = (float)(c->drop_path * share),
+                                 .dropout = (float)c->dropout,
+                                 .site = (uint64_t)(16 + 4 * *block_of_all)};
         declare_block(&s->block[j], p, c->qkv_bias, i, j);
     }
     if (i + 1 < c->stages) declare_merge(s, p, i);
@@ -238,6 +252,7 @@ static void free_tower(void *tower)
         rc_htsat_stage *s = &t->stage[i];
         for (int k = 0; k < 2; k++) rc_free(s->order[k]);
         for (int k = 0; k < 4; k++) rc_free(s->from[k]);
+        rc_free(s->mask_of);
         free(s->block);
     }
     rc_free(t->patch_from);
@@ -246,7 +261,7 @@ static void free_tower(void *tower)
     free(t);
 }
 
-static rc_status new_tower(void **out, rc_audio_shape *shape, const void *config, rc_params *p)
+static rc_status new_tower(void **out, rc_tower_shape *shape, const void *config, rc_params *p)
 {
     const rc_htsat_config *c = config;
     *out = NULL;
@@ -259,8 +274,9 @@ static rc_status new_tower(void **out, rc_audio_shape *shape, const void *config
         free_tower(t);
         return status;
     }
-    *shape = (rc_audio_shape){.mels = c->mels,
+    *shape = (rc_tower_shape){.mels = c->mels,
                               .views = c->fusion ? RC_VIEWS : 1,
+                              .channels = 1,
                               .least = 1,
                               .most = rc_htsat_frames(t),
                               .width = rc_htsat_width(t)};
@@ -308,15 +324,15 @@ static const rc_setting SETTINGS[] = {
     {NULL, RC_SETTING_INT, 0, 0},
 };
 
-const rc_audio_kind rc_htsat_kind = {
+const rc_tower_kind rc_htsat_kind = {
     .name = "HTS-AT",
     .config_size = sizeof(rc_htsat_config),
     .settings = SETTINGS,
     .declare = new_tower,
     .free = free_tower,
+    .measure = rc_measure_log_mels,
+    .plan = rc_htsat_plan_make,
     .forward = rc_htsat_forward,
-    .new_tape = rc_htsat_new_tape,
-    .free_tape = rc_htsat_free_tape,
     .backward = rc_htsat_backward,
     .commit = rc_htsat_commit,
 };

@@ -10,7 +10,7 @@ typedef struct {
     double mlp_ratio; /* hidden width: the whole part of mlp_ratio times a stage's width */
     int64_t activation;
     int64_t stages, depths[RC_STAGES_MAX], stages_with_heads, heads[RC_STAGES_MAX];
-    bool fusion;                      /* four pictures a clip, fused in the patch embedding */
+    bool fusion;                      /* four log-mels a clip, fused in the patch embedding */
     int64_t fusion_ratio;             /* its attention has embed / fusion_ratio channels inside */
     bool qkv_bias, patch_norm;        /* whether there are these parameters */
     double drop_path, dropout;        /* training only */
@@ -19,9 +19,9 @@ typedef struct {
     double bn_momentum, eps, block_eps; /* of all norms, of those inside blocks */
 } rc_htsat_config;
 
-/* Pictures of a clip in a tower with fusion: the whole clip, and its front, middle and back. */
+/* Log-mels of a clip in a tower with fusion: the whole clip, and its front, middle and back. */
 enum { RC_VIEWS = 4 };
 
-extern const rc_audio_kind rc_htsat_kind;
+extern const rc_tower_kind rc_htsat_kind;
 
 #endif

@@ -3,22 +3,25 @@
 
 #include "kernels/act.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-int64_t rc_text_head_width(const rc_text_config *c)
+static int64_t head_width(const rc_text_config *c)
 {
     return c->head_width > 0 ? c->head_width : c->width / c->heads;
 }
 
-int64_t rc_text_inner(const rc_text_config *c)
+/* Width of all heads together. */
+static int64_t inner_width(const rc_text_config *c)
 {
-    return c->heads * rc_text_head_width(c);
+    return c->heads * head_width(c);
 }
 
-int64_t rc_text_longest(const rc_text_config *c)
+/* Most tokens of a text. */
+static int64_t longest(const rc_text_config *c)
 {
-    int64_t most = c->positions - (c->position == RC_POSITION_LEARNED ? c->offset : 0);
+    int64_t most = c->positions - (c->position == RC_POSITION_LEARNED ? c->position_offset : 0);
     return c->pool == RC_POOL_MEAN_PADDED ? rc_min(most, c->pad_to) : most;
 }
 
@@ -40,7 +43,7 @@ static rc_status check_sizes(const rc_text_config *c)
     if (c->head_width == 0 && c->width % c->heads != 0)
         return rc_fail(RC_EINVAL, "text.heads: %lld does not divide the width %lld",
                        (long long)c->heads, (long long)c->width);
-    RC_TRY(rc_check_range("text: heads x head_width", rc_text_inner(c), 1, 1 << 16));
+    RC_TRY(rc_check_range("text: heads x head_width", inner_width(c), 1, 1 << 16));
     return rc_check_eps("text.eps", c->eps);
 }
 
@@ -67,15 +70,15 @@ static rc_status check_kinds(const rc_text_config *c)
 
 static rc_status check_positions(const rc_text_config *c)
 {
-    int64_t offset = c->position == RC_POSITION_LEARNED ? c->offset : 0;
+    int64_t offset = c->position == RC_POSITION_LEARNED ? c->position_offset : 0;
     if (offset < 0 || offset >= c->positions)
         return rc_fail(RC_EINVAL, "text.position_offset: expected 0 to %lld, got %lld",
                        (long long)c->positions - 1, (long long)offset);
     if (c->position == RC_POSITION_BUCKETS &&
         (c->buckets < 4 || c->buckets > 1 << 16 || c->buckets % 4 != 0 ||
-         c->distance <= c->buckets / 4 || c->distance > 1 << 20))
+         c->max_distance <= c->buckets / 4 || c->max_distance > 1 << 20))
         return rc_fail(RC_EINVAL, "text.buckets: %lld buckets to a distance of %lld do not fit",
-                       (long long)c->buckets, (long long)c->distance);
+                       (long long)c->buckets, (long long)c->max_distance);
     if (c->pool == RC_POOL_MEAN_PADDED && (c->pad_to < 1 || c->pad_to > c->positions - offset ||
                                            c->pad_id < 0 || c->pad_id >= c->vocab))
         return rc_fail(RC_EINVAL, "text.pad_to: %lld tokens of id %lld do not fit the tables",
@@ -83,7 +86,7 @@ static rc_status check_positions(const rc_text_config *c)
     return RC_OK;
 }
 
-rc_status rc_text_check(const rc_text_config *c)
+static rc_status check_config(const rc_text_config *c)
 {
     RC_TRY(check_sizes(c));
     RC_TRY(check_kinds(c));
@@ -119,13 +122,24 @@ static void declare_tables(rc_text *t, rc_params *p)
     if (c->embed_norm) t->norm = declare_norm(p, c, BRANCH, "norm");
 }
 
-static void declare_layer(rc_text_layer *l, rc_params *p, const rc_text_config *c, int64_t i)
+static void declare_layer(rc_block *l, rc_params *p, const rc_text_config *c, int64_t i)
 {
     char at[RC_NAME_MAX];
-    int64_t inner = rc_text_inner(c);
+    int64_t inner = inner_width(c);
+    *l = (rc_block){.c = c->width,
+                    .heads = c->heads,
+                    .d = head_width(c),
+                    .mlp = c->mlp,
+                    .rms = c->norm == RC_NORM_RMS,
+                    .post = c->place == RC_PLACE_POST,
+                    .gated = c->gated,
+                    .padded = c->pool == RC_POOL_MEAN_PADDED,
+                    .eps = (float)c->eps,
+                    .scale = c->scaled ? 1 / sqrtf((float)head_width(c)) : 1,
+                    .act = rc_act_of(c->activation)};
     snprintf(at, sizeof at, BRANCH "layers.%d.", (int)i);
     l->qkv = rc_declare_linear(p, 3 * inner, c->width, c->biases, at, "attn.qkv");
-    if (c->pool == RC_POOL_MEAN_PADDED) rc_param_cut(p, l->qkv.w, inner); /* padding only asks */
+    if (l->padded) rc_param_cut(p, l->qkv.w, inner); /* padding only asks */
     l->proj = rc_declare_linear(p, c->width, inner, c->biases, at, "attn.proj");
     l->norm1 = declare_norm(p, c, at, "norm1");
     l->fc1 = rc_declare_linear(p, c->mlp, c->width, c->biases, at, "mlp.fc1");
@@ -134,14 +148,23 @@ static void declare_layer(rc_text_layer *l, rc_params *p, const rc_text_config *
     l->norm2 = declare_norm(p, c, at, "norm2");
 }
 
-rc_status rc_text_new(rc_text **out, const rc_text_config *c, rc_params *p)
+static void free_tower(void *tower)
 {
+    rc_text *t = tower;
+    if (t == NULL) return;
+    free(t->layer);
+    free(t);
+}
+
+static rc_status new_tower(void **out, rc_tower_shape *shape, const void *config, rc_params *p)
+{
+    const rc_text_config *c = config;
     *out = NULL;
-    RC_TRY(rc_text_check(c));
+    RC_TRY(check_config(c));
     rc_text *t = calloc(1, sizeof *t);
     if (t != NULL) t->layer = calloc((size_t)c->layers, sizeof *t->layer);
     if (t == NULL || t->layer == NULL) {
-        rc_text_free(t);
+        free_tower(t);
         return rc_fail(RC_ENOMEM, "out of memory: text tower");
     }
     t->config = *c;
@@ -152,31 +175,51 @@ rc_status rc_text_new(rc_text **out, const rc_text_config *c, rc_params *p)
         t->pooler = rc_declare_linear(p, c->width, c->width, true, BRANCH, "pooler");
         rc_param_packs(p, t->pooler.w, RC_PACK_F32);
     }
+    *shape = (rc_tower_shape){.least = 1, .most = longest(c), .width = c->width};
     *out = t;
     return RC_OK;
 }
 
-void rc_text_free(rc_text *t)
-{
-    if (t == NULL) return;
-    free(t->layer);
-    free(t);
-}
+/* ---- Its row --------------------------------------------------------------------------------- */
 
-rc_status rc_text_check_sequences(const rc_text *t, const int32_t *id, const int32_t *first,
-                                  int64_t n)
-{
-    int64_t most = rc_text_longest(&t->config);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t length = (int64_t)first[i + 1] - first[i];
-        if (length < 1 || length > most)
-            return rc_fail(RC_EINVAL, "text %lld: %lld tokens, expected 1 to %lld", (long long)i,
-                           (long long)length, (long long)most);
-        for (int64_t j = first[i]; j < first[i + 1]; j++)
-            if (id[j] < 0 || id[j] >= t->config.vocab)
-                return rc_fail(RC_EINVAL,
-                               "text %lld: token id %d is outside the vocabulary of %lld",
-                               (long long)i, (int)id[j], (long long)t->config.vocab);
-    }
-    return RC_OK;
-}
+#define SETTING(kind, field) RC_SETTING(rc_text_config, kind, field)
+
+static const rc_setting SETTINGS[] = {
+    SETTING(INT, vocab),
+    SETTING(INT, positions),
+    SETTING(INT, types),
+    SETTING(INT, width),
+    SETTING(INT, layers),
+    SETTING(INT, heads),
+    SETTING(INT, mlp),
+    SETTING(DOUBLE, eps),
+    SETTING(INT, head_width),
+    SETTING(INT, norm),
+    SETTING(INT, place),
+    SETTING(INT, position),
+    SETTING(INT, position_offset),
+    SETTING(INT, buckets),
+    SETTING(INT, max_distance),
+    SETTING(INT, activation),
+    SETTING(INT, gated),
+    SETTING(INT, causal),
+    SETTING(INT, biases),
+    SETTING(INT, scaled),
+    SETTING(INT, embed_norm),
+    SETTING(INT, final_norm),
+    SETTING(INT, pool),
+    SETTING(INT, pad_to),
+    SETTING(INT, pad_id),
+    {NULL, RC_SETTING_INT, 0, 0},
+};
+
+const rc_tower_kind rc_text_kind = {
+    .name = "text",
+    .config_size = sizeof(rc_text_config),
+    .settings = SETTINGS,
+    .declare = new_tower,
+    .free = free_tower,
+    .measure = rc_text_measure,
+    .plan = rc_text_plan_make,
+    .forward = rc_text_forward,
+};

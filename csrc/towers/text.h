@@ -2,8 +2,7 @@
 #ifndef RC_TEXT_H
 #define RC_TEXT_H
 
-#include "layers/context.h"
-#include "layers/params.h"
+#include "towers/tower.h"
 
 /* The kinds count in the order of the names in reclap/config.py. */
 enum { RC_NORM_LAYER, RC_NORM_RMS };
@@ -23,19 +22,12 @@ typedef struct {
     double eps;
     int64_t head_width; /* 0: width / heads */
     int64_t norm, place, position, activation, pool;
-    int64_t offset;            /* row of the first token in a learned table of positions */
-    int64_t buckets, distance; /* of T5's relative positions */
+    int64_t position_offset;       /* row of the first token in a learned table of positions */
+    int64_t buckets, max_distance; /* of T5's relative positions */
     int64_t gated, causal, biases, scaled, embed_norm, final_norm; /* 0 or 1 */
     int64_t pad_to, pad_id;                                        /* of RC_POOL_MEAN_PADDED */
 } rc_text_config;
 
-typedef struct rc_text rc_text;
-
-rc_status rc_text_check(const rc_text_config *c);
-rc_status rc_text_new(rc_text **out, const rc_text_config *c, rc_params *p);
-void rc_text_free(rc_text *t);
-
-rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, float *y,
-                          const int32_t *id, const int32_t *first, int64_t n);
+extern const rc_tower_kind rc_text_kind;
 
 #endif

@@ -1,23 +1,96 @@
-/* The text tower at work: rows, embedding, pooling, and the order of it all. What rows that were
- * added for roundness compute is never read. */
-#include "towers/text_call.h"
+/* The text tower at work: rows, embedding, pooling, and the order of it all.
+ *
+ * Sequences lie one after the other; only RC_POOL_MEAN_PADDED asks for rows of padding, which lie
+ * behind the tokens of all sequences: they only ask, so keys and values are computed for the rows
+ * in front. What rows that were added for roundness compute is never read. */
+#include "towers/text_inside.h"
 
-#include "kernels/act.h"
 #include "kernels/embed.h"
+#include "kernels/norm.h"
 
 #include <string.h>
 
-enum { ROUND = RC_TEXT_ROUND, LEAST = 96 }; /* of many chunks: the fewest rows of one */
+enum { ROUND = 16, LEAST = 96 }; /* rows are a multiple; of many chunks, the fewest rows of one */
 
 static const float UNSEEN = -1e30f; /* score of a later key under the causal mask */
 
-/* ---- Rows ------------------------------------------------------------------------------------ */
+/* Numbers without another word are offsets in scratch. */
+typedef struct {
+    const rc_text *t;
+    const rc_params *p;
+    int64_t n, tokens, longest; /* texts; rows of tokens; of the longest text, with padding */
+    int64_t real;               /* rows, without rounding */
+    rc_block_rows rows, last;   /* of all layers but the last one, of that */
+    rc_block_plan *layer;
+    int64_t x, spans, kept, bias, mask, pooled;
+    rc_grid texts;
+    rc_linear pooler;
+} text_plan;
+
+typedef struct {
+    const text_plan *k;
+    const rc_run *run;
+    const rc_features *out;
+    const int32_t *id, *first;
+    float *x, *pooled;
+} text_call;
+
+static const float *value(const text_call *job, int64_t index)
+{
+    return job->k->p->item[index].x;
+}
+
+static bool padded(const text_plan *k)
+{
+    return k->t->config.pool == RC_POOL_MEAN_PADDED;
+}
 
 /* Whether one row of a sequence stands for it. */
-static bool one_row(const rc_text_call *job)
+static bool one_row(const text_plan *k)
 {
-    return !rc_text_padded(job) && job->t->config.pool != RC_POOL_MEAN;
+    return !padded(k) && k->t->config.pool != RC_POOL_MEAN;
 }
+
+static int64_t tokens_of(const text_call *job, int64_t i)
+{
+    return job->first[i + 1] - job->first[i];
+}
+
+static int64_t padding_of(const text_call *job, int64_t i)
+{
+    return padded(job->k) ? job->k->t->config.pad_to - tokens_of(job, i) : 0;
+}
+
+/* The first row of padding of sequence i. */
+static int64_t padding_row(const text_call *job, int64_t i)
+{
+    return job->first[job->k->n] + i * job->k->t->config.pad_to - job->first[i];
+}
+
+/* ---- Input ----------------------------------------------------------------------------------- */
+
+rc_status rc_text_measure(rc_input_size *size, const rc_tower_shape *shape, const void *tower,
+                          const rc_input *in)
+{
+    const rc_text_config *c = &((const rc_text *)tower)->config;
+    *size = (rc_input_size){.b = in->b, .rows = in->first[in->b]};
+    for (int64_t i = 0; i < in->b; i++) {
+        int64_t length = (int64_t)in->first[i + 1] - in->first[i];
+        if (length < 1 || length > shape->most)
+            return rc_fail(RC_EINVAL, "text %lld: %lld tokens, expected 1 to %lld", (long long)i,
+                           (long long)length, (long long)shape->most);
+        size->longest = rc_max(size->longest, length);
+        for (int64_t j = in->first[i]; j < in->first[i + 1]; j++)
+            if (in->id[j] < 0 || in->id[j] >= c->vocab)
+                return rc_fail(RC_EINVAL,
+                               "text %lld: token id %d is outside the vocabulary of %lld",
+                               (long long)i, (int)in->id[j], (long long)c->vocab);
+    }
+    if (c->pool == RC_POOL_MEAN_PADDED) size->longest = c->pad_to;
+    return RC_OK;
+}
+
+/* ---- Plan ------------------------------------------------------------------------------------ */
 
 static int64_t round_up(int64_t rows)
 {
@@ -33,27 +106,78 @@ static int64_t chunk_rows(int64_t total)
                              : rc_chunk_rows(total, ROUND);
 }
 
-static rc_grid grid_of(const rc_text_call *job, int64_t rows)
+static rc_grid grid_of(const text_plan *k, int64_t rows)
 {
-    return rc_linear_grid(job->p, job->t->layer->fc1, rows, chunk_rows(rows));
+    return rc_linear_grid(k->p, k->t->layer->fc1, rows, chunk_rows(rows));
 }
 
-static void set_rows(rc_text_call *job, int64_t real)
+static void plan_rows(text_plan *k)
 {
-    job->real = real;
-    job->grid = grid_of(job, round_up(real));
+    k->real = padded(k) ? k->n * k->t->config.pad_to : k->tokens;
+    rc_grid all = grid_of(k, round_up(k->real)), keyed = all;
+    if (padded(k)) { /* some of the rounding is padding, or not a row of any text */
+        int64_t rows = round_up(k->tokens);
+        keyed = all.columns ? rc_grid_columns(rows) : rc_grid_rows(rows, chunk_rows(rows));
+    }
+    k->rows = (rc_block_rows){.all = all, .keyed = keyed, .kept = all, .t = k->longest};
+    k->rows.n = padded(k) ? 2 * k->n : k->n;
+    k->last = k->rows;
+    if (one_row(k)) k->last.kept = grid_of(k, round_up(k->n));
+}
+
+static void take_scratch(text_plan *k, rc_plan *plan)
+{
+    const rc_text_config *c = &k->t->config;
+    int64_t side = k->longest * k->longest;
+    k->x = rc_plan_take(plan, k->rows.all.total * c->width);
+    k->spans = rc_plan_take(plan, k->rows.n * (int64_t)(sizeof(rc_span) / sizeof(float)));
+    k->kept = rc_plan_take(plan, k->n * (int64_t)(sizeof(int64_t) / sizeof(float)));
+    k->pooled = rc_plan_take(plan, k->n * c->width);
+    if (k->t->buckets >= 0) k->bias = rc_plan_take(plan, c->heads * side);
+    if (c->causal) k->mask = rc_plan_take(plan, side);
+}
+
+rc_status rc_text_plan_make(void **body, rc_plan *plan, const void *tower, const rc_params *p,
+                            const rc_input_size *size, bool train)
+{
+    const rc_text *t = tower;
+    const rc_text_config *c = &t->config;
+    RC_TRY(rc_plan_alloc(plan, body, sizeof(text_plan)));
+    text_plan *k = *body;
+    *k = (text_plan){.t = t, .p = p, .n = size->b, .tokens = size->rows, .longest = size->longest};
+    RC_TRY(rc_plan_alloc(plan, (void **)&k->layer, c->layers * (int64_t)sizeof *k->layer));
+    plan_rows(k);
+    take_scratch(k, plan);
+    for (int64_t i = 0; i < c->layers; i++)
+        RC_TRY(rc_block_plan_make(&k->layer[i], plan, &t->layer[i], p,
+                                  i + 1 < c->layers ? &k->rows : &k->last, train));
+    if (c->pool != RC_POOL_POOLER) return RC_OK;
+    k->texts = rc_grid_rows(k->n, ROUND);
+    return rc_linear_plan(&k->pooler, plan, p, t->pooler, &k->texts, false);
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
+/* y = the norm of x; y may be x. */
+static void norm_rows(const text_call *job, rc_pair norm, float *y, const float *x, int64_t rows)
+{
+    const rc_text_config *c = &job->k->t->config;
+    const float *w = value(job, norm.w);
+    if (c->norm == RC_NORM_RMS)
+        rc_rmsnorm_forward(y, NULL, x, w, rows, c->width, (float)c->eps);
+    else
+        rc_layernorm_forward(y, NULL, NULL, x, w, value(job, norm.b), rows, c->width,
+                             (float)c->eps);
+}
+
 /* The rows of the table of positions that tokens take, from the `counted`-th on; returns how many
  * have been counted then. RoBERTa's padding token, wherever it stands, takes the row before the
  * first one and is not counted (create_position_ids_from_input_ids of transformers). */
-static int64_t add_positions(const rc_text_call *job, float *x, const int32_t *id, int64_t rows,
+static int64_t add_positions(const text_call *job, float *x, const int32_t *id, int64_t rows,
                              int64_t counted)
 {
-    int64_t c = job->t->config.width, offset = job->t->config.offset;
-    const float *table = rc_text_value(job, job->t->position);
+    int64_t c = job->k->t->config.width, offset = job->k->t->config.position_offset;
+    const float *table = value(job, job->k->t->position);
     for (int64_t j = 0; j < rows; j++) {
         bool pad = offset > 0 && id[j] == offset - 1;
         int64_t at = pad ? offset - 1 : offset + counted++;
@@ -63,41 +187,48 @@ static int64_t add_positions(const rc_text_call *job, float *x, const int32_t *i
 }
 
 /* What tokens have besides their own rows; `counted` as above. */
-static int64_t embed_rows(const rc_text_call *job, float *x, const int32_t *id, int64_t rows,
+static int64_t embed_rows(const text_call *job, float *x, const int32_t *id, int64_t rows,
                           int64_t counted)
 {
-    const rc_text *t = job->t;
+    const rc_text *t = job->k->t;
     int64_t c = t->config.width;
-    rc_lookup_forward(x, rc_text_value(job, t->token), id, rows, c);
+    rc_lookup_forward(x, value(job, t->token), id, rows, c);
     if (t->position >= 0) counted = add_positions(job, x, id, rows, counted);
-    for (int64_t j = 0; t->type >= 0 && j < rows; j++)
-        rc_add(x + j * c, rc_text_value(job, t->type), c);
-    if (t->config.embed_norm) rc_text_norm(job, t->norm, x, x, rows);
+    for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(x + j * c, value(job, t->type), c);
+    if (t->config.embed_norm) norm_rows(job, t->norm, x, x, rows);
     return counted;
 }
 
 static void embed_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
-    const rc_text_call *job = arg;
-    int64_t c = job->t->config.width, padding = rc_text_padding(job, i), counted;
-    int32_t pad = (int32_t)job->t->config.pad_id;
-    counted = embed_rows(job, job->x + job->first[i] * c, job->id + job->first[i],
-                         rc_text_tokens(job, i), 0);
-    for (int64_t j = 0; j < padding; j++) {
-        float *x = job->x + (rc_text_padding_row(job, i) + j) * c;
-        counted = embed_rows(job, x, &pad, 1, counted);
-    }
+    const text_call *job = arg;
+    const rc_text_config *c = &job->k->t->config;
+    int64_t padding = padding_of(job, i), counted;
+    int32_t pad = (int32_t)c->pad_id;
+    counted = embed_rows(job, job->x + job->first[i] * c->width, job->id + job->first[i],
+                         tokens_of(job, i), 0);
+    for (int64_t j = 0; j < padding; j++)
+        counted = embed_rows(job, job->x + (padding_row(job, i) + j) * c->width, &pad, 1, counted);
 }
 
-/* ---- Pooling --------------------------------------------------------------------------------- */
+/* Rows for roundness are zero, so that what they compute stays finite. */
+static void embed_all(const text_call *job)
+{
+    const text_plan *k = job->k;
+    int64_t c = k->t->config.width, extra = k->rows.all.total - k->real;
+    memset(job->x + k->real * c, 0, (size_t)(extra * c) * sizeof(float));
+    rc_parallel(job->run->pool, k->n, embed_sequence, (void *)job);
+}
+
+/* ---- Sequences ------------------------------------------------------------------------------- */
 
 /* The row that stands for sequence i, where one does. */
-static int64_t pooled_row(const rc_text_call *job, int64_t i)
+static int64_t pooled_row(const text_call *job, int64_t i)
 {
-    int64_t tokens = rc_text_tokens(job, i), nonzero = 0;
+    int64_t tokens = tokens_of(job, i), nonzero = 0;
     const int32_t *id = job->id + job->first[i];
-    switch (job->t->config.pool) {
+    switch (job->k->t->config.pool) {
     case RC_POOL_LAST:
         return tokens - 1;
     case RC_POOL_NONZERO: /* MS-CLAP 2023 takes every token 0 for padding, "!" in the text too */
@@ -108,132 +239,91 @@ static int64_t pooled_row(const rc_text_call *job, int64_t i)
     }
 }
 
-/* After the last attention: where one row stands for a sequence, put these rows first in x and o,
- * and go on with them alone. */
-static void keep_pooled_rows(rc_text_call *job)
+/* Tokens of all sequences, then their padding. */
+static void fill_spans(const text_call *job, rc_span *span, int64_t *keep)
 {
-    int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
-    for (int64_t i = 0; i < job->n; i++) {
-        int64_t at = job->first[i] + pooled_row(job, i);
-        memmove(job->x + i * c, job->x + at * c, (size_t)c * sizeof(float));
-        memmove(job->o + i * inner, job->o + at * inner, (size_t)inner * sizeof(float));
+    const text_plan *k = job->k;
+    for (int64_t i = 0; i < k->n; i++) {
+        int64_t at = job->first[i], tokens = tokens_of(job, i);
+        span[i] = (rc_span){at, tokens, at, tokens, 0};
+        if (padded(k))
+            span[k->n + i] = (rc_span){padding_row(job, i), padding_of(job, i), at, tokens, tokens};
+        keep[i] = at + pooled_row(job, i);
     }
-    set_rows(job, job->n);
 }
 
-/* y += each of some rows of x, whose final norm replaces them. */
-static void add_normed(const rc_text_call *job, float *y, float *x, int64_t rows)
+/* What the longest sequence adds to its scores; of shorter ones it is the upper left corner. */
+static rc_sequences open_sequences(const text_call *job)
 {
-    int64_t c = job->t->config.width;
-    if (job->t->config.final_norm) rc_text_norm(job, job->t->final, x, x, rows);
+    const text_plan *k = job->k;
+    const rc_text_config *c = &k->t->config;
+    float *scratch = job->run->scratch, *bias = scratch + k->bias, *mask = scratch + k->mask;
+    int64_t side = k->longest, *keep = (int64_t *)(scratch + k->kept);
+    rc_span *span = (rc_span *)(scratch + k->spans);
+    fill_spans(job, span, keep);
+    if (k->t->buckets >= 0)
+        rc_t5_bias_forward(bias, value(job, k->t->buckets), side, c->heads, c->buckets,
+                           c->max_distance);
+    for (int64_t i = 0; c->causal && i < side; i++)
+        for (int64_t j = 0; j < side; j++) mask[i * side + j] = j > i ? UNSEEN : 0;
+    return (rc_sequences){.span = span,
+                          .bias = k->t->buckets >= 0 ? bias : NULL,
+                          .mask = c->causal ? mask : NULL,
+                          .keep = one_row(k) ? keep : NULL,
+                          .kept = k->n,
+                          .real = k->real};
+}
+
+/* ---- Pooling --------------------------------------------------------------------------------- */
+
+/* y += each of some rows of x, whose final norm replaces them. */
+static void add_normed(const text_call *job, float *y, float *x, int64_t rows)
+{
+    int64_t c = job->k->t->config.width;
+    if (job->k->t->config.final_norm) norm_rows(job, job->k->t->final, x, x, rows);
     rc_add_rows(y, x, rows, c, c);
 }
 
 static void pool_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
-    const rc_text_call *job = arg;
-    int64_t c = job->t->config.width, padding = rc_text_padding(job, i);
-    int64_t rows = one_row(job) ? 1 : rc_text_tokens(job, i);
-    float *x = job->x + (one_row(job) ? i : job->first[i]) * c, *y = job->pooled + i * c;
+    const text_call *job = arg;
+    int64_t c = job->k->t->config.width, padding = padding_of(job, i);
+    bool one = one_row(job->k);
+    int64_t rows = one ? 1 : tokens_of(job, i);
+    float *x = job->x + (one ? i : job->first[i]) * c, *y = job->pooled + i * c;
     memset(y, 0, (size_t)c * sizeof *y);
     add_normed(job, y, x, rows);
-    if (padding > 0) add_normed(job, y, job->x + rc_text_padding_row(job, i) * c, padding);
+    if (padding > 0) add_normed(job, y, job->x + padding_row(job, i) * c, padding);
     for (int64_t j = 0; j < c; j++) y[j] /= (float)(rows + padding);
 }
 
 /* tanh of a dense layer, as BERT's and RoBERTa's poolers. */
 static void pooler_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
 {
-    const rc_text_call *job = arg;
-    int64_t c = job->t->config.width;
-    rc_linear_run(&job->pooler, crew, job->y + at * c, rc_floats(job->pooled + at * c), rows);
-    rc_tanh_forward(job->y + at * c, job->y + at * c, rows * c);
-}
-
-static rc_status pool_all(rc_text_call *job, rc_dnn *dnn)
-{
-    bool dense = job->t->config.pool == RC_POOL_POOLER;
-    if (!dense) job->pooled = job->y;
-    rc_parallel(job->pool, job->n, pool_sequence, job);
-    if (!dense) return RC_OK;
-    rc_grid grid = rc_grid_rows(job->n, ROUND);
-    RC_TRY(rc_linear_get(&job->pooler, dnn, job->p, job->t->pooler, &grid, false));
-    rc_grid_run(&grid, job->pool, pooler_chunk, job);
-    return RC_OK;
+    const text_call *job = arg;
+    int64_t c = job->k->t->config.width;
+    float *y = job->out->y + at * c;
+    rc_linear_run(&job->k->pooler, crew, y, rc_floats(job->pooled + at * c), rows);
+    rc_tanh_forward(y, y, rows * c);
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
-static void take_buffers(rc_text_call *job, rc_arena *arena, int threads)
+void rc_text_forward(const void *body, const rc_run *run, const rc_features *out,
+                     const rc_input *in)
 {
-    const rc_text_config *c = &job->t->config;
-    rc_attention a = rc_text_attention(job, job->longest, job->longest);
-    int64_t side = job->longest, inner = rc_text_inner(c);
-    job->x = rc_take(arena, job->grid.total * c->width);
-    job->ldq = rc_text_padded(job) ? inner : 3 * inner;
-    job->ldk = rc_text_padded(job) ? 2 * inner : 3 * inner;
-    job->q = rc_take(arena, job->grid.total * job->ldq);
-    if (rc_text_padded(job)) job->k = rc_take(arena, job->seen.total * job->ldk);
-    job->o = rc_take(arena, job->grid.total * inner);
-    job->pooled = rc_take(arena, job->n * c->width);
-    if (job->t->buckets >= 0) job->bias = rc_take(arena, c->heads * side * side);
-    if (c->causal) job->mask = rc_take(arena, side * side);
-    job->form = rc_max(job->most * c->width, rc_linear_form(job->p, job->t->layer->fc1, job->most));
-    job->chunk_size = (rc_text_chunk_size(job) + 15) / 16 * 16;
-    job->room_size = (rc_max(rc_attention_scratch(&a), ROUND * c->width) + 15) / 16 * 16;
-    job->chunk = rc_take(arena, rc_grid_places(&job->grid, threads) * job->chunk_size);
-    job->room = rc_take(arena, threads * job->room_size);
-}
-
-/* What the longest sequence adds to its scores; of shorter ones it is the upper left corner. */
-static void fill_biases(const rc_text_call *job)
-{
-    const rc_text_config *c = &job->t->config;
-    int64_t side = job->longest;
-    if (job->bias != NULL)
-        rc_t5_bias_forward(job->bias, rc_text_value(job, job->t->buckets), side, c->heads,
-                           c->buckets, c->distance);
-    for (int64_t i = 0; job->mask != NULL && i < side; i++)
-        for (int64_t j = 0; j < side; j++) job->mask[i * side + j] = j > i ? UNSEEN : 0;
-}
-
-/* Rounding rows are zero, so that what they compute stays finite. */
-static void clear_rounding(const rc_text_call *job)
-{
-    int64_t c = job->t->config.width, inner = rc_text_inner(&job->t->config);
-    size_t extra = (size_t)(job->grid.total - job->real) * sizeof(float);
-    memset(job->x + job->real * c, 0, extra * (size_t)c);
-    memset(job->o + job->real * inner, 0, extra * (size_t)inner);
-}
-
-rc_status rc_text_forward(const rc_text *t, const rc_params *p, rc_context *c, float *y,
-                          const int32_t *id, const int32_t *first, int64_t n)
-{
-    RC_TRY(rc_text_check_sequences(t, id, first, n));
-    rc_pool *pool = rc_dnn_pool(c->dnn);
-    rc_text_call job = {.t = t, .p = p, .id = id, .first = first, .n = n, .y = y, .pool = pool};
-    set_rows(&job, rc_text_padded(&job) ? rc_text_padding_row(&job, n) : first[n]);
-    int64_t seen =
-        round_up(first[n]); /* some of the rounding is padding, or not a row of any text */
-    job.seen = job.grid.columns ? rc_grid_columns(seen) : rc_grid_rows(seen, chunk_rows(seen));
-    rc_grid last = grid_of(&job, round_up(n)); /* where one row of each sequence is left */
-    job.most = rc_max(job.grid.rows, rc_max(job.seen.rows, last.rows));
-    for (int64_t i = 0; i < n; i++)
-        job.longest = rc_max(job.longest, rc_text_tokens(&job, i) + rc_text_padding(&job, i));
-    rc_arena counting = {0};
-    take_buffers(&job, &counting, rc_pool_threads(pool));
-    RC_TRY(rc_arena_reserve(&c->shared, counting.peak));
-    take_buffers(&job, &c->shared, rc_pool_threads(pool));
-    if (!rc_text_padded(&job)) job.k = job.q + rc_text_inner(&t->config);
-    fill_biases(&job);
-    clear_rounding(&job);
-    rc_parallel(pool, n, embed_sequence, &job);
-    for (int64_t i = 0; i < t->config.layers; i++) {
-        job.layer = &t->layer[i];
-        RC_TRY(rc_text_attend(&job, c->dnn));
-        if (i == t->config.layers - 1 && one_row(&job)) keep_pooled_rows(&job);
-        RC_TRY(rc_text_rest(&job, c->dnn));
-    }
-    return pool_all(&job, c->dnn);
+    const text_plan *k = body;
+    bool dense = k->t->config.pool == RC_POOL_POOLER;
+    text_call job = {.k = k, .run = run, .out = out, .id = in->id, .first = in->first};
+    job.x = run->scratch + k->x;
+    job.pooled = dense ? run->scratch + k->pooled : out->y;
+    embed_all(&job);
+    rc_sequences all = open_sequences(&job), before = all;
+    before.keep = NULL;
+    for (int64_t i = 0; i < k->t->config.layers; i++)
+        rc_block_forward(&k->layer[i], run, job.x, job.x,
+                         i + 1 < k->t->config.layers ? &before : &all);
+    rc_parallel(run->pool, k->n, pool_sequence, &job);
+    if (dense) rc_grid_run(&k->texts, run->pool, pooler_chunk, &job);
 }

@@ -1,11 +1,10 @@
-/* tower: what a tower of audio is for all who use one; a new one is a row of the table in tower.c.
- */
+/* tower: what a tower of audio or text is for all who use one; a new one is a row of a table in
+ * tower.c. */
 #ifndef RC_TOWER_H
 #define RC_TOWER_H
 
-#include "base/rng.h"
-#include "layers/context.h"
 #include "layers/params.h"
+#include "layers/plan.h"
 
 /* A setting of a configuration by its name, and where it lies there. A list has up to RC_STAGES_MAX
  * integers, and their number at `count`. */
@@ -26,19 +25,33 @@ typedef struct {
 #define RC_SETTING_OF(config, field, n)                                                            \
     {#field, RC_SETTING_LIST, offsetof(config, field), offsetof(config, n)}
 
-/* The input of a call: x (b, views, frames, mels) in dB. Where there are several views of a clip,
- * longer (b) says which clips have them; of the others the first is heard. Else it is NULL. */
+/* What a tower takes and gives. */
 typedef struct {
+    int64_t mels, views, channels; /* bands; log-mels of a clip; channels of one; 0 of texts */
+    int64_t least, most;           /* frames of a log-mel, tokens of a text */
+    int64_t width;                 /* of the features before the head */
+} rc_tower_shape;
+
+/* The input of a call of b clips, x (b, views, channels, frames, mels) in dB, or of b texts: text i
+ * is id[first[i]]..id[first[i + 1] - 1]. Where there are several views, longer (b) says which clips
+ * have them; of the others the first is heard. What is not the tower's is NULL. */
+typedef struct {
+    int64_t b, frames;
     const float *x;
     const bool *longer;
-    int64_t b, frames;
-} rc_log_mels;
+    const int32_t *id, *first;
+} rc_input;
 
+/* What a plan depends on: clips of so many frames each, or texts of so many tokens together, of
+ * which the longest has so many. */
 typedef struct {
-    int64_t mels, views; /* bands; log-mels of a clip */
-    int64_t least, most; /* frames of one */
-    int64_t width;       /* of the embedding before the head */
-} rc_audio_shape;
+    int64_t b, rows, longest;
+} rc_input_size;
+
+/* y (b, width); tokens (of all, width) is NULL where only y is wanted. */
+typedef struct {
+    float *y, *tokens;
+} rc_features;
 
 typedef struct {
     const char *name;
@@ -46,27 +59,45 @@ typedef struct {
     const rc_setting *settings;
 
     /* Check a configuration, declare the parameters, make the tables. */
-    rc_status (*declare)(void **tower, rc_audio_shape *shape, const void *config, rc_params *p);
+    rc_status (*declare)(void **tower, rc_tower_shape *shape, const void *config, rc_params *p);
     void (*free)(void *tower); /* NULL allowed */
 
-    /* y (b, width). With a tape: train mode, draws at (seed, step), what backward needs is kept, as
-     * are the statistics of the batch. */
-    rc_status (*forward)(const void *tower, const rc_params *p, rc_context *c, float *y,
-                         const rc_log_mels *in, void *tape, rc_draw draw);
+    /* RC_EINVAL for what the tower cannot take. */
+    rc_status (*measure)(rc_input_size *size, const rc_tower_shape *shape, const void *tower,
+                         const rc_input *in);
 
-    /* NULL, as all below, where a tower cannot be trained. */
-    rc_status (*new_tape)(void **tape, const void *tower);
-    void (*free_tape)(void *tape); /* NULL allowed */
-    rc_status (*backward)(const void *tower, const rc_params *p, rc_context *c, const float *dy,
-                          void *tape);
-    /* Mix the statistics of the tape's batch into the running ones, for a step that is taken. */
-    void (*commit)(const void *tower, const rc_params *p, const void *tape);
-} rc_audio_kind;
+    /* The body of a plan. With `train` backward may follow: forward then keeps what it needs, and
+     * the statistics of the batch, in scratch. */
+    rc_status (*plan)(void **body, rc_plan *plan, const void *tower, const rc_params *p,
+                      const rc_input_size *size, bool train);
+    void (*forward)(const void *body, const rc_run *run, const rc_features *out,
+                    const rc_input *in);
+
+    /* NULL, as what follows, where a tower cannot be trained. */
+    void (*backward)(const void *body, const rc_run *run, const float *dy, const rc_input *in);
+    /* Mix the statistics of the batch into the running ones, for a step that is taken. */
+    void (*commit)(const void *body, const rc_run *run);
+
+    /* Tokens that each clip of so many frames has features of; NULL where it has none. */
+    int64_t (*tokens)(const void *tower, int64_t rows);
+} rc_tower_kind;
 
 /* The kinds count in the order of the names in reclap/config/towers.py; NULL for an unknown one. */
-const rc_audio_kind *rc_audio_kind_of(int64_t kind);
+const rc_tower_kind *rc_audio_kind_of(int64_t kind);
+const rc_tower_kind *rc_text_kind_of(int64_t kind);
 
-/* Whether this tower, opened with such a shape, can be trained; RC_EINVAL says why not. */
-rc_status rc_audio_check_training(const rc_audio_kind *kind, const rc_audio_shape *shape);
+/* A tower that is open, or nothing. */
+typedef struct {
+    const rc_tower_kind *kind;
+    void *tower;
+    rc_tower_shape shape;
+} rc_tower;
+
+/* Whether it can be trained; RC_EINVAL says why not. */
+rc_status rc_tower_check_training(const rc_tower *t);
+
+/* `measure` of a tower of audio. */
+rc_status rc_measure_log_mels(rc_input_size *size, const rc_tower_shape *shape, const void *tower,
+                              const rc_input *in);
 
 #endif

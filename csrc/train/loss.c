@@ -11,12 +11,10 @@ enum { TILE = 256 };
 
 typedef struct {
     const rc_contrastive *k;
+    const rc_run *run;
     const float *a, *t;
     float *da, *dt;
-    int64_t n, c, full, blocks;
     float scale;
-    /* by whether the tile's rows, then its columns are the last ones; then by adding or not */
-    rc_product *logits[2][2], *for_a[2][2][2], *for_t[2][2][2];
 } loss_job;
 
 /* Rows or columns from..from+size-1. */
@@ -27,58 +25,79 @@ typedef struct {
 
 static block block_at(const loss_job *job, int64_t index)
 {
-    int64_t from = index * job->full, size = rc_min(job->full, job->n - from);
-    return (block){from, size, size < job->full};
+    const rc_contrastive *k = job->k;
+    int64_t from = index * k->full, size = rc_min(k->full, k->n - from);
+    return (block){from, size, size < k->full};
 }
 
-static loss_job job_of(const rc_contrastive *k, const float *a, const float *t, float s, int64_t n,
-                       int64_t c)
+static float *at(const loss_job *job, int64_t offset)
 {
-    int64_t full = rc_min(n, TILE);
-    return (loss_job){.k = k,
-                      .a = a,
-                      .t = t,
-                      .n = n,
-                      .c = c,
-                      .full = full,
-                      .blocks = (n + full - 1) / full,
-                      .scale = expf(s)};
+    return job->run->scratch + offset;
 }
 
-void rc_contrastive_take(rc_contrastive *k, rc_arena *arena, int64_t n, int threads)
+static double *double_at(const loss_job *job, int64_t offset)
 {
-    int64_t full = rc_min(n, TILE), blocks = (n + full - 1) / full;
-    k->tile = rc_take(arena, threads * full * full);
-    k->lse = rc_take(arena, 2 * n);
-    k->diagonal = rc_take(arena, n);
-    k->best = rc_take(arena, blocks * n);
-    k->sum = (double *)rc_take(arena, 2 * blocks * n);
-    k->partial = (double *)rc_take(arena, 2 * n);
+    return (double *)(job->run->scratch + offset);
 }
 
 static float *tile_of(const loss_job *job, int worker)
 {
-    return job->k->tile + worker * job->full * job->full;
+    return rc_share_of(job->run, job->k->tile, worker);
 }
 
 /* Cosines of some rows of a with some of t. */
 static void run_tile(const loss_job *job, float *tile, block rows, block columns, int worker)
 {
-    rc_product_run(job->logits[rows.last][columns.last], worker, tile,
-                   rc_floats(job->a + rows.from * job->c),
-                   (rc_factor){.b = job->t + columns.from * job->c});
+    const rc_contrastive *k = job->k;
+    rc_product_run(k->logits[rows.last][columns.last], worker, tile,
+                   rc_floats(job->a + rows.from * k->c),
+                   (rc_factor){.b = job->t + columns.from * k->c});
 }
 
-static rc_status get_logits(loss_job *job, rc_dnn *dnn)
+/* ---- Plan ------------------------------------------------------------------------------------ */
+
+static rc_status plan_logits(rc_contrastive *k, rc_plan *plan)
 {
-    int64_t size[2] = {job->full, job->n % job->full}, c = job->c;
+    int64_t size[2] = {k->full, k->n % k->full}, c = k->c;
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++) {
             rc_product_shape shape = {
                 .m = size[i], .n = size[j], .k = c, .lda = c, .ldb = c, .ldc = size[j], .tb = 1};
-            RC_TRY(rc_product_get(dnn, &job->logits[i][j], shape, NULL));
+            RC_TRY(rc_plan_product(plan, &k->logits[i][j], shape, NULL));
         }
     return RC_OK;
+}
+
+static rc_status plan_gradients(rc_contrastive *k, rc_plan *plan)
+{
+    int64_t size[2] = {k->full, k->n % k->full}, c = k->c;
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++)
+            for (int sum = 0; sum < 2; sum++) {
+                rc_product_shape shape = {.m = size[i], .n = c, .k = size[j], .lda = size[j]};
+                shape.ldb = shape.ldc = c;
+                shape.sum = sum;
+                RC_TRY(rc_plan_product(plan, &k->for_a[i][j][sum], shape, NULL));
+                shape.m = size[j];
+                shape.k = size[i];
+                shape.ta = 1;
+                RC_TRY(rc_plan_product(plan, &k->for_t[i][j][sum], shape, NULL));
+            }
+    return RC_OK;
+}
+
+rc_status rc_contrastive_plan(rc_contrastive *k, rc_plan *plan, int64_t n, int64_t c)
+{
+    int64_t full = rc_min(n, TILE);
+    *k = (rc_contrastive){.n = n, .c = c, .full = full, .blocks = (n + full - 1) / full};
+    k->tile = rc_plan_shares(plan, rc_plan_threads(plan), full * full);
+    k->lse = rc_plan_take(plan, 2 * n);
+    k->diagonal = rc_plan_take(plan, n);
+    k->best = rc_plan_take(plan, k->blocks * n);
+    k->sum = rc_plan_take(plan, 2 * k->blocks * n);
+    k->partial = rc_plan_take(plan, 2 * n);
+    RC_TRY(plan_logits(k, plan));
+    return plan_gradients(k, plan);
 }
 
 /* ---- Forward --------------------------------------------------------------------------------- */
@@ -115,9 +134,10 @@ static void sum_rows(void *arg, int64_t index, int worker)
     const loss_job *job = arg;
     const rc_contrastive *k = job->k;
     block rows = block_at(job, index);
-    float *tile = tile_of(job, worker);
+    float *tile = tile_of(job, worker), *best = at(job, k->best) + index * k->n;
+    double *sum = double_at(job, k->sum) + index * k->n;
     line_sum line[TILE];
-    for (int64_t b = 0; b < job->blocks; b++) {
+    for (int64_t b = 0; b < k->blocks; b++) {
         block columns = block_at(job, b);
         run_tile(job, tile, rows, columns, worker);
         for (int64_t i = 0; i < rows.size; i++) {
@@ -126,40 +146,40 @@ static void sum_rows(void *arg, int64_t index, int worker)
         }
         for (int64_t j = 0; j < columns.size; j++) {
             line_sum s = sum_line(tile + j, rows.size, columns.size, job->scale);
-            k->best[index * job->n + columns.from + j] = s.best;
-            k->sum[index * job->n + columns.from + j] = s.sum;
+            best[columns.from + j] = s.best;
+            sum[columns.from + j] = s.sum;
         }
         for (int64_t i = 0; b == index && i < rows.size; i++)
-            k->diagonal[rows.from + i] = tile[i * columns.size + i];
+            at(job, k->diagonal)[rows.from + i] = tile[i * columns.size + i];
     }
     for (int64_t i = 0; i < rows.size; i++)
-        k->lse[rows.from + i] = log_sum_exp(line[i], job->scale);
+        at(job, k->lse)[rows.from + i] = log_sum_exp(line[i], job->scale);
 }
 
 static void sum_columns(const loss_job *job)
 {
     const rc_contrastive *k = job->k;
-    for (int64_t j = 0; j < job->n; j++) {
-        line_sum line = {k->best[j], k->sum[j]};
-        for (int64_t at = job->n + j; at < job->blocks * job->n; at += job->n)
-            line = join(line, (line_sum){k->best[at], k->sum[at]}, job->scale);
-        k->lse[job->n + j] = log_sum_exp(line, job->scale);
+    const float *best = at(job, k->best);
+    const double *sum = double_at(job, k->sum);
+    for (int64_t j = 0; j < k->n; j++) {
+        line_sum line = {best[j], sum[j]};
+        for (int64_t i = k->n + j; i < k->blocks * k->n; i += k->n)
+            line = join(line, (line_sum){best[i], sum[i]}, job->scale);
+        at(job, k->lse)[k->n + j] = log_sum_exp(line, job->scale);
     }
 }
 
-rc_status rc_contrastive_forward(double *loss, const rc_contrastive *k, rc_dnn *dnn, const float *a,
-                                 const float *t, float s, int64_t n, int64_t c)
+double rc_contrastive_forward(const rc_contrastive *k, const rc_run *run, const float *a,
+                              const float *t, float s)
 {
-    if (n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
-    loss_job job = job_of(k, a, t, s, n, c);
-    RC_TRY(get_logits(&job, dnn));
-    rc_parallel(rc_dnn_pool(dnn), job.blocks, sum_rows, &job);
+    loss_job job = {.k = k, .run = run, .a = a, .t = t, .scale = expf(s)};
+    rc_parallel(run->pool, k->blocks, sum_rows, &job);
     sum_columns(&job);
+    const float *lse = at(&job, k->lse), *diagonal = at(&job, k->diagonal);
     double sum = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += 0.5 * ((double)k->lse[i] + k->lse[n + i]) - (double)job.scale * k->diagonal[i];
-    *loss = sum / (double)n;
-    return rc_dnn_check(dnn);
+    for (int64_t i = 0; i < k->n; i++)
+        sum += 0.5 * ((double)lse[i] + lse[k->n + i]) - (double)job.scale * diagonal[i];
+    return sum / (double)k->n;
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
@@ -169,16 +189,17 @@ rc_status rc_contrastive_forward(double *loss, const rc_contrastive *k, rc_dnn *
 static void run_gradients(const loss_job *job, float *tile, block rows, block columns,
                           double *partial, int worker)
 {
-    const float *lse = job->k->lse;
+    int64_t n = job->k->n;
+    const float *lse = at(job, job->k->lse);
     run_tile(job, tile, rows, columns, worker);
     for (int64_t i = 0; i < rows.size; i++) {
         float *row = tile + i * columns.size, own = lse[rows.from + i];
         double scale_gradient = partial == NULL ? 0 : partial[i];
         for (int64_t j = 0; j < columns.size; j++) {
             float z = job->scale * row[j];
-            float g = 0.5f * (expf(z - own) + expf(z - lse[job->n + columns.from + j])) -
+            float g = 0.5f * (expf(z - own) + expf(z - lse[n + columns.from + j])) -
                       (rows.from + i == columns.from + j);
-            g /= (float)job->n;
+            g /= (float)n;
             scale_gradient += (double)g * z; /* d z / d s = z, since the scale is exp(s) */
             row[j] = g;
         }
@@ -193,69 +214,47 @@ static void scale_rows(float *y, int64_t n, float scale)
 
 static void gradients_of_rows(const loss_job *job, int64_t index, int worker)
 {
+    const rc_contrastive *k = job->k;
     block rows = block_at(job, index);
-    float *tile = tile_of(job, worker), *da = job->da + rows.from * job->c;
-    double *partial = job->k->partial + rows.from;
+    float *tile = tile_of(job, worker), *da = job->da + rows.from * k->c;
+    double *partial = double_at(job, k->partial) + rows.from;
     for (int64_t i = 0; i < rows.size; i++) partial[i] = 0;
-    for (int64_t b = 0; b < job->blocks; b++) {
+    for (int64_t b = 0; b < k->blocks; b++) {
         block columns = block_at(job, b);
         run_gradients(job, tile, rows, columns, partial, worker);
-        rc_product_run(job->for_a[rows.last][columns.last][b > 0], worker, da, rc_floats(tile),
-                       (rc_factor){.b = job->t + columns.from * job->c});
+        rc_product_run(k->for_a[rows.last][columns.last][b > 0], worker, da, rc_floats(tile),
+                       (rc_factor){.b = job->t + columns.from * k->c});
     }
-    scale_rows(da, rows.size * job->c, job->scale);
+    scale_rows(da, rows.size * k->c, job->scale);
 }
 
 static void gradients_of_columns(const loss_job *job, int64_t index, int worker)
 {
+    const rc_contrastive *k = job->k;
     block columns = block_at(job, index);
-    float *tile = tile_of(job, worker), *dt = job->dt + columns.from * job->c;
-    for (int64_t b = 0; b < job->blocks; b++) {
+    float *tile = tile_of(job, worker), *dt = job->dt + columns.from * k->c;
+    for (int64_t b = 0; b < k->blocks; b++) {
         block rows = block_at(job, b);
         run_gradients(job, tile, rows, columns, NULL, worker);
-        rc_product_run(job->for_t[rows.last][columns.last][b > 0], worker, dt, rc_floats(tile),
-                       (rc_factor){.b = job->a + rows.from * job->c});
+        rc_product_run(k->for_t[rows.last][columns.last][b > 0], worker, dt, rc_floats(tile),
+                       (rc_factor){.b = job->a + rows.from * k->c});
     }
-    scale_rows(dt, columns.size * job->c, job->scale);
+    scale_rows(dt, columns.size * k->c, job->scale);
 }
 
 static void block_gradients(void *arg, int64_t index, int worker)
 {
     const loss_job *job = arg;
-    if (index < job->blocks)
+    if (index < job->k->blocks)
         gradients_of_rows(job, index, worker);
     else
-        gradients_of_columns(job, index - job->blocks, worker);
+        gradients_of_columns(job, index - job->k->blocks, worker);
 }
 
-static rc_status get_gradients(loss_job *job, rc_dnn *dnn)
+void rc_contrastive_backward(const rc_contrastive *k, const rc_run *run, float *da, float *dt,
+                             float *ds, const float *a, const float *t, float s)
 {
-    int64_t size[2] = {job->full, job->n % job->full}, c = job->c;
-    for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++)
-            for (int sum = 0; sum < 2; sum++) {
-                rc_product_shape shape = {.m = size[i], .n = c, .k = size[j], .lda = size[j]};
-                shape.ldb = shape.ldc = c;
-                shape.sum = sum;
-                RC_TRY(rc_product_get(dnn, &job->for_a[i][j][sum], shape, NULL));
-                shape.m = size[j];
-                shape.k = size[i];
-                shape.ta = 1;
-                RC_TRY(rc_product_get(dnn, &job->for_t[i][j][sum], shape, NULL));
-            }
-    return RC_OK;
-}
-
-rc_status rc_contrastive_backward(float *da, float *dt, float *ds, const rc_contrastive *k,
-                                  rc_dnn *dnn, const float *a, const float *t, float s, int64_t n,
-                                  int64_t c)
-{
-    loss_job job = job_of(k, a, t, s, n, c);
-    job.da = da;
-    job.dt = dt;
-    RC_TRY(get_logits(&job, dnn));
-    RC_TRY(get_gradients(&job, dnn));
-    rc_parallel(rc_dnn_pool(dnn), 2 * job.blocks, block_gradients, &job);
-    for (int64_t i = 0; i < n; i++) *ds += (float)k->partial[i];
-    return rc_dnn_check(dnn);
+    loss_job job = {.k = k, .run = run, .a = a, .t = t, .da = da, .dt = dt, .scale = expf(s)};
+    rc_parallel(run->pool, 2 * k->blocks, block_gradients, &job);
+    for (int64_t i = 0; i < k->n; i++) *ds += (float)double_at(&job, k->partial)[i];
 }

@@ -29,14 +29,39 @@ float *rc_trainer_leave_values(rc_trainer *t);
 float *rc_trainer_buffer(rc_trainer *t, int which);
 int64_t rc_trainer_offset(const rc_trainer *t, int64_t param);
 
-/* Loss and gradients of one batch: mel (b, frames, mels), text features (b, text_width). Nothing
- * but the gradients changes. */
-rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const float *mel,
-                               const float *text, int64_t b, int64_t frames, const rc_step *how);
+/* Pairs of a batch, or some of them: log-mels (b, frames, mels) and text features (b, text_width);
+ * `clip` of the batch come before, so that random draws are those of the whole batch. */
+typedef struct {
+    const float *mel, *text;
+    int64_t b, frames, clip;
+} rc_pairs;
 
-/* The same, then clipping, AdamW and running statistics; claims the model meanwhile. RC_EINVAL, and
- * nothing changes, where loss or gradients are not finite. */
-rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const float *mel,
-                          const float *text, int64_t b, int64_t frames, const rc_step *how);
+/* Loss and gradients of one batch. Nothing but the gradients changes. */
+rc_status rc_trainer_gradients(rc_trainer *t, rc_step_result *result, const rc_pairs *pairs,
+                               const rc_step *how);
+
+/* The same, then the update; claims the model meanwhile. */
+rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const rc_pairs *pairs,
+                          const rc_step *how);
+
+/* ---- A step in calls of its own, for batches that come in pieces ----------------------------- */
+
+/* Embeddings (b, dim) of audio and text in train mode. */
+rc_status rc_trainer_embed(rc_trainer *t, float *audio, float *text, const rc_pairs *pairs,
+                           const rc_step *how);
+
+/* The loss of n pairs of embeddings and its gradients to them. Here the gradients of a step begin:
+ * with that of the scale, else 0. */
+rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dtext,
+                          const float *audio, const float *text, int64_t n);
+
+/* From gradients to the embeddings of some pairs, which are embedded once more, on to those of the
+ * parameters, which are added to. */
+rc_status rc_trainer_backward(rc_trainer *t, const float *daudio, const float *dtext,
+                              const rc_pairs *pairs, const rc_step *how);
+
+/* Clipping, AdamW, and the running statistics of the pairs that were embedded last. RC_EINVAL, and
+ * nothing changes, where gradients are not finite. Claims the model meanwhile. */
+rc_status rc_trainer_update(rc_trainer *t, rc_step_result *result, const rc_step *how);
 
 #endif

@@ -7,7 +7,7 @@ from reclap._lazy import exports
 if TYPE_CHECKING:
     from reclap.config.model import ClapConfig, audio_from_json
     from reclap.config.text_tower import TextConfig
-    from reclap.config.towers import AudioTower, Cnn14Config, HtsatConfig
+    from reclap.config.towers import AudioTower, Cnn14Config, HtsatConfig, VitConfig
 
 __all__ = [
     "AudioTower",
@@ -15,6 +15,7 @@ __all__ = [
     "Cnn14Config",
     "HtsatConfig",
     "TextConfig",
+    "VitConfig",
     "audio_from_json",
 ]
 
@@ -24,6 +25,7 @@ _HOMES = {
     "Cnn14Config": "reclap.config.towers",
     "HtsatConfig": "reclap.config.towers",
     "TextConfig": "reclap.config.text_tower",
+    "VitConfig": "reclap.config.towers",
     "audio_from_json": "reclap.config.model",
 }
 

@@ -31,7 +31,7 @@ class ClapConfig(Settings):
         Name that `reclap.Model.info` shows.
     front : AudioConfig
         Front end, from samples to log-mel.
-    audio : HtsatConfig or Cnn14Config
+    audio : HtsatConfig, Cnn14Config or VitConfig
         Audio tower.
     text : TextConfig
         Text tower.
@@ -158,14 +158,14 @@ def audio_from_json(data: Any, where: str) -> AudioTower:
     Parameters
     ----------
     data : mapping
-        Field names to values, and ``kind``: "htsat" (also if absent, as in older folders) or
-        "cnn14".
+        Field names to values, and ``kind``: "htsat" (also if absent, as in older folders),
+        "cnn14" or "vit".
     where : str
         Name of this mapping in messages.
 
     Returns
     -------
-    HtsatConfig or Cnn14Config
+    HtsatConfig, Cnn14Config or VitConfig
         The configuration.
 
     Raises

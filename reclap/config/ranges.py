@@ -8,6 +8,7 @@ __all__ = [
     "DTYPES",
     "KINDS",
     "STAGES",
+    "VIT_POOLS",
     "Activation",
     "Channels",
     "Depth",
@@ -22,6 +23,7 @@ __all__ = [
     "StripeWidth",
     "Stripes",
     "Tokens",
+    "VitPool",
     "Width",
 ]
 
@@ -35,6 +37,8 @@ Place: TypeAlias = Literal["post", "pre"]
 Position: TypeAlias = Literal["learned", "buckets", "none"]
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "quick_gelu"]
 Pool: TypeAlias = Literal["mean", "first", "pooler", "last", "mean_padded", "nonzero"]
+VitPool: TypeAlias = Literal["cls", "mean"]
+VIT_POOLS: tuple[VitPool, ...] = get_args(VitPool)
 KINDS: dict[str, tuple[str, ...]] = {  # of TextConfig's fields, one of HtsatConfig's too
     "norm": get_args(Norm),
     "place": get_args(Place),

@@ -153,7 +153,7 @@ class TextConfig(Settings):
         return min(most, self.pad_to) if self.pool == "mean_padded" else most
 
     def to_core(self) -> dict[str, Any]:
-        """Return the fields as the C core takes them.
+        """Return kind and fields as the C core takes them.
 
         Returns
         -------
@@ -161,7 +161,7 @@ class TextConfig(Settings):
             Field names to values, enumerations as indices.
         """
         kinds = {name: values.index(getattr(self, name)) for name, values in KINDS.items()}
-        fields = dataclasses.asdict(self) | kinds
+        fields = dataclasses.asdict(self) | kinds | {"kind": 0}
         del fields["suffix"], fields["whole"]  # the tokenizer's
         return fields
 

@@ -9,6 +9,7 @@ from reclap.config.ranges import (
     DTYPES,
     KINDS,
     STAGES,
+    VIT_POOLS,
     Activation,
     Channels,
     Depth,
@@ -17,6 +18,7 @@ from reclap.config.ranges import (
     Mels,
     Stripes,
     StripeWidth,
+    VitPool,
     Width,
 )
 from reclap.config.text_tower import TextConfig
@@ -31,6 +33,7 @@ __all__ = [
     "Dtype",
     "HtsatConfig",
     "TextConfig",
+    "VitConfig",
 ]
 
 
@@ -94,6 +97,7 @@ class HtsatConfig(Settings):
     """
 
     kind: ClassVar[str] = "htsat"
+    trainable: ClassVar[bool] = True
 
     mels: Mels = 64
     spec_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
@@ -221,6 +225,7 @@ class Cnn14Config(Settings):
 
     kind: ClassVar[str] = "cnn14"
     fusion: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
 
     mels: Mels = 64
     widths: Annotated[tuple[Channels, ...], STAGES] = (64, 128, 256, 512, 1024, 2048)
@@ -252,5 +257,89 @@ class Cnn14Config(Settings):
         return {"kind": list(AUDIO).index(self.kind)} | dataclasses.asdict(self)
 
 
-AudioTower: TypeAlias = HtsatConfig | Cnn14Config
-AUDIO: dict[str, type[AudioTower]] = {x.kind: x for x in (HtsatConfig, Cnn14Config)}
+@dataclasses.dataclass(frozen=True)
+class VitConfig(Settings):
+    """A plain vision transformer over patches of log-mels (Dosovitskiy et al. 2021, 2010.11929).
+
+    Patches that do not overlap, a CLS token, learned positions, pre-norm blocks, a final norm.
+    It can be trained from scratch; no published checkpoint is read into it yet.
+
+    Parameters
+    ----------
+    mels : int
+        Mel bands of the input.
+    frames : int
+        Most frames of the input; shorter ones have fewer patches, and the first positions.
+    patch_time, patch_mel : int
+        Frames and bands of a patch; what is left over at the end is not looked at.
+    width, depth, heads, mlp : int
+        Width, blocks, attention heads, hidden width of the MLP.
+    activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}
+        Of the MLP.
+    pool : {"cls", "mean"}
+        What stands for a clip: the CLS token, or the mean of its patches.
+    drop_path, dropout : float
+        In training: stochastic depth of the last block (rising linearly from 0), and dropout
+        after the attention projection and the MLP.
+    eps : float
+        Of the norms.
+
+    Raises
+    ------
+    FormatError
+        If a value has the wrong type or is out of range.
+    ValueError
+        If settings do not fit each other.
+
+    Examples
+    --------
+    >>> VitConfig(width=192, depth=12, heads=3, mlp=768).least_frames
+    16
+    """
+
+    kind: ClassVar[str] = "vit"
+    fusion: ClassVar[bool] = False
+    trainable: ClassVar[bool] = True
+
+    mels: Mels = 64
+    frames: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    patch_time: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+    patch_mel: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+    width: Channels = 768
+    depth: Depth = 12
+    heads: Channels = 12
+    mlp: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 3072
+    activation: Activation = "gelu"
+    pool: VitPool = "cls"
+    drop_path: Fraction = 0.0
+    dropout: Fraction = 0.0
+    eps: Eps = 1e-6
+
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if self.patch_mel > self.mels:
+            raise ValueError(f"patch_mel is {self.patch_mel}, mels is {self.mels}")
+        if self.patch_time > self.frames:
+            raise ValueError(f"patch_time is {self.patch_time}, frames is {self.frames}")
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}, which does not divide width {self.width}")
+
+    @property
+    def least_frames(self) -> int:
+        """Fewest spectrogram frames that the tower takes: those of a patch."""
+        return self.patch_time
+
+    def to_core(self) -> dict[str, Any]:
+        """Return kind and fields as the C core takes them."""
+        chosen = {
+            "kind": list(AUDIO).index(self.kind),
+            "channels": 1,
+            "activation": KINDS["activation"].index(self.activation),
+            "pool": VIT_POOLS.index(self.pool),
+        }
+        return dataclasses.asdict(self) | chosen
+
+
+AudioTower: TypeAlias = HtsatConfig | Cnn14Config | VitConfig
+AUDIO: dict[str, type[AudioTower]] = {x.kind: x for x in (HtsatConfig, Cnn14Config, VitConfig)}

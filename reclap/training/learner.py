@@ -35,6 +35,9 @@ def learning_rate(step: int, steps: int, optim: Optim) -> float:
     return optim.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
+_POSITIONS = ("relative_position_bias_table", "pos_embed")
+
+
 def initial_values(
     parameters: Sequence[tuple[str, tuple[int, ...], int]], seed: int, init: str
 ) -> list[Floats]:
@@ -57,8 +60,8 @@ def initial_values(
     Notes
     -----
     Linear layers by `init`, their biases 0; norms 1 and 0; running mean 0 and variance 1; tables
-    of relative positions normal with standard deviation 0.02 (timm truncates at 2, a hundred
-    deviations away); the patch convolution uniform within 1 / sqrt(fan-in), bias too, as torch's
+    of positions normal with standard deviation 0.02 (timm truncates at 2, a hundred deviations
+    away); the patch convolution uniform within 1 / sqrt(fan-in), bias too, as torch's
     default; logit scale ln(1 / 0.07).
     """
     fan_in = {name.removesuffix("weight"): math.prod(s[1:]) for name, s, _ in parameters if s}
@@ -82,7 +85,7 @@ def _initial(
         return rng.uniform(-bound, bound, shape).astype(np.float32)
     if len(shape) < 2:
         return np.full(shape, name.endswith((".weight", ".running_var")), np.float32)
-    if init == "trunc_normal" or name.endswith("relative_position_bias_table"):
+    if init == "trunc_normal" or name.endswith(_POSITIONS):
         return (0.02 * rng.standard_normal(shape)).astype(np.float32)
     bound = math.sqrt(6 / sum(shape))
     return rng.uniform(-bound, bound, shape).astype(np.float32)

@@ -8,7 +8,7 @@ import msgspec
 from reclap.audio.front import AudioConfig
 from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
 from reclap.config.text_tower import TextConfig
-from reclap.config.towers import HtsatConfig
+from reclap.config.towers import AUDIO, HtsatConfig
 from reclap.errors import FormatError
 from reclap.io.settings import Count, Fraction, Positive, Settings
 
@@ -38,7 +38,8 @@ class ModelPart(Settings):
         File or folder whose audio tower initialises the audio tower: HTS-AT's ``.ckpt``, or any
         model that `reclap.load` takes. Random initialisation if empty.
     front, audio : dict
-        Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]`` (`HtsatConfig`).
+        Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]``: ``kind`` and the settings of
+        `HtsatConfig`, which is the default, or `VitConfig`.
     name, audio_head, text_head, dim, template : optional
         See `ClapConfig`.
     init : {"xavier_uniform", "trunc_normal"}
@@ -61,8 +62,9 @@ class ModelPart(Settings):
     def __post_init__(self) -> None:
         """Check; `config` checks the rest."""
         super().__post_init__()
-        if self.audio.get("kind", HtsatConfig.kind) != HtsatConfig.kind:
-            raise ValueError(f"audio.kind: {self.audio['kind']!r} cannot be trained yet")
+        kind = self.audio.get("kind", HtsatConfig.kind)
+        if kind in list(AUDIO) and not AUDIO[kind].trainable:
+            raise ValueError(f"audio.kind: {kind!r} cannot be trained yet")
         if self.audio.get("fusion"):
             raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
         if not self.source:  # otherwise they are only a part

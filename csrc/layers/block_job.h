@@ -1,0 +1,52 @@
+/* block_job: a block at work, what block.c, block_forward.c and block_backward.c share. */
+#ifndef RC_BLOCK_JOB_H
+#define RC_BLOCK_JOB_H
+
+#include "layers/block.h"
+
+typedef struct {
+    const rc_block_plan *k;
+    const rc_run *run;
+    const rc_sequences *s; /* NULL where sequences are equal and share nothing */
+    const float *bias;     /* of the first head */
+    const float *x, *dy;
+    float *y, *dx;
+} rc_block_job;
+
+rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const rc_sequences *s);
+
+static inline const float *rc_block_value(const rc_block_job *job, int64_t index)
+{
+    return job->k->p->item[index].x;
+}
+
+/* Scratch that lies at an offset. */
+static inline float *rc_block_at(const rc_block_job *job, int64_t offset)
+{
+    return job->run->scratch + offset;
+}
+
+/* Rows first.. of x in the order of this block; and back. */
+void rc_block_gather(const rc_block_job *job, float *y, int64_t first, int64_t rows);
+void rc_block_scatter(const rc_block_job *job, const float *dx, int64_t first, int64_t rows);
+
+/* Queries and keys of sequence i; what heads head..head+n-1 of them compute. */
+rc_span rc_block_span(const rc_block_job *job, int64_t i);
+rc_attention rc_block_attention(const rc_block_job *job, const rc_span *at, int64_t n);
+const float *rc_block_bias(const rc_block_job *job, const rc_span *at, int64_t head);
+const float *rc_block_mask(const rc_block_job *job, const rc_span *at);
+
+/* A task of attention across chunks: some heads of a sequence. */
+typedef struct {
+    rc_span at;
+    int64_t head, heads;
+} rc_block_task;
+
+rc_block_task rc_block_task_at(const rc_block_job *job, int64_t index);
+int64_t rc_block_tasks(const rc_block_job *job);
+
+/* Dropout and stochastic depth on a branch, or on its gradient: 0 attention, 2 the MLP. */
+void rc_block_drop(const rc_block_job *job, float *branch, uint64_t which, int64_t first,
+                   int64_t rows);
+
+#endif

@@ -1,0 +1,179 @@
+/* What calls of one size need, worked out once. */
+#include "layers/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- One plan -------------------------------------------------------------------------------- */
+
+typedef struct block {
+    struct block *next;
+    int64_t unused; /* keeps what follows aligned to 16 bytes */
+} block;
+
+struct rc_plan {
+    rc_dnn *dnn;
+    int64_t used, most;
+    block *memory;
+    rc_product **product;
+    int64_t products, capacity;
+};
+
+rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn)
+{
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL) return rc_fail(RC_ENOMEM, "out of memory: plan");
+    (*out)->dnn = dnn;
+    return RC_OK;
+}
+
+void rc_plan_free(rc_plan *plan)
+{
+    if (plan == NULL) return;
+    for (int64_t i = 0; i < plan->products; i++) rc_product_release(plan->product[i]);
+    free(plan->product);
+    for (block *b = plan->memory, *next; b != NULL; b = next) {
+        next = b->next;
+        free(b);
+    }
+    free(plan);
+}
+
+int rc_plan_threads(const rc_plan *plan)
+{
+    return rc_dnn_threads(plan->dnn);
+}
+
+rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes)
+{
+    *out = NULL;
+    block *b = calloc(1, sizeof *b + (size_t)bytes);
+    if (b == NULL) return rc_fail(RC_ENOMEM, "out of memory: plan");
+    b->next = plan->memory;
+    plan->memory = b;
+    *out = b + 1;
+    return RC_OK;
+}
+
+static rc_status make_space(rc_plan *plan)
+{
+    if (plan->products < plan->capacity) return RC_OK;
+    int64_t capacity = 2 * plan->capacity + 32;
+    rc_product **grown = realloc(plan->product, (size_t)capacity * sizeof(rc_product *));
+    if (grown == NULL) return rc_fail(RC_ENOMEM, "out of memory: plan");
+    plan->product = grown;
+    plan->capacity = capacity;
+    return RC_OK;
+}
+
+rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shape,
+                          const rc_packed *packed)
+{
+    *out = NULL;
+    RC_TRY(make_space(plan));
+    RC_TRY(rc_product_get(plan->dnn, out, shape, packed));
+    plan->product[plan->products++] = *out;
+    return RC_OK;
+}
+
+/* ---- Scratch --------------------------------------------------------------------------------- */
+
+enum { LINE = 16 };
+static const int64_t HUGE = (int64_t)1 << 58;
+
+static int64_t whole_lines(int64_t count)
+{
+    return count < 0 || count > HUGE - LINE ? HUGE : (count + LINE - 1) / LINE * LINE;
+}
+
+int64_t rc_plan_take(rc_plan *plan, int64_t count)
+{
+    int64_t at = plan->used;
+    plan->used = rc_min(HUGE, at + whole_lines(count));
+    plan->most = rc_max(plan->most, plan->used);
+    return at;
+}
+
+int64_t rc_plan_mark(const rc_plan *plan)
+{
+    return plan->used;
+}
+
+void rc_plan_back(rc_plan *plan, int64_t mark)
+{
+    plan->used = mark;
+}
+
+int64_t rc_plan_floats(const rc_plan *plan)
+{
+    return plan->most;
+}
+
+rc_shares rc_plan_shares(rc_plan *plan, int64_t owners, int64_t count)
+{
+    int64_t size = whole_lines(count), all;
+    if (rc_mul(&all, owners, size) != RC_OK) all = HUGE;
+    return (rc_shares){rc_plan_take(plan, all), size};
+}
+
+/* ---- Plans that are kept --------------------------------------------------------------------- */
+
+static int place_of(const rc_plans *plans, const rc_plan_key *key)
+{
+    int oldest = 0;
+    for (int i = 0; i < RC_PLANS_MAX; i++) {
+        if (plans->item[i].plan != NULL && memcmp(&plans->item[i].key, key, sizeof *key) == 0)
+            return i;
+        if (plans->item[i].used < plans->item[oldest].used) oldest = i;
+    }
+    return oldest;
+}
+
+static void drop(rc_plans *plans, int i)
+{
+    rc_plan_free(plans->item[i].plan);
+    memset(&plans->item[i], 0, sizeof plans->item[i]);
+}
+
+/* Products that both have stay, because the new plan holds them before the old one goes. */
+static rc_status replace(rc_plans *plans, int i, rc_dnn *dnn, const rc_plan_key *key,
+                         rc_plan_make *make, const void *arg)
+{
+    rc_plan *plan;
+    void *body;
+    RC_TRY(rc_plan_new(&plan, dnn));
+    rc_status status = make(&body, plan, key, arg);
+    if (status != RC_OK) {
+        rc_plan_free(plan);
+        return status;
+    }
+    drop(plans, i);
+    plans->item[i].key = *key;
+    plans->item[i].plan = plan;
+    plans->item[i].body = body;
+    return RC_OK;
+}
+
+rc_status rc_plans_get(rc_plans *plans, const void **body, int64_t *floats, rc_dnn *dnn,
+                       const rc_plan_key *key, rc_plan_make *make, const void *arg)
+{
+    int i = place_of(plans, key);
+    if (plans->item[i].plan == NULL || memcmp(&plans->item[i].key, key, sizeof *key) != 0)
+        RC_TRY(replace(plans, i, dnn, key, make, arg));
+    plans->item[i].used = ++plans->clock;
+    *body = plans->item[i].body;
+    *floats = rc_plan_floats(plans->item[i].plan);
+    return RC_OK;
+}
+
+int rc_plans_count(const rc_plans *plans)
+{
+    int count = 0;
+    for (int i = 0; i < RC_PLANS_MAX; i++) count += plans->item[i].plan != NULL;
+    return count;
+}
+
+void rc_plans_clear(rc_plans *plans)
+{
+    for (int i = 0; i < RC_PLANS_MAX; i++) drop(plans, i);
+}
