@@ -11,8 +11,9 @@ import numpy.typing as npt
 from reclap._types import Floats
 from reclap.errors import shown_names
 from reclap.model.results import Attribution
-from reclap.prompts.bank import PromptBank, sample
+from reclap.prompts.bank import PromptBank
 from reclap.prompts.combine import Rule, rule_index
+from reclap.prompts.sampling import sample
 from reclap.prompts.strategies import Labels, Prompts
 from reclap.runtime.libraries import core
 from reclap.text.tokenizer import Tokenizer, check_texts, prompt_of

@@ -1,7 +1,6 @@
 """Review in progress: decisions, undo, saving; the same for the page and the terminal."""
 
 import contextlib
-import dataclasses
 import datetime
 import logging
 import threading
@@ -13,6 +12,7 @@ from reclap.errors import FormatError, ReclapError, one_line
 from reclap.io.files import staged
 from reclap.prompts.entries import STATUSES, Prompt
 from reclap.review.documents import Document, Item
+from reclap.review.history import Change, History, change_to
 from reclap.review.journal import Journal, digest
 
 __all__ = ["Ask", "Check", "Decision", "Session", "StaleError"]
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 Ask: TypeAlias = Callable[[Item, str, Sequence[str]], Prompt]
 Check: TypeAlias = Callable[[Item, str, Sequence[str]], tuple[str, ...]]
-Change: TypeAlias = tuple[int, dict[str, Any], dict[str, Any]]  # index, old fields, new fields
 
 LONGEST = 2000  # characters of a text
 PAUSE = 1.0  # s
@@ -73,9 +72,6 @@ class Session:
 
     Attributes
     ----------
-    revision : int
-        Number of decisions so far. A caller says which revision it has seen; if that is not the
-        present one, its decision is refused with `StaleError`.
     problem : str
         Why the file could not be written, or nothing.
 
@@ -118,11 +114,10 @@ class Session:
     ) -> None:
         self.document = document
         self.items = list(document.items)
-        self.revision, self.problem = 0, ""
+        self.problem = ""
         self._ask, self._check, self._pause = ask, check, pause
         self._state = document.digest  # of the file as we have read or written it
-        self._past: list[list[Change]] = []
-        self._future: list[list[Change]] = []
+        self._history = History(self.items)
         self._lock = threading.RLock()
         self._journal = Journal(document.path, document.digest)
         try:
@@ -139,6 +134,11 @@ class Session:
     # ---- Looking -----------------------------------------------------------------------------
 
     @property
+    def revision(self) -> int:
+        """Number of decisions so far; a decision for which another one was seen is refused."""
+        return self._history.revision
+
+    @property
     def can_ask(self) -> bool:
         """Whether another text can be asked for."""
         return self._ask is not None
@@ -146,12 +146,12 @@ class Session:
     @property
     def can_undo(self) -> bool:
         """Whether there is a decision to take back."""
-        return bool(self._past)
+        return bool(self._history.past)
 
     @property
     def can_redo(self) -> bool:
         """Whether there is a decision that was taken back."""
-        return bool(self._future)
+        return bool(self._history.future)
 
     def queue(self) -> list[int]:
         """Return the order in which to review: undecided items first, flagged before others.
@@ -258,7 +258,7 @@ class Session:
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             }
             flags = self._check(item, text, self._beside(item)) if self._check else ()
-            return self._do([_change(index, item, Prompt(text, "accepted", flags, origin))])
+            return self._do([change_to(index, item, Prompt(text, "accepted", flags, origin))])
 
     def ask_again(self, index: int, revision: int) -> Decision:
         """Replace an item by a new text of the language model.
@@ -297,7 +297,7 @@ class Session:
         with self._lock:
             if self.items[index] is not item:
                 raise StaleError("the item was changed while the language model was asked")
-            return self._do([_change(index, item, prompt)])
+            return self._do([change_to(index, item, prompt)])
 
     def undo(self, revision: int) -> Decision:
         """Take back the last decision that stands.
@@ -318,7 +318,7 @@ class Session:
             As for `decide`.
         """
         with self._current(revision):
-            return self._note({"undo": True} if self._past else None)
+            return self._note({"undo": True} if self._history.past else None)
 
     def redo(self, revision: int) -> Decision:
         """Repeat the last decision that was taken back.
@@ -339,7 +339,7 @@ class Session:
             As for `decide`.
         """
         with self._current(revision):
-            return self._note({"redo": True} if self._future else None)
+            return self._note({"redo": True} if self._history.future else None)
 
     @contextlib.contextmanager
     def _current(self, revision: int) -> Iterator[None]:
@@ -375,36 +375,18 @@ class Session:
         if step is None:
             return Decision([], self.revision)
         self._journal.append(step)
-        indices = self._follow(step)
+        indices = self._history.follow(step)
         self._is_unsaved = True
         self._changed.notify_all()
         return Decision(indices, self.revision)
-
-    def _follow(self, step: dict[str, Any], *, is_in_file: bool = False) -> list[int]:
-        """Apply a step to the history, and to the items unless they have it already."""
-        if "do" in step:
-            changes, new = step["do"], True
-            self._past.append(changes)
-            self._future.clear()
-        elif "undo" in step:
-            changes, new = self._past.pop(), False
-            self._future.append(changes)
-        else:
-            changes, new = self._future.pop(), True
-            self._past.append(changes)
-        self.revision += 1
-        for index, before, after in changes:
-            if not is_in_file:
-                self.items[index] = _changed(self.items[index], after if new else before)
-        return [index for index, _, _ in changes]
 
     def _replay(self) -> None:
         """Apply the decisions of earlier sessions."""
         try:
             for step in self._journal.past:
-                self._follow(step, is_in_file=True)
+                self._history.follow(step, is_in_file=True)
             for step in self._journal.pending:
-                self._follow(step)
+                self._history.follow(step)
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{self._journal.path}: does not fit {self.document.path}: {one_line(error)}"
@@ -470,24 +452,3 @@ class Session:
                 self._save()
         finally:
             self._journal.close()
-
-
-def _change(index: int, item: Item, after: Prompt) -> Change:
-    """Return the fields that differ, as the journal keeps them."""
-    before, now = _record(item.prompt), _record(after)
-    differing = [name for name in before if before[name] != now[name]]
-    return index, {n: before[n] for n in differing}, {n: now[n] for n in differing}
-
-
-def _record(prompt: Prompt) -> dict[str, Any]:
-    return {
-        "text": prompt.text,
-        "status": prompt.status,
-        "flags": list(prompt.flags),
-        "origin": dict(prompt.origin),
-    }
-
-
-def _changed(item: Item, fields: dict[str, Any]) -> Item:
-    prompt = Prompt.from_json(_record(item.prompt) | fields)
-    return dataclasses.replace(item, prompt=prompt)
