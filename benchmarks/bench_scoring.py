@@ -23,7 +23,7 @@ TOLERANCE = 1e-6
 
 
 def units(rows: int, seed: int) -> np.ndarray:
-    """Return random unit rows; those after the first PIECE repeat them."""
+    """Return random unit-length embeddings; those after the first PIECE repeat them."""
     x = np.random.default_rng(seed).standard_normal((min(rows, PIECE), DIM), dtype=np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     return np.resize(x, (rows, DIM))

@@ -21,7 +21,7 @@ from bench_zero_shot import files
 
 sys.path.append(str(common.ROOT / "parity"))
 
-TOLERANCE = 1e-4  # of unit rows
+TOLERANCE = 1e-4  # of unit-length embeddings
 ROWS = {
     "LAION-CLAP, HTSAT-base": ("laion", {"audio": "HTSAT-base", "fused": False}),
     "MS-CLAP 2023": ("microsoft", {"version": "2023", "compat": "upstream"}),

@@ -5,7 +5,7 @@
 
 Silence of 0 to 1 window is put in front of each recording; the cosine with the embedding of the
 recording alone is given, worst and median over recordings and lengths of silence, with the number
-of windows that a recording costs. Poolings of the windows' unit rows:
+of windows that a recording costs. Poolings of the windows' embeddings:
 
 skip      each counts the same, and windows cover no silence at the ends (the default)
 mean      each counts the same (``silence = "keep"``)
@@ -81,7 +81,7 @@ def rows_of(model: reclap.Model, clip: np.ndarray, hop: float) -> tuple[dict[str
     front, stream = dataclasses.replace(front, silence="keep"), Whole(clip)
     windows = list(windowing.each_window(stream, front))
     mels = ((i, p) for i, p in enumerate(fusion.log_mels(stream, front)))
-    rows = np.stack([row for _, row in model._rows(mels, str)])
+    rows = np.stack([row for _, row in model._embed_log_mels(mels, str)])
     for name, weight in weights(windows, rate).items():
         mean = (weight / weight.sum()) @ rows
         pooled[name] = mean / np.linalg.norm(mean)

@@ -104,7 +104,7 @@ def figures(make: Callable[..., Oracle], *, reduced: bool) -> dict[str, Any]:
 def _theirs(
     oracle: Oracle, clips: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return upstream's unit rows and the log-mels that its first norm saw, by clip.
+    """Return upstream's embeddings and the log-mels that its first norm saw, by clip.
 
     Where upstream crops a long clip at random, it is made to crop at our windows, and their unit
     rows are averaged.

@@ -100,9 +100,9 @@ class Classes:
     Attributes
     ----------
     prompts : dict of str to list of str
-        By label.
+        Prompts by label.
     embeddings : ndarray of float32, shape (prompts, dim)
-        Unit rows, label after label.
+        Unit-length embeddings, label after label.
     rule : str
         One of `reclap.prompts.combine.RULES`.
     """
@@ -126,7 +126,13 @@ class Classes:
         return core.class_vectors(self.embeddings, self.first)
 
     def score(
-        self, context: "core.Context", rows: Floats, scale: float, k: int, *, explain: bool = False
+        self,
+        context: "core.Context",
+        sounds: Floats,
+        scale: float,
+        k: int,
+        *,
+        explain: bool = False,
     ) -> Scores:
         """Score sounds.
 
@@ -134,18 +140,23 @@ class Classes:
         ----------
         context : Context
             Context of the core.
-        rows : ndarray of float32, shape (n, dim)
-            Unit embeddings of sounds.
+        sounds : ndarray of float32, shape (n, dim)
+            Unit-length embeddings of sounds.
         scale : float
-            From cosines to logits.
+            Factor from cosines to logits.
         k : int
-            How many labels of each sound are ordered.
+            Number of labels to order for each sound.
         explain : bool
-            Whether to say what each prompt contributed.
+            Whether to return the contribution of each prompt.
+
+        Returns
+        -------
+        Scores
+            Scores, the best labels, contributions.
         """
         by_mean = self.rule == "mean_embedding"  # one product by label instead of one by prompt
-        prompts = (context, rows, self.embeddings, self.first, rule_index(self.rule), scale, k)
-        attributions: list[Attribution | None] = [None] * len(rows)
+        prompts = (context, sounds, self.embeddings, self.first, rule_index(self.rule), scale, k)
+        attributions: list[Attribution | None] = [None] * len(sounds)
         if explain:
             scores, _, order, cosines, weights = core.combine(*prompts, True)
             attributions = [
@@ -154,5 +165,5 @@ class Classes:
         elif not by_mean:
             scores, _, order = core.combine(*prompts)
         if by_mean:
-            scores, _, order = core.scores(context, rows, self.vectors(), k)
+            scores, _, order = core.scores(context, sounds, self.vectors(), k)
         return Scores(scores, order, attributions)

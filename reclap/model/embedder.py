@@ -130,16 +130,16 @@ class Embedder:
         (2, 384)
         """
         items = inputs.as_list(source)
-        rows = np.full((len(items), self.config.dim), np.nan, np.float32)
+        embeddings = np.full((len(items), self.config.dim), np.nan, np.float32)
         faults: dict[int, str] = {}
         reading = inputs.Reading(rate, channels_first, window_hop)
         for found in itertools.chain.from_iterable(self._groups(items, reading, errors, progress)):
-            rows[found.index] = found.row
+            embeddings[found.index] = found.row
             if found.error is not None:
                 faults[found.index] = found.error
         if faults:
             warnings.warn(SkippedWarning(faults), stacklevel=2)
-        return rows
+        return embeddings
 
     def iter_embed(
         self,
@@ -234,9 +234,9 @@ class Embedder:
             ids, first = tokenizer.encode(part)
             with self._lock:
                 parts.append(self._core.text(self._context, ids, first))
-        rows = np.concatenate(parts)
-        self._require_finite(rows, [partial(shown_name, repr(text)) for text in items])
-        return rows
+        embeddings = np.concatenate(parts)
+        self._require_finite(embeddings, [partial(shown_name, repr(text)) for text in items])
+        return embeddings
 
     def _groups(
         self, source: inputs.Sounds, reading: inputs.Reading, errors: Errors, progress: bool
@@ -265,18 +265,18 @@ class Embedder:
                     fault, stop = result, i
                     break
                 if len(batch) == self._batch:
-                    pending.add(self._rows(batch, pending.name))
+                    pending.add(self._embed_log_mels(batch, pending.name))
                     batch.clear()
                 complete = pending.take(batch[0][0] if batch else i + (i in pending.faults))
                 if complete:
                     bar.update(len(complete))
                     yield complete
-            pending.add(self._rows(batch, pending.name))
+            pending.add(self._embed_log_mels(batch, pending.name))
             yield pending.take(stop if fault else pending.count)
         if fault is not None:
             raise fault
 
-    def _rows(
+    def _embed_log_mels(
         self, mels: Iterable[tuple[T, LogMel]], name: Callable[[T], object]
     ) -> Iterator[tuple[T, Floats]]:
         """Yield the embedding of each log-mel with its key, which `name` spells out in errors."""
@@ -284,18 +284,18 @@ class Embedder:
             mel = np.stack([one.mel for _, one in batch])
             longer = np.array([one.longer for _, one in batch])
             with self._lock:
-                rows = self._core.audio(
+                embeddings = self._core.audio(
                     self._context, mel, longer=longer if self.config.audio.fusion else None
                 )
             keys = [key for key, _ in batch]
-            self._require_finite(rows, [partial(name, key) for key in keys])
-            yield from zip(keys, rows, strict=True)
+            self._require_finite(embeddings, [partial(name, key) for key in keys])
+            yield from zip(keys, embeddings, strict=True)
 
-    def _require_finite(self, rows: Floats, names: Sequence[Callable[[], object]]) -> None:
+    def _require_finite(self, embeddings: Floats, names: Sequence[Callable[[], object]]) -> None:
         """Raise a ReclapError that names the first embedding that is not finite."""
-        if core.all_finite(rows):
+        if core.all_finite(embeddings):
             return
-        culprit = names[int(np.argmin(np.isfinite(rows).all(axis=1)))]()
+        culprit = names[int(np.argmin(np.isfinite(embeddings).all(axis=1)))]()
         raise ReclapError(
             f"{self._source}: the embedding of {culprit} is not finite; the model's weights are "
             f"too large for {self._weights.dtype}"
@@ -354,9 +354,10 @@ def require_errors(errors: Errors) -> None:
         raise ValueError(f'errors is {errors!r}, expected "raise" or "skip"')
 
 
-def pool(rows: Floats) -> Floats:
+def pool(embeddings: Floats) -> Floats:
     """Pool unit-length embeddings: their normalised mean; a single one as it is."""
-    return rows if len(rows) == 1 else core.class_vectors(rows, [0, len(rows)])
+    count = len(embeddings)
+    return embeddings if count == 1 else core.class_vectors(embeddings, [0, count])
 
 
 class _Pending:
@@ -381,10 +382,10 @@ class _Pending:
         """Return the name of a sound in flight."""
         return shown_name(self._names[i - self._next])
 
-    def add(self, rows: Iterable[tuple[int, Floats]]) -> None:
+    def add(self, embeddings: Iterable[tuple[int, Floats]]) -> None:
         """Add embeddings of windows, each with the index of its sound."""
-        for i, row in rows:
-            self._parts.setdefault(i, []).append(row)
+        for i, embedding in embeddings:
+            self._parts.setdefault(i, []).append(embedding)
 
     def take(self, stop: int) -> list[Embedding]:
         """Return the results of the sounds before index `stop` that were not taken yet."""
@@ -392,7 +393,7 @@ class _Pending:
         for i in range(self._next, stop):
             parts, error = self._parts.pop(i, []), self.faults.pop(i, None)
             good = error is None  # a file may turn out to be bad after some windows
-            row = pool(np.stack(parts))[0] if good else self._nothing.copy()
-            complete.append(Embedding(i, self._names.popleft(), row, error))
+            embedding = pool(np.stack(parts))[0] if good else self._nothing.copy()
+            complete.append(Embedding(i, self._names.popleft(), embedding, error))
         self._next = max(self._next, stop)
         return complete

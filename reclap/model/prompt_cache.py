@@ -53,7 +53,7 @@ class PromptEmbeddings:
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, Floats]] = {}
 
-    def rows(
+    def embed(
         self,
         model: Encoder,
         texts: Sequence[str],
@@ -95,9 +95,9 @@ def _stored(model: Encoder, texts: list[str], *, progress: bool) -> dict[str, Fl
     shown = bar(len(missing), "prompt", shown=progress and bool(missing))
     with shown, contextlib.closing(_Keeper(model, path, damaged=damaged)) as keeper:
         for part in batches(missing, STORED):
-            rows = model.embed_text(part)
-            keeper.keep(rows, part)
-            found |= zip(part, rows, strict=True)
+            embeddings = model.embed_text(part)
+            keeper.keep(embeddings, part)
+            found |= zip(part, embeddings, strict=True)
             shown.update(len(part))
     return found
 
@@ -110,7 +110,7 @@ def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
         if store.header.dtype != np.float32:
             raise FormatError(f"{path}: {store.header.describe()}")
         wanted = set(texts)
-        rows = {
+        embeddings = {
             text: np.array(store.rows[i]) for i, text in enumerate(store.items) if text in wanted
         }
         os.utime(path)  # used, see `reclap.io.cache_dir.prune`
@@ -119,7 +119,7 @@ def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
     except (OSError, FormatError) as error:
         log.warning("the cache is rebuilt: %s", error)
         return {}, True
-    return rows, False
+    return embeddings, False
 
 
 class _Keeper:
@@ -129,16 +129,16 @@ class _Keeper:
         self._model, self._path, self._damaged = model, path, damaged
         self._writer: Writer | None = None
 
-    def keep(self, rows: Floats, texts: list[str]) -> None:
+    def keep(self, embeddings: Floats, texts: list[str]) -> None:
         """Append embeddings."""
         if self._path is None:
             return
         try:
             if self._writer is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                header = Header(self._model.text_digest, rows.shape[1], "text")
+                header = Header(self._model.text_digest, embeddings.shape[1], "text")
                 self._writer = Writer(self._path, header, force=self._damaged)
-            self._writer.append(rows, texts)
+            self._writer.append(embeddings, texts)
         except (OSError, ReclapError) as error:
             log.warning("embeddings of prompts are not cached: %s", error)
             self._path = None

@@ -97,7 +97,7 @@ class ZeroShotClassifier(Embedder):
         if not cache:
             return Classes(prompts, self.embed_text(texts), rule)
         bank = labels if isinstance(labels, PromptBank) else None
-        return Classes(prompts, self._prompts.rows(self, texts, bank, progress=progress), rule)
+        return Classes(prompts, self._prompts.embed(self, texts, bank, progress=progress), rule)
 
     def classify(
         self,
@@ -263,9 +263,9 @@ class ZeroShotClassifier(Embedder):
         """Classify embedded sounds; those without embedding keep their error."""
         k = min(top_k, len(classes.labels))
         good = [item for item in found if item.error is None]
-        rows = np.array([item.row for item in good], np.float32).reshape(-1, self.config.dim)
+        embeddings = np.array([item.row for item in good], np.float32).reshape(-1, self.config.dim)
         with self._lock:
-            scored = classes.score(self._context, rows, self.logit_scale, k, explain=explain)
+            scored = classes.score(self._context, embeddings, self.logit_scale, k, explain=explain)
         scored_items = iter(zip(scored.scores, scored.order, scored.attributions, strict=True))
         results = []
         for item in found:
@@ -379,18 +379,18 @@ class ZeroShotClassifier(Embedder):
         parts: list[list[Floats]] = []
         with bar, contextlib.closing(found):
             mels = (((a, b), mel) for a, b, mel in found)
-            for span, row in self._rows(mels, lambda _: name):
+            for span, embedding in self._embed_log_mels(mels, lambda _: name):
                 if spans[-1:] != [span]:
                     spans.append(span)
                     parts.append([])
                     bar.update()
-                parts[-1].append(row)
+                parts[-1].append(embedding)
         if faults:
             none = np.empty((0, 2)), np.empty((0, len(classes.labels)), np.float32)
             return Timeline(name, classes.labels, *none, self.logit_scale, faults[0])
-        rows = np.concatenate([pool(np.stack(part)) for part in parts])
+        embeddings = np.concatenate([pool(np.stack(part)) for part in parts])
         with self._lock:
-            scores = classes.score(self._context, rows, self.logit_scale, 1).scores
+            scores = classes.score(self._context, embeddings, self.logit_scale, 1).scores
         seconds = np.array(spans, np.float64) / front.rate
         return Timeline(name, classes.labels, seconds, scores, self.logit_scale)
 

@@ -30,7 +30,7 @@ __all__ = [
 
 KINDS = ("audio", "text")
 
-_FROM_UNIT = 1e-2  # float16 rounds unit rows to within a thousandth
+_FROM_UNIT = 1e-2  # float16 rounds embeddings to within a thousandth
 _MOST_PADDED = 1 << 28  # bytes of items in an archive, from where on their padding matters
 _DAMAGE = (  # what NumPy's and Python's readers raise on damaged archives
     ValueError,

@@ -58,13 +58,14 @@ class Neighbours:
     session : Session
         Whose items are compared, as they are at each time.
     embed : callable
-        Takes a list of texts, returns unit rows (n, d); may be called from several threads.
+        Takes a list of texts, returns unit-length embeddings (n, d); may be called from several
+        threads.
     """
 
     def __init__(self, session: Session, embed: Embed) -> None:
         self._session, self._embed = session, embed
-        self._rows: Floats = np.zeros((0, 0), np.float32)
-        self._texts: list[str | None] = [None] * len(session.items)  # what each row embeds
+        self._embeddings: Floats = np.zeros((0, 0), np.float32)
+        self._texts: list[str | None] = [None] * len(session.items)  # the text of each embedding
         labels: dict[str, int] = {}
         self._labels = np.array([labels.setdefault(x.label, len(labels)) for x in session.items])
         self._kinds = np.array([item.kind for item in session.items])
@@ -82,7 +83,7 @@ class Neighbours:
         with self._lock:
             is_known = np.array([text is not None for text in self._texts])
             in_use = np.array([item.prompt.status != "rejected" for item in items])
-            scores = self._rows @ self._rows[index]
+            scores = self._embeddings @ self._embeddings[index]
             usable = is_known & in_use & (self._kinds == self._kinds[index])
             usable[index] = False
             is_own = self._labels == self._labels[index]
@@ -121,11 +122,11 @@ class Neighbours:
 
     def _take(self, indices: list[int]) -> None:
         texts = [self._session.items[i].prompt.text for i in indices]
-        rows = self._embed(texts)
+        embeddings = self._embed(texts)
         with self._lock:
-            if not self._rows.size:
-                self._rows = np.zeros((len(self._texts), rows.shape[1]), np.float32)
-            self._rows[indices] = rows
+            if not self._embeddings.size:
+                self._embeddings = np.zeros((len(self._texts), embeddings.shape[1]), np.float32)
+            self._embeddings[indices] = embeddings
             for i, text in zip(indices, texts, strict=True):
                 self._texts[i] = text
 

@@ -61,8 +61,8 @@ class Captions:
                 block = texts[start : start + TEXT_BATCH]
                 missing = [i for i, text in enumerate(block) if text not in known]
                 if missing:
-                    rows = encoder.features(block)
-                    writer.append(rows[missing], [block[i] for i in missing])
+                    features = encoder.features(block)
+                    writer.append(features[missing], [block[i] for i in missing])
                 bar.update(len(block))
         store = Store(path)
         self._features: Floats = store.rows
@@ -72,8 +72,8 @@ class Captions:
         """Return the features of texts, shape (n, width)."""
         others = [text for text in dict.fromkeys(texts) if text not in self._index]
         made = dict(zip(others, self._encoder.features(others), strict=True)) if others else {}
-        rows = [made[t] if t in made else self._features[self._index[t]] for t in texts]
-        features: Floats = np.stack(rows)
+        found = [made[t] if t in made else self._features[self._index[t]] for t in texts]
+        features: Floats = np.stack(found)
         return features
 
 

@@ -155,13 +155,13 @@ class Learner:
 
     def embed(self, mel: Floats) -> Floats:
         """Embed log-mels (b, frames, mels) with the EMA weights, which are what is saved."""
-        rows: Floats = self.model.audio(self._context, mel)
-        return rows
+        embeddings: Floats = self.model.audio(self._context, mel)
+        return embeddings
 
     def embed_text(self, features: Floats) -> Floats:
         """Embed text features (b, width) with the text head."""
-        rows: Floats = self.model.text_head(self._context, features)
-        return rows
+        embeddings: Floats = self.model.text_head(self._context, features)
+        return embeddings
 
     def tensors(self) -> dict[str, Floats]:
         """Return the tensors of the model that would be saved."""
