@@ -302,6 +302,11 @@ def modules_imported(tree):
                 yield name if is_module else node.module, node.lineno
 
 
+def in_a_package(path):
+    """Return whether a file lies in a package below the command line."""
+    return INSIDE[path].count("/") > 0 and not INSIDE[path].startswith("cli/")
+
+
 def test_every_file_of_the_package_has_a_layer():
     folders = {p.parent.relative_to(ROOT / "reclap").as_posix() for p in PYTHON} - {"."}
     modules = {p.stem for p in (ROOT / "reclap").glob("*.py")} - {"__init__"}
@@ -316,6 +321,14 @@ def test_packages_import_their_own_and_those_below(path):
         if module not in ("reclap._core", "reclap._kernels"):  # a rule of its own, below
             rows = PACKAGES.index(package_of(module)), PACKAGES.index(own)
             assert rows[0] <= rows[1], f"line {line}: {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if in_a_package(p)], ids=INSIDE.get)
+def test_no_package_imports_from_the_top(path):
+    """A name from ``reclap`` itself would be an import of all that it hands on."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module, node.level) != ("reclap", 0), f"line {node.lineno}"
 
 
 LAZY = sorted(p for p in PYTHON if p.name == "__init__.py" and "_HOMES" in p.read_text())

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reclap import store
 from reclap._types import Floats
 from reclap.errors import FormatError, ReclapError, shown_name
 from reclap.io.files import StrPath, atomic
 from reclap.runtime.libraries import core
 from reclap.runtime.threads import default_threads
+from reclap.store import SUFFIX, Header, Store, Writer
 
 __all__ = [
     "Embeddings",
@@ -104,15 +104,15 @@ class Embeddings:
             size.
         """
         require_suffix(Path(path))
-        if Path(path).suffix == store.SUFFIX:
-            header = store.Header(
+        if Path(path).suffix == SUFFIX:
+            header = Header(
                 self.digest,
                 self.rows.shape[1],
                 self.kind,
                 self.model,
                 preparation=self.preparation,
             )
-            with store.Writer(path, header, force=True) as writer:
+            with Writer(path, header, force=True) as writer:
                 writer.append(self.rows, self.items)
             return
         require_short(self.items)
@@ -153,8 +153,8 @@ class Embeddings:
 
 def require_suffix(path: Path) -> None:
     """Refuse a name whose suffix is no known format."""
-    if path.suffix not in (".npz", store.SUFFIX):
-        raise ValueError(f"{path}: expected a name that ends with .npz or {store.SUFFIX}")
+    if path.suffix not in (".npz", SUFFIX):
+        raise ValueError(f"{path}: expected a name that ends with .npz or {SUFFIX}")
 
 
 def require_short(items: Sequence[str]) -> None:
@@ -163,12 +163,12 @@ def require_short(items: Sequence[str]) -> None:
     if padded > _MOST_PADDED and padded > 4 * sum(map(len, items)):
         raise ValueError(
             f"items of very different lengths would take {padded / 1e9:.1f} GB in an .npz; write "
-            f"a {store.SUFFIX}"
+            f"a {SUFFIX}"
         )
 
 
 def _from_store(path: StrPath) -> Embeddings:
-    found = store.Store(path)
+    found = Store(path)
     if found.header.kind not in KINDS:
         raise FormatError(
             f"{path}: a store of {shown_name(found.header.kind)}, not of sounds or texts"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from reclap.errors import BackendError
 
 if TYPE_CHECKING:
-    from reclap import _core as core
-    from reclap import _kernels as kernels
+    import reclap._core as core
+    import reclap._kernels as kernels
     from reclap._core import SndFile
 
 __all__ = ["core", "describe", "kernels", "load_core", "load_kernels", "sndfile", "sndfile_path"]

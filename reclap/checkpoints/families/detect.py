@@ -10,12 +10,12 @@ both are shown.
 import dataclasses
 from pathlib import Path
 
-from reclap import pickles
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import hf_clap, laion, microsoft
 from reclap.checkpoints.families.assemble import Found, below
 from reclap.checkpoints.lazy import Tensors
 from reclap.errors import FormatError, shown_names
+from reclap.pickles import weights
 from reclap.text.tokenizer import find_tokenizer
 
 __all__ = ["Found", "contents_of", "read"]
@@ -55,7 +55,7 @@ def contents_of(path: Path) -> tuple[Tensors, list[str]]:
     """Return the tensors of a file by the names in it, and its other entries; see `read`."""
     if path.suffix == ".safetensors":
         return model_folder.read_tensors(path), []
-    return pickles.weights(path)
+    return weights(path)
 
 
 def _file(path: Path, text_activation: str | None) -> Found:

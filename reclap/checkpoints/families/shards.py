@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from reclap import pickles
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.lazy import Stored
 from reclap.errors import FormatError, shown_name, shown_names
 from reclap.io import files
+from reclap.pickles import state_dict
 
 __all__ = ["NAMES", "weight_files", "weights"]
 
@@ -68,7 +68,7 @@ def weights(folder: Path) -> dict[str, Stored]:
 def _read(path: Path) -> dict[str, Stored]:
     if path.suffix == ".safetensors":
         return model_folder.read_tensors(path)
-    return dict(pickles.state_dict(path))
+    return dict(state_dict(path))
 
 
 def _index(path: Path) -> dict[str, str]:
