@@ -20,7 +20,7 @@ __all__ = [
     "shown_names",
 ]
 
-Errors: TypeAlias = Literal["raise", "skip"]  # what a bad item of several does
+Errors: TypeAlias = Literal["raise", "skip"]  # effect of a bad item among several
 
 _SHOWN = 5  # faults that a warning spells out
 _LONGEST_MESSAGE = 20_000  # characters

@@ -1,5 +1,6 @@
 """What the documentation shows runs: README, docstrings, notebook, links."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -140,3 +141,33 @@ def test_notebook_is_committed_with_small_outputs(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert any(c.outputs for c in cells)
     assert not any(o.output_type == "error" for c in cells for o in c.outputs)
+
+
+# ---- The field's words ---------------------------------------------------------------------------
+
+SOURCES = sorted((ROOT / "reclap").rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "aggregation", "attribution", "cache", "checkpoint", "contrastive", "EMA", "embedding",
+        "false negative", "log-mel", "nearest-neighbour", "pooled", "prefetch", "provenance",
+        "resampl", "scratch", "zero-shot",
+    ],
+)  # fmt: skip
+def test_a_search_for_the_usual_word_finds_a_page_and_a_docstring(word):
+    assert any(word in page.read_text("utf-8") for page in PAGES if page.name != "CHANGELOG.md")
+    strings = [
+        ast.get_docstring(node) or ""
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
+    assert any(word.lower() in text.lower() for text in strings)
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_log_mels_and_embeddings_have_no_other_names(path):
+    found = re.findall(r"\b(?:log-mel|mel) pictures?\b|\bunit rows?\b", path.read_text("utf-8"))
+    assert found == []

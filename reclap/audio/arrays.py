@@ -15,7 +15,7 @@ __all__ = ["LARGEST", "amplitudes", "refuse_non_finite"]
 # Integers of 32 bits that were not scaled stay below it, which `reclap.audio.levels` warns of; its
 # power over the longest transform, 2^32 times its square, stays far below float32's largest.
 LARGEST = 1e10
-_MOST_CHANNELS = 64  # more are taken for samples
+_MOST_CHANNELS = 64  # more axes are taken for samples
 
 
 def amplitudes(source: Any, *, channels_first: bool = False) -> Samples:

@@ -35,7 +35,7 @@ __all__ = [
 
 Channels: TypeAlias = Literal["mean", "concatenate", "keep"]
 CHANNELS: tuple[Channels, ...] = get_args(Channels)
-ARRAY = "audio array"  # what messages call one
+ARRAY = "audio array"  # name of an array in messages
 
 
 @dataclasses.dataclass(frozen=True)

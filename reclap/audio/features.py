@@ -107,8 +107,8 @@ def each_frames(stream: Stream, config: AudioConfig, count: int) -> Iterator[Sam
     those of `log_mel`.
     """
     mel, hop, total = _mel(config), config.hop, stream.length // config.hop + 1
-    margin = config.n_fft // 2 // hop + 1  # frames on either side whose samples a frame sees
-    firsts = range(0, max(1, total - margin - 1), count)  # what would be left is of the last part
+    margin = config.n_fft // 2 // hop + 1  # frames on either side that share samples with a frame
+    firsts = range(0, max(1, total - margin - 1), count)  # the last part takes the remainder
     spans = [(max(0, first - margin), first + count + margin) for first in firsts]
     spans[-1] = (spans[-1][0], total)
     pieces = cut(prepared(stream, config), ((a * hop, b * hop) for a, b in spans))

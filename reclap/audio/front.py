@@ -66,7 +66,7 @@ class AudioConfig(Settings):
         weighted by its own power, so that silence around a sound does not count. For models that
         were trained to ignore loudness; see `reclap.audio.features.set_level`.
     truncation : {"windows", "fusion"}
-        What becomes of a clip longer than the window: windows that are embedded one by one, or a
+        Handling of a clip longer than the window: windows that are embedded one by one, or a
         single input of four log-mels for a model with feature fusion; see
         `reclap.audio.fusion.fused_features`. Models with fusion go with ``mel_scale="htk"`` and
         ``mel_norm="none"``.
@@ -75,7 +75,7 @@ class AudioConfig(Settings):
         mixed, as transformers and, before torchvision 0.17, LAION-CLAP; or by triangles that see
         every frame, as LAION-CLAP since.
     channels : {"mean", "concatenate"}
-        What becomes of several channels: their mean, or one after the other in time, as in
+        Handling of several channels: their mean, or one after the other in time, as in
         MS-CLAP (``msclap/CLAPWrapper.py``).
     resampler : {"soxr", "sinc", "librosa"}
         See `reclap.audio.resample.resample`.

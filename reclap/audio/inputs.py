@@ -31,7 +31,7 @@ __all__ = [
     "without_fault",
 ]
 
-# What callers pass: a file, its content, samples, samples with their rate; or several of them.
+# Types of `source`: a file, its content, samples, samples with their rate; or several of them.
 Sound: TypeAlias = Source | npt.ArrayLike | tuple[npt.ArrayLike, float] | Mapping[str, Any]
 Sounds: TypeAlias = Sound | Iterable[Sound]
 

@@ -26,8 +26,8 @@ __all__ = ["Content", "Decoder", "SoundFile", "Source", "is_file"]
 Content: TypeAlias = bytes | bytearray | memoryview
 Source: TypeAlias = StrPath | Content | IO[bytes]
 
-CHUNK = 1 << 20  # bytes read at a time from what is no regular file
-WAIT = 100  # milliseconds after which who waits for a pipe asks whether its content is wanted
+CHUNK = 1 << 20  # bytes per read from a source that is no regular file
+WAIT = 100  # ms between checks whether the content of a silent pipe is still wanted
 HEAD = 1 << 24  # bytes after which it must have begun as a sound does; covers pictures in tags
 LARGEST = 1 << 31  # bytes that it may hold
 

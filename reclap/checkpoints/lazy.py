@@ -20,13 +20,13 @@ class Lazy:
     Parameters
     ----------
     shape : tuple of int
-        Of what `make` returns.
+        Shape of the array.
     dtype : numpy.dtype
-        Of what `make` returns.
+        Type of the array.
     make : callable
-        Returns the array.
+        Computes the array.
     parts : sequence of ndarray or Lazy
-        What it is made of.
+        Tensors that it depends on.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ def joined(name: str, parts: Sequence[Stored], *, transposed: bool = False) -> L
     Parameters
     ----------
     name : str
-        What messages call the whole.
+        Name of the whole in messages.
     parts : sequence of ndarray or Lazy
-        Of one shape and type, with at least one axis.
+        Tensors of one shape and type, with at least one axis.
     transposed : bool
         Whether the axes of the result are swapped.
 

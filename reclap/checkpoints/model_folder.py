@@ -128,7 +128,7 @@ def read_config(folder: Path) -> ClapConfig:
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
         raise FormatError(f'{path}: expected a model configuration with "format": "{FORMAT}"')
     front = data.get("front", {})
-    AudioConfig.from_json(front, f"{path}.front")  # what is wrong is said before what is missing
+    AudioConfig.from_json(front, f"{path}.front")  # wrong values are reported before missing ones
     absent = [name for name in _FRONT if name not in front]
     if absent:
         raise FormatError(

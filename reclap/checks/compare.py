@@ -242,7 +242,7 @@ def _disorder(was: str, now: str, a: list[Mention], b: list[Mention]) -> str:
     return ""
 
 
-# ---- Who does what -------------------------------------------------------------------------------
+# ---- Agents --------------------------------------------------------------------------------------
 
 
 def _roles(before: Scene, after: Scene) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ __all__ = ["AT_ONCE", "BESIDE", "EARLIER", "FRONTED", "LATER", "MARKS", "MEANS",
 
 AT_ONCE, LATER, EARLIER, BESIDE = "=", ">", "<", "?"  # how a clause follows the one before it
 
-# What phrases mean; where two fit, the first counts.
+# Meanings of phrases; where two fit, the first counts.
 _PHRASES = {
     "nothing": (
         r"\w+-(?:like|style|sounding)|one after (?:another|the other)|time after time|"

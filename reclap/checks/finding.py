@@ -38,7 +38,7 @@ class Finding:
     check : str
         Which check found it: a key of `CHECKS`.
     reason : str
-        What was found, for a person.
+        Description of the fault, for a person.
     fatal : bool
         Whether the text cannot be used; otherwise a person should look at it.
 

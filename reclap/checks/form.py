@@ -184,7 +184,7 @@ def _unfinished(text: str, words: list[str]) -> Iterator[Finding]:
 
 _DOUBLED = re.compile(r"\b([^\W\d_]+)(?:,? |, and )\1\b(?!['-])|\b([^\W\d_]+),? and \2,? and \2\b")
 _QUALITIES = frozenset(read_list("qualities"))
-_EMPHATIC = frozenset(read_list("emphatic"))  # what people say twice
+_EMPHATIC = frozenset(read_list("emphatic"))  # common repetitions
 
 
 def _repetition(text: str, words: list[str]) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ from reclap.checks.words import split, stem
 
 __all__ = ["EVIDENCE", "SOFT", "SOUND", "THING", "Lexicon", "Source", "lexicon"]
 
-THING, SOUND, SOFT, EVIDENCE = range(4)  # what a word says about a source: data/sources.txt
+THING, SOUND, SOFT, EVIDENCE = range(4)  # role of a word for a source: data/sources.txt
 
-Meanings = tuple[tuple[str, int], ...]  # sources, and what the word says about each
+Meanings = tuple[tuple[str, int], ...]  # sources, with the word's role for each
 
 
 @dataclasses.dataclass(frozen=True)

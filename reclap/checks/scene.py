@@ -138,10 +138,10 @@ _MANY = frozenset(("people", "men", "women", "children", "geese", "mice", "wolve
 _UNCOUNTED = frozenset(read_lines("uncounted"))
 _VERBS, _PARTICLES = frozenset(read_list("verbs")), frozenset(read_list("particles"))
 _PREPOSITIONS = frozenset(read_list("prepositions"))
-_REACH = 4  # words between a number or a denial and what it belongs to
+_REACH = 4  # maximum distance in words from a number or a negation to its noun
 
 
-# What is heard wherever it stands: "in the rain", "at a dog".
+# Sources that are heard at any position: "in the rain", "at a dog".
 _HEARD = frozenset(
     ("person", "animal", "vocal", "vehicle", "alarm", "music", "rain", "wind", "thunder", "storm",
      "fire", "gun", "explosion", "firework", "static", "wave", "stream")

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     _occupy_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what no terminal shows
     with filtered():
         args, rest = _parser().parse_known_args(argv)
         if rest:

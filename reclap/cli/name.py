@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_classify", "add_timeline"]
 
-_LABELS = 256  # labels or prompts whose embedding takes as long as some sounds
+_LABELS = 256  # labels or prompts beyond which embedding them takes noticeable time
 
 
 def add_classify(commands: Commands) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["PARTS", "cache_folder", "clear", "prune", "size_of", "sizes"]
 
-# What the cache folder holds, with the names of the files.
+# Parts of the cache folder, with their file names.
 PARTS = {"prompts": "prompts", "replies": "llm.sqlite*"}
 
 

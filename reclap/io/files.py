@@ -31,7 +31,7 @@ __all__ = [
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
-PRIVATE = ".reclap-"  # how the temporary folders begin, beside what they become
+PRIVATE = ".reclap-"  # prefix of temporary folders, which lie beside their targets
 
 
 def parse_json(where: str, text: str | bytes, *, unique: bool = False) -> Any:

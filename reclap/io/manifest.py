@@ -16,12 +16,12 @@ from reclap.io.files import StrPath, parse_json
 
 __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
 
-FLAGS = "rewrite_flags"  # column of `reclap rewrite`: from a text to what the checks doubt
+FLAGS = "rewrite_flags"  # column of `reclap rewrite`: findings of the checks by text
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _BATCH = 1024  # rows of Parquet read at once
 _LISTED = 5  # missing files, or faulty rows, that a message names
-# What printing a Python list of texts gives. Nothing nests, so a cell of any length is read in
+# A printed Python list of texts. Nothing nests, so a cell of any length is read in
 # bounded depth.
 _LITERAL = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
 _PYTHON_LIST = re.compile(rf"\[\s*(?:{_LITERAL}\s*(?:,\s*{_LITERAL}\s*)*(?:,\s*)?)?\]")

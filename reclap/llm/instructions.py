@@ -14,7 +14,7 @@ from reclap.llm.step import Messages, Step
 
 __all__ = ["VERSION", "caption_steps", "description_steps", "rewrite_steps"]
 
-VERSION = 1  # of the wording; part of what a bank says about its making
+VERSION = 1  # of the wording; part of a bank's provenance
 
 _RULES = (
     "Answer in plain English with one JSON object that maps the numbers 1, 2, 3 ... as strings to "

@@ -38,7 +38,7 @@ def results_of(
     items : iterable
         Read in the calling thread.
     llm : Session
-        What `work` asks; stopped where the generator ends early.
+        Session that `work` uses; stopped if the generator ends early.
     workers : int
         Threads.
     failure : callable

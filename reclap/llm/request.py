@@ -19,7 +19,7 @@ __all__ = [
     "StoppedError",
 ]
 
-FORMAT = 1  # of what a digest covers
+FORMAT = 1  # format of the digested content
 FORMS = ("json_schema", "json_object", "text")  # of a reply, the strictest first
 NO_CONNECTION = "no connection"  # the fault of a request that was not even sent
 _MARK = re.compile(

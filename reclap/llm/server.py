@@ -206,7 +206,7 @@ class Server:
         """Drop a parameter that this model refuses; tell whether that changes the request."""
         with self._lock:
             if parameter == "max_tokens" and self._limit == "max_tokens":
-                self._limit = "max_completion_tokens"  # what reasoning models of OpenAI call it
+                self._limit = "max_completion_tokens"  # its name for OpenAI's reasoning models
                 return True
             if parameter in ("seed", "temperature") and parameter not in self._dropped:
                 self._dropped.add(parameter)

@@ -63,7 +63,7 @@ class Model(ZeroShotClassifier):
     True
     """
 
-    # What pickle keeps of it, given its digests; `reclap.load` says how it was opened.
+    # Pickled state, given the digests; set by `reclap.load`.
     _reduced: Callable[[str, str], tuple[Any, ...]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:

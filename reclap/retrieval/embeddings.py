@@ -32,7 +32,7 @@ KINDS = ("audio", "text")
 
 _FROM_UNIT = 1e-2  # float16 rounds embeddings to within a thousandth
 _MOST_PADDED = 1 << 28  # bytes of items in an archive, from where on their padding matters
-_DAMAGE = (  # what NumPy's and Python's readers raise on damaged archives
+_DAMAGE = (  # exceptions of NumPy's and Python's readers for damaged archives
     ValueError,
     KeyError,
     EOFError,

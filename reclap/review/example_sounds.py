@@ -24,7 +24,7 @@ KINDS = {
     ".ogg": "audio/ogg",
     ".opus": "audio/ogg",
     ".wav": "audio/wav",
-}  # what browsers play
+}  # formats that browsers play
 _SHOWN = 5  # names that a warning lists
 MOST = 20  # clips of one label
 

@@ -175,7 +175,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             reason = "something went wrong; see where reclap review runs"
             self._send_error(HTTPStatus.INTERNAL_SERVER_ERROR, reason)
 
-    # ---- Who may ask -------------------------------------------------------------------------
+    # ---- Access control ----------------------------------------------------------------------
 
     def _check_caller(self, path: str) -> None:
         port = self.server.server_port

@@ -22,7 +22,7 @@ Ids = npt.NDArray[np.int32]
 _UNKNOWN = {"[UNK]", "<unk>", "\u2581"}  # the last one is SentencePiece's start of a word
 _BLOCK = 1000  # texts whose encodings, some kilobytes each, are in memory at once
 
-# Files that a tokenizer can be made of (`vocabulary`); the first one in a folder counts.
+# Files of a tokenizer (`vocabulary`); the first one in a folder counts.
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 

@@ -21,8 +21,8 @@ TEXT = (
     "text-"  # in the folder of a run: the tower of a plain text model, with a digest of its files
 )
 
-# What must agree with the tower in training: what makes the tensors, the activation that they were
-# trained with, and fusion, which has another mel bank.
+# Settings that must agree with the tower in training: shapes of tensors, the activation that they
+# were trained with, and fusion, which has another mel bank.
 _SAME = (
     "mels",
     "patch",

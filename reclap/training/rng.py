@@ -4,7 +4,7 @@ import numpy as np
 
 __all__ = ["INIT", "ITEM", "NOISE", "ORDER", "PLAN", "POOL", "generator"]
 
-# What a generator is for; streams of different purposes never meet.
+# Purposes of generators; streams of different purposes never meet.
 ITEM, ORDER, PLAN, POOL, NOISE, INIT = range(6)
 
 

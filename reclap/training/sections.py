@@ -17,7 +17,8 @@ __all__ = ["Eval", "ModelPart", "Optim", "Run", "front_differences"]
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 _INHERITED = ("name", "audio_head", "text_head", "dim", "template")
-# What an audio tower has been trained to hear; a model that begins with it must hear the same.
+# Settings of the front end that an audio tower was trained with; a model initialised from it needs
+# the same.
 _HEARD = ("rate", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm", "bank_rate")
 
 

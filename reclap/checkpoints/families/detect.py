@@ -104,7 +104,7 @@ def _of_tensors(path: Path, tensors: Tensors, text_activation: str | None) -> Fo
 
 _LAION = "audio_branch."
 _SIGNS = (_LAION, microsoft.AUDIO, "audio_model.audio_encoder.")
-_KNOWN = {  # what is refused by name
+_KNOWN = {  # layouts that are refused by name
     "sed_model.layers.": "an audio tower of HTS-AT alone; training can begin with it, as "
     "audio_from of a recipe",
     "clap_project.": "MS-CLAP's captioning model (clapcap), which has no text tower; "

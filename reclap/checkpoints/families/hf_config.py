@@ -20,7 +20,7 @@ __all__ = ["EPS", "Extractor", "contradictions", "described"]
 EPS = 1e-5  # of the norms of the audio tower; layer_norm_eps is that of the blocks alone
 
 _NAMES = {ours: theirs for theirs, ours in reversed(NAMES.items())}  # the first of several
-_FREE = ("hidden_act",)  # which no tensor tells; transformers has several names for one
+_FREE = ("hidden_act",)  # not inferable from tensors; transformers has several names for one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ __all__ = ["TEXT_ACTIVATIONS", "read"]
 
 TEXT_ACTIVATIONS = ("gelu", "quick_gelu")
 
-# What LAION-CLAP keeps of CLIP's text transformer outside text_branch.
+# Tensors of CLIP's text transformer that LAION-CLAP keeps outside text_branch.
 _CLIP_OUTSIDE = ("positional_embedding", "token_embedding.", "ln_final.")
 
 
@@ -28,9 +28,10 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     tensors : mapping of str to ndarray
         The state dict.
     text_activation : {"gelu", "quick_gelu"}, optional
-        Of CLIP's text transformer (``tmodel`` "transformer"), which no tensor tells. "gelu", the
-        default, is what LAION-CLAP builds unless told otherwise (``quick_gelu=False`` of ``CLAP``
-        in ``clap_module/model.py``); towers that began as OpenAI's ViT-B/16 have "quick_gelu".
+        Activation of CLIP's text transformer (``tmodel`` "transformer"), which no tensor
+        determines. "gelu", the default, is also that of LAION-CLAP (``quick_gelu=False`` of
+        ``CLAP`` in ``clap_module/model.py``); towers initialised from OpenAI's ViT-B/16 have
+        "quick_gelu".
 
     Raises
     ------

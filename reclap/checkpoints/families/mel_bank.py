@@ -46,7 +46,7 @@ def check(tensors: Tensors, front: AudioConfig) -> None:
     tensors : mapping of str to ndarray
         By upstream's names without the prefix of the model around the tower.
     front : AudioConfig
-        Of the model.
+        Front end of the model.
 
     Raises
     ------
