@@ -259,10 +259,10 @@ class Cnn14Config(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig(Settings):
-    """A plain vision transformer over patches of log-mels (Dosovitskiy et al. 2021, 2010.11929).
+    """Settings of a plain vision transformer over patches of log-mels (Dosovitskiy et al. 2021).
 
-    Patches that do not overlap, a CLS token, learned positions, pre-norm blocks, a final norm.
-    It can be trained from scratch; no published checkpoint is read into it yet.
+    arXiv 2010.11929: patches that do not overlap, a CLS token, learned positions, pre-norm blocks,
+    a final norm. It can be trained from scratch; no published checkpoint is read into it yet.
 
     Parameters
     ----------
@@ -271,30 +271,29 @@ class VitConfig(Settings):
     frames : int
         Most frames of the input; shorter ones have fewer patches, and the first positions.
     patch_time, patch_mel : int
-        Frames and bands of a patch; what is left over at the end is not looked at.
+        Frames and bands of a patch; a remainder at the end is ignored.
     width, depth, heads, mlp : int
         Width, blocks, attention heads, hidden width of the MLP.
     activation : {"gelu", "gelu_tanh", "relu", "quick_gelu"}
-        Of the MLP.
+        Activation of the MLP.
     pool : {"cls", "mean"}
-        What stands for a clip: the CLS token, or the mean of its patches.
+        Pooling: the CLS token, or the mean of the patches.
     drop_path, dropout : float
         In training: stochastic depth of the last block (rising linearly from 0), and dropout
         after the attention projection and the MLP.
     eps : float
-        Of the norms.
+        Epsilon of the norms.
 
     Raises
     ------
-    FormatError
-        If a value has the wrong type or is out of range.
-    ValueError
-        If settings do not fit each other.
+    ValueError, TypeError
+        If a value is out of range or of the wrong type, or settings do not fit each other.
 
     Examples
     --------
-    >>> VitConfig(width=192, depth=12, heads=3, mlp=768).least_frames
-    16
+    >>> tower = VitConfig(width=192, depth=12, heads=3, mlp=768)
+    >>> tower.least_frames, tower.to_core()["width"]
+    (16, 192)
     """
 
     kind: ClassVar[str] = "vit"
@@ -331,7 +330,13 @@ class VitConfig(Settings):
         return self.patch_time
 
     def to_core(self) -> dict[str, Any]:
-        """Return kind and fields as the C core takes them."""
+        """Return kind and fields as the C core takes them.
+
+        Returns
+        -------
+        dict
+            Field names to values, enumerations as indices.
+        """
         chosen = {
             "kind": list(AUDIO).index(self.kind),
             "channels": 1,
