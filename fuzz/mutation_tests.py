@@ -22,7 +22,7 @@ TESTS = {
     "reclap/training/initial.py": "initial run_folder continue_model",
     "reclap/training/loop.py": "recipe run_folder initial continue_model train run_folder_states",
     "reclap/training/recipe.py": "recipe settings evaluate initial run_folder train",
-    "reclap/training/sections.py": "recipe settings evaluate initial run_folder train",
+    "reclap/training/sections.py": "recipe data settings evaluate initial run_folder train",
     "reclap/training/spectra.py": "augment data training_front audio",
     "reclap/checks": "checks_scene checks_labels checks_form checks_bank checks_rewrites"
     " prompt_bank review_answers cli",

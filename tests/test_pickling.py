@@ -255,6 +255,7 @@ OLD_NAMES = [
     ("reclap.text", "Tokenizer"),
     ("reclap.text_encoder", "TextEncoder"),
     ("reclap.towers", "TextConfig"),
+    ("reclap.training.data", "Data"),
     ("reclap.training.recipe", "Eval"),
     ("reclap.training.recipe", "ModelPart"),
     ("reclap.training.recipe", "Optim"),

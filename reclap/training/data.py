@@ -8,20 +8,20 @@ import logging
 import math
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from reclap._types import Floats
 from reclap.audio.front import AudioConfig
-from reclap.errors import Errors, FormatError, ReclapError
+from reclap.errors import FormatError, ReclapError
 from reclap.io.manifest import Row
-from reclap.io.settings import Count, Positive, Probability, Settings
 from reclap.runtime.prefetch import prefetch
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.rng import ITEM, ORDER, PLAN, POOL, generator
+from reclap.training.sections import Data
 from reclap.training.spectra import Cache, Spectrum, load, noises
 
 __all__ = ["Batch", "Batches", "Data"]
@@ -32,64 +32,6 @@ Example: TypeAlias = tuple[Floats, str, tuple[int, ...]]  # decibels, caption, r
 
 _MOST_COMPOSED = 200_000
 _BAD_FILE = (OSError, ReclapError, ValueError)
-
-
-@dataclasses.dataclass(frozen=True)
-class Data(Settings):
-    """Section ``[data]``: the manifest, the composition of batches, prefetching.
-
-    Parameters
-    ----------
-    manifest : str
-        See `reclap.io.manifest.read`; a relative path starts at the recipe.
-    root : str
-        Folder from which relative sound paths start; the manifest's own if empty.
-    where : dict of str to list
-        Filter of the rows: column names to allowed values.
-    batch : int
-        Examples in a batch, mixtures included.
-    mixtures : int
-        Number of mixtures of two sounds of different groups, each pair of groups at most once.
-    group : str
-        Column of groups: rows of one group sound alike. Without it every row is its own group.
-    per_group : int
-        Maximum occurrences of a group among unmixed examples, to avoid false negatives in the
-        contrastive loss. Groups are then drawn first, and rows within them, so rare groups are as
-        frequent as others. 0: no limit, and every row occurs once an epoch.
-    original : float
-        Probability of the original caption; otherwise one of its rewrites is drawn, with equal
-        probability (ReCLAP, arXiv 2409.09213, section 3.2: 0.4).
-    errors : {"raise", "skip"}
-        Effect of an unreadable sound: it ends the run, or is replaced by the next readable row of
-        its group, and reported once.
-    threads : int
-        Threads of the prefetcher, which decode and transform.
-    ahead : int
-        Number of batches to prefetch.
-    cache_mb : int
-        Size of the spectrogram cache in memory, in units of 2**20 bytes.
-    """
-
-    manifest: str
-    root: str = ""
-    where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
-    batch: Positive = 32
-    mixtures: Count = 0
-    group: str = ""
-    per_group: Count = 0
-    original: Probability = 0.4
-    errors: Errors = "raise"
-    threads: Positive = 2
-    ahead: Positive = 4
-    cache_mb: Count = 1024
-
-    def __post_init__(self) -> None:
-        """Check."""
-        super().__post_init__()
-        if self.mixtures > self.batch:
-            raise ValueError(f"mixtures is {self.mixtures}, of a batch of {self.batch}")
-        if self.per_group and not self.group:
-            raise ValueError("per_group: needs group, the column that says what sounds alike")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,9 +17,8 @@ from reclap.io import manifest
 from reclap.io.files import StrPath
 from reclap.io.settings import Settings, from_mapping
 from reclap.training.augment import Augment
-from reclap.training.data import Data
 from reclap.training.identity import VERSION, joined_sha256, model_files, sha256
-from reclap.training.sections import Eval, ModelPart, Optim, Run, front_differences
+from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, front_differences
 
 __all__ = [
     "Eval",
