@@ -212,10 +212,12 @@ def test_the_tokenizer_counts(small_folder, fresh, tmp_path):
 
 def test_memory_holds_few_banks(fresh, cache, monkeypatch):
     calls = counted(fresh, monkeypatch)
-    banks = [PromptBank.from_prompts({"a": [f"text {i}"]}) for i in range(prompt_cache.KEPT + 3)]
+    banks = [
+        PromptBank.from_prompts({"a": [f"text {i}"]}) for i in range(prompt_cache.IN_MEMORY + 3)
+    ]
     for bank in banks:
         fresh.class_vectors(bank)
-    assert len(fresh._prompts._kept) == prompt_cache.KEPT
+    assert len(fresh._prompts._kept) == prompt_cache.IN_MEMORY
     fresh.class_vectors(banks[0])  # read from its file
     assert len(calls) == len(banks)
 
@@ -294,7 +296,7 @@ def test_a_damaged_store_is_made_anew(fresh, small_folder, cache, caplog, damage
 def test_prompts_that_were_embedded_before_a_kill_are_not_embedded_again(
     fresh, small_folder, cache, monkeypatch
 ):
-    many = [f"label {i}" for i in range(2 * prompt_cache.STORED)]
+    many = [f"label {i}" for i in range(2 * prompt_cache.BLOCK)]
     _, want = fresh.class_vectors(many, cache=False)
     embed, calls = fresh.embed_text, []
 
@@ -310,7 +312,7 @@ def test_prompts_that_were_embedded_before_a_kill_are_not_embedded_again(
     again = reclap.load(small_folder)
     more = counted(again, monkeypatch)
     np.testing.assert_array_equal(again.class_vectors(many)[1], want)
-    assert more == [prompt_cache.STORED]
+    assert more == [prompt_cache.BLOCK]
 
 
 def test_the_cache_of_prompts_does_not_grow_for_ever(fresh, fused_folder, cache, monkeypatch):
@@ -318,7 +320,7 @@ def test_the_cache_of_prompts_does_not_grow_for_ever(fresh, fused_folder, cache,
     other.class_vectors(BANK)
     os.utime(cache / f"{other.text_digest}.store", (1, 1))  # long ago
     one = reclap.io.cache_dir.size_of(cache / f"{other.text_digest}.store")
-    monkeypatch.setattr(prompt_cache, "MOST", one + one // 2)
+    monkeypatch.setattr(prompt_cache, "MAX_BYTES", one + one // 2)
     fresh.class_vectors(BANK)
     assert [p.name for p in cache.iterdir()] == [f"{fresh.text_digest}.store"]
 

@@ -19,7 +19,7 @@ from reclap.llm.server import Server as Client
 from reclap.llm.session import Session
 from reclap.prompts.bank import Prompt
 from reclap.review.documents import Item
-from reclap.review.regenerate import asker
+from reclap.review.regenerate import regenerator
 
 needs("openai", "llm")
 
@@ -33,7 +33,9 @@ def ask(tmp_path):
             Server(answer) as server,
             Session(Client(server.url, "m"), Cache(tmp_path / "c"), backoff=0.001) as model,
         ):
-            return asker(model, Sampling(attempts=2), ["dog", "rain"], None)(item, about, taken)
+            return regenerator(model, Sampling(attempts=2), ["dog", "rain"], None)(
+                item, about, taken
+            )
 
     return run
 
@@ -65,7 +67,7 @@ def test_what_was_given_once_does_not_come_again(tmp_path):
         Server(answer_well) as server,
         Session(Client(server.url, "m"), Cache(tmp_path / "c"), backoff=0.001) as model,
     ):
-        ask = asker(model, Sampling(), ["dog", "rain"], None)
+        ask = regenerator(model, Sampling(), ["dog", "rain"], None)
         texts = [ask(item, "", []).text for _ in range(4)]  # a person takes each of them back
     assert len(set(texts)) == 4
 

@@ -6,50 +6,50 @@ from reclap.checks import Finding, Sense, check_description, check_prompt, check
 from reclap.checks.duplicates import check_siblings
 from reclap.checks.words import key
 
-__all__ = ["Judge", "description_judge", "prompt_judge", "rewrite_judge"]
+__all__ = ["Criterion", "description_criterion", "prompt_criterion", "rewrite_criterion"]
 
 # From a text and those of its purpose that are there to findings; a fatal one rejects the text.
-Judge = Callable[[str, Sequence[str]], Sequence[Finding]]
+Criterion = Callable[[str, Sequence[str]], Sequence[Finding]]
 
 
-def description_judge(
+def description_criterion(
     label: str, definition: str, others: Sequence[str], sense: Sense | None
-) -> Judge:
-    """Judge descriptions of a label; see `check_description`."""
+) -> Criterion:
+    """Return the acceptance criterion for descriptions of a label; see `check_description`."""
 
-    def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
+    def criterion(text: str, siblings: Sequence[str]) -> list[Finding]:
         return check_description(
             text, label, definition=definition, others=others, siblings=siblings, sense=sense
         )
 
-    return judge
+    return criterion
 
 
-def prompt_judge(
+def prompt_criterion(
     label: str,
     definition: str,
     others: Sequence[str],
     sense: Sense | None,
     present: Sequence[str] = (),
-) -> Judge:
-    """Judge captions of a label, beside those of its other descriptions; see `check_prompt`."""
+) -> Criterion:
+    """Return the acceptance criterion for captions of a label; see `check_prompt`."""
 
-    def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
+    def criterion(text: str, siblings: Sequence[str]) -> list[Finding]:
         beside = [*present, *siblings]
         return check_prompt(
             text, label, definition=definition, others=others, siblings=beside, sense=sense
         )
 
-    return judge
+    return criterion
 
 
-def rewrite_judge(caption: str, sense: Sense | None) -> Judge:
-    """Judge rewrites of a caption; see `check_rewrite`."""
+def rewrite_criterion(caption: str, sense: Sense | None) -> Criterion:
+    """Return the acceptance criterion for rewrites of a caption; see `check_rewrite`."""
 
-    def judge(text: str, siblings: Sequence[str]) -> list[Finding]:
+    def criterion(text: str, siblings: Sequence[str]) -> list[Finding]:
         found = check_rewrite(caption, text, sense=sense)
         if key(text) == key(caption):  # it keeps the words; what it adds may be few of them
             found.append(Finding("duplicate", "has the words of the caption"))
         return [*found, *check_siblings(text, siblings)]
 
-    return judge
+    return criterion

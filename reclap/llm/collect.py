@@ -10,12 +10,12 @@ import msgspec
 from reclap.checks import Finding
 from reclap.io.settings import Positive, Settings
 from reclap.llm import replies
-from reclap.llm.acceptance import Judge
+from reclap.llm.acceptance import Criterion
 from reclap.llm.request import Reply, Request, RequestError
 from reclap.llm.session import Session
 from reclap.llm.step import Messages, Step
 
-__all__ = ["Accepted", "Gathered", "Rejected", "Sampling", "gather"]
+__all__ = ["Accepted", "Collected", "Rejected", "Sampling", "collect"]
 
 _TOKENS = (128, 64)  # of a reply: for any, and for each text
 _SHOWN = 300  # characters of a rejected text that a report keeps
@@ -78,7 +78,7 @@ class Rejected:
 
 
 @dataclasses.dataclass
-class Gathered:
+class Collected:
     """Texts collected for one purpose.
 
     Attributes
@@ -104,13 +104,13 @@ class Gathered:
         return self.wanted - len(self.accepted)
 
 
-def gather(
+def collect(
     llm: Session,
     steps: Sequence[Step],
-    judge: Judge,
+    criterion: Criterion,
     sampling: Sampling,
     present: Sequence[str] = (),
-) -> Gathered:
+) -> Collected:
     """Ask for texts step by step.
 
     Parameters
@@ -119,7 +119,7 @@ def gather(
         Session with the language model; it counts the faults of replies.
     steps : sequence of Step
         Requests to make.
-    judge : callable
+    criterion : callable
         Asked about each text.
     sampling : Sampling
         How to ask, and how often.
@@ -128,7 +128,7 @@ def gather(
 
     Returns
     -------
-    Gathered
+    Collected
         Fewer texts than wanted if attempts ran out or a request failed.
 
     Raises
@@ -136,14 +136,14 @@ def gather(
     StoppedError
         If nothing more can be asked.
     """
-    result = Gathered(wanted=sum(step.count for step in steps))
+    result = Collected(wanted=sum(step.count for step in steps))
     asked = collections.Counter[Messages]()  # the same again must not bring the same text again
     for step in steps:
         messages = step.messages(step.count, ())
         first = asked[messages] * sampling.attempts
         asked[messages] += 1
         try:
-            _fill(llm, step, judge, sampling, present, result, first)
+            _fill(llm, step, criterion, sampling, present, result, first)
         except RequestError as error:
             result.failure = f"{error.kind}: {error}"
             break
@@ -153,10 +153,10 @@ def gather(
 def _fill(
     llm: Session,
     step: Step,
-    judge: Judge,
+    criterion: Criterion,
     sampling: Sampling,
     present: Sequence[str],
-    result: Gathered,
+    result: Collected,
     first: int,
 ) -> None:
     """Ask for the texts of one step."""
@@ -170,7 +170,7 @@ def _fill(
         reply = llm.complete(request)
         origin = {"request": request.digest(llm.name), "attempt": attempt - first}
         for text in _read(llm, reply, step, missing):
-            findings = judge(text, [*present, *(a.text for a in result.accepted)])
+            findings = criterion(text, [*present, *(a.text for a in result.accepted)])
             if any(finding.fatal for finding in findings):
                 result.rejected.append(_reject(llm, text, findings))
             elif missing:

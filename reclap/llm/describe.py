@@ -18,8 +18,8 @@ from reclap.errors import FormatError
 from reclap.io.files import StrPath
 from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
-from reclap.llm.acceptance import description_judge, prompt_judge
-from reclap.llm.collect import Gathered, Rejected, Sampling, gather
+from reclap.llm.acceptance import description_criterion, prompt_criterion
+from reclap.llm.collect import Collected, Rejected, Sampling, collect
 from reclap.llm.parallel import results_of
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.session import Session
@@ -231,27 +231,27 @@ class _Writer:
         )
         return dataclasses.replace(draft, entry=entry, item=item)
 
-    def _descriptions(self, entry: Entry, sampling: Sampling) -> Gathered:
+    def _descriptions(self, entry: Entry, sampling: Sampling) -> Collected:
         label, meaning = entry.label, entry.definition
         present = [d.text for d in entry.descriptions]
         missing = self.plan.descriptions - len(present)
         steps = instructions.description_steps(
             phrase(label), meaning, missing, small=self.llm.small
         )
-        judge = description_judge(label, meaning, self._others(label), self.sense)
-        return gather(self.llm, steps, judge, sampling, present)
+        criterion = description_criterion(label, meaning, self._others(label), self.sense)
+        return collect(self.llm, steps, criterion, sampling, present)
 
     def _captions(
         self, entry: Entry, found: Description, present: Sequence[str], sampling: Sampling
-    ) -> Gathered:
+    ) -> Collected:
         """Ask for captions that differ from those present, which the model does not see."""
         label, meaning = entry.label, entry.definition
         missing = self.plan.prompts - len(found.prompts)
         steps = instructions.caption_steps(
             phrase(label), meaning, found.text, missing, small=self.llm.small
         )
-        judge = prompt_judge(label, meaning, self._others(label), self.sense, present)
-        return gather(self.llm, steps, judge, sampling)
+        criterion = prompt_criterion(label, meaning, self._others(label), self.sense, present)
+        return collect(self.llm, steps, criterion, sampling)
 
     def _others(self, label: str) -> list[str]:
         return [other for other in self.meanings if other != label]

@@ -20,8 +20,8 @@ from reclap.io.files import StrPath
 from reclap.io.manifest import FLAGS, Caption
 from reclap.io.settings import Positive, Settings
 from reclap.llm import instructions
-from reclap.llm.acceptance import rewrite_judge
-from reclap.llm.collect import Gathered, Rejected, Sampling, gather
+from reclap.llm.acceptance import rewrite_criterion
+from reclap.llm.collect import Collected, Rejected, Sampling, collect
 from reclap.llm.parallel import results_of
 from reclap.llm.report import Estimate, Item, Report
 from reclap.llm.rows import Finished, Rows
@@ -256,12 +256,14 @@ def _rewrite_row(llm: Session, plan: RewritePlan, row: _Row, sense: Sense | None
 
 def _rewrite_caption(
     llm: Session, plan: RewritePlan, caption: Caption, sense: Sense | None
-) -> Gathered:
+) -> Collected:
     wanted = max(0, plan.rewrites - len(caption.rewrites))
     if wanted == 0:
-        return Gathered()
+        return Collected()
     if doubts := check_injection(caption.text):  # material is never to instruct the model
         llm.faults.add("injection in a caption")
-        return Gathered(wanted, rejected=[Rejected.of(caption.text, doubts)])
+        return Collected(wanted, rejected=[Rejected.of(caption.text, doubts)])
     steps = instructions.rewrite_steps(caption.text, wanted, small=llm.small)
-    return gather(llm, steps, rewrite_judge(caption.text, sense), plan.sampling, caption.rewrites)
+    return collect(
+        llm, steps, rewrite_criterion(caption.text, sense), plan.sampling, caption.rewrites
+    )

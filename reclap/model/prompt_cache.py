@@ -24,9 +24,9 @@ __all__ = ["Encoder", "PromptEmbeddings"]
 log = logging.getLogger(__name__)
 
 
-KEPT = 8  # banks and lists of one model in memory
-STORED = 256  # prompts of a list that goes into the cache folder, and of a block that is kept
-MOST = 10**9  # bytes of all embeddings of prompts in the cache folder
+IN_MEMORY = 8  # banks and lists of one model in memory
+BLOCK = 256  # prompts of a list that goes into the cache folder, and of a block that is kept
+MAX_BYTES = 10**9  # bytes of all embeddings of prompts in the cache folder
 
 
 class Encoder(Protocol):
@@ -43,11 +43,11 @@ class Encoder(Protocol):
 class PromptEmbeddings:
     """Cache of prompt embeddings: recent banks in memory, large ones in the cache folder.
 
-    Every bank goes into the folder, and lists of `STORED` prompts or more: below it embedding takes
+    Every bank goes into the folder, and lists of `BLOCK` prompts or more: below it embedding takes
     less than the digest of a model. A store (``docs/store.md``) of each model holds its prompts,
     appended block by block. Processes may share the folder: while one writes, others keep nothing.
     A store that cannot be read is made anew, one that cannot be written is done without; both are
-    logged. Beyond `MOST` bytes the stores that were used least recently are removed.
+    logged. Beyond `MAX_BYTES` bytes the stores that were used least recently are removed.
     """
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class PromptEmbeddings:
         by_text = self._kept.get(key)
         if by_text is None:
             unique = list(dict.fromkeys(whole))  # equal texts have equal embeddings
-            if bank is None and len(unique) < STORED:
+            if bank is None and len(unique) < BLOCK:
                 by_text = dict(zip(unique, model.embed_text(unique), strict=True))
             else:
                 by_text = _stored(model, unique, progress=progress)
-            kept = [*self._kept.items(), (key, by_text)][-KEPT:]
+            kept = [*self._kept.items(), (key, by_text)][-IN_MEMORY:]
             self._kept = dict(kept)  # a new one, because other threads may look at the old
         return np.stack([by_text[text] for text in texts])
 
@@ -93,10 +93,10 @@ def _stored(model: Encoder, texts: list[str], *, progress: bool) -> dict[str, Fl
     found, damaged = _read(path, texts) if path else ({}, False)
     missing = [text for text in texts if text not in found]
     shown = bar(len(missing), "prompt", shown=progress and bool(missing))
-    with shown, contextlib.closing(_Keeper(model, path, damaged=damaged)) as keeper:
-        for part in batches(missing, STORED):
+    with shown, contextlib.closing(_CacheWriter(model, path, damaged=damaged)) as writer:
+        for part in batches(missing, BLOCK):
             embeddings = model.embed_text(part)
-            keeper.keep(embeddings, part)
+            writer.append(embeddings, part)
             found |= zip(part, embeddings, strict=True)
             shown.update(len(part))
     return found
@@ -122,14 +122,14 @@ def _read(path: Path, texts: Sequence[str]) -> tuple[dict[str, Floats], bool]:
     return embeddings, False
 
 
-class _Keeper:
+class _CacheWriter:
     """Writer of the store of a model, as long as it can be written."""
 
     def __init__(self, model: Encoder, path: Path | None, *, damaged: bool) -> None:
         self._model, self._path, self._damaged = model, path, damaged
         self._writer: Writer | None = None
 
-    def keep(self, embeddings: Floats, texts: list[str]) -> None:
+    def append(self, embeddings: Floats, texts: list[str]) -> None:
         """Append embeddings."""
         if self._path is None:
             return
@@ -148,6 +148,6 @@ class _Keeper:
         if self._writer is not None:
             try:
                 self._writer.close()
-                prune(self._writer.path.parent, MOST)
+                prune(self._writer.path.parent, MAX_BYTES)
             except OSError as error:
                 log.warning("embeddings of prompts are not cached: %s", error)

@@ -14,7 +14,7 @@ from reclap.review.checking import Checker
 from reclap.review.documents import Document, open_document
 from reclap.review.example_sounds import clips_of
 from reclap.review.neighbours import Neighbours
-from reclap.review.regenerate import asker
+from reclap.review.regenerate import regenerator
 from reclap.review.session import Session
 
 __all__ = ["open_review"]
@@ -70,7 +70,7 @@ def open_review(
     found = clips_of(document.items, None if clips is None else Path(clips))
     sense = load_sense() if sense is None else sense
     labels = list(dict.fromkeys(item.label for item in document.items))
-    ask = None if llm is None else asker(llm, sampling or Sampling(), labels, sense)
+    ask = None if llm is None else regenerator(llm, sampling or Sampling(), labels, sense)
     session = Session(document, ask=ask, check=Checker(labels, sense).flags)
     with contextlib.closing(session):
         yield Review(session, Neighbours(session, sense.rows), found)

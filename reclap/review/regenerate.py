@@ -9,17 +9,22 @@ from reclap.checks.form import check_injection
 from reclap.checks.labels import phrase
 from reclap.errors import ReclapError
 from reclap.llm import instructions
-from reclap.llm.acceptance import Judge, description_judge, prompt_judge, rewrite_judge
-from reclap.llm.collect import Sampling, gather
+from reclap.llm.acceptance import (
+    Criterion,
+    description_criterion,
+    prompt_criterion,
+    rewrite_criterion,
+)
+from reclap.llm.collect import Sampling, collect
 from reclap.llm.session import Session
 from reclap.llm.step import Step
 from reclap.prompts.entries import Prompt
 from reclap.review.documents import Item
 
-__all__ = ["asker"]
+__all__ = ["regenerator"]
 
 
-def asker(
+def regenerator(
     llm: Session, sampling: Sampling, labels: Sequence[str], sense: Sense | None
 ) -> Callable[[Item, str, Sequence[str]], Prompt]:
     """Return the `ask` argument of `reclap.review.Session`.
@@ -49,11 +54,11 @@ def asker(
         if doubts := check_injection("\n".join((item.label, item.definition, about))):
             raise ReclapError(f"not asked: {doubts[0]}")
         before = given.setdefault((item.kind, item.label), [])
-        steps, judge = _task(llm, item, about, labels, sense)
+        steps, criterion = _task(llm, item, about, labels, sense)
         # Other seeds each time: the cache would repeat what the reviewer did not want.
         seed = sampling.seed + next(asked) * sampling.attempts
         fresh = dataclasses.replace(sampling, seed=seed)
-        found = gather(llm, steps, judge, fresh, [*taken, *before])
+        found = collect(llm, steps, criterion, fresh, [*taken, *before])
         if not found.accepted:
             reasons = [reason for rejected in found.rejected for reason in rejected.reasons]
             why = found.failure or "; ".join(reasons[-2:]) or "no usable reply"
@@ -67,14 +72,14 @@ def asker(
 
 def _task(
     llm: Session, item: Item, about: str, labels: Sequence[str], sense: Sense | None
-) -> tuple[list[Step], Judge]:
+) -> tuple[list[Step], Criterion]:
     if item.kind == "rewrite":
         steps = instructions.rewrite_steps(item.label, 1, small=llm.small)
-        return steps, rewrite_judge(item.label, sense)
+        return steps, rewrite_criterion(item.label, sense)
     others = [label for label in labels if label != item.label]
     words, meaning = phrase(item.label), item.definition
     if item.kind == "description":
         steps = instructions.description_steps(words, meaning, 1, small=llm.small)
-        return steps, description_judge(item.label, meaning, others, sense)
+        return steps, description_criterion(item.label, meaning, others, sense)
     steps = instructions.caption_steps(words, meaning, about or words, 1, small=llm.small)
-    return steps, prompt_judge(item.label, meaning, others, sense)
+    return steps, prompt_criterion(item.label, meaning, others, sense)

@@ -63,7 +63,7 @@ class Session:
         The file under review.
     ask : callable, optional
         Takes an item, its description or nothing, and the texts that must not come again;
-        returns a prompt to replace it: a language model, as `reclap.review.regenerate.asker`.
+        returns a prompt to replace it: a language model, as `reclap.review.regenerate.regenerator`.
     check : callable, optional
         Takes an item, a new text for it and the other texts of its label; returns the flags of
         the new text.

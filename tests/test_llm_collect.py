@@ -7,7 +7,7 @@ import pytest
 from reclap.checks import Finding
 from reclap.llm import Message, Reply, RequestError
 from reclap.llm.cache import Cache
-from reclap.llm.collect import Sampling, gather
+from reclap.llm.collect import Sampling, collect
 from reclap.llm.session import Session
 from reclap.llm.step import Step
 
@@ -39,9 +39,9 @@ def take_all(text, present):
 
 @pytest.fixture
 def ask(tmp_path):
-    def run(model, steps, judge=take_all, **sampling):
+    def run(model, steps, criterion=take_all, **sampling):
         with Session(model, Cache(tmp_path / "c")) as llm:
-            found = gather(llm, steps, judge, Sampling(**sampling))
+            found = collect(llm, steps, criterion, Sampling(**sampling))
             return found, llm.faults.counts()
 
     return run
