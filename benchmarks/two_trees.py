@@ -5,8 +5,9 @@
 
 Both have their core built in place. Single calls alternate: other, this, this, other, ..., so that
 neither gains by its turn. Work is an audio tower (clips of 10 s), a text tower of
-bench_text_tower.py (real captions; of flan-t5-large 77 tokens), or "front end": from the bytes of
-an OGG to log-mel. Weights are random and the answers of both must agree. Printed: medians of both,
+bench_text_tower.py (real captions; of flan-t5-large 77 tokens), "train tiny" or "train mini" (steps
+of so many clips), "score RULE" (so many embeddings, rules of bench_scoring.py), "front end" (from the
+bytes of an OGG to log-mel), or "cold start" (a process that names one sound). Weights are random and the answers of both must agree. Printed: medians of both,
 and of the ratios this / other with their 10-90 % spread, by the clock and of processor time.
 """
 
@@ -54,9 +55,38 @@ def front_end(work: str, items: int, dtype: str, threads: int) -> common.Call:
     return bench_front_end.make_ours([bench_front_end.clip()] * items)
 
 
+def train(work: str, items: int, dtype: str, threads: int) -> common.Call:
+    """Return training steps of HTSAT-tiny, or of the bundled model's sizes, as a function."""
+    import bench_train_step
+
+    step = bench_train_step.make_ours(work.split()[1], items, threads)
+    return lambda: np.asarray(step())
+
+
+def score(work: str, items: int, dtype: str, threads: int) -> common.Call:
+    """Return the best scores of so many embeddings by a rule as a function."""
+    import bench_scoring
+
+    return bench_scoring.make_ours(work.split(maxsplit=1)[1], items, threads)
+
+
+def cold_start(work: str, items: int, dtype: str, threads: int) -> common.Call:
+    """Return a whole process that names one sound as a function; it has no processor time here."""
+    import bench_cold_start as cold
+
+    command = [sys.executable, "-m", "reclap", "classify", str(cold.SOUND), "--labels", cold.LABELS]
+
+    def run() -> np.ndarray:
+        done = subprocess.run([*command, "--no-cache"], check=True, capture_output=True)  # noqa: S603
+        return np.asarray([float(x) for x in done.stdout.split() if x[:2] in (b"0.", b"1.")])
+
+    return run
+
+
 def serve(args: argparse.Namespace) -> None:
     """Answer each line of standard input with the cost of a call; first write the answer."""
-    kinds = {"HTSAT": audio, "Cnn14": audio, "front": front_end}
+    kinds = {"HTSAT": audio, "Cnn14": audio, "front": front_end, "cold": cold_start}
+    kinds |= {"train": train, "score": score}
     make = kinds.get(args.work.split()[0], text)
     run = make(args.work, args.items, args.dtype, args.threads)
     np.save(args.serve, run())
@@ -120,9 +150,11 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("other", type=Path, help="the other checkout")
     p.add_argument(
-        "--work", default="HTSAT base", help="HTSAT base, Cnn14, roberta-base, front end, ..."
+        "--work",
+        default="HTSAT base",
+        help="HTSAT base, roberta-base, train tiny, score max, front end, cold start, ...",
     )
-    p.add_argument("--items", type=int, default=8, help="clips or texts of a call")
+    p.add_argument("--items", type=int, default=8, help="clips, texts or embeddings of a call")
     p.add_argument("--dtype", default="float32")
     p.add_argument("--threads", type=int, default=common.processors())
     p.add_argument("--rounds", type=int, default=16)

@@ -91,32 +91,35 @@ static void take_chunks(rc_block_plan *k, rc_plan *plan)
     if (window) k->form = rc_max(k->form, rc_linear_form(k->p, b->proj, rows));
     k->hidden = rows * rc_max(window * 3 * inner, b->mlp);
     int threads = rc_plan_threads(plan), places = rc_grid_places(&k->rows.all, threads);
-    k->chunk = rc_plan_shares(plan, rc_max(places, rc_grid_places(&k->rows.kept, threads)),
-                              k->form + (b->gated ? 2 : 1) * k->hidden +
-                                  rc_linear_form(k->p, b->fc2, rows));
+    int64_t floats = k->form + (b->gated ? 2 : 1) * k->hidden + rc_linear_form(k->p, b->fc2, rows);
+    if (k->train) floats = rc_max(floats, rows * (2 * b->c + inner)); /* gradients of a window */
+    k->chunk = rc_plan_shares(plan, rc_max(places, rc_grid_places(&k->rows.kept, threads)), floats);
     k->worker = rc_plan_shares(plan, threads,
                                rc_max(window * t * inner, TILE * b->c) + rc_attention_scratch(&a));
 }
 
-/* The gradients of the two streams stay within a chunk, but where sequences cross them. */
+/* The gradients of the stream between branches and of attention's outputs are in a chunk's scratch,
+ * but where sequences cross chunks. */
 static void take_back(rc_block_plan *k, rc_plan *plan)
 {
     const rc_block *b = k->b;
     rc_block_back *s = &k->back;
-    int64_t inner = rc_block_inner(b), n = k->rows.all.total, t = k->rows.t;
+    int64_t n = k->rows.all.total, t = k->rows.t;
     s->a1 = rc_plan_take(plan, n * b->c);
     s->a2 = rc_plan_take(plan, n * b->c);
     s->h = rc_plan_take(plan, n * b->mlp);
     s->dbranch1 = rc_plan_take(plan, n * b->c);
     s->dbranch2 = rc_plan_take(plan, n * b->c);
-    s->dqkv = rc_plan_take(plan, n * 3 * inner);
+    s->dqkv = rc_plan_take(plan, n * 3 * rc_block_inner(b));
     s->dh = rc_plan_take(plan, n * b->mlp);
     s->da1 = rc_plan_take(plan, n * b->c);
     s->da2 = rc_plan_take(plan, n * b->c);
-    s->dmid = rc_plan_take(plan, n * b->c);
-    s->dout = rc_plan_take(plan, n * inner);
-    if (b->window > 0)
+    if (b->window > 0) {
         s->dbias = rc_plan_take(plan, rc_grid_chunks(&k->rows.all) * b->heads * t * t);
+    } else {
+        s->dmid = rc_plan_take(plan, n * b->c);
+        s->dout = rc_plan_take(plan, n * rc_block_inner(b));
+    }
 }
 
 rc_status rc_block_plan_make(rc_block_plan *k, rc_plan *plan, const rc_block *b, const rc_params *p,

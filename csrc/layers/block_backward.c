@@ -91,8 +91,8 @@ static void back_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
     int64_t t = k->rows.t, inner = rc_block_inner(k->b);
-    float *dmid = rc_block_at(job, k->back.dmid) + first * k->b->c;
-    float *dout = rc_block_at(job, k->back.dout) + first * inner;
+    float *dmid = rc_share_of(job->run, k->chunk, crew.worker);
+    float *dx = dmid + k->rows.all.rows * k->b->c, *dout = dx + k->rows.all.rows * k->b->c;
     float *dbias = bias_gradient(job, first / k->rows.all.rows);
     memset(dbias, 0, (size_t)(k->b->heads * t * t) * sizeof *dbias);
     back_mlp(job, dmid, first, rows, crew.worker);
