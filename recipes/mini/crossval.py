@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from reclap import Model, load
 from reclap.io import manifest
-from reclap.model import Model
-from reclap.model.loading import load
 from reclap.text import prompt_of
 from reclap.training import loop, recipe
 

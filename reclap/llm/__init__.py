@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from reclap._lazy import exports
 
 if TYPE_CHECKING:
+    from reclap.llm.cache import Cache
     from reclap.llm.collect import Sampling
     from reclap.llm.connect import open_llm
     from reclap.llm.describe import Plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "Cache",
     "LanguageModel",
     "Message",
     "Plan",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "Budget": "reclap.llm.session",
+    "Cache": "reclap.llm.cache",
     "LanguageModel": "reclap.llm.request",
     "Message": "reclap.llm.request",
     "Plan": "reclap.llm.describe",

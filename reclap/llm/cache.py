@@ -32,21 +32,45 @@ class Cache:
     Parameters
     ----------
     path : path
-        Made, with its folder, if it does not exist.
+        SQLite file; created, with its folder, if it does not exist.
     must_exist : bool
-        Refuse to make it; it will only be read, and may lie where nothing can be written.
+        Refuse to create it; it will only be read, and may lie on a read-only file system.
 
     Raises
     ------
     FileNotFoundError, FormatError, ReclapError
         As for `Records`.
+
+    Examples
+    --------
+    >>> from reclap.llm import Message, Request
+    >>> cache = Cache("replies.sqlite")
+    >>> digest = Request((Message("user", "How does rain sound?"),), {}).digest("some-model")
+    >>> cache.get(digest) is None
+    True
+    >>> cache.put(digest, Reply("A steady hiss.", 9, 4, True, "2026-01-31T12:00:00Z")).text
+    'A steady hiss.'
+    >>> cache.get(digest).completion_tokens
+    4
+    >>> cache.close()
     """
 
     def __init__(self, path: StrPath, *, must_exist: bool = False) -> None:
         self._records = Records(Path(path), _KIND, must_exist=must_exist)
 
     def get(self, digest: str) -> Reply | None:
-        """Return the reply to the request of this digest, None if it was never asked."""
+        """Return the cached reply to a request.
+
+        Parameters
+        ----------
+        digest : str
+            Digest of the request, see `Request.digest`.
+
+        Returns
+        -------
+        Reply or None
+            None if there is none.
+        """
         with self._records.reading() as connection:
             found = connection.execute(
                 f"SELECT {_COLUMNS} FROM replies WHERE digest = ?",  # noqa: S608 (our own names)
@@ -58,7 +82,20 @@ class Cache:
         return Reply(text, prompt_tokens, completion_tokens, bool(complete), date)
 
     def put(self, digest: str, reply: Reply) -> Reply:
-        """Add a reply and return the cached one: of two replies to one request, the first."""
+        """Add a reply; of two replies to one request the first stays.
+
+        Parameters
+        ----------
+        digest : str
+            Digest of the request.
+        reply : Reply
+            The reply.
+
+        Returns
+        -------
+        Reply
+            The cached reply.
+        """
         text = reply.text.encode("utf-8", "replace").decode()  # a lone surrogate has no UTF-8
         reply = dataclasses.replace(reply, text=text)
         with self._records.writing() as connection:

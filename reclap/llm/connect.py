@@ -72,8 +72,8 @@ def open_llm(
     >>> open_llm("http://127.0.0.1:8000/v1")
     Traceback (most recent call last):
     reclap.errors.ReclapError: a server has several models: name one of them (llm)
-    >>> from reclap.llm.cache import Cache
-    >>> Cache(Path("replies.sqlite")).close()
+    >>> from reclap.llm import Cache
+    >>> Cache("replies.sqlite").close()
     >>> with open_llm(llm="model.gguf", cache="replies.sqlite", replay=True) as llm:
     ...     llm.name
     'model'

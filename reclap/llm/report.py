@@ -137,11 +137,9 @@ class Report:
 
         Examples
         --------
-        >>> from reclap.llm import Session
-        >>> from reclap.llm.cache import Cache
-        >>> from pathlib import Path
+        >>> from reclap.llm import Cache, Session
         >>> report = Report({})
-        >>> with Session(None, Cache(Path("replies.sqlite")), name="some-model") as llm:
+        >>> with Session(None, Cache("replies.sqlite"), name="some-model") as llm:
         ...     report.close(llm)
         >>> report.usage
         {}

@@ -159,14 +159,12 @@ class Session:
 
     Examples
     --------
-    >>> from pathlib import Path
-    >>> from reclap.llm import Message, Reply, Request
-    >>> from reclap.llm.cache import Cache
+    >>> from reclap.llm import Cache, Message, Reply, Request
     >>> class Parrot:
     ...     name, small = "parrot", True
     ...     def complete(self, request):
     ...         return Reply(request.messages[-1].content, 3, 2, True, "2026-01-31T12:00:00Z")
-    >>> with Session(Parrot(), Cache(Path("replies.sqlite"))) as llm:
+    >>> with Session(Parrot(), Cache("replies.sqlite")) as llm:
     ...     request = Request((Message("user", "a dog barks"),), {})
     ...     replies = [llm.complete(request).text for _ in range(2)]
     ...     print(replies, llm.usage.counts()["cached"])
