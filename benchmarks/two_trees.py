@@ -6,9 +6,10 @@
 Both have their core built in place. Single calls alternate: other, this, this, other, ..., so that
 neither gains by its turn. Work is an audio tower (clips of 10 s), a text tower of
 bench_text_tower.py (real captions; of flan-t5-large 77 tokens), "train tiny" or "train mini" (steps
-of so many clips), "score RULE" (so many embeddings, rules of bench_scoring.py), "front end" (from the
-bytes of an OGG to log-mel), or "cold start" (a process that names one sound). Weights are random and the answers of both must agree. Printed: medians of both,
-and of the ratios this / other with their 10-90 % spread, by the clock and of processor time.
+of so many clips), "score RULE" (so many embeddings, rules of bench_scoring.py), "front end" (from
+the bytes of an OGG to log-mel), or "cold start" (a process that names one sound). Weights are
+random and the answers of both must agree. Printed: medians of both, and of the ratios this / other
+with their 10-90 % spread, by the clock and of processor time.
 """
 
 import argparse

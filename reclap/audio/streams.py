@@ -190,7 +190,7 @@ def cut(blocks: Iterable[Samples], ranges: Iterable[tuple[int, int]]) -> Iterato
     blocks : iterable of ndarray, shape (T,)
         The samples.
     ranges : iterable of (start, stop)
-        In samples; neither starts nor stops may fall. They may go on for ever.
+        Ranges in samples; neither starts nor stops may decrease. May be endless.
 
     Yields
     ------

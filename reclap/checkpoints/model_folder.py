@@ -58,7 +58,7 @@ _FRONT = (
     *("rate", "samples", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm"),
     *("bank_rate", "padding", "quantize", "window_hop", "level_db"),
 )
-_OF_NO_EMBEDDING = frozenset({"name", "template", *_TRAINING, *_STRIPES})
+_NOT_IN_DIGEST = frozenset({"name", "template", *_TRAINING, *_STRIPES})
 
 
 def resolve(name: StrPath) -> Path:
@@ -324,5 +324,5 @@ def _unusual(data: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, A
     return {
         name: _unusual(value, default[name]) if isinstance(value, dict) else value
         for name, value in data.items()
-        if value != default[name] and name not in _OF_NO_EMBEDDING
+        if value != default[name] and name not in _NOT_IN_DIGEST
     }

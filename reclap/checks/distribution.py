@@ -24,7 +24,7 @@ class Distribution:
     Attributes
     ----------
     texts : int
-        How many were counted.
+        Number of texts.
     words, phrases, openings, qualities, places : tuple of (str, float)
         Content words; runs of three words; the first two words; words for how something sounds;
         places.

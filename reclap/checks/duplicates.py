@@ -81,7 +81,8 @@ def _same_form(texts: Sequence[str]) -> dict[int, tuple[int, str]]:
 def _same_words(texts: Sequence[str]) -> Iterator[tuple[int, int, str]]:
     """Yield pairs that share most words, by an index of each text's rarest ones.
 
-    Two sets of which a share s is common must have one of their rarest (1 - s) n + 1 in common.
+    Prefix filtering: sets whose overlap is a share s or more have one of their
+    floor((1 - s) n) + 1 rarest words in common.
     """
     sets = [set(content(text)) for text in texts]
     often = Counter(word for words in sets for word in words)

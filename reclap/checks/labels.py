@@ -50,7 +50,7 @@ def check_labels(
     label, definition, others, sense
         See `check_description`.
     kind : {"description", "prompt"}
-        How much better another label may fit.
+        Kind of the texts; sets the margin by which another label may fit better.
 
     Returns
     -------

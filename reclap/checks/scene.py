@@ -38,7 +38,7 @@ class Mention:
     words : str
         Words as written.
     count : int or None
-        How many; 0 for several; None where the text does not say.
+        Number of sources; 0 for several; None where the text does not say.
     is_denied : bool
         "no dog".
     is_figure : bool
@@ -65,7 +65,7 @@ class Clause:
     Attributes
     ----------
     link : str
-        How it follows the clause before it: one of `AT_ONCE`, `LATER`, `EARLIER`, `BESIDE`.
+        Relation to the clause before it: one of `AT_ONCE`, `LATER`, `EARLIER`, `BESIDE`.
     phase : int
         Clauses of a greater phase come later.
     start : int
@@ -84,7 +84,7 @@ class Scene:
     Attributes
     ----------
     mentions : list of Mention
-        In the order of the text.
+        Mentions, in the order of the text.
     evidence : frozenset of str
         Sources that words point to without naming them.
     clauses : list of Clause

@@ -28,7 +28,7 @@ class Kind:
     Attributes
     ----------
     name : str
-        For messages.
+        Name of the kind in messages.
     application, version : int
         Stand in the file's header and tell it from others.
     tables : tuple of str

@@ -59,7 +59,7 @@ def from_mapping(cls: type[T], data: Any, where: str) -> T:
         Field names to values; fields with a default may be absent. A field whose name would be
         a word of Python's is called as its metadata say under ``key``.
     where : str
-        How messages call this mapping.
+        Name of this mapping in messages.
 
     Raises
     ------

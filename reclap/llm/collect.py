@@ -86,9 +86,9 @@ class Collected:
     wanted : int
         Texts asked for.
     accepted : list of Accepted
-        At most `wanted`.
+        Accepted texts, at most `wanted`.
     rejected : list of Rejected
-        In the order of their replies.
+        Rejected texts, in the order of their replies.
     failure : str
         Why a request got no answer; empty if all did.
     """
@@ -122,7 +122,7 @@ def collect(
     criterion : callable
         Asked about each text.
     sampling : Sampling
-        How to ask, and how often.
+        Temperature, seed and attempts.
     present : sequence of str
         Texts of the same purpose that are there already.
 

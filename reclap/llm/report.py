@@ -77,7 +77,7 @@ class Report:
     usage, faults : mapping of str to int
         See `Session`.
     listed : list of Item
-        At most a thousand, in order.
+        Items with missing or rejected texts, in order, at most a thousand.
     bank : mapping, optional
         Report of `reclap.checks.check_bank` for `describe`, with how often words, phrases and
         places come back.

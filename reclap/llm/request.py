@@ -78,7 +78,7 @@ class Request:
     max_tokens : int
         Most tokens of the reply.
     attempt : int
-        How often the same thing was asked before.
+        Number of earlier requests for the same texts.
     form : str
         How strictly the reply's form can be asked for: ``json_schema``, ``json_object``, ``text``.
         A matter of the server, and therefore not part of the digest.

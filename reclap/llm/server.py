@@ -314,11 +314,11 @@ def read_completion(where: str, found: object, request: Request) -> Reply:
     Parameters
     ----------
     where : str
-        For the message.
+        Name of the server in messages.
     found : object
         The parsed JSON.
     request : Request
-        From which tokens are estimated if they were not counted.
+        Request, from which tokens are estimated if they were not counted.
 
     Raises
     ------

@@ -24,12 +24,12 @@ class Step:
     count : int
         Texts wanted.
     messages : callable
-        From the number of texts still missing and the texts that there are to a conversation.
+        Maps the number of missing texts and the present texts to a conversation.
     patterns : tuple of str
         For each string of a reply that goes into a text, the regular expression that models whose
         output can be held to one are held to; may be empty.
     compose : callable
-        From these strings to the text.
+        Maps these strings to the text.
     """
 
     count: int

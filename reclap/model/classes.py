@@ -35,7 +35,7 @@ def prompts_of(
     template : str
         Contains ``{label}``.
     n_prompts : int, optional
-        How many prompts of each label are drawn; all by default.
+        Number of prompts of each label to draw; all by default.
     seed : int
         Seed of the draw, see `reclap.prompts.bank.sample`.
 
@@ -81,7 +81,7 @@ class Scores:
     Attributes
     ----------
     scores : ndarray of float32, shape (n, labels)
-        In the scale of cosines.
+        Scores in the scale of cosines.
     order : ndarray of int32, shape (n, k)
         The best labels of each sound, best first.
     attributions : list of Attribution or None

@@ -32,9 +32,9 @@ class Embedding:
     Parameters
     ----------
     index : int
-        Its index among the sounds of the call.
+        Index of the sound among those of the call.
     file : str
-        Its path, or ``audio[index]``.
+        Path of the sound, or ``audio[index]``.
     row : ndarray of float32, shape (dim,)
         The embedding, of unit length; NaN where there is none.
     error : str or None
@@ -125,7 +125,7 @@ class Classification:
     Parameters
     ----------
     file : str
-        Its path, or ``audio[index]``.
+        Path of the sound, or ``audio[index]``.
     labels : tuple of str
         All labels, in the order given.
     scores : ndarray of float32, shape (labels,)
@@ -223,7 +223,7 @@ class Timeline:
     Parameters
     ----------
     file : str
-        Its path.
+        Path of the recording.
     labels : tuple of str
         All labels, in the order given.
     seconds : ndarray of float64, shape (windows, 2)

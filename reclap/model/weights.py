@@ -63,7 +63,7 @@ class Weights:
     where : Path
         File that errors name; for weights the folder of a ``config.json``.
     read : callable
-        From names and shapes to arrays of float32, in order.
+        Maps names and shapes to arrays of float32, in order.
     dtype : {"float32", "bfloat16", "int8", "float32x3", "float32x6"}
         Type of the products inside the towers. Norms, attention, activations between products,
         heads and sums are float32; int8 has a scale for each row of activations and each output,

@@ -52,7 +52,7 @@ class Pending(Opaque):
     finish : callable
         Takes the machine and the state, and returns the object.
     slot : int or None
-        Its index in the memo.
+        Index in the memo.
     """
 
     __slots__ = ("finish", "slot")

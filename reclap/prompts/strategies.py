@@ -40,7 +40,7 @@ def make(name: str, labels: Labels, template: str = TEMPLATE) -> PromptBank:
         Labels, or a bank. "label+description" needs a bank with descriptions, "bank"
         needs prompts, the others look at the labels alone.
     template : str
-        For "template"; contains ``{label}``.
+        Prompt with ``{label}``, for the strategy "template".
 
     Returns
     -------

@@ -56,7 +56,7 @@ class Neighbours:
     Parameters
     ----------
     session : Session
-        Whose items are compared, as they are at each time.
+        Session with the items, in their present state.
     embed : callable
         Takes a list of texts, returns unit-length embeddings (n, d); may be called from several
         threads.

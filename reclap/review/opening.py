@@ -42,7 +42,7 @@ def open_review(
     llm : reclap.llm.Session, optional
         Language model that `Session.ask_again` asks for another text.
     sampling : reclap.llm.Sampling, optional
-        How it is asked.
+        Temperature, seed and attempts of its requests.
 
     Yields
     ------

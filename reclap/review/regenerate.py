@@ -34,18 +34,17 @@ def regenerator(
     llm : Session
         Session with the language model.
     sampling : Sampling
-        How, and how often.
+        Temperature, seed and attempts.
     labels : sequence of str
         All labels under review.
     sense : Sense, optional
-        For the checks.
+        Similarity in meaning, for the checks.
 
     Returns
     -------
     callable
-        From an item, the text of its description, and texts that must not come again to a prompt;
-        ReclapError if none that passes comes. What it gave for a label once, it does not give
-        again, whether it was kept or not.
+        Maps an item, the text of its description, and texts to avoid to a prompt; ReclapError if no
+        text is accepted. A text already proposed for a label is never proposed again.
     """
     given: dict[tuple[str, str], list[str]] = {}
     asked = itertools.count()

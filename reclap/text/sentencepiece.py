@@ -26,7 +26,7 @@ class Pieces:
     Attributes
     ----------
     pieces : list of str
-        In the order of their ids.
+        Pieces, in the order of their ids.
     scores : list of float
         Logarithms of their probabilities.
     normalization : bytes

@@ -35,7 +35,7 @@ class Found:
     config : ClapConfig
         Inferred.
     tensors : dict of str to ndarray
-        By our names.
+        Tensors by our names.
     tokenizer : Path or None
         File of the tokenizer, if one lies beside the checkpoint.
     ignored : dict of str to str

@@ -35,7 +35,7 @@ def from_panns(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By upstream's names without the prefix of the model around it, from ``bn0.weight`` on.
+        Tensors by upstream's names without the prefix of a wrapper, ``bn0.weight`` and so on.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def config_of(tensors: Tensors) -> Cnn14Config:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By our names.
+        Tensors by our names.
 
     Raises
     ------

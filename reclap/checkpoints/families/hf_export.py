@@ -91,7 +91,7 @@ def write(folder: Path, config: ClapConfig, tensors: Tensors, tokenizer: bytes |
     config : ClapConfig
         The model.
     tensors : mapping of str to ndarray
-        By our names.
+        Tensors by our names.
     tokenizer : bytes, optional
         Content of a tokenizer.json; without it the folder has no tokenizer.
 

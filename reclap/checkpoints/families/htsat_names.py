@@ -48,7 +48,7 @@ def from_laion(tensors: Tensors) -> tuple[dict[str, Stored], list[str]]:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By LAION's names without ``audio_branch.``, from ``bn0.weight`` on.
+        Tensors by LAION's names without ``audio_branch.``, ``bn0.weight`` and so on.
     """
     left = [name for name in tensors if _IGNORED.fullmatch(name)]
     kept = {BRANCH + name: x for name, x in tensors.items() if not _IGNORED.fullmatch(name)}
@@ -98,7 +98,7 @@ def to_transformers(tensors: Tensors) -> dict[str, Stored]:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By our names, from ``audio_branch.bn0.weight`` on.
+        Tensors by our names, ``audio_branch.bn0.weight`` and so on.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def config_of(tensors: Tensors, spec_size: int = 256, **told: Any) -> HtsatConfi
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By our names.
+        Tensors by our names.
     spec_size : int
         The one size that no tensor tells; 256 in every published model.
     **told

@@ -24,7 +24,7 @@ def read(path: Path, tensors: Tensors, text_activation: str | None = None) -> Fo
     Parameters
     ----------
     path : Path
-        For messages.
+        File of the checkpoint, for messages.
     tensors : mapping of str to ndarray
         The state dict.
     text_activation : {"gelu", "quick_gelu"}, optional

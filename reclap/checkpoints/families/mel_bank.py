@@ -44,7 +44,7 @@ def check(tensors: Tensors, front: AudioConfig) -> None:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By upstream's names without the prefix of the model around the tower.
+        Tensors by upstream's names without the prefix of a wrapper.
     front : AudioConfig
         Front end of the model.
 

@@ -42,7 +42,7 @@ def kind_of(tensors: Tensors) -> str:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By upstream's names, without the prefix of the model around it.
+        Tensors by upstream's names, without the prefix of a wrapper.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def tower_of(
         table of positions where it is shorter. Heads are 64 wide, where the tensors do not tell, as
         in every published model of these kinds.
     tensors : dict of str to ndarray
-        By our names.
+        Tensors by our names.
 
     Raises
     ------

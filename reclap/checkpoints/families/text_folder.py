@@ -102,7 +102,7 @@ class TextTower:
     config : TextConfig
         Read off tensors and config.json.
     tensors : dict of str to ndarray
-        By our names.
+        Tensors by our names.
     tokenizer : Path
         See `reclap.text.vocabulary.load`.
     ignored : list of str

@@ -25,7 +25,7 @@ class Layout:
     Parameters
     ----------
     model : str
-        How messages call it.
+        Name of the model in messages.
     outside : dict of str to tuple of str
         Our name to upstream's names, of which the first present counts, outside layers.
     layer : str
@@ -187,7 +187,7 @@ def from_bert(tensors: Tensors) -> dict[str, Stored]:
     Parameters
     ----------
     tensors : mapping of str to ndarray
-        By upstream's names, from ``embeddings.word_embeddings.weight`` on.
+        Tensors by upstream's names, ``embeddings.word_embeddings.weight`` and so on.
 
     Returns
     -------
