@@ -98,6 +98,24 @@ def test_links_of_page_lead_somewhere(page):
     assert [t for t in local if not (page.parent / t).exists()] == []
 
 
+def test_design_names_every_file_and_no_other():
+    text = (ROOT / "docs/design.md").read_text("utf-8")
+    files = [p for f in ("reclap", "csrc") for p in (ROOT / f).rglob("*.[pch]*") if p.is_file()]
+    sources = {p for p in files if p.suffix in (".py", ".c", ".h")}
+    own = {p for p in sources if p.stem.startswith("__") or p.parent.name == "cli"}
+    for path in sorted(sources - own):
+        assert re.search(rf"\b{path.stem}\.(\[ch\]|{path.suffix[1:]}\b)", text), path
+    known = {
+        p.name
+        for folder in ("tests", "parity", "fuzz", "benchmarks")
+        for p in (ROOT / folder).iterdir()
+    }
+    known |= {p.name for p in sources} | {"setup.py"}
+    named = re.findall(r"[`/](\w+\.(?:py|c|h))\b", text)
+    assert len(named) > 100
+    assert {name for name in named if name not in known and not name.startswith("NAME")} == set()
+
+
 def test_every_page_of_docs_is_linked():
     text = "".join(page.read_text("utf-8") for page in PAGES)
     assert [p.name for p in ROOT.glob("docs/*.md") if f"{p.name})" not in text] == []
