@@ -2,10 +2,10 @@
 
     python benchmarks/bench_cost.py [--tower base] [--rounds N] [--plot docs/cost.png] [--json]
 
-HTSAT-base of random weights, ours alone. Length: whole clips, front end included, a window every
-10 s. Batch: log-mel to embedding. Threads: a batch of 8, by the clock. Labels: naming one embedded
-clip, and embedding the prompts with the text tower of the bundled model. Everything but threads in
-processor time on one thread; the least of the rounds. The plot needs matplotlib.
+HTSAT-base of random weights, ours alone. Length: whole clips, front end included, a window every 10
+s. Batch: from log-mel to embedding. Threads: a batch of 8, by the clock. Labels: scoring one
+embedded clip, and embedding the prompts with the text tower of the bundled model. Everything but
+threads in processor time on one thread; the least of the rounds. The plot needs matplotlib.
 """
 
 import json

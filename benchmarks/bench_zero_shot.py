@@ -43,7 +43,7 @@ def files(count: int) -> list[str]:
 def make_ours(
     folder: str, clips: list[str], labels: list[str], dtype: str, threads: int
 ) -> common.Call:
-    """Return our naming of all clips as a function that returns logits."""
+    """Return our zero-shot classification of all clips as a function that returns logits."""
     import reclap
 
     model = reclap.load(folder, threads=threads, dtype=dtype)

@@ -43,14 +43,14 @@ TESTS = {
     "reclap/review/session.py": "review_session review_answers review_journal review_server"
     " review_states review_regenerate",
     "reclap/review/terminal.py": "review_terminal review_answers",
-    "reclap/prompts": "prompt_bank banks strategies combine naming eval_prompts",
-    "reclap/model/prompt_cache.py": "naming strategies store",
-    "reclap/prompts/bank.py": "prompt_bank banks checks_bank review_session naming",
-    "reclap/prompts/entries.py": "prompt_bank banks checks_bank review_session naming",
-    "reclap/prompts/sampling.py": "prompt_bank banks naming",
+    "reclap/prompts": "prompt_bank banks strategies combine zero_shot eval_prompts",
+    "reclap/model/prompt_cache.py": "zero_shot strategies store",
+    "reclap/prompts/bank.py": "prompt_bank banks checks_bank review_session zero_shot",
+    "reclap/prompts/entries.py": "prompt_bank banks checks_bank review_session zero_shot",
+    "reclap/prompts/sampling.py": "prompt_bank banks zero_shot",
     "reclap/prompts/strategies.py": "strategies eval_prompts banks cli",
     "reclap/store": "store caption_features embeddings",
-    "csrc/score": "score combine naming eval_prompts",
+    "csrc/score": "score combine zero_shot eval_prompts",
 }
 
 

@@ -1,4 +1,4 @@
-"""Embedding, naming, timelines: what `Model` promises whatever its weights are."""
+"""Embedding, zero-shot classification, timelines: promises of `Model`, whatever its weights."""
 
 import csv
 import io
@@ -309,7 +309,7 @@ def test_import_is_cheap_and_opens_no_socket_and_no_model():
     assert all(rest == ["0", "0", "[]"] for _, *rest in found)
 
 
-def test_loading_and_naming_open_no_socket(small_folder, tones):
+def test_loading_and_classifying_open_no_socket(small_folder, tones):
     code = f"""
 import sys
 def watch(name, args):

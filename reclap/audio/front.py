@@ -179,8 +179,8 @@ def open_front(
 ) -> Stream:
     """Open a sound as a front end takes it: its rate, its channels, its resampler.
 
-    Inference, training and evaluation all load sounds here, so a model is trained on what it hears
-    later.
+    Inference, training and evaluation all load sounds here, so that a model is trained on the
+    same log-mels that it gets later.
 
     Parameters
     ----------

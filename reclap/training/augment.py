@@ -41,8 +41,8 @@ class Augment(Settings):
     Parameters
     ----------
     shift : bool
-        Start a clip that is no longer than the window at a random place and wrap around. A longer
-        clip always gives a window at a random place.
+        Start a clip that is no longer than the window at a random frame and wrap around. A longer
+        clip always gives a window at a random position.
     speeds : tuple of float
         Play at one of these speeds, by resampling: 1.25 is faster and higher. Each (clip, speed)
         is decoded once and cached.

@@ -115,7 +115,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     was trained on sounds at 32 kHz with a hop of 320 samples, and LAION-CLAP went on at 48 kHz with
     480: 1001 frames of 10 s, 64 bands from 50 to 14 000 Hz either way.
     """
-    config, tensors, heard = _tower_of(path)
+    config, tensors, trained = _tower_of(path)
     if config.kind != wanted.kind or not isinstance(config, HtsatConfig):
         raise FormatError(
             f"{path}: the audio tower is {config.kind}, the tower in training is {wanted.kind}"
@@ -127,7 +127,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     ]
     if wrong:
         raise FormatError(f"{path}: {'; '.join(wrong)}")
-    other = front_differences(heard, front) if heard else []
+    other = front_differences(trained, front) if trained else []
     if other:
         log.warning("%s: its audio tower was trained with another front end: %s", path, other)
     for name in ("eps", "block_eps"):

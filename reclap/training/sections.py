@@ -19,7 +19,7 @@ NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _INHERITED = ("name", "audio_head", "text_head", "dim", "template")
 # Settings of the front end that an audio tower was trained with; a model initialised from it needs
 # the same.
-_HEARD = ("rate", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm", "bank_rate")
+_TRAINED = ("rate", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm", "bank_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +266,7 @@ class Eval(Settings):
                 raise ValueError(f"prompts.{label}: expected texts that are not empty")
 
 
-def front_differences(heard: AudioConfig, wanted: AudioConfig) -> list[str]:
+def front_differences(trained: AudioConfig, wanted: AudioConfig) -> list[str]:
     """Return the differences of a front end from the one that an audio tower was trained with."""
-    pairs = ((name, getattr(heard, name), getattr(wanted, name)) for name in _HEARD)
+    pairs = ((name, getattr(trained, name), getattr(wanted, name)) for name in _TRAINED)
     return [f"{name} was {was!r}, now {now!r}" for name, was, now in pairs if was != now]

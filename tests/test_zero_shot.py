@@ -1,4 +1,4 @@
-"""Naming sounds by banks of prompts: rules, draws, attribution, kept embeddings."""
+"""Zero-shot classification by banks of prompts: rules, draws, attribution, cached embeddings."""
 
 import logging
 import os
@@ -147,7 +147,7 @@ def test_skipped_sounds_have_no_attribution(small, tones, tmp_path):
     assert [r.attribution is None for r in results] == [False, True, False]
 
 
-# ---- Kept embeddings -----------------------------------------------------------------------------
+# ---- Cached embeddings ---------------------------------------------------------------------------
 
 
 def counted(model, monkeypatch):
