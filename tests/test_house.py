@@ -83,7 +83,7 @@ MUTABLE = {
     ("base/parallel.c", "watch"): "thread-local: who may end this thread's call",
     ("base/parallel.c", "region_of"): "thread-local: the pool that a worker belongs to",
 }
-LONGEST, LONGEST_HEADER = 450, 105
+LONGEST, LONGEST_HEADER = 450, 102
 
 
 def code(path):

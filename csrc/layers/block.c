@@ -122,9 +122,11 @@ static void take_back(rc_block_plan *k, rc_plan *plan)
     }
 }
 
-rc_status rc_block_plan_make(rc_block_plan *k, rc_plan *plan, const rc_block *b, const rc_params *p,
-                             const rc_block_rows *rows, bool train)
+rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
+                             const rc_params *p, const rc_block_rows *rows, bool train)
 {
+    RC_TRY(rc_plan_alloc(plan, (void **)out, sizeof **out));
+    rc_block_plan *k = *out;
     *k = (rc_block_plan){.b = b, .p = p, .rows = *rows, .train = train};
     int64_t groups = rc_min(b->heads, rc_max(1, TASKS / rc_max(1, rows->n)));
     k->heads = (b->heads + groups - 1) / groups;

@@ -61,37 +61,12 @@ typedef struct {
     int64_t real; /* rows of the stream that are not there for roundness */
 } rc_sequences;
 
-/* What forward keeps for backward, in scratch: inputs of both branches and the statistics of their
- * norms; before and after attention; before the activation. */
-typedef struct {
-    int64_t x, mean1, rstd1, qkv, o, mid, mean2, rstd2, hidden;
-} rc_block_tape;
-
-/* What backward computes of all rows, in scratch: inputs of the linear layers and gradients. */
-typedef struct {
-    rc_linear_back qkv, proj, fc1, fc2;
-    int64_t a1, a2, h, dbranch1, dbranch2, dqkv, dh, da1, da2, dmid, dout, dbias;
-} rc_block_back;
-
-typedef struct {
-    const rc_block *b;
-    const rc_params *p;
-    rc_block_rows rows;
-    bool train;
-    rc_linear qkv, kv, proj, fc1, gate, fc2;
-    int64_t heads, groups;     /* of a task of attention; tasks of a sequence */
-    int64_t ldq, ldk, q, k, o; /* queries; keys; outputs of attention, of all rows */
-    int64_t bias;              /* of windows */
-    int64_t form, hidden;      /* floats of a chunk: an input, what is behind it */
-    rc_shares chunk, worker;   /* scratch of a chunk, of a worker */
-    rc_block_tape tape;
-    rc_block_back back;
-} rc_block_plan;
+typedef struct rc_block_plan rc_block_plan;
 
 /* With `train` what forward keeps is taken for good; other scratch may be taken again. Training
  * knows layer norms before branches, without gates. */
-rc_status rc_block_plan_make(rc_block_plan *k, rc_plan *plan, const rc_block *b, const rc_params *p,
-                             const rc_block_rows *rows, bool train);
+rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
+                             const rc_params *p, const rc_block_rows *rows, bool train);
 
 /* y, in this block's order, of x, in the order before. They may be the same where there are no
  * windows. */

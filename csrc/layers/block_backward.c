@@ -102,7 +102,7 @@ static void back_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)
         back_attention(job, &task, dbias, dout + i * t * inner,
                        rc_share_of(job->run, k->worker, crew.worker));
     }
-    back_queries(job, dmid, rc_share_of(job->run, k->chunk, crew.worker), first, rows, crew.worker);
+    back_queries(job, dmid, dx, first, rows, crew.worker);
 }
 
 static void relpos_gradient(const rc_block_job *job)

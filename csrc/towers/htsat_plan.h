@@ -41,7 +41,7 @@ typedef struct {
     bool train;
     int64_t stream[2]; /* take turns */
     rc_htsat_input input;
-    rc_block_plan *block; /* of all stages in order */
+    rc_block_plan **block; /* of all stages in order */
     rc_htsat_merge merge[RC_STAGES_MAX];
     rc_htsat_pool pool;
 } rc_htsat_plan;

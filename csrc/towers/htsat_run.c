@@ -153,7 +153,7 @@ static void pool_backward(rc_htsat_call *job)
 
 static rc_status plan_stages(rc_htsat_plan *k, rc_plan *plan)
 {
-    rc_block_plan *block = k->block;
+    rc_block_plan **block = k->block;
     for (int64_t i = 0; i < k->t->config.stages; i++) {
         const rc_htsat_stage *s = &k->t->stage[i];
         int64_t rows = s->window * s->window, windows = k->b * s->tokens / rows;
@@ -193,10 +193,10 @@ static void turn(float **now, float **next)
 static void forward_stages(rc_htsat_call *job, float **now, float **next)
 {
     const rc_htsat_plan *k = job->k;
-    const rc_block_plan *block = k->block;
+    rc_block_plan *const *block = k->block;
     for (int64_t i = 0; i < k->t->config.stages; i++) {
         for (int64_t j = 0; j < k->t->stage[i].depth; j++, turn(now, next))
-            rc_block_forward(block++, job->run, *next, *now, NULL);
+            rc_block_forward(*block++, job->run, *next, *now, NULL);
         if (i + 1 == k->t->config.stages) break;
         job->stage = i;
         job->x = *now;
@@ -229,7 +229,7 @@ void rc_htsat_backward(const void *body, const rc_run *run, const float *dy, con
     const rc_htsat_plan *k = body;
     rc_htsat_call job = {.k = k, .run = run, .in = in, .dy = dy};
     float *now = rc_htsat_at(&job, k->stream[0]), *next = rc_htsat_at(&job, k->stream[1]);
-    const rc_block_plan *block = k->block + k->t->blocks;
+    rc_block_plan *const *block = k->block + k->t->blocks;
     job.dx = now;
     pool_backward(&job);
     for (int64_t i = k->t->config.stages - 1; i >= 0; i--) {
@@ -241,7 +241,7 @@ void rc_htsat_backward(const void *body, const rc_run *run, const float *dy, con
             turn(&now, &next);
         }
         for (int64_t j = 0; j < k->t->stage[i].depth; j++, turn(&now, &next))
-            rc_block_backward(--block, run, next, now, NULL);
+            rc_block_backward(*--block, run, next, now, NULL);
     }
     job.dy = now;
     rc_htsat_input_backward(&job);

@@ -21,7 +21,7 @@ typedef struct {
     int64_t n, tokens, longest; /* texts; rows of tokens; of the longest text, with padding */
     int64_t real;               /* rows, without rounding */
     rc_block_rows rows, last;   /* of all layers but the last one, of that */
-    rc_block_plan *layer;
+    rc_block_plan **layer;
     int64_t x, spans, kept, bias, mask, pooled;
     rc_grid texts;
     rc_linear pooler;
@@ -322,7 +322,7 @@ void rc_text_forward(const void *body, const rc_run *run, const rc_features *out
     rc_sequences all = open_sequences(&job), before = all;
     before.keep = NULL;
     for (int64_t i = 0; i < k->t->config.layers; i++)
-        rc_block_forward(&k->layer[i], run, job.x, job.x,
+        rc_block_forward(k->layer[i], run, job.x, job.x,
                          i + 1 < k->t->config.layers ? &before : &all);
     rc_parallel(run->pool, k->n, pool_sequence, &job);
     if (dense) rc_grid_run(&k->texts, run->pool, pooler_chunk, &job);

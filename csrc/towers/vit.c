@@ -127,7 +127,7 @@ typedef struct {
     const rc_params *p;
     int64_t b, frames, patches; /* patches of a clip, which has a row more */
     bool train;
-    rc_block_plan *block;
+    rc_block_plan **block;
     rc_linear patch;
     rc_linear_back back;
     rc_shares worker;         /* patches of a clip; or its normed rows */
@@ -252,8 +252,7 @@ static void forward(const void *body, const rc_run *run, const rc_features *out,
     vit_call job = {.k = k, .run = run, .in = in, .out = out};
     float *x = at(&job, k->x);
     rc_parallel(run->pool, k->b, input_clip, &job);
-    for (int64_t i = 0; i < k->t->config.depth; i++)
-        rc_block_forward(&k->block[i], run, x, x, NULL);
+    for (int64_t i = 0; i < k->t->config.depth; i++) rc_block_forward(k->block[i], run, x, x, NULL);
     if (k->train)
         memcpy(at(&job, k->last), x, (size_t)(rows_of(k) * k->t->config.width) * sizeof *x);
     rc_parallel(run->pool, k->b, pool_clip, &job);
@@ -304,7 +303,7 @@ static void backward(const void *body, const rc_run *run, const float *dy, const
     rc_norm_backward_weight(run->pool, k->p, k->t->norm, at(&job, k->da), at(&job, k->last),
                             at(&job, k->mean), at(&job, k->rstd), rows_of(k));
     for (int64_t i = k->t->config.depth - 1; i >= 0; i--)
-        rc_block_backward(&k->block[i], run, dx, dx, NULL);
+        rc_block_backward(k->block[i], run, dx, dx, NULL);
     rc_parallel(run->pool, 1 + n, position_gradient, &job);
     for (int64_t clip = 0; clip < k->b; clip++)
         memcpy(dpatches + clip * n * w, dx + (clip * (1 + n) + 1) * w,
