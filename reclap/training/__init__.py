@@ -5,16 +5,37 @@ from typing import TYPE_CHECKING
 from reclap._lazy import exports
 
 if TYPE_CHECKING:
+    from reclap.training.augment import Augment
     from reclap.training.loop import Result, train
-    from reclap.training.recipe import Recipe
+    from reclap.training.recipe import Recipe, load
+    from reclap.training.sections import Data, Eval, ModelPart, Optim, Run
     from reclap.training.text_encoder import TextEncoder
 
-__all__ = ["Recipe", "Result", "TextEncoder", "train"]
+__all__ = [
+    "Augment",
+    "Data",
+    "Eval",
+    "ModelPart",
+    "Optim",
+    "Recipe",
+    "Result",
+    "Run",
+    "TextEncoder",
+    "load",
+    "train",
+]
 
 _HOMES = {
+    "Augment": "reclap.training.augment",
+    "Data": "reclap.training.sections",
+    "Eval": "reclap.training.sections",
+    "ModelPart": "reclap.training.sections",
+    "Optim": "reclap.training.sections",
     "Recipe": "reclap.training.recipe",
     "Result": "reclap.training.loop",
+    "Run": "reclap.training.sections",
     "TextEncoder": "reclap.training.text_encoder",
+    "load": "reclap.training.recipe",
     "train": "reclap.training.loop",
 }
 

@@ -33,7 +33,7 @@ FLOOR = 1e-10  # power of the log-mel's floor, -100 dB
 
 @dataclasses.dataclass(frozen=True)
 class Augment(Settings):
-    """Random changes in training; all are off by default.
+    """Section ``[augment]``: random changes in training, all off by default.
 
     Every clip is brought to a common level first, so that ratios below are ratios of loudness, and
     back to the front end's level (or its own, where the front end sets none) at the end.
@@ -49,8 +49,10 @@ class Augment(Settings):
     tilt_db : float
         Largest gain or loss at the outer mel bands, falling linearly to the opposite at the
         other end.
-    eq_db, eq_points : float, int
-        Largest gain or loss at `eq_points` evenly spaced mel bands, interpolated between.
+    eq_db : float
+        Largest gain or loss at evenly spaced mel bands, interpolated between.
+    eq_points : int
+        Number of these bands.
     same : float
         Probability that a second clip of the same group, changed in the same manner, joins.
     splice : float
@@ -71,6 +73,16 @@ class Augment(Settings):
         Least and greatest distance below the clip.
     gain_db : float
         Largest change of the final level.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Augment(shift=True, speeds=(0.9, 1.0, 1.1)).noise_db
+    (10.0, 40.0)
     """
 
     shift: bool = False

@@ -126,7 +126,7 @@ def train(
 
     Examples
     --------
-    >>> from reclap.training.recipe import load
+    >>> from reclap.training import load
     >>> result = train(load("recipes/smoke.toml"), "runs/smoke")  # doctest: +SKIP
     >>> result.step  # doctest: +SKIP
     300

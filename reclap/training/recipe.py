@@ -203,7 +203,7 @@ def defaults() -> dict[str, Any]:
 
 
 def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe.
+    r"""Read a recipe.
 
     Parameters
     ----------
@@ -213,12 +213,23 @@ def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
         ``section.key=value``, the value in TOML, or else a text. Relative paths start at the
         working directory.
 
+    Returns
+    -------
+    Recipe
+        The checked recipe.
+
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     FormatError
         If it is no TOML, or a key is unknown, missing, ill-typed or out of range.
+
+    Examples
+    --------
+    >>> _ = Path("run.toml").write_text('[data]\nmanifest = "train.jsonl"\n[run]\nsteps = 100')
+    >>> load("run.toml", ["run.steps=200", "optim.lr=5e-4"]).run.steps
+    200
     """
     path = Path(path)
     try:

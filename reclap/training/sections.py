@@ -46,6 +46,17 @@ class ModelPart(Settings):
     init : {"xavier_uniform", "trunc_normal"}
         Initialisation of linear layers: uniform by their widths, from which small towers learn
         much faster, or normal with standard deviation 0.02 as LAION-CLAP.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> part = ModelPart(source="mini")
+    >>> part.completed().config(TextConfig()).dim
+    512
     """
 
     source: str = dataclasses.field(default="", metadata={"key": "from"})
@@ -77,6 +88,16 @@ class ModelPart(Settings):
     def completed(self, source: ClapConfig | None = None) -> "ModelPart":
         """Return the section with all settings: those of `source`, the ``from`` model, or defaults.
 
+        Parameters
+        ----------
+        source : ClapConfig, optional
+            Configuration of the ``from`` model.
+
+        Returns
+        -------
+        ModelPart
+            The section without unset values.
+
         Raises
         ------
         FormatError
@@ -99,7 +120,23 @@ class ModelPart(Settings):
         return dataclasses.replace(self, text=text, front=front, audio=audio, **given)
 
     def config(self, text: TextConfig) -> ClapConfig:
-        """Return the configuration of the whole model; for a `completed` section."""
+        """Return the configuration of the whole model; for a `completed` section.
+
+        Parameters
+        ----------
+        text : TextConfig
+            Configuration of the text tower.
+
+        Returns
+        -------
+        ClapConfig
+            The configuration.
+
+        Raises
+        ------
+        FormatError
+            If values do not fit together.
+        """
         parts = dataclasses.asdict(self)
         del parts["init"], parts["source"], parts["audio_from"]
         return ClapConfig.from_json(parts | {"text": dataclasses.asdict(text)}, "model")
@@ -139,6 +176,16 @@ class Data(Settings):
         Number of batches to prefetch.
     cache_mb : int
         Size of the spectrogram cache in memory, in units of 2**20 bytes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Data("train.jsonl", batch=64, ahead=2).original
+    0.4
     """
 
     manifest: str
@@ -184,6 +231,16 @@ class Optim(Settings):
         Decay of the exponential moving average (EMA) of the weights, with a warm-up:
         ``min(ema, (1 + step) / (10 + step))``. The EMA weights are then those that are saved and
         evaluated. 0: no EMA.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Optim(lr=5e-4, warmup=100, ema=0.999).clip
+    0.0
     """
 
     lr: NotNegative = 1e-4
@@ -215,6 +272,16 @@ class Run(Settings):
     threads : int
         Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
         only for the same number.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Run(steps=1000).save_every
+    1000
     """
 
     steps: Positive
@@ -247,6 +314,16 @@ class Eval(Settings):
         Column of the true label.
     prompts : dict
         A text or list of texts for each label; the model's template where absent.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Eval(every=100, label="category").prompts
+    {}
     """
 
     every: Count = 0
