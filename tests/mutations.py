@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import random
 import sys
 import time
@@ -30,10 +31,16 @@ _events: list[str] = []
 _watching = False
 
 
+def _only_reads(mode: str | None, flags: int) -> bool:
+    """Return whether an open cannot change a file; os.open has flags instead of a mode."""
+    changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    return mode in ("r", "rb") or (mode is None and not flags & changes)
+
+
 def _audit(event: str, args: tuple) -> None:
     if not _watching or event in LISTING or (event == "compile" and args[1] == "<unknown>"):
         return  # the last is ast.literal_eval, as NumPy reads headers
-    if event.startswith(FORBIDDEN) or (event == "open" and args[1] not in ("r", "rb")):
+    if event.startswith(FORBIDDEN) or (event == "open" and not _only_reads(*args[1:])):
         _events.append(f"{event} {args!r:.200}")
 
 
