@@ -6,9 +6,12 @@ methods, but each method is shown somewhere. Exceptions and protocols need no ex
 fields of a protocol are no parameters (PR01).
 """
 
+import ast
 import functools
 import importlib
 import inspect
+import re
+import textwrap
 
 import pytest
 from needs import needs
@@ -86,3 +89,26 @@ def is_told_elsewhere(value):
 def test_docstring_is_complete(name):
     found = needs("numpydoc.validate", "dev").validate(name)["errors"]
     assert [text for code, text in found if code not in left_out(name)] == []
+
+
+def functions_of(value):
+    """Return the functions of ours that a name runs: its own, or what makes objects of a class."""
+    if inspect.isclass(value):
+        makers = [vars(value).get(name) for name in ("__init__", "__post_init__")]
+        written = [
+            f for f in makers if inspect.isfunction(f) and f.__code__.co_filename != "<string>"
+        ]
+        return [f for f in written if is_ours(f)]
+    value = getattr(value, "__func__", None) or getattr(value, "func", None) or value
+    return [value.fget if isinstance(value, property) else value]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_raises_says_so(name):
+    value = PUBLIC[name]
+    for function in functions_of(value):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        raised = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Raise) and n.exc]
+        wanted = "Error" if isinstance(value, PROPERTIES) else r"^ *Raises$"
+        told = re.search(wanted, inspect.getdoc(value) or "", re.MULTILINE)
+        assert told or not raised
