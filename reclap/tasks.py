@@ -33,7 +33,7 @@ def train(
     recipe : path or Recipe
         TOML file, as ``docs/training.md`` specifies it; or one that was read.
     out : path
-        Folder of checkpoints and log; made if absent.
+        Folder of checkpoints and log; created if absent.
     settings : iterable of str
         ``section.key=value``, which override the file.
     resume : bool

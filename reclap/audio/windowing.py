@@ -43,8 +43,8 @@ def windows(samples: npt.ArrayLike, config: AudioConfig | None = None) -> Sample
     longer clip of L samples gives ``n = ceil((L - W) / H) + 1`` windows, ``H = window_hop W``,
     evenly spaced so that the first starts with the clip and the last ends with it: all audio is
     covered, nothing is padded, and equal clips give equal windows. (The reference
-    implementations crop one window at random.) With ``silence="skip"`` the clip is what lies
-    between the silence at its ends, but W samples at least.
+    implementations crop one window at random.) With ``silence="skip"`` the clip is the part
+    between the silence at its ends, but at least W samples.
 
     Examples
     --------

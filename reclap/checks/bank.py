@@ -33,7 +33,7 @@ def check_bank(bank: PromptBank, sense: Sense | None = None) -> tuple[PromptBank
     Returns
     -------
     bank : PromptBank
-        The bank with flags: those of these checks are set anew, others are kept.
+        The bank with flags: those of these checks are replaced, others are kept.
     report : Report
         Findings, and how often words and phrases come back.
 

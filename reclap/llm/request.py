@@ -156,7 +156,7 @@ class LanguageModel(Protocol):
     Attributes
     ----------
     name : str
-        Stands for the weights: part of every digest and of every result's provenance.
+        Name of the weights: part of every digest and of every result's provenance.
     small : bool
         Whether the model wants examples and one property at a time instead of long instructions.
     """

@@ -111,7 +111,7 @@ def rewrite(
     """Add rewrites to the captions of a manifest.
 
     Rows are read, asked for and kept a few at a time. A run that was stopped or killed is
-    continued by calling this again; each row is made once. Finished rows are kept in
+    resumed by calling this again; each row is generated once. Finished rows are kept in
     ``OUT.partial``; `out` is written when all are there.
 
     Parameters

@@ -34,7 +34,7 @@ class Finished(NamedTuple):
     Attributes
     ----------
     source : str
-        Digest of what it was made of.
+        Digest of the source row.
     row : mapping
         Output of the row, as JSON.
     item : Item
@@ -61,7 +61,7 @@ class Rows:
     made : mapping
         Provenance of the content, as JSON.
     force : bool
-        Replace what is there instead of continuing or refusing.
+        Replace existing files instead of resuming or refusing.
 
     Raises
     ------

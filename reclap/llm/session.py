@@ -58,7 +58,7 @@ class Budget:
         Requests that may be sent, repeated ones included.
     max_tokens : int, optional
         Tokens of prompts and replies together. A request is sent only if its estimated prompt
-        and its longest reply still fit beside those on their way.
+        and its longest reply still fit beside those in flight.
 
     Examples
     --------
@@ -242,7 +242,7 @@ class Session:
         self._stopped.set()
 
     def abort(self) -> None:
-        """Stop, and give up the requests on their way, where the model can."""
+        """Stop, and cancel the requests in flight, if the model can."""
         self.stop()
         abort = getattr(self._model, "abort", None)
         if abort is not None:

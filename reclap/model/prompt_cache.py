@@ -46,7 +46,7 @@ class PromptEmbeddings:
     Every bank goes into the folder, and lists of `BLOCK` prompts or more: below it embedding takes
     less than the digest of a model. A store (``docs/store.md``) of each model holds its prompts,
     appended block by block. Processes may share the folder: while one writes, others keep nothing.
-    A store that cannot be read is made anew, one that cannot be written is done without; both are
+    A store that cannot be read is rebuilt, one that cannot be written is not used; both are
     logged. Beyond `MAX_BYTES` bytes the stores that were used least recently are removed.
     """
 

@@ -87,7 +87,7 @@ class Embeddings:
     preparation: str = ""
 
     def save(self, path: StrPath) -> None:
-        """Write an ``.npz`` file or a ``.store``, in place of what is there.
+        """Write an ``.npz`` file or a ``.store``, replacing an existing one.
 
         Parameters
         ----------

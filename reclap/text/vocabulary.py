@@ -1,8 +1,8 @@
 """Building of tokenizers from tokenizer.json or vocabularies.
 
 Many folders of RoBERTa, GPT-2, CLIP, BERT and T5 hold the older files only: ``vocab.json`` with
-``merges.txt``, ``vocab.txt``, or ``spiece.model``. What else a tokenizer is made of (how text is
-normalised and cut, which special tokens it adds) is fixed by the kind of model and built here; the
+``merges.txt``, ``vocab.txt``, or ``spiece.model``. The other parts of a tokenizer (how text is
+normalised and cut, which special tokens it adds) are fixed by the kind of model and built here; the
 ids equal those of transformers' tokenizers.
 """
 

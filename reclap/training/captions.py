@@ -27,7 +27,7 @@ class Captions:
     texts : sequence of str
         Known captions, each once.
     path : Path
-        Store of their features; made, continued where a killed process left it, or made anew where
+        Store of their features; created, resumed after a kill, or rebuilt where
         it is of another tower.
     progress : bool
         Show a progress bar.

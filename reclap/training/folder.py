@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 class RunFolder:
-    """Checkpoints of one run on disk; made by `opened`.
+    """Checkpoints of one run on disk; created by `opened`.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class RunFolder:
         path : Path
             The folder.
         resume : bool
-            Continue from what is there; otherwise only a folder without a run is taken.
+            Resume the run; otherwise only a folder without a run is accepted.
 
         Raises
         ------

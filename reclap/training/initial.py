@@ -71,7 +71,7 @@ def text_tower(source: str, out: Path, *, progress: bool = False) -> Path:
 
 
 def whole_model(source: str, out: Path, *, progress: bool = False) -> Path:
-    """Return the model folder that a run goes on with, making it of another project's checkpoint.
+    """Return the model folder to continue from, converting another project's checkpoint.
 
     Parameters
     ----------

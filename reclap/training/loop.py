@@ -97,7 +97,7 @@ def train(
     recipe : Recipe
         See `reclap.training.recipe.load`.
     out : path
-        Folder for checkpoints and log; made if absent.
+        Folder for checkpoints and log; created if absent.
     resume : bool
         Continue the run that `out` holds, bit for bit as if it had not been interrupted; start
         it if there is no checkpoint yet. Without it a folder that holds anything is refused.
@@ -186,7 +186,7 @@ def _text_tower(recipe: Recipe, source: Path | None, out: Path, progress: bool) 
 
 
 def _begin(learner: Learner, known: ClapConfig, source: Path, *, own_text: bool) -> None:
-    """Go on with a whole model; a head of other sizes than there begins at random."""
+    """Continue from a whole model; a head of other sizes is initialised at random."""
     config, parts = learner.config, ["audio_branch.", "logit_scale"]
     if (config.audio_head, config.dim) == (known.audio_head, known.dim):
         parts.append("audio_projection.")
