@@ -1,0 +1,163 @@
+"""Write the manifest of real recordings as JSON lines, one line a recording or window of it.
+
+    python recipes/sounds/make_manifest.py ../shared/audio sounds.jsonl
+
+Columns: id, path, kind, label (the archive's own name of the kind), group, archive, source,
+licence, seconds; and, where they apply, start (of a window, in seconds), fold, credit, register,
+language, band. Recordings that fingerprints find to be one sound get one source.
+"""
+
+import argparse
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from reclap.audio import read
+from reclap.io import files
+
+HERE = Path(__file__).parent
+KINDS = json.loads((HERE / "kinds.json").read_text("utf-8"))
+REGISTERS = ("low", "lower middle", "upper middle", "high")
+NOTES = {name: i for i, name in enumerate(("C", "Cs", "D", "Ds", "E", "F", "Fs", "G", "Gs"))}
+NOTES |= {"A": 9, "As": 10, "B": 11}
+WINDOW = 10  # seconds; loops are cut into equal windows of about this length
+CREDIT = re.compile(
+    r"\*\*\[(?P<clip>[\w-]+)\.ogg\]\(\S+?\)\*\*:\s+clip derived from \[.*?\]\((?P<url>\S+?)\)"
+    r" by \*(?P<author>.*?)\* \(\[(?P<licence>.+?)\]"
+)
+
+Item = dict[str, Any]
+
+
+def esc10(audio: Path) -> list[Item]:
+    """Return the clips of ESC-10, each with its freesound recording as source."""
+    folder = audio / "esc10"
+    found = CREDIT.finditer((folder / "ATTRIBUTION.txt").read_text("utf-8"))
+    credits = {match["clip"]: match for match in found}
+    items = []
+    for row in table(folder / "esc10.csv"):
+        credit = credits[Path(row["path"]).stem]
+        items.append(
+            {
+                "path": f"esc10/{row['path']}",
+                "label": row["label"],
+                "archive": "esc10",
+                "source": f"freesound:{row['freesound_id']}",
+                "licence": f"CC BY 3.0; recording {credit['licence']}",
+                "fold": int(row["fold"]),
+                "credit": f"{credit['author']}, {credit['url']}",
+            }
+        )
+    return items
+
+
+def others(audio: Path) -> list[Item]:
+    """Return the recordings of kinds.csv."""
+    items = []
+    for row in table(audio / "kinds.csv"):
+        item: Item = {
+            "path": row["path"],
+            "label": row["label"],
+            "group": row["group"],
+            "archive": row["source"],
+            "licence": row["licence"],
+        }
+        name = Path(row["path"]).with_suffix("").as_posix()
+        item["source"] = f"{row['source']}:{name.partition('/')[2]}"
+        if row["source"] == "philharmonia":
+            item["source"] = f"philharmonia:{row['label']}"
+            note = re.fullmatch(r"[^_]+_([A-G]s?)(\d)_.*", Path(name).name)
+            if note:
+                item["pitch"] = 12 * int(note[2]) + NOTES[note[1]] + 12  # as in MIDI: A4 is 69
+        elif row["source"] == "asterisk-core-sounds":
+            voice = Path(name).parent.name
+            item |= {"source": f"asterisk:{voice}", "language": voice[:2], "band": "telephone"}
+        elif row["source"] == "opsound":
+            piece = Path(name).name.rpartition("_")[0]
+            item |= {"source": f"opsound:{piece}", "band": "telephone"}
+        items.append(item)
+    set_registers(items)
+    return items
+
+
+def set_registers(items: list[Item]) -> None:
+    """Cut the notes of each instrument into four registers, a source each."""
+    notes = [item for item in items if "pitch" in item]
+    for label in sorted({item["label"] for item in notes}):
+        own = sorted(
+            (item for item in notes if item["label"] == label), key=lambda item: item["pitch"]
+        )
+        first = {item["pitch"]: i for i, item in reversed(list(enumerate(own)))}  # equal: together
+        for item in own:
+            register = REGISTERS[first[item["pitch"]] * len(REGISTERS) // len(own)]
+            item["register"] = register
+            item["source"] += f":{register}"
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def name_kind(item: Item) -> None:
+    """Set id, kind and group."""
+    item["id"] = Path(item["path"]).with_suffix("").as_posix()
+    item["kind"] = KINDS["names"].get(item["label"], item["label"])
+    item["group"] = KINDS["groups"].get(item["kind"]) or item["group"]
+
+
+def windows(item: Item) -> list[Item]:
+    """Return the windows of a loop or of a piece of music, or the recording as it is."""
+    count = (
+        round(item["seconds"] / WINDOW) if item["path"].startswith(("ambient/", "music/")) else 1
+    )
+    if count < 2:
+        return [item]
+    length = item["seconds"] / count
+    return [
+        {
+            **item,
+            "id": f"{item['id']}:{i}",
+            "start": round(i * length, 3),
+            "seconds": round(length, 3),
+        }
+        for i in range(count)
+    ]
+
+
+def rows(audio: Path) -> list[Item]:
+    """Return the rows of the manifest, by id."""
+    items = esc10(audio) + others(audio)
+    for item in items:
+        name_kind(item)
+        clip = read(audio / item["path"])
+        item["seconds"] = round(len(clip.samples) / clip.rate, 3)
+    return sorted((row for item in items for row in windows(item)), key=lambda row: row["id"])
+
+
+COLUMNS = ("id", "path", "kind", "label", "group", "archive", "source", "licence", "seconds")
+OPTIONAL = ("start", "fold", "credit", "register", "pitch", "language", "band")
+
+
+def main() -> None:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("audio", type=Path, help="folder with kinds.csv and esc10/")
+    parser.add_argument("out", type=Path, help="manifest to write, .jsonl")
+    arguments = parser.parse_args()
+    if not (arguments.audio / "kinds.csv").is_file():
+        parser.error(
+            f"{arguments.audio / 'kinds.csv'}: no such file; the recordings are not in a clone"
+        )
+    lines = [
+        json.dumps({name: row[name] for name in (*COLUMNS, *OPTIONAL) if name in row})
+        for row in rows(arguments.audio)
+    ]
+    files.write_text(arguments.out, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
