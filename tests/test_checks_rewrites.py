@@ -63,6 +63,8 @@ def test_numbers_belong_to_things_or_events():
     assert counts("an owl hoots and a dog barks three times", "dog") == [1, 3]
     assert counts("a flock of pigeons", "pigeon") == [0]
     assert counts("the dog", "dog") == [None]
+    assert counts("the dog's bark, low", "dog") == [None, None]  # a possessive is no plural
+    assert counts("the dogs' bark, low", "dog") == [0, None]
     assert counts("an audience", "crowd") == [0]
     assert counts("two cattle", "cow") == [2]
 

@@ -280,8 +280,9 @@ class _Reader:
             return 0 if is_group or is_one else number[0]
         if mention.role != THING or mention.source in _UNCOUNTED:
             return None
-        is_plural = words[0] in _MANY or (words[0].endswith("s") and stem(words[0]) != words[0])
-        return 0 if is_plural or is_group else None
+        is_noun = not words[0].endswith("'s")  # "the dog's bark"
+        is_plural = words[0].endswith("s") and is_noun and stem(words[0]) != words[0]
+        return 0 if is_plural or is_group or words[0] in _MANY else None
 
     def _times(self, word: str) -> int:
         """Count events: "twice", "three times"."""
