@@ -20,6 +20,7 @@ GOOD = (
     "A knock knock knock, then louder and louder steps going round and round",
     "An adult male speaks while an adult male coughs",
     "A crisp fizz and the opening of a can",
+    "A djundjun booms under a stick while palms slap beside it",
     "A theremin glides from a windowsill while raindrops moisten bookshelves outside",
 )
 BAD = {

@@ -1,0 +1,91 @@
+"""Captions of kinds of sounds: complete, unlike each other, and fit by the project's checks."""
+
+import csv
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from reclap import checks
+from reclap.checks.duplicates import find_duplicates
+
+SOUNDS = Path(__file__).resolve().parents[1] / "recipes" / "sounds"
+FILES = sorted((SOUNDS / "captions").glob("*.jsonl"))
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [row for path in FILES for row in _rows(path)]
+
+
+def _texts(row):
+    return [row["caption"], *row["rewrites"]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_kind_has_captions_with_rewrites(path):
+    rows = _rows(path)
+    assert all(set(row) == {"kind", "caption", "rewrites"} for row in rows)
+    captions = Counter(row["kind"] for row in rows)
+    assert {kind: n for kind, n in captions.items() if n < 3} == {}
+    assert [row["caption"] for row in rows if len(row["rewrites"]) < 8] == []
+
+
+def test_every_recording_has_captions_of_its_kind(shared, rows):
+    names = json.loads((SOUNDS / "kinds.json").read_text("utf-8"))["names"]
+    groups = defaultdict(set)
+    with (shared / "audio" / "kinds.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            groups[row["group"]].add(row["label"])
+    written = {row["kind"] for row in rows}
+    asked = set().union(*(groups[path.stem] for path in FILES if path.stem in groups))
+    assert {kind for kind in asked if not written & {kind, names.get(kind, kind)}} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_rewrites_pass_the_checks(path):
+    report = checks.check_manifest(path)
+    assert report.texts == sum(len(row["rewrites"]) for row in _rows(path))
+    assert [str(flagged) for flagged in report.flagged] == []
+
+
+def test_captions_can_be_read_and_are_of_the_length_of_captions(rows):
+    found = [
+        f"{row['caption']}: {finding}"
+        for row in rows
+        for finding in checks.check_rewrite(row["caption"], row["caption"])
+    ]
+    assert found == []
+    odd = [row["caption"] for row in rows if not 6 <= len(row["caption"].split()) <= 18]
+    assert odd == []
+
+
+def test_no_text_repeats_another_within_or_across_kinds(rows):
+    texts = [text for row in rows for text in _texts(row)]
+    assert [
+        f"{texts[i]!r} {how} {texts[j]!r}" for i, (j, how) in find_duplicates(texts).items()
+    ] == []
+
+
+def test_no_runs_of_words_recur_like_a_template(rows):
+    runs = Counter()
+    texts = [text for row in rows for text in _texts(row)]
+    for text in texts:
+        words = text.lower().replace(",", "").split()
+        runs.update({tuple(words[i : i + 4]) for i in range(len(words) - 3)})
+    most = max(10, 0.01 * len(texts))
+    assert {" ".join(run): n for run, n in runs.items() if n > most} == {}
+
+
+def test_nothing_is_overused(rows):
+    texts = defaultdict(list)
+    for row in rows:
+        texts[row["kind"]] += _texts(row)
+    found = checks.distribution.measure_distribution(texts)
+    assert [name for name, share in found.openings if share > 0.04] == []
+    assert [name for name, share in found.qualities if share > 0.08] == []
