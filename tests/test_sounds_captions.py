@@ -9,6 +9,7 @@ import pytest
 
 from reclap import checks
 from reclap.checks.duplicates import find_duplicates
+from reclap.checks.form import check_form
 
 SOUNDS = Path(__file__).resolve().parents[1] / "recipes" / "sounds"
 FILES = sorted((SOUNDS / "captions").glob("*.jsonl"))
@@ -58,7 +59,7 @@ def test_captions_can_be_read_and_are_of_the_length_of_captions(rows):
     found = [
         f"{row['caption']}: {finding}"
         for row in rows
-        for finding in checks.check_rewrite(row["caption"], row["caption"])
+        for finding in check_form(row["caption"], "rewrite")
     ]
     assert found == []
     odd = [row["caption"] for row in rows if not 6 <= len(row["caption"].split()) <= 18]
