@@ -65,6 +65,7 @@ def test_an_id_is_in_one_list(kind):
     assert len(ids) == len(set(ids)) > 300
 
 
+@pytest.mark.slow
 def test_manifest_has_every_recording(manifest, shared):
     ids = [row["id"] for row in manifest]
     assert len(ids) == len(set(ids))
@@ -78,6 +79,7 @@ def test_manifest_has_every_recording(manifest, shared):
     )
 
 
+@pytest.mark.slow
 def test_windows_cover_their_recording(manifest):
     windows = defaultdict(list)
     for row in manifest:
@@ -90,6 +92,7 @@ def test_windows_cover_their_recording(manifest):
             assert after[2] == source
 
 
+@pytest.mark.slow
 def test_speech_is_speech_whoever_speaks(manifest):
     speech = [row for row in manifest if row["group"] == "speech"]
     assert {row["kind"] for row in speech} == {"speech"}
@@ -97,11 +100,20 @@ def test_speech_is_speech_whoever_speaks(manifest):
     assert not re.search(r"\b(wo)?man\b", json.dumps([row["kind"] for row in manifest]))
 
 
+@pytest.mark.slow
 def test_splits_are_those_of_the_manifest(manifest):
     for name, ids in script("make_splits").lists(manifest).items():
         assert (SPLITS / name).read_text("utf-8").splitlines() == ids, name
 
 
+@pytest.mark.slow
+def test_clips_of_one_recording_have_one_source(manifest):
+    source = {row["id"]: row["source"] for row in manifest}
+    assert source["esc10/fire_crackling/2-28314-A"] == source["esc10/fire_crackling/2-30322-A"]
+    assert len(set(source.values())) == 431
+
+
+@pytest.mark.slow
 def test_no_source_crosses(manifest):
     assert crossing(manifest, listed("heard")) == set()
     assert crossing(manifest, listed("unheard")) == set()
@@ -112,6 +124,7 @@ def test_no_source_crosses(manifest):
     }) == {row["source"]}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_heard_kinds_have_two_sources_in_two_folds(manifest):
     kind = {row["id"]: row["kind"] for row in manifest}
     folds = defaultdict(set)
@@ -123,6 +136,7 @@ def test_heard_kinds_have_two_sources_in_two_folds(manifest):
     assert all(len(folds[k]) == 4 for k in ("cello", "dog barking"))
 
 
+@pytest.mark.slow
 def test_each_kind_is_unheard_once_and_synonyms_together(manifest):
     kind = {row["id"]: row["kind"] for row in manifest}
     third = {kind[i]: split for split, ids in listed("unheard").items() for i in ids}

@@ -14,7 +14,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from reclap.audio import read
+from reclap._types import Samples
+from reclap.audio import load, read
+from reclap.audio.fingerprint import RATE, fingerprint, matches
 from reclap.io import files
 
 HERE = Path(__file__).parent
@@ -135,7 +137,27 @@ def rows(audio: Path) -> list[Item]:
         name_kind(item)
         clip = read(audio / item["path"])
         item["seconds"] = round(len(clip.samples) / clip.rate, 3)
+    for first, second, coherence in join_sources(audio, items):
+        print(f"one source: {first} and {second} (coherence {coherence})")
     return sorted((row for item in items for row in windows(item)), key=lambda row: row["id"])
+
+
+def join_sources(audio: Path, items: list[Item]) -> list[tuple[str, str, float]]:
+    """Give recordings that fingerprints match one source; return the matches between sources."""
+
+    def samples(i: int) -> Samples:
+        return load(audio / items[i]["path"], RATE)
+
+    prints = [fingerprint(samples(i)) for i in range(len(items))]
+    found = []
+    for match in matches(prints, samples):
+        first, second = items[match.first], items[match.second]
+        if first["source"] != second["source"]:
+            found.append((first["id"], second["id"], round(match.coherence, 2)))
+            kept, gone = sorted((first["source"], second["source"]))
+            for item in items:
+                item["source"] = kept if item["source"] == gone else item["source"]
+    return found
 
 
 COLUMNS = ("id", "path", "kind", "label", "group", "archive", "source", "licence", "seconds")
