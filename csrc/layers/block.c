@@ -2,6 +2,7 @@
 #include "layers/block.h"
 
 #include "kernels/embed.h"
+#include "kernels/norm.h"
 #include "kernels/window.h"
 #include "layers/block_job.h"
 
@@ -43,20 +44,31 @@ static rc_status plan_back(rc_block_plan *k, rc_plan *plan)
     RC_TRY(rc_linear_back_plan(&k->back.qkv, plan, k->p, k->b->qkv, all));
     RC_TRY(rc_linear_back_plan(&k->back.proj, plan, k->p, k->b->proj, all));
     RC_TRY(rc_linear_back_plan(&k->back.fc1, plan, k->p, k->b->fc1, all));
+    if (k->b->gated) RC_TRY(rc_linear_back_plan(&k->back.gate, plan, k->p, k->b->gate, all));
     return rc_linear_back_plan(&k->back.fc2, plan, k->p, k->b->fc2, all);
 }
 
 static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int64_t rows)
 {
-    tape->x = rc_plan_take(plan, rows * b->c);
-    tape->mean1 = rc_plan_take(plan, rows);
-    tape->rstd1 = rc_plan_take(plan, rows);
-    tape->qkv = rc_plan_take(plan, rows * 3 * rc_block_inner(b));
-    tape->o = rc_plan_take(plan, rows * rc_block_inner(b));
-    tape->mid = rc_plan_take(plan, rows * b->c);
-    tape->mean2 = rc_plan_take(plan, rows);
-    tape->rstd2 = rc_plan_take(plan, rows);
-    tape->hidden = rc_plan_take(plan, rows * b->mlp);
+    int64_t inner = rc_block_inner(b), sums = b->post ? rows * b->c : 0;
+    const struct {
+        int64_t *at, floats;
+    } parts[] = {
+        {&tape->x, rows * b->c},
+        {&tape->mid, rows * b->c},
+        {&tape->sum1, sums},
+        {&tape->sum2, sums},
+        {&tape->mean1, rows},
+        {&tape->rstd1, rows},
+        {&tape->mean2, rows},
+        {&tape->rstd2, rows},
+        {&tape->qkv, rows * 3 * inner},
+        {&tape->o, rows * inner},
+        {&tape->hidden, rows * b->mlp},
+        {&tape->gate, b->gated ? rows * b->mlp : 0},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        *parts[i].at = rc_plan_take(plan, parts[i].floats);
 }
 
 /* Queries, keys and outputs of attention: on the tape, else of all rows where sequences cross
@@ -98,28 +110,36 @@ static void take_chunks(rc_block_plan *k, rc_plan *plan)
                                rc_max(window * t * inner, TILE * b->c) + rc_attention_scratch(&a));
 }
 
-/* The gradients of the stream between branches and of attention's outputs are in a chunk's scratch,
- * but where sequences cross chunks. */
+/* The gradients of the stream between branches and of attention's outputs are in a chunk's scratch
+ * where all that reads them is there, too. */
 static void take_back(rc_block_plan *k, rc_plan *plan)
 {
     const rc_block *b = k->b;
     rc_block_back *s = &k->back;
-    int64_t n = k->rows.all.total, t = k->rows.t;
-    s->a1 = rc_plan_take(plan, n * b->c);
-    s->a2 = rc_plan_take(plan, n * b->c);
-    s->h = rc_plan_take(plan, n * b->mlp);
-    s->dbranch1 = rc_plan_take(plan, n * b->c);
-    s->dbranch2 = rc_plan_take(plan, n * b->c);
-    s->dqkv = rc_plan_take(plan, n * 3 * rc_block_inner(b));
-    s->dh = rc_plan_take(plan, n * b->mlp);
-    s->da1 = rc_plan_take(plan, n * b->c);
-    s->da2 = rc_plan_take(plan, n * b->c);
-    if (b->window > 0) {
-        s->dbias = rc_plan_take(plan, rc_grid_chunks(&k->rows.all) * b->heads * t * t);
-    } else {
-        s->dmid = rc_plan_take(plan, n * b->c);
-        s->dout = rc_plan_take(plan, n * rc_block_inner(b));
-    }
+    int64_t n = k->rows.all.total, c = n * b->c, inner = n * rc_block_inner(b), t = k->rows.t;
+    bool across = b->window == 0;
+    const struct {
+        int64_t *at, floats;
+    } parts[] = {
+        {&s->a1, b->post ? 0 : c},
+        {&s->a2, b->post ? 0 : c},
+        {&s->h, n * b->mlp},
+        {&s->dbranch1, c},
+        {&s->dbranch2, c},
+        {&s->dqkv, 3 * inner},
+        {&s->dh, n * b->mlp},
+        {&s->dgate, b->gated ? n * b->mlp : 0},
+        {&s->da1, c},
+        {&s->da2, c},
+        {&s->dgated, b->gated ? c : 0},
+        {&s->dsum1, b->post ? c : 0},
+        {&s->dsum2, b->post ? c : 0},
+        {&s->dmid, across || b->post ? c : 0},
+        {&s->dout, across ? inner : 0},
+        {&s->dbias, across ? 0 : rc_grid_chunks(&k->rows.all) * b->heads * t * t},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        *parts[i].at = rc_plan_take(plan, parts[i].floats);
 }
 
 rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
@@ -152,6 +172,24 @@ rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const 
         job.bias = bias;
     }
     return job;
+}
+
+void rc_block_norm(const rc_block_job *job, rc_pair norm, float *y, float *mean, float *rstd,
+                   const float *x, int64_t rows)
+{
+    const rc_block *b = job->k->b;
+    const float *w = rc_block_value(job, norm.w);
+    if (b->rms)
+        rc_rmsnorm_forward(y, rstd, x, w, rows, b->c, b->eps);
+    else
+        rc_layernorm_forward(y, mean, rstd, x, w, rc_block_value(job, norm.b), rows, b->c, b->eps);
+}
+
+void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width)
+{
+    int64_t real = job->s->real;
+    memset(rc_block_at(job, offset) + real * width, 0,
+           (size_t)((job->k->rows.all.total - real) * width) * sizeof(float));
 }
 
 void rc_block_gather(const rc_block_job *job, float *y, int64_t first, int64_t rows)

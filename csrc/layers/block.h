@@ -55,6 +55,7 @@ typedef struct {
 typedef struct {
     const rc_span *span; /* (n) */
     const float *bias;   /* (heads, t, t), or NULL */
+    float *dbias;        /* its gradient, which backward adds to, or NULL */
     const float *mask;   /* (t, t), or NULL */
     const int64_t *keep; /* (kept) rows that go on after attention, in front; NULL: all */
     int64_t kept;
@@ -63,8 +64,8 @@ typedef struct {
 
 typedef struct rc_block_plan rc_block_plan;
 
-/* With `train` what forward keeps is taken for good; other scratch may be taken again. Training
- * knows layer norms before branches, without gates. */
+/* With `train` what forward keeps is taken for good; other scratch may be taken again. Then all
+ * rows have keys and go on after attention. */
 rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
                              const rc_params *p, const rc_block_rows *rows, bool train);
 

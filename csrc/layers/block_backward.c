@@ -1,4 +1,4 @@
-/* One transformer block backward, from what forward kept: layer norms before branches, no gate. */
+/* One transformer block backward, from what forward kept. */
 #include "layers/block_job.h"
 
 #include "kernels/embed.h"
@@ -6,31 +6,81 @@
 
 #include <string.h>
 
-/* The MLP: dy -> dmid (rows, c), the gradient of the stream between the branches. */
+static void back_norm(const rc_block_job *job, rc_pair norm, float *dx, const float *dy,
+                      const float *x, const float *mean, const float *rstd, int64_t rows)
+{
+    const rc_block *b = job->k->b;
+    const float *w = rc_block_value(job, norm.w);
+    if (b->rms)
+        rc_rmsnorm_backward(dx, dy, x, rstd, w, rows, b->c);
+    else
+        rc_layernorm_backward(dx, dy, x, mean, rstd, w, rows, b->c);
+}
+
+/* ---- The MLP --------------------------------------------------------------------------------- */
+
+/* dh, the gradient of its hidden rows, and of what gates them, in place; h, the input of its second
+ * layer, is computed again. */
+static void back_hidden(const rc_block_job *job, int64_t first, int64_t rows)
+{
+    const rc_block_plan *k = job->k;
+    int64_t at = first * k->b->mlp, n = rows * k->b->mlp;
+    const float *hidden = rc_block_at(job, k->tape.hidden) + at;
+    float *h = rc_block_at(job, k->back.h) + at, *dh = rc_block_at(job, k->back.dh) + at;
+    k->b->act->forward(h, hidden, n);
+    if (k->b->gated) {
+        const float *gate = rc_block_at(job, k->tape.gate) + at;
+        rc_gated_backward(dh, rc_block_at(job, k->back.dgate) + at, dh, h, gate, n);
+        rc_gated_forward(h, h, gate, n);
+    }
+    k->b->act->backward(dh, dh, hidden, n);
+}
+
+/* da, the gradient of its input, of that of its hidden rows. */
+static void back_input(const rc_block_job *job, float *da, int64_t first, int64_t rows, int worker)
+{
+    const rc_block_plan *k = job->k;
+    const rc_block_back *s = &k->back;
+    int64_t wide = first * k->b->mlp;
+    rc_linear_back_run(&s->fc1, worker, da, rc_block_at(job, s->dh) + wide, rows);
+    if (!k->b->gated) return;
+    float *more = rc_block_at(job, s->dgated) + first * k->b->c;
+    rc_linear_back_run(&s->gate, worker, more, rc_block_at(job, s->dgate) + wide, rows);
+    rc_add(da, more, rows * k->b->c);
+}
+
+/* dy -> dmid (rows, c), the gradient of the stream between the branches. */
 static void back_mlp(const rc_block_job *job, float *dmid, int64_t first, int64_t rows, int worker)
 {
     const rc_block_plan *k = job->k;
     const rc_block *b = k->b;
     const rc_block_back *s = &k->back;
-    int64_t at = first * b->c;
-    const float *mid = rc_block_at(job, k->tape.mid) + at, *dy = job->dy + at;
-    const float *hidden = rc_block_at(job, k->tape.hidden) + first * b->mlp;
-    float *a = rc_block_at(job, s->a2) + at, *h = rc_block_at(job, s->h) + first * b->mlp;
+    int64_t at = first * b->c, n = rows * b->c;
+    const float *mid = rc_block_at(job, k->tape.mid) + at, *dsum = job->dy + at;
+    const float *mean = rc_block_at(job, k->tape.mean2) + first;
+    const float *rstd = rc_block_at(job, k->tape.rstd2) + first;
     float *dbranch = rc_block_at(job, s->dbranch2) + at, *da = rc_block_at(job, s->da2) + at;
-    float *dh = rc_block_at(job, s->dh) + first * b->mlp;
-    rc_layernorm_forward(a, NULL, NULL, mid, rc_block_value(job, b->norm2.w),
-                         rc_block_value(job, b->norm2.b), rows, b->c, b->eps);
-    b->act->forward(h, hidden, rows * b->mlp);
-    memcpy(dbranch, dy, (size_t)(rows * b->c) * sizeof *dy);
+    if (b->post) {
+        float *before = rc_block_at(job, s->dsum2) + at;
+        back_norm(job, b->norm2, before, dsum, rc_block_at(job, k->tape.sum2) + at, mean, rstd,
+                  rows);
+        dsum = before;
+    } else {
+        rc_block_norm(job, b->norm2, rc_block_at(job, s->a2) + at, NULL, NULL, mid, rows);
+    }
+    memcpy(dbranch, dsum, (size_t)n * sizeof *dsum);
     rc_block_drop(job, dbranch, 2, first, rows);
-    rc_linear_back_run(&s->fc2, worker, dh, dbranch, rows);
-    b->act->backward(dh, dh, hidden, rows * b->mlp);
-    rc_linear_back_run(&s->fc1, worker, da, dh, rows);
-    rc_layernorm_backward(dmid, da, mid, rc_block_at(job, k->tape.mean2) + first,
-                          rc_block_at(job, k->tape.rstd2) + first, rc_block_value(job, b->norm2.w),
-                          rows, b->c);
-    rc_add(dmid, dy, rows * b->c);
+    rc_linear_back_run(&s->fc2, worker, rc_block_at(job, s->dh) + first * b->mlp, dbranch, rows);
+    back_hidden(job, first, rows);
+    back_input(job, da, first, rows, worker);
+    if (b->post)
+        memcpy(dmid, da, (size_t)n * sizeof *da);
+    else
+        back_norm(job, b->norm2, dmid, da, mid, mean, rstd, rows);
+    rc_add(dmid, dsum, n);
 }
+
+/* ---- Attention ------------------------------------------------------------------------------- */
 
 /* dmid -> dout (rows, inner), the gradient of attention's outputs. */
 static void back_proj(const rc_block_job *job, float *dout, const float *dmid, int64_t first,
@@ -39,11 +89,19 @@ static void back_proj(const rc_block_job *job, float *dout, const float *dmid, i
     const rc_block_plan *k = job->k;
     const rc_block *b = k->b;
     int64_t at = first * b->c;
+    const float *dsum = dmid;
     float *dbranch = rc_block_at(job, k->back.dbranch1) + at;
-    rc_layernorm_forward(rc_block_at(job, k->back.a1) + at, NULL, NULL,
-                         rc_block_at(job, k->tape.x) + at, rc_block_value(job, b->norm1.w),
-                         rc_block_value(job, b->norm1.b), rows, b->c, b->eps);
-    memcpy(dbranch, dmid, (size_t)(rows * b->c) * sizeof *dmid);
+    if (b->post) {
+        float *before = rc_block_at(job, k->back.dsum1) + at;
+        back_norm(job, b->norm1, before, dmid, rc_block_at(job, k->tape.sum1) + at,
+                  rc_block_at(job, k->tape.mean1) + first, rc_block_at(job, k->tape.rstd1) + first,
+                  rows);
+        dsum = before;
+    } else {
+        rc_block_norm(job, b->norm1, rc_block_at(job, k->back.a1) + at, NULL, NULL,
+                      rc_block_at(job, k->tape.x) + at, rows);
+    }
+    memcpy(dbranch, dsum, (size_t)(rows * b->c) * sizeof *dsum);
     rc_block_drop(job, dbranch, 0, first, rows);
     rc_linear_back_run(&k->back.proj, worker, dout, dbranch, rows);
 }
@@ -70,10 +128,15 @@ static void back_queries(const rc_block_job *job, const float *dmid, float *dx, 
     float *da = rc_block_at(job, k->back.da1) + at;
     rc_linear_back_run(&k->back.qkv, worker, da, rc_block_at(job, k->back.dqkv) + first * k->ldq,
                        rows);
-    rc_layernorm_backward(
-        dx, da, rc_block_at(job, k->tape.x) + at, rc_block_at(job, k->tape.mean1) + first,
-        rc_block_at(job, k->tape.rstd1) + first, rc_block_value(job, b->norm1.w), rows, b->c);
-    rc_add(dx, dmid, rows * b->c);
+    if (b->post) {
+        memcpy(dx, da, (size_t)(rows * b->c) * sizeof *dx);
+        rc_add(dx, rc_block_at(job, k->back.dsum1) + at, rows * b->c);
+    } else {
+        back_norm(job, b->norm1, dx, da, rc_block_at(job, k->tape.x) + at,
+                  rc_block_at(job, k->tape.mean1) + first, rc_block_at(job, k->tape.rstd1) + first,
+                  rows);
+        rc_add(dx, dmid, rows * b->c);
+    }
     rc_block_scatter(job, dx, first, rows);
 }
 
@@ -90,9 +153,10 @@ static void back_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    int64_t t = k->rows.t, inner = rc_block_inner(k->b);
-    float *dmid = rc_share_of(job->run, k->chunk, crew.worker);
-    float *dx = dmid + k->rows.all.rows * k->b->c, *dout = dx + k->rows.all.rows * k->b->c;
+    int64_t t = k->rows.t, inner = rc_block_inner(k->b), chunk = k->rows.all.rows * k->b->c;
+    float *scratch = rc_share_of(job->run, k->chunk, crew.worker);
+    float *dmid = scratch, *dx = dmid + chunk, *dout = dx + chunk;
+    if (k->b->post) dmid = rc_block_at(job, k->back.dmid) + first * k->b->c;
     float *dbias = bias_gradient(job, first / k->rows.all.rows);
     memset(dbias, 0, (size_t)(k->b->heads * t * t) * sizeof *dbias);
     back_mlp(job, dmid, first, rows, crew.worker);
@@ -126,13 +190,30 @@ static void back_until_attention(void *arg, int64_t first, int64_t rows, rc_crew
               crew.worker);
 }
 
-static void back_task(void *arg, int64_t index, int worker)
+static void back_task(const rc_block_job *job, const rc_block_task *task, float *dbias, int worker)
+{
+    const rc_block_plan *k = job->k;
+    if (task->at.rows < 1) return;
+    const float *dout = rc_block_at(job, k->back.dout) + task->at.q * rc_block_inner(k->b);
+    back_attention(job, task, dbias, dout, rc_share_of(job->run, k->worker, worker));
+}
+
+static void back_some_heads(void *arg, int64_t index, int worker)
 {
     const rc_block_job *job = arg;
     rc_block_task task = rc_block_task_at(job, index);
-    const float *dout = rc_block_at(job, job->k->back.dout);
-    back_attention(job, &task, NULL, dout + task.at.q * rc_block_inner(job->k->b),
-                   rc_share_of(job->run, job->k->worker, worker));
+    back_task(job, &task, NULL, worker);
+}
+
+/* A head of all sequences, in order, because these share the gradient of its biases. */
+static void back_head(void *arg, int64_t head, int worker)
+{
+    const rc_block_job *job = arg;
+    int64_t t = job->k->rows.t;
+    for (int64_t i = 0; i < job->k->rows.n; i++) {
+        rc_block_task task = {rc_block_span(job, i), head, 1};
+        back_task(job, &task, job->s->dbias + (head * t + task.at.from) * t, worker);
+    }
 }
 
 static void back_after_attention(void *arg, int64_t first, int64_t rows, rc_crew crew)
@@ -146,31 +227,46 @@ static void back_after_attention(void *arg, int64_t first, int64_t rows, rc_crew
 static void back_sequences(rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
-    rc_grid_run(&k->rows.all, job->run->pool, back_until_attention, job);
-    rc_parallel(job->run->pool, rc_block_tasks(job), back_task, job);
-    rc_grid_run(&k->rows.all, job->run->pool, back_after_attention, job);
+    rc_pool *pool = job->run->pool;
+    rc_grid_run(&k->rows.all, pool, back_until_attention, job);
+    if (job->s != NULL) rc_block_clear(job, k->back.dqkv, k->ldq);
+    if (job->s != NULL && job->s->dbias != NULL)
+        rc_parallel(pool, k->b->heads, back_head, job);
+    else
+        rc_parallel(pool, rc_block_tasks(job), back_some_heads, job);
+    rc_grid_run(&k->rows.all, pool, back_after_attention, job);
 }
 
 /* ---- Parameters ------------------------------------------------------------------------------ */
 
-static void weight_gradients(const rc_block_job *job)
+static void linear_gradients(const rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
-    const rc_block *b = k->b;
     const rc_block_back *s = &k->back;
     rc_pool *pool = job->run->pool;
-    int64_t n = k->rows.all.total;
+    const float *a1 = rc_block_at(job, k->b->post ? k->tape.x : s->a1);
+    const float *a2 = rc_block_at(job, k->b->post ? k->tape.mid : s->a2);
     rc_linear_back_weight(&s->fc2, pool, rc_block_at(job, s->dbranch2), rc_block_at(job, s->h));
-    rc_linear_back_weight(&s->fc1, pool, rc_block_at(job, s->dh), rc_block_at(job, s->a2));
+    rc_linear_back_weight(&s->fc1, pool, rc_block_at(job, s->dh), a2);
+    if (k->b->gated) rc_linear_back_weight(&s->gate, pool, rc_block_at(job, s->dgate), a2);
     rc_linear_back_weight(&s->proj, pool, rc_block_at(job, s->dbranch1), rc_block_at(job, k->o));
-    rc_linear_back_weight(&s->qkv, pool, rc_block_at(job, s->dqkv), rc_block_at(job, s->a1));
-    rc_norm_backward_weight(pool, k->p, b->norm2, rc_block_at(job, s->da2),
-                            rc_block_at(job, k->tape.mid), rc_block_at(job, k->tape.mean2),
-                            rc_block_at(job, k->tape.rstd2), n);
-    rc_norm_backward_weight(pool, k->p, b->norm1, rc_block_at(job, s->da1),
-                            rc_block_at(job, k->tape.x), rc_block_at(job, k->tape.mean1),
-                            rc_block_at(job, k->tape.rstd1), n);
-    if (b->window > 0) relpos_gradient(job);
+    rc_linear_back_weight(&s->qkv, pool, rc_block_at(job, s->dqkv), a1);
+}
+
+static void norm_gradients(const rc_block_job *job)
+{
+    const rc_block_plan *k = job->k;
+    const rc_block_tape *tape = &k->tape;
+    bool post = k->b->post;
+    rc_pool *pool = job->run->pool;
+    int64_t n = k->rows.all.total;
+    rc_norm_backward_weight(pool, k->p, k->b->norm2, post ? job->dy : rc_block_at(job, k->back.da2),
+                            rc_block_at(job, post ? tape->sum2 : tape->mid),
+                            rc_block_at(job, tape->mean2), rc_block_at(job, tape->rstd2), n);
+    rc_norm_backward_weight(pool, k->p, k->b->norm1,
+                            rc_block_at(job, post ? k->back.dmid : k->back.da1),
+                            rc_block_at(job, post ? tape->sum1 : tape->x),
+                            rc_block_at(job, tape->mean1), rc_block_at(job, tape->rstd1), n);
 }
 
 void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, const float *dy,
@@ -183,5 +279,7 @@ void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, con
         rc_grid_run(&k->rows.all, run->pool, back_windows, &job);
     else
         back_sequences(&job);
-    weight_gradients(&job);
+    linear_gradients(&job);
+    norm_gradients(&job);
+    if (k->b->window > 0) relpos_gradient(&job);
 }

@@ -1,21 +1,9 @@
 /* One transformer block forward: for inference and, keeping what backward needs, for training. */
 #include "layers/block_job.h"
 
-#include "kernels/norm.h"
-
 #include <string.h>
 
 enum { TILE = 16 }; /* rows that pass a norm at a time, while they are in the first cache */
-
-static void norm_rows(const rc_block_job *job, rc_pair norm, float *y, const float *x, int64_t rows)
-{
-    const rc_block *b = job->k->b;
-    const float *w = rc_block_value(job, norm.w);
-    if (b->rms)
-        rc_rmsnorm_forward(y, NULL, x, w, rows, b->c, b->eps);
-    else
-        rc_layernorm_forward(y, NULL, NULL, x, w, rc_block_value(job, norm.b), rows, b->c, b->eps);
-}
 
 static void attend(const rc_block_job *job, const rc_span *at, int64_t head, int64_t heads,
                    float *o, const float *q, const float *k, float *scratch)
@@ -62,7 +50,7 @@ static void feed_tile(void *arg, int64_t i, int worker)
         return;
     }
     float *y = rc_sink_at(&s->next, at, rc_share_of(s->job->run, s->job->k->worker, worker));
-    norm_rows(s->job, s->norm, y, x, n);
+    rc_block_norm(s->job, s->norm, y, NULL, NULL, x, n);
     rc_sink_put(&s->next, y, at, n);
 }
 
@@ -115,10 +103,10 @@ static void finish(passage *s, rc_crew crew, rc_rows o, float *form)
     const rc_block_plan *k = s->job->k;
     const rc_block *b = k->b;
     rc_linear_run(&k->proj, crew, s->x, o, s->rows);
-    if (b->post) norm_rows(s->job, b->norm1, s->x, s->x, s->rows);
+    if (b->post) rc_block_norm(s->job, b->norm1, s->x, NULL, NULL, s->x, s->rows);
     rc_rows in = branch_input(s, crew, &k->fc1, b->norm2, form);
     run_mlp(s, crew, in, form + k->form);
-    if (b->post) norm_rows(s->job, b->norm2, s->x, s->x, s->rows);
+    if (b->post) rc_block_norm(s->job, b->norm2, s->x, NULL, NULL, s->x, s->rows);
 }
 
 static void attend_window(void *arg, int64_t i, int worker)
@@ -197,16 +185,6 @@ static void infer_output(void *arg, int64_t first, int64_t rows, rc_crew crew)
            rc_share_of(job->run, k->chunk, crew.worker));
 }
 
-/* Rows that are there for roundness have no queries: their outputs are 0, so that what they compute
- * stays finite. */
-static void clear_rounding(const rc_block_job *job)
-{
-    const rc_block_plan *k = job->k;
-    int64_t inner = rc_block_inner(k->b), real = job->s->real;
-    memset(rc_block_at(job, k->o) + real * inner, 0,
-           (size_t)((k->rows.all.total - real) * inner) * sizeof(float));
-}
-
 /* Where only some rows go on, they move to the front. */
 static void keep_rows(const rc_block_job *job)
 {
@@ -227,7 +205,7 @@ static void infer_sequences(rc_block_job *job)
     if (job->y != job->x) memcpy(job->y, job->x, bytes);
     if (k->b->padded) rc_grid_run(&k->rows.keyed, pool, infer_keys, job);
     rc_grid_run(&k->rows.all, pool, infer_queries, job);
-    if (job->s != NULL) clear_rounding(job);
+    if (job->s != NULL) rc_block_clear(job, k->o, rc_block_inner(k->b));
     rc_parallel(pool, rc_block_tasks(job), attend_task, job);
     if (job->s != NULL && job->s->keep != NULL) keep_rows(job);
     rc_grid_run(&k->rows.kept, pool, infer_output, job);
@@ -239,24 +217,45 @@ static void train_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    const rc_block *b = k->b;
-    float *x = rc_block_at(job, k->tape.x) + first * b->c;
-    float *a = rc_share_of(job->run, k->chunk, crew.worker);
+    float *x = rc_block_at(job, k->tape.x) + first * k->b->c, *a = x;
     rc_block_gather(job, x, first, rows);
-    rc_layernorm_forward(
-        a, rc_block_at(job, k->tape.mean1) + first, rc_block_at(job, k->tape.rstd1) + first, x,
-        rc_block_value(job, b->norm1.w), rc_block_value(job, b->norm1.b), rows, b->c, b->eps);
+    if (!k->b->post) {
+        a = rc_share_of(job->run, k->chunk, crew.worker);
+        rc_block_norm(job, k->b->norm1, a, rc_block_at(job, k->tape.mean1) + first,
+                      rc_block_at(job, k->tape.rstd1) + first, x, rows);
+    }
     rc_linear_run(&k->qkv, crew, rc_block_at(job, k->q) + first * k->ldq, rc_floats(a), rows);
 }
 
+/* The stream between the branches. */
 static void train_attention(const rc_block_job *job, int64_t first, int64_t rows, float *mid,
                             rc_crew crew)
 {
     const rc_block_plan *k = job->k;
+    int64_t c = k->b->c;
     const float *o = rc_block_at(job, k->o) + first * rc_block_inner(k->b);
-    rc_linear_run(&k->proj, crew, mid, rc_floats(o), rows);
-    rc_block_drop(job, mid, 0, first, rows);
-    rc_add(mid, rc_block_at(job, k->tape.x) + first * k->b->c, rows * k->b->c);
+    float *sum = k->b->post ? rc_block_at(job, k->tape.sum1) + first * c : mid;
+    rc_linear_run(&k->proj, crew, sum, rc_floats(o), rows);
+    rc_block_drop(job, sum, 0, first, rows);
+    rc_add(sum, rc_block_at(job, k->tape.x) + first * c, rows * c);
+    if (k->b->post)
+        rc_block_norm(job, k->b->norm1, mid, rc_block_at(job, k->tape.mean1) + first,
+                      rc_block_at(job, k->tape.rstd1) + first, sum, rows);
+}
+
+/* active (rows, mlp) = act(fc1(in)), or that times gate(in). */
+static void train_hidden(const rc_block_job *job, float *active, const float *in, int64_t first,
+                         int64_t rows, rc_crew crew)
+{
+    const rc_block_plan *k = job->k;
+    int64_t n = rows * k->b->mlp;
+    float *hidden = rc_block_at(job, k->tape.hidden) + first * k->b->mlp;
+    rc_linear_run(&k->fc1, crew, hidden, rc_floats(in), rows);
+    k->b->act->forward(active, hidden, n);
+    if (!k->b->gated) return;
+    float *gate = rc_block_at(job, k->tape.gate) + first * k->b->mlp;
+    rc_linear_run(&k->gate, crew, gate, rc_floats(in), rows);
+    rc_gated_forward(active, active, gate, n);
 }
 
 static void train_output(void *arg, int64_t first, int64_t rows, rc_crew crew)
@@ -266,16 +265,16 @@ static void train_output(void *arg, int64_t first, int64_t rows, rc_crew crew)
     const rc_block *b = k->b;
     float *a = rc_share_of(job->run, k->chunk, crew.worker), *active = a + k->form;
     float *mid = rc_block_at(job, k->tape.mid) + first * b->c, *y = job->y + first * b->c;
-    float *hidden = rc_block_at(job, k->tape.hidden) + first * b->mlp;
+    float *sum = b->post ? rc_block_at(job, k->tape.sum2) + first * b->c : y;
+    float *mean = rc_block_at(job, k->tape.mean2) + first;
+    float *rstd = rc_block_at(job, k->tape.rstd2) + first;
     train_attention(job, first, rows, mid, crew);
-    rc_layernorm_forward(
-        a, rc_block_at(job, k->tape.mean2) + first, rc_block_at(job, k->tape.rstd2) + first, mid,
-        rc_block_value(job, b->norm2.w), rc_block_value(job, b->norm2.b), rows, b->c, b->eps);
-    rc_linear_run(&k->fc1, crew, hidden, rc_floats(a), rows);
-    b->act->forward(active, hidden, rows * b->mlp);
-    rc_linear_run(&k->fc2, crew, y, rc_floats(active), rows);
-    rc_block_drop(job, y, 2, first, rows);
-    rc_add(y, mid, rows * b->c);
+    if (!b->post) rc_block_norm(job, b->norm2, a, mean, rstd, mid, rows);
+    train_hidden(job, active, b->post ? mid : a, first, rows, crew);
+    rc_linear_run(&k->fc2, crew, sum, rc_floats(active), rows);
+    rc_block_drop(job, sum, 2, first, rows);
+    rc_add(sum, mid, rows * b->c);
+    if (b->post) rc_block_norm(job, b->norm2, y, mean, rstd, sum, rows);
 }
 
 static void train_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)
@@ -292,6 +291,7 @@ static void train_sequences(rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
     rc_grid_run(&k->rows.all, job->run->pool, train_queries, job);
+    if (job->s != NULL) rc_block_clear(job, k->o, rc_block_inner(k->b));
     rc_parallel(job->run->pool, rc_block_tasks(job), attend_task, job);
     rc_grid_run(&k->rows.all, job->run->pool, train_output, job);
 }

@@ -4,16 +4,18 @@
 
 #include "layers/block.h"
 
-/* What forward keeps for backward, in scratch: inputs of both branches and the statistics of their
- * norms; before and after attention; before the activation. */
+/* What forward keeps for backward, in scratch: inputs of both branches; sums of streams and
+ * branches where norms come after them; statistics of the norms; before and after attention; before
+ * the activation, and what gates it. */
 typedef struct {
-    int64_t x, mean1, rstd1, qkv, o, mid, mean2, rstd2, hidden;
+    int64_t x, mid, sum1, sum2, mean1, rstd1, mean2, rstd2, qkv, o, hidden, gate;
 } rc_block_tape;
 
-/* What backward computes of all rows, in scratch: inputs of the linear layers and gradients. */
+/* What backward computes of all rows, in scratch: inputs of the linear layers, and gradients. */
 typedef struct {
-    rc_linear_back qkv, proj, fc1, fc2;
-    int64_t a1, a2, h, dbranch1, dbranch2, dqkv, dh, da1, da2, dmid, dout, dbias;
+    rc_linear_back qkv, proj, fc1, gate, fc2;
+    int64_t a1, a2, h, dbranch1, dbranch2, dqkv, dh, dgate, da1, da2, dgated;
+    int64_t dsum1, dsum2, dmid, dout, dbias;
 } rc_block_back;
 
 struct rc_block_plan {
@@ -52,6 +54,14 @@ static inline float *rc_block_at(const rc_block_job *job, int64_t offset)
 {
     return job->run->scratch + offset;
 }
+
+/* y = a norm of x, which may be y; its statistics where they are not NULL. */
+void rc_block_norm(const rc_block_job *job, rc_pair norm, float *y, float *mean, float *rstd,
+                   const float *x, int64_t rows);
+
+/* Rows that are there for roundness have no queries: what lies at an offset, so wide, is 0 for
+ * them, so that what they compute stays finite. */
+void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width);
 
 /* Rows first.. of x in the order of this block; and back. */
 void rc_block_gather(const rc_block_job *job, float *y, int64_t first, int64_t rows);

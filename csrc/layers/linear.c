@@ -255,14 +255,25 @@ static void norm_columns(void *arg, int64_t index, int worker)
     (void)worker;
     const norm_job *job = arg;
     int64_t from = index * SLICE_UNIT;
-    rc_layernorm_backward_weight(job->w->dx, job->b->dx, job->dy, job->x, job->mean, job->rstd,
-                                 job->total, job->c, from, rc_min(from + SLICE_UNIT, job->c));
+    int64_t to = rc_min(from + SLICE_UNIT, job->c);
+    if (job->b == NULL)
+        rc_rmsnorm_backward_weight(job->w->dx, job->dy, job->x, job->rstd, job->total, job->c, from,
+                                   to);
+    else
+        rc_layernorm_backward_weight(job->w->dx, job->b->dx, job->dy, job->x, job->mean, job->rstd,
+                                     job->total, job->c, from, to);
 }
 
 void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,
                              const float *x, const float *mean, const float *rstd, int64_t total)
 {
-    norm_job job = {&p->item[pair.w],     &p->item[pair.b], dy, x, mean, rstd, total,
-                    p->item[pair.w].count};
+    norm_job job = {.w = &p->item[pair.w],
+                    .b = pair.b < 0 ? NULL : &p->item[pair.b],
+                    .dy = dy,
+                    .x = x,
+                    .mean = mean,
+                    .rstd = rstd,
+                    .total = total,
+                    .c = p->item[pair.w].count};
     rc_parallel(pool, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
 }
