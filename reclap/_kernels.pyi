@@ -55,6 +55,44 @@ def attention(
 def attention(
     qkv: _A, heads: int, keys: int, scale: float, bias: _A | None, mask: _A | None, dout: _A, /
 ) -> tuple[_F32, _F32]: ...
+@overload
+def block(
+    x: _A,
+    first: _A,
+    values: list[_F32],
+    heads: int,
+    d: int,
+    mlp: int,
+    rms: bool,
+    post: bool,
+    gated: bool,
+    act: int,
+    eps: float,
+    bias: _A | None,
+    mask: _A | None,
+    dy: None,
+    threads: int,
+    /,
+) -> _F32: ...
+@overload
+def block(
+    x: _A,
+    first: _A,
+    values: list[_F32],
+    heads: int,
+    d: int,
+    mlp: int,
+    rms: bool,
+    post: bool,
+    gated: bool,
+    act: int,
+    eps: float,
+    bias: _A | None,
+    mask: _A | None,
+    dy: _A,
+    threads: int,
+    /,
+) -> tuple[_F32, list[_F32], _F32 | None]: ...
 def linear_forward(
     x: _A, w: _A, b: _A | None, threads: int = 1, rows: int = 64, packed: str | None = None
 ) -> _F32: ...

@@ -10,7 +10,9 @@ from models import MLP, STATISTIC, VIT, decibels, new_model, unit
 from needs import kernels
 
 import reclap
+from reclap import cli
 from reclap.config import VitConfig
+from reclap.errors import FormatError
 from reclap.runtime.libraries import core
 from reclap.training import loop
 from reclap.training.recipe import Recipe
@@ -248,6 +250,43 @@ def test_update_takes_the_step(batch):
         np.testing.assert_array_equal(x, y)
 
 
+def test_the_calls_of_a_step_have_an_order(batch):
+    """Gradients are those of one whole step, and are taken once."""
+    model, mel, text = batch
+    trainer = core.Trainer(model, 1)
+    needs = "update: needs the gradients of a step, from backward"
+    with pytest.raises(ValueError, match=needs):
+        trainer.update(0)
+    audio, captions = trainer.embed(mel, text, 3, 4)
+    with pytest.raises(ValueError, match="backward: the gradients of a step begin with loss"):
+        trainer.backward(audio, captions, mel, text, 3, 4)
+    _, daudio, dcaptions = trainer.loss(audio, captions)
+    with pytest.raises(ValueError, match=needs):
+        trainer.update(0)
+    trainer.backward(daudio, dcaptions, mel, text, 3, 4)
+    trainer.update(0)
+    with pytest.raises(ValueError, match=needs):
+        trainer.update(0)
+    trainer.step(mel, text, 3, 4)
+    with pytest.raises(ValueError, match=needs):
+        trainer.update(1)
+
+
+@pytest.mark.parametrize("name", ["gradients", "backward"])
+def test_what_a_refused_call_left_is_never_taken(batch, name):
+    model, mel, text = batch
+    trainer = core.Trainer(model, 1)
+    _, daudio, dcaptions = trainer.loss(*trainer.embed(mel, text, 3, 4))
+    bad = np.zeros((6, 3, 65, 23), np.float32)  # too many frames
+    given = (daudio, dcaptions) if name == "backward" else ()
+    if given:  # half of a step is there
+        trainer.backward(*given, mel, text, 3, 4)
+    with pytest.raises(ValueError, match="mel: expected"):
+        getattr(trainer, name)(*given, bad, text, 3, 4)
+    with pytest.raises(ValueError, match="update: needs the gradients of a step"):
+        trainer.update(0)
+
+
 def test_update_refuses_gradients_that_are_not_finite(batch):
     model, mel, text = batch
     trainer = core.Trainer(model, 1)
@@ -270,7 +309,7 @@ def test_calls_of_a_step_refuse_what_does_not_fit(batch):
         trainer.loss(unit_rows[:0], unit_rows[:0])
     with pytest.raises(ValueError, match="audio"):
         trainer.backward(unit_rows[:5], unit_rows[:5], mel, text, 3, 4)
-    with pytest.raises(ValueError, match="clip: expected 0 to 2"):
+    with pytest.raises(ValueError, match="clip: expected 0 to 16777216, got -1"):
         trainer.embed(mel, text, 3, 4, clip=-1)
 
 
@@ -298,6 +337,36 @@ def test_a_recipe_trains_it(tmp_path, small_folder):
     again = reclap.load(tmp_path / "saved")
     assert again.info()["digest"] == model.info()["digest"]
     np.testing.assert_array_equal(again.embed_audio(sounds), rows)
+
+
+def test_a_run_begins_with_it(tmp_path, small_folder, capsys):
+    """As ``from``, as ``audio_from``, and shown by ``info``; other sizes and kinds are refused."""
+    tower = {"kind": "vit", "mels": CONFIG["front"]["mels"], "patch_time": 5, "patch_mel": 4}
+    tower |= {"frames": 200, "width": 24, "depth": 1, "heads": 2, "mlp": 48}
+    sections = training.settings(training.write_set(tmp_path / "sounds"), small_folder)
+    sections["run"] = sections["run"] | {"steps": 1}
+    sections["model"] = sections["model"] | {"audio": tower}
+    loop.train(Recipe.from_mapping(sections), tmp_path / "one")
+    first = str(tmp_path / "one" / "last")
+    assert cli.main(["info", first]) == 0
+    assert "ViT 24 x 1" in capsys.readouterr().out
+    towers = []
+    for name, model in (
+        ("from", {"from": first}),
+        ("audio_from", sections["model"] | {"audio_from": first}),
+    ):
+        changed = sections | {"model": model, "optim": {"lr": 1e-9}}
+        loop.train(Recipe.from_mapping(changed), tmp_path / name)
+        towers.append(reclap.load(tmp_path / name / "last").config.audio)
+    assert towers == [VitConfig(**{k: v for k, v in tower.items() if k != "kind"})] * 2
+    other = sections["model"] | {"audio_from": first, "audio": tower | {"width": 48}}
+    with pytest.raises(FormatError, match="width is 24, the tower in training has 48"):
+        loop.train(Recipe.from_mapping(sections | {"model": other}), tmp_path / "other")
+    kind = {"from": first, "audio": {"kind": "htsat"}}
+    with pytest.raises(
+        FormatError, match="model.audio.kind is 'htsat', the audio tower of .* is vit"
+    ):
+        loop.train(Recipe.from_mapping(sections | {"model": kind}), tmp_path / "kind")
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ static rc_status check_info(const sf_info *info)
     return RC_OK;
 }
 
-/* A buffer of `room` floats, `used` of them full. */
+/* A buffer of `capacity` floats, `used` of them full. */
 typedef struct {
     float *x;
     int64_t capacity, used;

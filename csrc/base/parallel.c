@@ -317,8 +317,3 @@ void rc_pool_free(rc_pool *pool)
     free(pool->worker);
     free(pool);
 }
-
-int rc_pool_threads(const rc_pool *pool)
-{
-    return pool->threads;
-}

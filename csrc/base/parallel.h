@@ -14,7 +14,6 @@ typedef struct rc_pool rc_pool;
 /* `threads` counts the caller. */
 rc_status rc_pool_new(rc_pool **out, int threads);
 void rc_pool_free(rc_pool *pool);
-int rc_pool_threads(const rc_pool *pool);
 
 /* Run task(job, i, worker) for every i, claimed one by one by the caller and the pool's threads.
  * This is the only place where work is shared. Inside it denormals are flushed to zero (attention

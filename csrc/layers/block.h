@@ -74,7 +74,8 @@ rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block 
 void rc_block_forward(const rc_block_plan *k, const rc_run *run, float *y, const float *x,
                       const rc_sequences *s);
 
-/* dx, in the order before, of dy, in this block's; gradients of parameters are added to. */
+/* dx, in the order before, of dy, in this block's; gradients of parameters are added to. They may
+ * be the same where there are no windows. */
 void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, const float *dy,
                        const rc_sequences *s);
 

@@ -253,20 +253,25 @@ static void linear_gradients(const rc_block_job *job)
     rc_linear_back_weight(&s->qkv, pool, rc_block_at(job, s->dqkv), a1);
 }
 
-static void norm_gradients(const rc_block_job *job)
+/* Of a norm after the sum: before dx may be written over dy. */
+static void second_norm_gradient(const rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
-    const rc_block_tape *tape = &k->tape;
     bool post = k->b->post;
-    rc_pool *pool = job->run->pool;
-    int64_t n = k->rows.all.total;
-    rc_norm_backward_weight(pool, k->p, k->b->norm2, post ? job->dy : rc_block_at(job, k->back.da2),
-                            rc_block_at(job, post ? tape->sum2 : tape->mid),
-                            rc_block_at(job, tape->mean2), rc_block_at(job, tape->rstd2), n);
-    rc_norm_backward_weight(pool, k->p, k->b->norm1,
-                            rc_block_at(job, post ? k->back.dmid : k->back.da1),
-                            rc_block_at(job, post ? tape->sum1 : tape->x),
-                            rc_block_at(job, tape->mean1), rc_block_at(job, tape->rstd1), n);
+    rc_norm_backward_weight(
+        job->run->pool, k->p, k->b->norm2, post ? job->dy : rc_block_at(job, k->back.da2),
+        rc_block_at(job, post ? k->tape.sum2 : k->tape.mid), rc_block_at(job, k->tape.mean2),
+        rc_block_at(job, k->tape.rstd2), k->rows.all.total);
+}
+
+static void first_norm_gradient(const rc_block_job *job)
+{
+    const rc_block_plan *k = job->k;
+    bool post = k->b->post;
+    rc_norm_backward_weight(
+        job->run->pool, k->p, k->b->norm1, rc_block_at(job, post ? k->back.dmid : k->back.da1),
+        rc_block_at(job, post ? k->tape.sum1 : k->tape.x), rc_block_at(job, k->tape.mean1),
+        rc_block_at(job, k->tape.rstd1), k->rows.all.total);
 }
 
 void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, const float *dy,
@@ -275,11 +280,13 @@ void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, con
     rc_block_job job = rc_block_job_open(k, run, s);
     job.dx = dx;
     job.dy = dy;
+    if (k->b->post) second_norm_gradient(&job);
     if (k->b->window > 0)
         rc_grid_run(&k->rows.all, run->pool, back_windows, &job);
     else
         back_sequences(&job);
     linear_gradients(&job);
-    norm_gradients(&job);
+    if (!k->b->post) second_norm_gradient(&job);
+    first_norm_gradient(&job);
     if (k->b->window > 0) relpos_gradient(&job);
 }

@@ -57,7 +57,8 @@ void rc_context_leave(rc_context *c)
     rc_guard_write_end(&c->guard);
 }
 
-/* The old scratch goes first: nothing in it is wanted between calls. */
+/* The old scratch goes first: what a call left there belongs to its plan, and another one has come.
+ */
 static rc_status reserve(rc_context *c, int64_t floats)
 {
     if (c->scratch != NULL && floats <= c->floats) return RC_OK;

@@ -54,10 +54,10 @@ rc_status rc_head_plan_make(rc_head_plan *k, rc_plan *plan, const rc_head *h, co
                             int64_t n, bool train)
 {
     *k = (rc_head_plan){.h = h, .p = p, .grid = rc_grid_rows(n, HEAD_ROWS), .train = train};
-    int64_t *const rows[] = {&k->hidden, &k->active,  &k->raw,  &k->y,
-                             &k->sum,    &k->dhidden, &k->draw, &k->dsum};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        *rows[i] = rc_plan_take(plan, n * h->out);
+    int64_t *const rows[] = {&k->hidden, &k->active, &k->raw, &k->y, &k->sum};
+    int64_t *const gradients[] = {&k->dhidden, &k->draw, &k->dsum};
+    for (int i = 0; i < 5; i++) *rows[i] = rc_plan_take(plan, n * h->out);
+    for (int i = 0; train && i < 3; i++) *gradients[i] = rc_plan_take(plan, n * h->out);
     k->length = rc_plan_take(plan, n);
     k->mean = rc_plan_take(plan, n);
     k->rstd = rc_plan_take(plan, n);

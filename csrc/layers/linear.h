@@ -21,12 +21,8 @@ typedef struct {
 /* Outputs of a layer before the cut of its weight, or those from it on. */
 typedef enum { RC_FIRST, RC_REST } rc_part;
 
-/* Whether threads should share the outputs of a layer of this size for so many rows; depends on
- * sizes and on how the weight is packed, not on the threads. */
-bool rc_linear_shares(const rc_params *p, rc_pair pair, int64_t rows);
-
 /* Columns where threads should share the outputs of a layer for so many rows, else chunks of `rows`
- * rows. */
+ * rows; depends on sizes and on how the weight is packed, not on the threads. */
 rc_grid rc_linear_grid(const rc_params *p, rc_pair pair, int64_t total, int64_t rows);
 
 /* Forward products, adding into y with `sum`. */

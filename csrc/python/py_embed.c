@@ -97,7 +97,9 @@ PyObject *rc_py_model_tokens(PyObject *object, PyObject *args)
                           rc_py_f32, &mel))
         return NULL;
     const rc_clap *m = self->model;
-    if (rc_py_log_mels(mel, &m->audio.shape) == 0) {
+    if (m->audio.kind == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this model has no audio tower");
+    } else if (rc_py_log_mels(mel, &m->audio.shape) == 0) {
         job.in.b = rc_py_size(mel, 0);
         job.in.frames = rc_py_size(mel, PyArray_NDIM(mel) - 2);
         job.in.x = rc_py_data(mel);

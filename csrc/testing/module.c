@@ -15,7 +15,8 @@ static int module_exec(PyObject *module)
     if (rc_py_begin(module) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_testing_kernel_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_testing_move_methods) < 0) return -1;
-    return PyModule_AddFunctions(module, rc_testing_layer_methods);
+    if (PyModule_AddFunctions(module, rc_testing_layer_methods) < 0) return -1;
+    return PyModule_AddFunctions(module, rc_testing_block_methods);
 }
 
 static PyModuleDef_Slot module_slots[] = {

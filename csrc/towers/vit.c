@@ -104,7 +104,7 @@ static rc_status new_tower(void **out, rc_tower_shape *shape, const void *config
     int64_t kernel[4] = {c->width, c->channels, c->patch_time, c->patch_mel};
     int64_t table[2] = {1 + patches_of(c, c->frames), c->width};
     t->cls = rc_params_add(p, RC_BIAS, 1, &c->width, BRANCH "cls_token");
-    t->positions = rc_params_add(p, RC_WEIGHT, 2, table, BRANCH "pos_embed");
+    t->positions = rc_params_add(p, RC_BIAS, 2, table, BRANCH "pos_embed");
     t->patch.w = rc_params_add(p, RC_WEIGHT, 4, kernel, BRANCH "patch_embed.proj.weight");
     rc_param_packs(p, t->patch.w, RC_PACK_F32);
     t->patch.b = rc_params_add(p, RC_BIAS, 1, &c->width, BRANCH "patch_embed.proj.bias");

@@ -106,8 +106,7 @@ static rc_status check_pairs(const rc_trainer *t, const rc_pairs *pairs)
         return rc_fail(
             RC_EINVAL, "mel: expected at least 1 clip of %lld to %lld frames, got %lld of %lld",
             (long long)least, (long long)most, (long long)pairs->b, (long long)pairs->frames);
-    if (pairs->clip < 0 || pairs->clip > (int64_t)1 << 40)
-        return rc_fail(RC_EINVAL, "clip: expected 0 to 2^40, got %lld", (long long)pairs->clip);
+    RC_TRY(rc_check_range("clip", pairs->clip, 0, 1 << 24));
     return rc_check_batch("clips", pairs->b);
 }
 
@@ -116,6 +115,7 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
 {
     rc_step_job job;
     const float *audio, *text;
+    t->gradients = RC_GRADIENTS_NONE;
     RC_TRY(check_pairs(t, pairs));
     RC_TRY(rc_step_open(&job, t, pairs, pairs->b, how));
     float *da = job.run.scratch + job.k->da, *dt = job.run.scratch + job.k->dt;
@@ -124,7 +124,9 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
     rc_step_backward(&job, da, dt);
     result->logit_scale = t->model->params.item[t->model->logit_scale].x[0];
     RC_TRY(rc_update_norm(t, &result->grad_norm));
-    return rc_dnn_check(t->context->dnn);
+    RC_TRY(rc_dnn_check(t->context->dnn));
+    t->gradients = RC_GRADIENTS_THERE;
+    return RC_OK;
 }
 
 /* ---- Who works with it ----------------------------------------------------------------------- */
@@ -212,10 +214,13 @@ static rc_status loss_work(rc_trainer *t, const trainer_call *call)
     rc_step_job job;
     rc_pairs none = {0};
     rc_step how = {0};
+    t->gradients = RC_GRADIENTS_NONE;
     if (call->n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
     RC_TRY(rc_step_open(&job, t, &none, call->n, &how));
     *call->loss = rc_step_loss(&job, call->audio, call->text, call->from_audio, call->from_text);
-    return rc_dnn_check(t->context->dnn);
+    RC_TRY(rc_dnn_check(t->context->dnn));
+    t->gradients = RC_GRADIENTS_BEGUN;
+    return RC_OK;
 }
 
 rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dtext,
@@ -234,11 +239,16 @@ static rc_status backward_work(rc_trainer *t, const trainer_call *call)
 {
     rc_step_job job;
     const float *audio, *text;
+    if (t->gradients == RC_GRADIENTS_NONE)
+        return rc_fail(RC_EINVAL, "backward: the gradients of a step begin with loss");
+    t->gradients = RC_GRADIENTS_NONE;
     RC_TRY(check_pairs(t, call->pairs));
     RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->b, call->how));
     rc_step_embed(&job, &audio, &text);
     rc_step_backward(&job, call->from_audio, call->from_text);
-    return rc_dnn_check(t->context->dnn);
+    RC_TRY(rc_dnn_check(t->context->dnn));
+    t->gradients = RC_GRADIENTS_THERE;
+    return RC_OK;
 }
 
 rc_status rc_trainer_backward(rc_trainer *t, const float *daudio, const float *dtext,
@@ -272,6 +282,8 @@ static rc_status update_work(rc_trainer *t, const trainer_call *call)
 {
     rc_step_result *result = call->result;
     RC_TRY(rc_update_check(call->how));
+    if (t->gradients != RC_GRADIENTS_THERE || t->embedded == NULL)
+        return rc_fail(RC_EINVAL, "update: needs the gradients of a step, from backward");
     RC_TRY(rc_update_norm(t, &result->grad_norm));
     RC_TRY(rc_dnn_check(t->context->dnn));
     result->logit_scale = t->model->params.item[t->model->logit_scale].x[0];

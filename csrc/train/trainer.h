@@ -61,7 +61,8 @@ rc_status rc_trainer_backward(rc_trainer *t, const float *daudio, const float *d
                               const rc_pairs *pairs, const rc_step *how);
 
 /* Clipping, AdamW, and the running statistics of the pairs that were embedded last. RC_EINVAL, and
- * nothing changes, where gradients are not finite. Claims the model meanwhile. */
+ * nothing changes, where gradients are not finite, or not those of a whole step that is not taken
+ * yet. Claims the model meanwhile. */
 rc_status rc_trainer_update(rc_trainer *t, rc_step_result *result, const rc_step *how);
 
 #endif

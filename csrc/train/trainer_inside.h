@@ -10,10 +10,14 @@ enum {
     RC_TRAINER_PIECE = 65536
 }; /* values of a piece that threads share */
 
+/* How far the gradients of a step have come; those of a call that failed are nothing. */
+typedef enum { RC_GRADIENTS_NONE, RC_GRADIENTS_BEGUN, RC_GRADIENTS_THERE } rc_gradients;
+
 struct rc_trainer {
     rc_clap *model; /* the caller's; its parameters point into our buffers */
     rc_context *context;
-    const void *embedded;              /* the plan of the pairs that were embedded last, or NULL */
+    const void *embedded; /* the plan of the pairs that were embedded last, or NULL */
+    rc_gradients gradients;
     float *buffer[RC_TRAINER_BUFFERS]; /* values, gradients, first moment, second moment */
     int64_t *offset;
     int64_t size;

@@ -44,7 +44,7 @@ typedef struct {
     float decay;
 } update_job;
 
-/* The parameter that the value at a place of the buffers belongs to, or that it pads. */
+/* The parameter that the value at an index of the buffers belongs to, or that it pads. */
 static int64_t param_at(const rc_trainer *t, int64_t at)
 {
     int64_t low = 0, high = t->model->params.count;
@@ -127,5 +127,7 @@ void rc_update(rc_trainer *t, double grad_norm, const rc_step *how)
     clamp_scale(t);
     rc_run run = rc_context_run(t->context, (rc_draw){0});
     const rc_tower_kind *kind = t->model->audio.kind;
-    if (t->embedded != NULL && kind->commit != NULL) kind->commit(t->embedded, &run);
+    if (kind->commit != NULL) kind->commit(t->embedded, &run);
+    t->gradients = RC_GRADIENTS_NONE;
+    t->embedded = NULL;
 }

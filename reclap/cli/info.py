@@ -6,6 +6,7 @@ from typing import Any
 
 from reclap.cli import options
 from reclap.cli.options import Commands
+from reclap.config.model import audio_from_json
 
 __all__ = ["add_info"]
 
@@ -74,7 +75,12 @@ def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
 def _towers(config: dict[str, Any], count: dict[str, int]) -> list[tuple[str, str]]:
     rows = []
     if audio := config.get("audio"):
-        rows.append(("audio tower", f"{_audio_kind(audio)}, {_parameters(count['audio'])}"))
+        rows.append(
+            (
+                "audio tower",
+                f"{audio_from_json(audio, 'audio').summary}, {_parameters(count['audio'])}",
+            )
+        )
     if text := config.get("text"):
         kind = f"{_text_kind(text)} {text['width']} x {text['layers']}"
         rows.append(("text tower", f"{kind}, {_parameters(count['text'])}"))
@@ -104,13 +110,6 @@ def _running(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("oneDNN", info["onednn"]),
         ("processor", " ".join(info["cpu"])),
     ]
-
-
-def _audio_kind(audio: dict[str, Any]) -> str:
-    """Return the usual name of an audio tower, with its sizes."""
-    if audio["kind"] == "cnn14":
-        return f"Cnn14 {'-'.join(map(str, audio['widths']))}"
-    return f"HTS-AT {audio['embed']} x {'-'.join(map(str, audio['depths']))}"
 
 
 def _text_kind(text: dict[str, Any]) -> str:

@@ -98,6 +98,10 @@ class HtsatConfig(Settings):
 
     kind: ClassVar[str] = "htsat"
     trainable: ClassVar[bool] = True
+    same: ClassVar[tuple[str, ...]] = (  # as the tower had them whose weights one begins with
+        *("mels", "patch", "embed", "depths", "heads", "window", "mlp_ratio", "activation"),
+        *("qkv_bias", "patch_norm", "fusion"),
+    )
 
     mels: Mels = 64
     spec_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
@@ -178,6 +182,11 @@ class HtsatConfig(Settings):
         """Fewest spectrogram frames that the tower takes."""
         return 1
 
+    @property
+    def summary(self) -> str:
+        """Usual name of the tower, with its sizes."""
+        return f"HTS-AT {self.embed} x {'-'.join(map(str, self.depths))}"
+
     def to_core(self) -> dict[str, Any]:
         """Return kind and fields as the C core takes them.
 
@@ -226,6 +235,7 @@ class Cnn14Config(Settings):
     kind: ClassVar[str] = "cnn14"
     fusion: ClassVar[bool] = False
     trainable: ClassVar[bool] = False
+    same: ClassVar[tuple[str, ...]] = ("mels", "widths")
 
     mels: Mels = 64
     widths: Annotated[tuple[Channels, ...], STAGES] = (64, 128, 256, 512, 1024, 2048)
@@ -245,6 +255,11 @@ class Cnn14Config(Settings):
     def least_frames(self) -> int:
         """Fewest spectrogram frames that the tower takes: one is left for the last block."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def summary(self) -> str:
+        """Usual name of the tower, with its sizes."""
+        return f"Cnn14 {'-'.join(map(str, self.widths))}"
 
     def to_core(self) -> dict[str, Any]:
         """Return kind and fields as the C core takes them.
@@ -299,6 +314,10 @@ class VitConfig(Settings):
     kind: ClassVar[str] = "vit"
     fusion: ClassVar[bool] = False
     trainable: ClassVar[bool] = True
+    same: ClassVar[tuple[str, ...]] = (
+        *("mels", "frames", "patch_time", "patch_mel", "width", "depth", "heads", "mlp"),
+        *("activation", "pool"),
+    )
 
     mels: Mels = 64
     frames: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
@@ -328,6 +347,11 @@ class VitConfig(Settings):
     def least_frames(self) -> int:
         """Fewest spectrogram frames that the tower takes: those of a patch."""
         return self.patch_time
+
+    @property
+    def summary(self) -> str:
+        """Usual name of the tower, with its sizes."""
+        return f"ViT {self.width} x {self.depth}"
 
     def to_core(self) -> dict[str, Any]:
         """Return kind and fields as the C core takes them.

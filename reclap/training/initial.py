@@ -7,7 +7,7 @@ from reclap.audio.front import AudioConfig
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.families import detect, htsat_audioset, text_folder
 from reclap.checkpoints.lazy import Stored, Tensors
-from reclap.config.towers import AudioTower, HtsatConfig
+from reclap.config.towers import AudioTower
 from reclap.errors import FormatError
 from reclap.model.loading import load, locate
 from reclap.training.identity import sha256
@@ -19,22 +19,6 @@ log = logging.getLogger(__name__)
 
 TEXT = (
     "text-"  # in the folder of a run: the tower of a plain text model, with a digest of its files
-)
-
-# Settings that must agree with the tower in training: shapes of tensors, the activation that they
-# were trained with, and fusion, which has another mel bank.
-_SAME = (
-    "mels",
-    "patch",
-    "embed",
-    "depths",
-    "heads",
-    "window",
-    "mlp_ratio",
-    "activation",
-    "qkv_bias",
-    "patch_norm",
-    "fusion",
 )
 
 
@@ -107,7 +91,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     Raises
     ------
     FormatError
-        If the file holds no HTS-AT, or one of other sizes; both are shown.
+        If the file holds another tower, or one of other sizes; both are shown.
 
     Notes
     -----
@@ -116,13 +100,13 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     480: 1001 frames of 10 s, 64 bands from 50 to 14 000 Hz either way.
     """
     config, tensors, trained = _tower_of(path)
-    if config.kind != wanted.kind or not isinstance(config, HtsatConfig):
+    if config.kind != wanted.kind:
         raise FormatError(
             f"{path}: the audio tower is {config.kind}, the tower in training is {wanted.kind}"
         )
     wrong = [
         f"{name} is {getattr(config, name)}, the tower in training has {getattr(wanted, name)}"
-        for name in _SAME
+        for name in wanted.same
         if getattr(config, name) != getattr(wanted, name)
     ]
     if wrong:
@@ -131,7 +115,7 @@ def audio_tower(path: Path, wanted: AudioTower, front: AudioConfig) -> dict[str,
     if other:
         log.warning("%s: its audio tower was trained with another front end: %s", path, other)
     for name in ("eps", "block_eps"):
-        was, now = config.to_core()[name], wanted.to_core()[name]
+        was, now = config.to_core().get(name), wanted.to_core().get(name)
         if was != now:
             log.warning("%s: its audio tower was trained with %s %g, now %g", path, name, was, now)
     return {name: x for name, x in tensors.items() if name.startswith("audio_branch.")}

@@ -23,6 +23,7 @@ from typing import Any
 
 from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
+from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import files, manifest
 from reclap.io.files import StrPath
@@ -366,7 +367,7 @@ def _schedule_start(newest: Checkpoint, identity: Mapping[str, Any], threads: in
 
     A finished run may be extended: with more steps, and whatever the optimizer should then do.
     """
-    usual = defaults()
+    usual = defaults(identity["model"]["audio"].get("kind", HtsatConfig.kind))
     changed = differences(completed(newest.recipe, usual), completed(identity, usual))
     more = identity["run"]["steps"] > newest.step == newest.recipe["run"]["steps"]
     extended = more and all(c.startswith(("run.steps:", "optim.")) for c in changed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from reclap.audio.front import AudioConfig
 from reclap.checkpoints import model_folder
-from reclap.config.towers import HtsatConfig
+from reclap.config.towers import AUDIO, HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.files import StrPath
@@ -187,7 +187,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 
 
-def defaults() -> dict[str, Any]:
+def defaults(kind: str = HtsatConfig.kind) -> dict[str, Any]:
     """Return the defaults of all settings, as an identity holds them, with front end and tower."""
     found: dict[str, Any] = {
         name: {
@@ -197,7 +197,7 @@ def defaults() -> dict[str, Any]:
         }
         for name, part in _SECTIONS.items()
     }
-    found["model"] |= {"front": AudioConfig().to_json(), "audio": vars(HtsatConfig())}
+    found["model"] |= {"front": AudioConfig().to_json(), "audio": vars(AUDIO[kind]())}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 

@@ -8,7 +8,7 @@ import msgspec
 from reclap.audio.front import AudioConfig
 from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
 from reclap.config.text_tower import TextConfig
-from reclap.config.towers import AUDIO, HtsatConfig
+from reclap.config.towers import AUDIO, AudioTower, HtsatConfig
 from reclap.errors import Errors, FormatError
 from reclap.io.settings import Count, Fraction, Positive, Probability, Settings
 
@@ -85,6 +85,17 @@ class ModelPart(Settings):
         if self.source and self.audio_from:
             raise ValueError("audio_from: from gives the audio tower; set one of them")
 
+    def _tower_of(self, tower: AudioTower) -> dict[str, Any]:
+        """Return the settings of the tower of the ``from`` model, with those of the recipe."""
+        if not tower.trainable:
+            raise FormatError(f"model.from: the audio tower {tower.kind} cannot be trained yet")
+        kind = self.audio.get("kind", tower.kind)
+        if kind != tower.kind:
+            raise FormatError(
+                f"model.audio.kind is {kind!r}, the audio tower of {self.source} is {tower.kind}"
+            )
+        return {"kind": tower.kind} | dataclasses.asdict(tower) | self.audio
+
     def completed(self, source: ClapConfig | None = None) -> "ModelPart":
         """Return the section with all settings: those of `source`, the ``from`` model, or defaults.
 
@@ -101,14 +112,15 @@ class ModelPart(Settings):
         Raises
         ------
         FormatError
-            If the front end would differ from the one that the tower of `source` was trained with.
+            If the front end would differ from the one that the tower of `source` was trained with,
+            or that tower is of another kind or cannot be trained.
         """
         known: ClapConfig | type[ClapConfig] = ClapConfig
         front, audio = self.front, self.audio
         if source is not None:
             known = source
             front = source.front.to_json() | self.front
-            audio = dataclasses.asdict(source.audio) | self.audio
+            audio = self._tower_of(source.audio)
             wanted = AudioConfig.from_json(front, "model.front")
             wrong = front_differences(source.front, wanted)
             if wrong:
