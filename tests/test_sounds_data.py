@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from reclap.io import manifest as reclap_manifest
+
 SOUNDS = Path(__file__).parents[1] / "recipes" / "sounds"
 SPLITS = SOUNDS / "splits"
 
@@ -28,7 +30,7 @@ def listed(kind: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def manifest(shared, tmp_path_factory):
+def written(shared, tmp_path_factory):
     out = tmp_path_factory.mktemp("sounds") / "sounds.jsonl"
     audio = shared / "audio"
     if not (audio / "kinds.csv").is_file():
@@ -36,7 +38,12 @@ def manifest(shared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["make_manifest.py", str(audio), str(out)])
         script("make_manifest").main()
-    return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    return out
+
+
+@pytest.fixture(scope="module")
+def manifest(written):
+    return [json.loads(line) for line in written.read_text("utf-8").splitlines()]
 
 
 def crossing(rows, lists):
@@ -77,6 +84,26 @@ def test_manifest_has_every_recording(manifest, shared):
     assert all(
         required <= row.keys() and all(row.values()) for row in manifest if "start" not in row
     )
+
+
+@pytest.mark.slow
+def test_manifest_is_read_with_the_captions_of_its_kinds(written, manifest, shared):
+    texts = script("make_manifest").captions(SOUNDS / "captions")
+    rows = [row for row in manifest if row["kind"] in texts]
+    captioned = written.with_name("captioned.jsonl")
+    captioned.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    read = reclap_manifest.read(captioned, shared / "audio")
+    assert len(read) == len(rows) > 700
+    for row in read:
+        listed = texts[row.extra["kind"]]
+        assert [c.text for c in row.captions] == [item["caption"].strip() for item in listed]
+        assert all(len(c.rewrites) >= 8 for c in row.captions)
+
+
+@pytest.mark.slow
+def test_page_has_the_counts(manifest):
+    page = (SOUNDS.parents[1] / "docs" / "data.md").read_text("utf-8")
+    assert script("count").tables(manifest) in page
 
 
 @pytest.mark.slow

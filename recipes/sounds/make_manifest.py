@@ -4,7 +4,8 @@
 
 Columns: id, path, kind, label (the archive's own name of the kind), group, archive, source,
 licence, seconds; and, where they apply, start (of a window, in seconds), fold, credit, register,
-language, band. Recordings that fingerprints find to be one sound get one source.
+language, band. Recordings that fingerprints find to be one sound get one source. The captions of
+recipes/sounds/captions go into a file beside the manifest, to which its column captions refers.
 """
 
 import argparse
@@ -161,7 +162,17 @@ def join_sources(audio: Path, items: list[Item]) -> list[tuple[str, str, float]]
 
 
 COLUMNS = ("id", "path", "kind", "label", "group", "archive", "source", "licence", "seconds")
-OPTIONAL = ("start", "fold", "credit", "register", "pitch", "language", "band")
+OPTIONAL = ("start", "fold", "credit", "register", "pitch", "language", "band", "captions")
+
+
+def captions(folder: Path) -> dict[str, list[Item]]:
+    """Return captions and rewrites by kind."""
+    found: dict[str, list[Item]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text("utf-8").splitlines():
+            item = json.loads(line)
+            found.setdefault(item.pop("kind"), []).append(item)
+    return found
 
 
 def main() -> None:
@@ -174,11 +185,15 @@ def main() -> None:
         parser.error(
             f"{arguments.audio / 'kinds.csv'}: no such file; the recordings are not in a clone"
         )
-    lines = [
-        json.dumps({name: row[name] for name in (*COLUMNS, *OPTIONAL) if name in row})
-        for row in rows(arguments.audio)
-    ]
-    files.write_text(arguments.out, "\n".join(lines) + "\n")
+    texts, out = captions(HERE / "captions"), arguments.out
+    beside = out.with_suffix(".captions.json")
+    lines = []
+    for row in rows(arguments.audio):
+        if row["kind"] in texts:
+            row["captions"] = f"{beside.name}#{row['kind']}"
+        lines.append(json.dumps({name: row[name] for name in (*COLUMNS, *OPTIONAL) if name in row}))
+    files.write_text(beside, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(out, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
