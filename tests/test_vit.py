@@ -364,7 +364,7 @@ def test_a_run_begins_with_it(tmp_path, small_folder, capsys):
         loop.train(Recipe.from_mapping(sections | {"model": other}), tmp_path / "other")
     kind = {"from": first, "audio": {"kind": "htsat"}}
     with pytest.raises(
-        FormatError, match="model.audio.kind is 'htsat', the audio tower of .* is vit"
+        FormatError, match=r"model.audio.kind is 'htsat', the audio tower of .* is vit"
     ):
         loop.train(Recipe.from_mapping(sections | {"model": kind}), tmp_path / "kind")
 
