@@ -38,6 +38,16 @@ def shared_runs(prompts, captions) -> dict[str, list[str]]:
     return {text: found for text, found in both.items() if found}
 
 
+def captions() -> list[str]:
+    """Return all training captions and their rewrites."""
+    rows = [
+        json.loads(line)
+        for path in sorted((SOUNDS / "captions").glob("*.jsonl"))
+        for line in path.read_text("utf-8").splitlines()
+    ]
+    return [text for row in rows for text in (row["caption"], *row["rewrites"])]
+
+
 def test_bank_is_frozen():
     digest, name = (SOUNDS / "bank.sha256").read_text("utf-8").split()
     assert name == BANK.name
@@ -99,3 +109,12 @@ def test_a_shared_run_of_four_words_is_seen():
         prompt: ["a dogs bark rings", "out over the wet"]
     }
     assert shared_runs([prompt], ["It rings out over a hill."]) == {}
+
+
+def test_no_prompt_shares_four_words_in_a_row_with_a_caption(bank):
+    texts = captions()
+    if not texts:
+        pytest.skip("recipes/sounds/captions has no captions yet")
+    prompts = [text for group in bank.prompts().values() for text in group]
+    found = shared_runs(prompts, texts)  # named without the captions, which stay unread
+    assert found == {}
