@@ -140,13 +140,16 @@ class SoundFile:
             with self._path.open("rb") as file:
                 return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
 
-    def report(self, frames: int) -> None:
-        """Log a warning if the file was truncated, given the number of decoded frames."""
-        lost = self._missing
+    def lacks(self, frames: int) -> str | None:
+        """Return what a truncated file lacks, given the number of decoded frames."""
         if (promised := headers.flac_frames(self._head)) > frames:
             share = (promised - frames) / promised
-            lost = f"{promised - frames:,} of {promised:,} frames ({share:.0%})"
-        if lost is not None:
+            return f"{promised - frames:,} of {promised:,} frames ({share:.0%})"
+        return self._missing
+
+    def report(self, frames: int) -> None:
+        """Log a warning if the file was truncated, given the number of decoded frames."""
+        if (lost := self.lacks(frames)) is not None:
             _log.warning("%s: the file was cut off, it lacks %s", self.name, lost)
 
     def read(self, reader: Decoder, frames: int = -1, at: int = 0) -> Samples:

@@ -15,6 +15,7 @@ from reclap.cli import (
     check,
     compare,
     convert,
+    data,
     describe,
     embed,
     info,
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     review.add_review(commands)
     describe.add_describe(commands)
     rewrite.add_rewrite(commands)
+    data.add_data(commands)
     cache.add_cache(commands)
     for command in commands.choices.values():
         command.set_defaults(command=command)

@@ -1,0 +1,281 @@
+"""Checks of the recordings of a manifest: what would stop or bias a run."""
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reclap._types import Samples
+from reclap.audio.decode import Clip, SoundFile, convert
+from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
+from reclap.errors import FormatError, one_line
+from reclap.io import manifest
+from reclap.io.files import StrPath
+
+__all__ = ["FAULTS", "Fault", "RecordingsReport", "check_recordings"]
+
+FAULTS = {
+    "missing": "the sound file does not exist",
+    "unreadable": "the sound file cannot be decoded",
+    "row": "the row has no path, or no caption",
+    "silent": "no sample is louder than -80 dB",
+    "truncated": "the file was cut off",
+    "rate": "the file's sample rate is below the wanted one",
+    "duplicate": "the same file, or the same samples, as another row",
+    "copy": "the same recording as another row, changed",
+    "caption": "rows of different files have the same caption of their own",
+    "source": "all recordings of a kind are of one source",
+}
+_FATAL = ("missing", "unreadable", "row", "silent")
+_SILENCE = 1e-4  # largest amplitude
+_SHOWN = 20  # faults of one sort in the readable text
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A fault of a row, or of several.
+
+    Parameters
+    ----------
+    check : str
+        Which check found it: a key of `FAULTS`.
+    where : str
+        File and line of the row and the sound, or the kind.
+    reason : str
+        Description, for a person.
+
+    Examples
+    --------
+    >>> fault = Fault("silent", "a.jsonl:3: a.wav", "no sample is louder than -80 dB")
+    >>> fault.is_fatal, str(fault)
+    (True, 'a.jsonl:3: a.wav: silent: no sample is louder than -80 dB')
+    """
+
+    check: str
+    where: str
+    reason: str
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether it would stop a run, or teach nothing."""
+        return self.check in _FATAL
+
+    def __str__(self) -> str:
+        """Return one line for a person."""
+        return f"{self.where}: {self.check}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingsReport:
+    """Report on the recordings of a manifest.
+
+    Parameters
+    ----------
+    name : str
+        The manifest.
+    rows : int
+        Number of rows that were checked.
+    faults : tuple of Fault
+        In the order of the rows; those of several rows come last.
+
+    Examples
+    --------
+    >>> report = RecordingsReport("a.jsonl", 1, (Fault("rate", "a.jsonl:1: a.wav", "8000 Hz"),))
+    >>> report.by_check, report.fatal
+    ({'rate': 1}, ())
+    >>> report.to_json()["faults"][0]["check"]
+    'rate'
+    """
+
+    name: str
+    rows: int
+    faults: tuple[Fault, ...]
+
+    @property
+    def fatal(self) -> tuple[Fault, ...]:
+        """Faults that would stop a run, or teach nothing."""
+        return tuple(fault for fault in self.faults if fault.is_fatal)
+
+    @property
+    def by_check(self) -> dict[str, int]:
+        """Number of faults that each check found, most first."""
+        return dict(Counter(fault.check for fault in self.faults).most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as a JSON object.
+
+        Returns
+        -------
+        dict
+            Counts, and every fault under ``faults``.
+        """
+        return {
+            "name": self.name,
+            "rows": self.rows,
+            "fatal": len(self.fatal),
+            "checks": self.by_check,
+            "faults": [dataclasses.asdict(fault) for fault in self.faults],
+        }
+
+    def __str__(self) -> str:
+        """Return a few lines for a person: counts, then the first faults of each sort."""
+        lines = [f"{self.name}: {self.rows} rows, {len(self.faults)} faults"]
+        for check, count in self.by_check.items():
+            lines.append(f"{check}: {count} ({FAULTS[check]})")
+            found = [fault for fault in self.faults if fault.check == check]
+            lines += [f"  {fault.where}: {fault.reason}" for fault in found[:_SHOWN]]
+            lines += [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+        return "\n".join(lines)
+
+
+def check_recordings(
+    path: StrPath,
+    root: StrPath | None = None,
+    *,
+    rate: int = 0,
+    kind: str = "kind",
+    source: str = "source",
+    copies: bool = False,
+) -> RecordingsReport:
+    """Check the recordings of a manifest, row by row; each file is decoded once.
+
+    Parameters
+    ----------
+    path : path
+        The manifest: CSV, JSON lines or Parquet.
+    root : path, optional
+        Folder that relative sound paths start from; the manifest's own by default.
+    rate : int
+        Sample rate in Hz that files should have at least; 0: any.
+    kind, source : str
+        Columns of the kind and of the source of a recording; rows without them do not count.
+    copies : bool
+        Compare fingerprints of all recordings, which are kept in memory (about 7 kB a second).
+
+    Returns
+    -------
+    RecordingsReport
+        All faults that were found.
+
+    Raises
+    ------
+    OSError
+        If the manifest cannot be read.
+    FormatError
+        If it is not a manifest.
+
+    Examples
+    --------
+    >>> _ = Path("lost.jsonl").write_text('{"path": "lost.wav", "caption": "Rain falls"}')
+    >>> [fault.check for fault in check_recordings("lost.jsonl").faults]
+    ['missing']
+    """
+    check = _Check(Path(path), Path(path).parent if root is None else Path(root), rate, copies)
+    rows = 0
+    for line, item in manifest.items(path):
+        rows += 1
+        check.row(f"{os.fspath(path)}:{line}", item, kind, source)
+    return RecordingsReport(os.fspath(path), rows, (*check.faults, *check.of_several()))
+
+
+class _Check:
+    """What is known of the rows so far."""
+
+    def __init__(self, path: Path, root: Path, rate: int, copies: bool) -> None:
+        self.faults: list[Fault] = []
+        self._root, self._rate, self._copies = root, rate, copies
+        self._shared = manifest.SharedCaptions(path.parent)
+        self._files: set[str] = set()
+        self._spans: dict[tuple[str, str], str] = {}
+        self._contents: dict[bytes, str] = {}
+        self._captions: dict[str, list[str]] = {}
+        self._sources: dict[str, set[str]] = {}
+        self._prints: list[tuple[str, Path, Fingerprint]] = []
+
+    def row(self, at: str, item: Mapping[str, Any], kind: str, source: str) -> None:
+        """Check a row, and its file unless it was checked before."""
+        columns = dict(item)
+        if kind in item and source in item:
+            self._sources.setdefault(str(item[kind]), set()).add(str(item[source]))
+        name = columns.pop("path", columns.pop("audio", None))
+        if not isinstance(name, str) or not name.strip():
+            self.faults.append(Fault("row", at, "no path"))
+            return
+        where, is_new = f"{at}: {name}", name not in self._files
+        try:
+            captions = manifest.take_captions(at, columns, self._shared)
+        except FormatError as error:
+            self.faults.append(Fault("row", where, one_line(error).removeprefix(f"{at}: ")))
+            captions = ()
+        self._files.add(name)
+        span = (name, str(columns.get("start", "")))
+        first = self._spans.setdefault(span, at)
+        if first != at:
+            self.faults.append(Fault("duplicate", where, f"the same file as at {first}"))
+        if is_new:
+            if not isinstance(item.get("captions"), str):  # what many rows share repeats by design
+                for caption in captions:
+                    self._captions.setdefault(caption.text.casefold(), []).append(where)
+            self._file(where, self._root / name)
+
+    def _file(self, where: str, path: Path) -> None:
+        """Decode a file and check its samples."""
+        try:
+            file = SoundFile(path)
+            reader = file.open()
+            clip = Clip(file.read(reader), reader.rate)
+        except FileNotFoundError:
+            self.faults.append(Fault("missing", where, "no such file"))
+            return
+        except (OSError, ValueError) as error:
+            self.faults.append(Fault("unreadable", where, one_line(error)))
+            return
+        if (lost := file.lacks(len(clip.samples))) is not None:
+            self.faults.append(Fault("truncated", where, f"it lacks {lost}"))
+        if clip.rate < self._rate:
+            self.faults.append(Fault("rate", where, f"{clip.rate} Hz, expected {self._rate}"))
+        if np.abs(clip.samples).max(initial=0) < _SILENCE:
+            self.faults.append(Fault("silent", where, FAULTS["silent"]))
+            return
+        first = self._contents.setdefault(_digest(clip), where)
+        if first != where:
+            self.faults.append(Fault("duplicate", where, f"the same samples as {first}"))
+        elif self._copies:
+            self._prints.append((where, path, fingerprint(_narrow(clip, where))))
+
+    def of_several(self) -> list[Fault]:
+        """Return the faults that only all rows together show."""
+        found = []
+        prints = [print_ for _, _, print_ in self._prints]
+        for match in matches(prints, self._load):
+            first, second = (self._prints[i][0] for i in (match.first, match.second))
+            found.append(Fault("copy", second, f"coherence {match.coherence:.2f} with {first}"))
+        for text, rows in self._captions.items():
+            if len(rows) > 1:
+                reason = f"{text!r} in {len(rows)} rows, the last {rows[-1]}"
+                found.append(Fault("caption", rows[0], reason))
+        for kind, sources in self._sources.items():
+            if len(sources) == 1:
+                found.append(Fault("source", kind, f"all of {next(iter(sources))}"))
+        return found
+
+    def _load(self, i: int) -> Samples:
+        where, path, _ = self._prints[i]
+        file = SoundFile(path)
+        reader = file.open()
+        return _narrow(Clip(file.read(reader), reader.rate), where)
+
+
+def _narrow(clip: Clip, where: str) -> Samples:
+    """Return a clip as fingerprints want it."""
+    return convert(clip, RATE, "mean", "soxr", where)
+
+
+def _digest(clip: Clip) -> bytes:
+    head = f"{clip.rate} {clip.samples.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(clip.samples).tobytes()).digest()[:16]
