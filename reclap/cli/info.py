@@ -6,7 +6,6 @@ from typing import Any
 
 from reclap.cli import options
 from reclap.cli.options import Commands
-from reclap.config.model import audio_from_json
 
 __all__ = ["add_info"]
 
@@ -73,6 +72,8 @@ def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _towers(config: dict[str, Any], count: dict[str, int]) -> list[tuple[str, str]]:
+    from reclap.config.model import audio_from_json  # here, because --help needs no NumPy
+
     rows = []
     if audio := config.get("audio"):
         rows.append(
