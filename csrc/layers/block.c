@@ -2,13 +2,26 @@
 #include "layers/block.h"
 
 #include "kernels/embed.h"
-#include "kernels/norm.h"
 #include "kernels/window.h"
 #include "layers/block_job.h"
 
 #include <string.h>
 
 enum { TILE = 16, TASKS = 16 }; /* rows that pass a norm at a time; tasks of attention, at least */
+
+void rc_block_declare(rc_block *b, rc_params *p, const char *prefix, bool qkv_bias)
+{
+    int64_t inner = rc_block_inner(b), side = 2 * b->window - 1;
+    b->norm1 = rc_declare_norm(p, b->c, prefix, "norm1");
+    if (b->window > 0)
+        b->relpos = rc_params_add(p, RC_BIAS, 2, (int64_t[]){side * side, b->heads},
+                                  "%sattn.relative_position_bias_table", prefix);
+    b->qkv = rc_declare_linear(p, 3 * inner, b->c, qkv_bias, prefix, "attn.qkv");
+    b->proj = rc_declare_linear(p, b->c, inner, true, prefix, "attn.proj");
+    b->norm2 = rc_declare_norm(p, b->c, prefix, "norm2");
+    b->fc1 = rc_declare_linear(p, b->mlp, b->c, true, prefix, "mlp.fc1");
+    b->fc2 = rc_declare_linear(p, b->c, b->mlp, true, prefix, "mlp.fc2");
+}
 
 rc_block_rows rc_block_equal(const rc_block *b, const rc_params *p, int64_t n, int64_t t,
                              bool train)
@@ -172,17 +185,6 @@ rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const 
         job.bias = bias;
     }
     return job;
-}
-
-void rc_block_norm(const rc_block_job *job, rc_pair norm, float *y, float *mean, float *rstd,
-                   const float *x, int64_t rows)
-{
-    const rc_block *b = job->k->b;
-    const float *w = rc_block_value(job, norm.w);
-    if (b->rms)
-        rc_rmsnorm_forward(y, rstd, x, w, rows, b->c, b->eps);
-    else
-        rc_layernorm_forward(y, mean, rstd, x, w, rc_block_value(job, norm.b), rows, b->c, b->eps);
 }
 
 void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width)

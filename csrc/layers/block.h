@@ -15,7 +15,7 @@
 typedef struct {
     rc_pair norm1, qkv, proj, norm2, fc1, gate, fc2;
     int64_t c, heads, d, mlp; /* widths: of the stream, of a head, of the MLP */
-    bool rms, post, gated;    /* RMS norms; norms after the sums; the MLP has a gate */
+    bool post, gated;         /* norms after the sums; the MLP has a gate */
     bool padded;              /* keys and values for rows in front only: the others only ask */
     float eps, scale;         /* of norms; of scores */
     const rc_act *act;        /* of the MLP */
@@ -32,6 +32,10 @@ static inline int64_t rc_block_inner(const rc_block *b)
 {
     return b->heads * b->d;
 }
+
+/* Declare layer norms, linear layers and, of windows, the table of biases, by the names of timm's
+ * blocks behind `prefix`; sizes and options are set. */
+void rc_block_declare(rc_block *b, rc_params *p, const char *prefix, bool qkv_bias);
 
 /* How the rows of a call form sequences. */
 typedef struct {

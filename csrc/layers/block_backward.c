@@ -2,20 +2,9 @@
 #include "layers/block_job.h"
 
 #include "kernels/embed.h"
-#include "kernels/norm.h"
+#include "layers/norms.h"
 
 #include <string.h>
-
-static void back_norm(const rc_block_job *job, rc_pair norm, float *dx, const float *dy,
-                      const float *x, const float *mean, const float *rstd, int64_t rows)
-{
-    const rc_block *b = job->k->b;
-    const float *w = rc_block_value(job, norm.w);
-    if (b->rms)
-        rc_rmsnorm_backward(dx, dy, x, rstd, w, rows, b->c);
-    else
-        rc_layernorm_backward(dx, dy, x, mean, rstd, w, rows, b->c);
-}
 
 /* ---- The MLP --------------------------------------------------------------------------------- */
 
@@ -62,11 +51,12 @@ static void back_mlp(const rc_block_job *job, float *dmid, int64_t first, int64_
     float *dbranch = rc_block_at(job, s->dbranch2) + at, *da = rc_block_at(job, s->da2) + at;
     if (b->post) {
         float *before = rc_block_at(job, s->dsum2) + at;
-        back_norm(job, b->norm2, before, dsum, rc_block_at(job, k->tape.sum2) + at, mean, rstd,
-                  rows);
+        rc_norm_backward(k->p, b->norm2, before, dsum, rc_block_at(job, k->tape.sum2) + at, mean,
+                         rstd, rows);
         dsum = before;
     } else {
-        rc_block_norm(job, b->norm2, rc_block_at(job, s->a2) + at, NULL, NULL, mid, rows);
+        rc_norm_forward(job->k->p, b->norm2, job->k->b->eps, rc_block_at(job, s->a2) + at, NULL,
+                        NULL, mid, rows);
     }
     memcpy(dbranch, dsum, (size_t)n * sizeof *dsum);
     rc_block_drop(job, dbranch, 2, first, rows);
@@ -76,7 +66,7 @@ static void back_mlp(const rc_block_job *job, float *dmid, int64_t first, int64_
     if (b->post)
         memcpy(dmid, da, (size_t)n * sizeof *da);
     else
-        back_norm(job, b->norm2, dmid, da, mid, mean, rstd, rows);
+        rc_norm_backward(k->p, b->norm2, dmid, da, mid, mean, rstd, rows);
     rc_add(dmid, dsum, n);
 }
 
@@ -93,13 +83,13 @@ static void back_proj(const rc_block_job *job, float *dout, const float *dmid, i
     float *dbranch = rc_block_at(job, k->back.dbranch1) + at;
     if (b->post) {
         float *before = rc_block_at(job, k->back.dsum1) + at;
-        back_norm(job, b->norm1, before, dmid, rc_block_at(job, k->tape.sum1) + at,
-                  rc_block_at(job, k->tape.mean1) + first, rc_block_at(job, k->tape.rstd1) + first,
-                  rows);
+        rc_norm_backward(k->p, b->norm1, before, dmid, rc_block_at(job, k->tape.sum1) + at,
+                         rc_block_at(job, k->tape.mean1) + first,
+                         rc_block_at(job, k->tape.rstd1) + first, rows);
         dsum = before;
     } else {
-        rc_block_norm(job, b->norm1, rc_block_at(job, k->back.a1) + at, NULL, NULL,
-                      rc_block_at(job, k->tape.x) + at, rows);
+        rc_norm_forward(job->k->p, b->norm1, job->k->b->eps, rc_block_at(job, k->back.a1) + at,
+                        NULL, NULL, rc_block_at(job, k->tape.x) + at, rows);
     }
     memcpy(dbranch, dsum, (size_t)(rows * b->c) * sizeof *dsum);
     rc_block_drop(job, dbranch, 0, first, rows);
@@ -132,9 +122,9 @@ static void back_queries(const rc_block_job *job, const float *dmid, float *dx, 
         memcpy(dx, da, (size_t)(rows * b->c) * sizeof *dx);
         rc_add(dx, rc_block_at(job, k->back.dsum1) + at, rows * b->c);
     } else {
-        back_norm(job, b->norm1, dx, da, rc_block_at(job, k->tape.x) + at,
-                  rc_block_at(job, k->tape.mean1) + first, rc_block_at(job, k->tape.rstd1) + first,
-                  rows);
+        rc_norm_backward(k->p, b->norm1, dx, da, rc_block_at(job, k->tape.x) + at,
+                         rc_block_at(job, k->tape.mean1) + first,
+                         rc_block_at(job, k->tape.rstd1) + first, rows);
         rc_add(dx, dmid, rows * b->c);
     }
     rc_block_scatter(job, dx, first, rows);

@@ -1,6 +1,8 @@
 /* One transformer block forward: for inference and, keeping what backward needs, for training. */
 #include "layers/block_job.h"
 
+#include "layers/norms.h"
+
 #include <string.h>
 
 enum { TILE = 16 }; /* rows that pass a norm at a time, while they are in the first cache */
@@ -50,7 +52,7 @@ static void feed_tile(void *arg, int64_t i, int worker)
         return;
     }
     float *y = rc_sink_at(&s->next, at, rc_share_of(s->job->run, s->job->k->worker, worker));
-    rc_block_norm(s->job, s->norm, y, NULL, NULL, x, n);
+    rc_norm_forward(s->job->k->p, s->norm, s->job->k->b->eps, y, NULL, NULL, x, n);
     rc_sink_put(&s->next, y, at, n);
 }
 
@@ -103,10 +105,12 @@ static void finish(passage *s, rc_crew crew, rc_rows o, float *form)
     const rc_block_plan *k = s->job->k;
     const rc_block *b = k->b;
     rc_linear_run(&k->proj, crew, s->x, o, s->rows);
-    if (b->post) rc_block_norm(s->job, b->norm1, s->x, NULL, NULL, s->x, s->rows);
+    if (b->post)
+        rc_norm_forward(s->job->k->p, b->norm1, s->job->k->b->eps, s->x, NULL, NULL, s->x, s->rows);
     rc_rows in = branch_input(s, crew, &k->fc1, b->norm2, form);
     run_mlp(s, crew, in, form + k->form);
-    if (b->post) rc_block_norm(s->job, b->norm2, s->x, NULL, NULL, s->x, s->rows);
+    if (b->post)
+        rc_norm_forward(s->job->k->p, b->norm2, s->job->k->b->eps, s->x, NULL, NULL, s->x, s->rows);
 }
 
 static void attend_window(void *arg, int64_t i, int worker)
@@ -221,8 +225,9 @@ static void train_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
     rc_block_gather(job, x, first, rows);
     if (!k->b->post) {
         a = rc_share_of(job->run, k->chunk, crew.worker);
-        rc_block_norm(job, k->b->norm1, a, rc_block_at(job, k->tape.mean1) + first,
-                      rc_block_at(job, k->tape.rstd1) + first, x, rows);
+        rc_norm_forward(job->k->p, k->b->norm1, job->k->b->eps, a,
+                        rc_block_at(job, k->tape.mean1) + first,
+                        rc_block_at(job, k->tape.rstd1) + first, x, rows);
     }
     rc_linear_run(&k->qkv, crew, rc_block_at(job, k->q) + first * k->ldq, rc_floats(a), rows);
 }
@@ -239,8 +244,9 @@ static void train_attention(const rc_block_job *job, int64_t first, int64_t rows
     rc_block_drop(job, sum, 0, first, rows);
     rc_add(sum, rc_block_at(job, k->tape.x) + first * c, rows * c);
     if (k->b->post)
-        rc_block_norm(job, k->b->norm1, mid, rc_block_at(job, k->tape.mean1) + first,
-                      rc_block_at(job, k->tape.rstd1) + first, sum, rows);
+        rc_norm_forward(job->k->p, k->b->norm1, job->k->b->eps, mid,
+                        rc_block_at(job, k->tape.mean1) + first,
+                        rc_block_at(job, k->tape.rstd1) + first, sum, rows);
 }
 
 /* active (rows, mlp) = act(fc1(in)), or that times gate(in). */
@@ -269,12 +275,12 @@ static void train_output(void *arg, int64_t first, int64_t rows, rc_crew crew)
     float *mean = rc_block_at(job, k->tape.mean2) + first;
     float *rstd = rc_block_at(job, k->tape.rstd2) + first;
     train_attention(job, first, rows, mid, crew);
-    if (!b->post) rc_block_norm(job, b->norm2, a, mean, rstd, mid, rows);
+    if (!b->post) rc_norm_forward(job->k->p, b->norm2, job->k->b->eps, a, mean, rstd, mid, rows);
     train_hidden(job, active, b->post ? mid : a, first, rows, crew);
     rc_linear_run(&k->fc2, crew, sum, rc_floats(active), rows);
     rc_block_drop(job, sum, 2, first, rows);
     rc_add(sum, mid, rows * b->c);
-    if (b->post) rc_block_norm(job, b->norm2, y, mean, rstd, sum, rows);
+    if (b->post) rc_norm_forward(job->k->p, b->norm2, job->k->b->eps, y, mean, rstd, sum, rows);
 }
 
 static void train_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)

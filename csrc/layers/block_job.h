@@ -55,10 +55,6 @@ static inline float *rc_block_at(const rc_block_job *job, int64_t offset)
     return job->run->scratch + offset;
 }
 
-/* y = a norm of x, which may be y; its statistics where they are not NULL. */
-void rc_block_norm(const rc_block_job *job, rc_pair norm, float *y, float *mean, float *rstd,
-                   const float *x, int64_t rows);
-
 /* Rows that are there for roundness have no queries: what lies at an offset, so wide, is 0 for
  * them, so that what they compute stays finite. */
 void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width);

@@ -3,6 +3,7 @@
 
 #include "kernels/act.h"
 #include "kernels/norm.h"
+#include "layers/norms.h"
 
 #include <string.h>
 
@@ -82,11 +83,6 @@ static float *number_at(const head_job *job, int64_t offset, int64_t from)
     return job->run->scratch + offset + from;
 }
 
-static const float *value(const head_job *job, int64_t index)
-{
-    return job->k->p->item[index].x;
-}
-
 /* raw = layer norm of e1 + W2 gelu(e1). */
 static void residual_forward(const head_job *job, const float *x, int64_t from, int64_t rows,
                              rc_crew crew)
@@ -99,9 +95,8 @@ static void residual_forward(const head_job *job, const float *x, int64_t from, 
     rc_gelu_forward(active, hidden, n);
     memcpy(sum, hidden, (size_t)n * sizeof(float));
     rc_linear_run(&k->second, crew, sum, rc_floats(active), rows); /* adds */
-    rc_layernorm_forward(row_at(job, k->raw, from), number_at(job, k->mean, from),
-                         number_at(job, k->rstd, from), sum, value(job, k->h->norm.w),
-                         value(job, k->h->norm.b), rows, k->h->out, MS_EPS);
+    rc_norm_forward(k->p, k->h->norm, MS_EPS, row_at(job, k->raw, from),
+                    number_at(job, k->mean, from), number_at(job, k->rstd, from), sum, rows);
 }
 
 static void forward_chunk(void *arg, int64_t from, int64_t rows, rc_crew crew)
@@ -138,9 +133,8 @@ static void residual_backward(const head_job *job, int64_t from, int64_t rows, i
     const rc_head_plan *k = job->k;
     int64_t n = rows * k->h->out;
     float *dsum = row_at(job, k->dsum, from), *dhidden = row_at(job, k->dhidden, from);
-    rc_layernorm_backward(dsum, row_at(job, k->draw, from), row_at(job, k->sum, from),
-                          number_at(job, k->mean, from), number_at(job, k->rstd, from),
-                          value(job, k->h->norm.w), rows, k->h->out);
+    rc_norm_backward(k->p, k->h->norm, dsum, row_at(job, k->draw, from), row_at(job, k->sum, from),
+                     number_at(job, k->mean, from), number_at(job, k->rstd, from), rows);
     rc_linear_back_run(&k->dsecond, worker, dhidden, dsum, rows);
     rc_gelu_backward(dhidden, dhidden, row_at(job, k->hidden, from), n);
     rc_add(dhidden, dsum, n);

@@ -2,7 +2,6 @@
 #include "layers/linear.h"
 
 #include "kernels/act.h"
-#include "kernels/norm.h"
 
 enum {
     SHARES = 8,
@@ -240,40 +239,4 @@ void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *
 {
     weight_job job = {l, dy, x};
     rc_parallel(pool, (l->n + l->slice - 1) / l->slice, weight_slice, &job);
-}
-
-/* ---- Norms ----------------------------------------------------------------------------------- */
-
-typedef struct {
-    const rc_param *w, *b;
-    const float *dy, *x, *mean, *rstd;
-    int64_t total, c;
-} norm_job;
-
-static void norm_columns(void *arg, int64_t index, int worker)
-{
-    (void)worker;
-    const norm_job *job = arg;
-    int64_t from = index * SLICE_UNIT;
-    int64_t to = rc_min(from + SLICE_UNIT, job->c);
-    if (job->b == NULL)
-        rc_rmsnorm_backward_weight(job->w->dx, job->dy, job->x, job->rstd, job->total, job->c, from,
-                                   to);
-    else
-        rc_layernorm_backward_weight(job->w->dx, job->b->dx, job->dy, job->x, job->mean, job->rstd,
-                                     job->total, job->c, from, to);
-}
-
-void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,
-                             const float *x, const float *mean, const float *rstd, int64_t total)
-{
-    norm_job job = {.w = &p->item[pair.w],
-                    .b = pair.b < 0 ? NULL : &p->item[pair.b],
-                    .dy = dy,
-                    .x = x,
-                    .mean = mean,
-                    .rstd = rstd,
-                    .total = total,
-                    .c = p->item[pair.w].count};
-    rc_parallel(pool, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
 }

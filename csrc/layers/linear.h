@@ -63,9 +63,4 @@ void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const fl
  * number of workers changes nothing. */
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x);
 
-/* Weight gradient of a layer norm or, without a bias, an RMS norm, which has no mean, over all
- * rows; sliced over columns. */
-void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, const float *dy,
-                             const float *x, const float *mean, const float *rstd, int64_t total);
-
 #endif

@@ -133,6 +133,11 @@ rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char 
     return pair;
 }
 
+rc_pair rc_declare_rms_norm(rc_params *p, int64_t c, const char *prefix, const char *name)
+{
+    return (rc_pair){rc_params_add(p, RC_BIAS, 1, &c, "%s%s.weight", prefix, name), -1};
+}
+
 rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
                           const char *name)
 {

@@ -66,8 +66,10 @@ typedef struct {
     int64_t w, b;
 } rc_pair;
 
-/* Declare prefix + name + ".weight" and ".bias": a norm of c, or a linear layer c -> n. */
+/* Declare prefix + name + ".weight" and ".bias": a layer norm of c, an RMS norm, which has no bias,
+ * or a linear layer c -> n. */
 rc_pair rc_declare_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
+rc_pair rc_declare_rms_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
 rc_pair rc_declare_linear(rc_params *p, int64_t n, int64_t c, bool bias, const char *prefix,
                           const char *name);
 

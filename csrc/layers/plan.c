@@ -81,7 +81,7 @@ rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shap
 enum { LINE = 16 };
 static const int64_t HUGE = (int64_t)1 << 58;
 
-static int64_t whole_lines(int64_t count)
+int64_t rc_whole_lines(int64_t count)
 {
     return count < 0 || count > HUGE - LINE ? HUGE : (count + LINE - 1) / LINE * LINE;
 }
@@ -89,7 +89,7 @@ static int64_t whole_lines(int64_t count)
 int64_t rc_plan_take(rc_plan *plan, int64_t count)
 {
     int64_t at = plan->used;
-    plan->used = rc_min(HUGE, at + whole_lines(count));
+    plan->used = rc_min(HUGE, at + rc_whole_lines(count));
     plan->most = rc_max(plan->most, plan->used);
     return at;
 }
@@ -111,7 +111,7 @@ int64_t rc_plan_floats(const rc_plan *plan)
 
 rc_shares rc_plan_shares(rc_plan *plan, int64_t owners, int64_t count)
 {
-    int64_t size = whole_lines(count), all;
+    int64_t size = rc_whole_lines(count), all;
     if (rc_mul(&all, owners, size) != RC_OK) all = HUGE;
     return (rc_shares){rc_plan_take(plan, all), size};
 }

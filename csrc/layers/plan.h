@@ -23,6 +23,7 @@ rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shap
  * own. What was taken since a mark can be given to others by going back to it. Sizes that nobody
  * has count as 2^58 floats. */
 int64_t rc_plan_take(rc_plan *plan, int64_t count);
+int64_t rc_whole_lines(int64_t count); /* the floats of the cache lines that so many fill */
 int64_t rc_plan_mark(const rc_plan *plan);
 void rc_plan_back(rc_plan *plan, int64_t mark);
 int64_t rc_plan_floats(const rc_plan *plan); /* the most that were taken at a time */

@@ -16,21 +16,17 @@ typedef struct {
 
 /* ---- The block ------------------------------------------------------------------------------- */
 
-static rc_pair declare_norm(rc_params *p, const rc_block *b, const char *name)
-{
-    if (!b->rms) return rc_declare_norm(p, b->c, "", name);
-    return (rc_pair){rc_params_add(p, RC_BIAS, 1, &b->c, "%s.weight", name), -1};
-}
-
-static void declare(block_job *job)
+static void declare(block_job *job, bool rms)
 {
     rc_block *b = &job->block;
     rc_params *p = &job->params;
     int64_t inner = rc_block_inner(b);
-    b->norm1 = declare_norm(p, b, "norm1");
+    rc_pair (*declare_norm)(rc_params *, int64_t, const char *, const char *) =
+        rms ? rc_declare_rms_norm : rc_declare_norm;
+    b->norm1 = declare_norm(p, b->c, "", "norm1");
     b->qkv = rc_declare_linear(p, 3 * inner, b->c, true, "", "qkv");
     b->proj = rc_declare_linear(p, b->c, inner, true, "", "proj");
-    b->norm2 = declare_norm(p, b, "norm2");
+    b->norm2 = declare_norm(p, b->c, "", "norm2");
     b->fc1 = rc_declare_linear(p, b->mlp, b->c, true, "", "fc1");
     if (b->gated) b->gate = rc_declare_linear(p, b->mlp, b->c, true, "", "gate");
     b->fc2 = rc_declare_linear(p, b->c, b->mlp, true, "", "fc2");
@@ -124,7 +120,8 @@ static int set_spans(block_job *job, PyArrayObject *first)
     return 0;
 }
 
-static PyObject *run(PyObject *module, block_job *job, PyObject *values, const int64_t *shape)
+static PyObject *run(PyObject *module, block_job *job, PyObject *values, const int64_t *shape,
+                     bool rms)
 {
     int64_t table[3] = {job->block.heads, job->t, job->t};
     bool train = job->dy != NULL;
@@ -132,7 +129,7 @@ static PyObject *run(PyObject *module, block_job *job, PyObject *values, const i
     PyArrayObject *y = rc_py_new(2, shape, NPY_FLOAT32), *dbias = NULL;
     if (y == NULL || (train && gradients == NULL)) goto done;
     if (train && job->bias != NULL && (dbias = rc_testing_zeros(3, table)) == NULL) goto done;
-    declare(job);
+    declare(job, rms);
     if (job->params.status != RC_OK || bind_values(job, values, gradients) < 0) goto done;
     job->y = job->dx = rc_py_data(y);
     job->dbias = dbias == NULL ? NULL : rc_py_data(dbias);
@@ -173,12 +170,11 @@ static PyObject *block(PyObject *module, PyObject *args)
     job.block.heads = heads;
     job.block.d = d;
     job.block.mlp = mlp;
-    job.block.rms = rms;
     job.block.post = post;
     job.block.gated = gated;
     job.block.act = rc_act_of(act);
     job.block.scale = 1;
-    result = run(module, &job, values, shape);
+    result = run(module, &job, values, shape, rms);
 done:
     PyMem_Free(job.span);
     Py_XDECREF(x);

@@ -206,18 +206,26 @@ rc_status rc_check_batch(const char *name, int64_t n)
                    (long long)n);
 }
 
-static rc_status embed(call *job, rc_context *c, int64_t what, float *y, const rc_input *in,
-                       bool features)
+/* What is wanted of a tower, and unit rows y of its features; what is not wanted is NULL. */
+static rc_status embed(call *job, rc_context *c, int64_t what, rc_features wanted, float *y,
+                       const rc_input *in)
 {
     const rc_tower *t = job->tower;
     const call_plan *k;
     RC_TRY(t->kind->measure(&job->size, &t->shape, t->tower, in));
     RC_TRY(get_plan(&k, c, job, what));
     rc_run run = rc_context_run(c, (rc_draw){0});
-    rc_features out = {.y = features ? y : run.scratch + k->features};
-    t->kind->forward(k->tower, &run, &out, in);
-    if (!features) project(k, &run, y, out.y);
+    if (wanted.y == NULL) wanted.y = run.scratch + k->features;
+    t->kind->forward(k->tower, &run, &wanted, in);
+    if (y != NULL) project(k, &run, y, wanted.y);
     return rc_dnn_check(c->dnn);
+}
+
+static rc_status embed_or_features(call *job, rc_context *c, int64_t what, float *y,
+                                   const rc_input *in, bool features)
+{
+    rc_features wanted = {.y = features ? y : NULL};
+    return embed(job, c, what, wanted, features ? NULL : y, in);
 }
 
 rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_input *in,
@@ -226,7 +234,7 @@ rc_status rc_clap_audio(const rc_clap *m, rc_context *c, float *y, const rc_inpu
     call job = {.m = m, .tower = &m->audio, .head = &m->audio_head};
     if (m->audio.kind == NULL) return rc_fail(RC_EINVAL, "this model has no audio tower");
     RC_TRY(rc_check_batch("clips", in->b));
-    return embed(&job, c, RC_CALL_AUDIO, y, in, features);
+    return embed_or_features(&job, c, RC_CALL_AUDIO, y, in, features);
 }
 
 rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const rc_input *in, bool features)
@@ -234,7 +242,7 @@ rc_status rc_clap_text(const rc_clap *m, rc_context *c, float *y, const rc_input
     call job = {.m = m, .tower = &m->text, .head = &m->text_head};
     if (m->text.kind == NULL) return rc_fail(RC_EINVAL, "this model has no text tower");
     RC_TRY(rc_check_batch("texts", in->b));
-    return embed(&job, c, RC_CALL_TEXT, y, in, features);
+    return embed_or_features(&job, c, RC_CALL_TEXT, y, in, features);
 }
 
 int64_t rc_clap_count_tokens(const rc_clap *m, int64_t frames)
@@ -245,18 +253,11 @@ int64_t rc_clap_count_tokens(const rc_clap *m, int64_t frames)
 
 rc_status rc_clap_tokens(const rc_clap *m, rc_context *c, float *y, const rc_input *in)
 {
-    const rc_tower *t = &m->audio;
-    call job = {.m = m, .tower = t, .head = &m->audio_head};
-    const call_plan *k;
-    if (t->kind == NULL || t->kind->tokens == NULL)
+    call job = {.m = m, .tower = &m->audio, .head = &m->audio_head};
+    if (m->audio.kind == NULL || m->audio.kind->tokens == NULL)
         return rc_fail(RC_EINVAL, "this model's audio tower has no features of tokens");
     RC_TRY(rc_check_batch("clips", in->b));
-    RC_TRY(t->kind->measure(&job.size, &t->shape, t->tower, in));
-    RC_TRY(get_plan(&k, c, &job, RC_CALL_AUDIO));
-    rc_run run = rc_context_run(c, (rc_draw){0});
-    rc_features out = {.y = run.scratch + k->features, .tokens = y};
-    t->kind->forward(k->tower, &run, &out, in);
-    return rc_dnn_check(c->dnn);
+    return embed(&job, c, RC_CALL_AUDIO, (rc_features){.tokens = y}, NULL, in);
 }
 
 rc_status rc_clap_text_head(const rc_clap *m, rc_context *c, float *y, const float *x, int64_t n)

@@ -87,7 +87,7 @@ void rc_fusion_close(rc_fusion *f)
 static int64_t take(rc_fusion_plan *k, int64_t floats)
 {
     int64_t at = k->floats;
-    k->floats += (floats + 15) / 16 * 16;
+    k->floats += rc_whole_lines(floats);
     return at;
 }
 

@@ -94,19 +94,11 @@ static void declare_input(rc_htsat *t, rc_params *p)
     if (c->patch_norm) t->patch_norm = rc_declare_norm(p, c->embed, BRANCH, "patch_embed.norm");
 }
 
-static void declare_block(rc_block *s, rc_params *p, bool qkv_bias, int64_t stage, int64_t block)
+static void declare_block(rc_block *b, rc_params *p, bool qkv_bias, int64_t stage, int64_t block)
 {
     char at[RC_NAME_MAX];
     snprintf(at, sizeof at, BRANCH "layers.%d.blocks.%d.", (int)stage, (int)block);
-    int64_t places = (2 * s->window - 1) * (2 * s->window - 1);
-    s->norm1 = rc_declare_norm(p, s->c, at, "norm1");
-    s->relpos = rc_params_add(p, RC_BIAS, 2, (int64_t[]){places, s->heads},
-                              "%sattn.relative_position_bias_table", at);
-    s->qkv = rc_declare_linear(p, 3 * s->c, s->c, qkv_bias, at, "attn.qkv");
-    s->proj = rc_declare_linear(p, s->c, s->c, true, at, "attn.proj");
-    s->norm2 = rc_declare_norm(p, s->c, at, "norm2");
-    s->fc1 = rc_declare_linear(p, s->mlp, s->c, true, at, "mlp.fc1");
-    s->fc2 = rc_declare_linear(p, s->c, s->mlp, true, at, "mlp.fc2");
+    rc_block_declare(b, p, at, qkv_bias);
 }
 
 static void declare_merge(rc_htsat_stage *stage, rc_params *p, int64_t i)

@@ -4,6 +4,7 @@
 
 #include "kernels/norm.h"
 #include "kernels/window.h"
+#include "layers/norms.h"
 
 #include <string.h>
 
@@ -92,8 +93,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
     rc_linear_run(&k->patch, rc_alone(worker), out, rc_floats(pixels), n);
     if (c->fusion && job->in->longer[clip]) fuse(job, out, mel, clip, worker);
     if (!c->patch_norm) return; /* out is y */
-    rc_layernorm_forward(y, mean, rstd, out, rc_htsat_value(job, t->patch_norm.w),
-                         rc_htsat_value(job, t->patch_norm.b), n, e, (float)c->eps);
+    rc_norm_forward(job->k->p, t->patch_norm, (float)c->eps, y, mean, rstd, out, n);
 }
 
 void rc_htsat_input_forward(rc_htsat_call *job)
@@ -140,10 +140,9 @@ static void input_clip_backward(void *arg, int64_t clip, int worker)
     float *pixels = rc_share_of(job->run, k->worker_back, worker), *stretched = pixels + n * area;
     float *dnormed = rc_htsat_at(job, k->dx) + clip * job->k->frames * c->mels;
     if (c->patch_norm)
-        rc_layernorm_backward(rc_htsat_at(job, k->da) + row * e, job->dy + row * e,
-                              rc_htsat_at(job, k->embed) + row * e, rc_htsat_at(job, k->mean) + row,
-                              rc_htsat_at(job, k->rstd) + row, rc_htsat_value(job, t->patch_norm.w),
-                              n, e);
+        rc_norm_backward(job->k->p, t->patch_norm, rc_htsat_at(job, k->da) + row * e,
+                         job->dy + row * e, rc_htsat_at(job, k->embed) + row * e,
+                         rc_htsat_at(job, k->mean) + row, rc_htsat_at(job, k->rstd) + row, n);
     rc_linear_back_run(&k->back, worker, pixels, patch_gradient(job) + row * e, n);
     rc_scatter_rows(stretched, pixels, t->patch_from, n * area, 1);
     rc_stretch_backward(dnormed, stretched, job->k->frames, rc_htsat_frames(t), c->mels);

@@ -2,8 +2,8 @@
 #include "towers/htsat_plan.h"
 
 #include "kernels/embed.h"
-#include "kernels/norm.h"
 #include "kernels/window.h"
+#include "layers/norms.h"
 
 #include <string.h>
 
@@ -59,9 +59,7 @@ static void merge_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
         rstd = rc_htsat_at(job, m->rstd) + first;
     }
     gather_four(job, x, first, rows);
-    rc_layernorm_forward(a, mean, rstd, x, rc_htsat_value(job, s->merge_norm.w),
-                         rc_htsat_value(job, s->merge_norm.b), rows, merged,
-                         (float)job->k->t->config.eps);
+    rc_norm_forward(job->k->p, s->merge_norm, (float)job->k->t->config.eps, a, mean, rstd, x, rows);
     rc_linear_run(&m->linear, crew, job->y + first * 2 * s->c, rc_floats(a), rows);
 }
 
@@ -74,13 +72,11 @@ static void merge_chunk_backward(void *arg, int64_t first, int64_t rows, rc_crew
     const float *x = rc_htsat_at(job, m->x) + first * merged;
     float *dx = rc_share_of(job->run, m->worker, crew.worker);
     float *da = rc_htsat_at(job, m->da) + first * merged;
-    rc_layernorm_forward(rc_htsat_at(job, m->a) + first * merged, NULL, NULL, x,
-                         rc_htsat_value(job, s->merge_norm.w), rc_htsat_value(job, s->merge_norm.b),
-                         rows, merged, (float)job->k->t->config.eps);
+    rc_norm_forward(job->k->p, s->merge_norm, (float)job->k->t->config.eps,
+                    rc_htsat_at(job, m->a) + first * merged, NULL, NULL, x, rows);
     rc_linear_back_run(&m->back, crew.worker, da, job->dy + first * 2 * s->c, rows);
-    rc_layernorm_backward(dx, da, x, rc_htsat_at(job, m->mean) + first,
-                          rc_htsat_at(job, m->rstd) + first, rc_htsat_value(job, s->merge_norm.w),
-                          rows, merged);
+    rc_norm_backward(job->k->p, s->merge_norm, dx, da, x, rc_htsat_at(job, m->mean) + first,
+                     rc_htsat_at(job, m->rstd) + first, rows);
     for (int64_t i = 0; i < rows; i++) {
         int64_t row = 4 * (first + i), at = row % s->tokens;
         rc_scatter_rows(job->dx + (row - at) * s->c, dx + i * merged, s->from[3] + at, 4, s->c);
@@ -119,10 +115,9 @@ static void pool_clip(void *arg, int64_t clip, int worker)
     const rc_htsat_pool *k = &job->k->pool;
     int64_t c = rc_htsat_width(t), n = last_tokens(t), row = clip * n;
     float *a = rc_share_of(job->run, k->worker, worker);
-    rc_layernorm_forward(a, job->k->train ? rc_htsat_at(job, k->mean) + row : NULL,
-                         job->k->train ? rc_htsat_at(job, k->rstd) + row : NULL, job->x + row * c,
-                         rc_htsat_value(job, t->norm.w), rc_htsat_value(job, t->norm.b), n, c,
-                         (float)t->config.eps);
+    rc_norm_forward(job->k->p, t->norm, (float)t->config.eps, a,
+                    job->k->train ? rc_htsat_at(job, k->mean) + row : NULL,
+                    job->k->train ? rc_htsat_at(job, k->rstd) + row : NULL, job->x + row * c, n);
     rc_meanpool_forward(job->y + clip * c, a, n, c);
 }
 
@@ -135,9 +130,8 @@ static void pool_clip_backward(void *arg, int64_t clip, int worker)
     int64_t c = rc_htsat_width(t), n = last_tokens(t), row = clip * n;
     float *da = rc_htsat_at(job, k->da) + row * c;
     rc_meanpool_backward(da, job->dy + clip * c, n, c);
-    rc_layernorm_backward(job->dx + row * c, da, rc_htsat_at(job, k->last) + row * c,
-                          rc_htsat_at(job, k->mean) + row, rc_htsat_at(job, k->rstd) + row,
-                          rc_htsat_value(job, t->norm.w), n, c);
+    rc_norm_backward(job->k->p, t->norm, job->dx + row * c, da, rc_htsat_at(job, k->last) + row * c,
+                     rc_htsat_at(job, k->mean) + row, rc_htsat_at(job, k->rstd) + row, n);
 }
 
 static void pool_backward(rc_htsat_call *job)

@@ -99,8 +99,8 @@ static rc_status check_config(const rc_text_config *c)
 
 static rc_pair declare_norm(rc_params *p, const rc_text_config *c, const char *at, const char *name)
 {
-    if (c->norm == RC_NORM_LAYER) return rc_declare_norm(p, c->width, at, name);
-    return (rc_pair){rc_params_add(p, RC_BIAS, 1, &c->width, "%s%s.weight", at, name), -1};
+    bool rms = c->norm == RC_NORM_RMS;
+    return (rms ? rc_declare_rms_norm : rc_declare_norm)(p, c->width, at, name);
 }
 
 static int64_t declare_table(rc_params *p, int64_t rows, int64_t width, const char *name)
@@ -130,7 +130,6 @@ static void declare_layer(rc_block *l, rc_params *p, const rc_text_config *c, in
                     .heads = c->heads,
                     .d = head_width(c),
                     .mlp = c->mlp,
-                    .rms = c->norm == RC_NORM_RMS,
                     .post = c->place == RC_PLACE_POST,
                     .gated = c->gated,
                     .padded = c->pool == RC_POOL_MEAN_PADDED,

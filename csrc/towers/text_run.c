@@ -6,7 +6,7 @@
 #include "towers/text_inside.h"
 
 #include "kernels/embed.h"
-#include "kernels/norm.h"
+#include "layers/norms.h"
 
 #include <string.h>
 
@@ -158,16 +158,10 @@ rc_status rc_text_plan_make(void **body, rc_plan *plan, const void *tower, const
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
-/* y = the norm of x; y may be x. */
-static void norm_rows(const text_call *job, rc_pair norm, float *y, const float *x, int64_t rows)
+static void norm_in_place(const text_call *job, rc_pair norm, float *x, int64_t rows)
 {
-    const rc_text_config *c = &job->k->t->config;
-    const float *w = value(job, norm.w);
-    if (c->norm == RC_NORM_RMS)
-        rc_rmsnorm_forward(y, NULL, x, w, rows, c->width, (float)c->eps);
-    else
-        rc_layernorm_forward(y, NULL, NULL, x, w, value(job, norm.b), rows, c->width,
-                             (float)c->eps);
+    const text_plan *k = job->k;
+    rc_norm_forward(k->p, norm, (float)k->t->config.eps, x, NULL, NULL, x, rows);
 }
 
 /* The rows of the table of positions that tokens take, from the `counted`-th on; returns how many
@@ -195,7 +189,7 @@ static int64_t embed_rows(const text_call *job, float *x, const int32_t *id, int
     rc_lookup_forward(x, value(job, t->token), id, rows, c);
     if (t->position >= 0) counted = add_positions(job, x, id, rows, counted);
     for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(x + j * c, value(job, t->type), c);
-    if (t->config.embed_norm) norm_rows(job, t->norm, x, x, rows);
+    if (t->config.embed_norm) norm_in_place(job, t->norm, x, rows);
     return counted;
 }
 
@@ -280,7 +274,7 @@ static rc_sequences open_sequences(const text_call *job)
 static void add_normed(const text_call *job, float *y, float *x, int64_t rows)
 {
     int64_t c = job->k->t->config.width;
-    if (job->k->t->config.final_norm) norm_rows(job, job->k->t->final, x, x, rows);
+    if (job->k->t->config.final_norm) norm_in_place(job, job->k->t->final, x, rows);
     rc_add_rows(y, x, rows, c, c);
 }
 

@@ -2,8 +2,8 @@
 #include "towers/vit.h"
 
 #include "kernels/embed.h"
-#include "kernels/norm.h"
 #include "layers/block.h"
+#include "layers/norms.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -73,12 +73,7 @@ static void declare_block(vit *t, rc_params *p, int64_t i)
                     .drop_path = (float)(c->drop_path * share),
                     .dropout = (float)c->dropout,
                     .site = (uint64_t)(SITE_BLOCKS + 4 * i)};
-    b->norm1 = rc_declare_norm(p, c->width, at, "norm1");
-    b->qkv = rc_declare_linear(p, 3 * c->width, c->width, true, at, "attn.qkv");
-    b->proj = rc_declare_linear(p, c->width, c->width, true, at, "attn.proj");
-    b->norm2 = rc_declare_norm(p, c->width, at, "norm2");
-    b->fc1 = rc_declare_linear(p, c->mlp, c->width, true, at, "mlp.fc1");
-    b->fc2 = rc_declare_linear(p, c->width, c->mlp, true, at, "mlp.fc2");
+    rc_block_declare(b, p, at, true);
 }
 
 static void free_tower(void *tower)
@@ -234,10 +229,8 @@ static void pool_clip(void *arg, int64_t clip, int worker)
     const rc_vit_config *c = &k->t->config;
     int64_t n = k->patches, w = c->width, row = clip * (1 + n);
     float *a = rc_share_of(job->run, k->worker, worker), *y = job->out->y + clip * w;
-    rc_layernorm_forward(a, k->train ? at(job, k->mean) + row : NULL,
-                         k->train ? at(job, k->rstd) + row : NULL, at(job, k->x) + row * w,
-                         value(job, k->t->norm.w), value(job, k->t->norm.b), 1 + n, w,
-                         (float)c->eps);
+    rc_norm_forward(k->p, k->t->norm, (float)c->eps, a, k->train ? at(job, k->mean) + row : NULL,
+                    k->train ? at(job, k->rstd) + row : NULL, at(job, k->x) + row * w, 1 + n);
     if (c->pool == RC_VIT_CLS)
         memcpy(y, a, (size_t)w * sizeof *y);
     else
@@ -273,9 +266,8 @@ static void pool_clip_backward(void *arg, int64_t clip, int worker)
         memcpy(da, dy, (size_t)w * sizeof *da);
     else
         rc_meanpool_backward(da + w, dy, n, w);
-    rc_layernorm_backward(at(job, k->x) + row * w, da, at(job, k->last) + row * w,
-                          at(job, k->mean) + row, at(job, k->rstd) + row, value(job, k->t->norm.w),
-                          1 + n, w);
+    rc_norm_backward(k->p, k->t->norm, at(job, k->x) + row * w, da, at(job, k->last) + row * w,
+                     at(job, k->mean) + row, at(job, k->rstd) + row, 1 + n);
 }
 
 /* A row of the table of positions receives from all clips, in order; so does the CLS token. */
