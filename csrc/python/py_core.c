@@ -21,24 +21,8 @@ static int module_exec(PyObject *module)
     return add_type(module, &rc_py_trainer_spec, &state->trainer_type);
 }
 
-static PyModuleDef_Slot module_slots[] = {
-    {Py_mod_exec, module_exec},
-#if PY_VERSION_HEX >= 0x030c0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
-    {0, NULL},
-};
-
-PyModuleDef rc_py_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "reclap._core",
-    .m_doc = "C core of reclap: audio front end, encoders, gradients, scoring.",
-    .m_size = sizeof(rc_state),
-    .m_slots = module_slots,
-    .m_traverse = rc_py_traverse,
-    .m_clear = rc_py_clear,
-    .m_free = rc_py_free,
-};
+RC_PY_DEFINITION("reclap._core", "C core of reclap: audio front end, encoders, gradients, scoring.",
+                 module_exec);
 
 PyMODINIT_FUNC PyInit__core(void);
 PyMODINIT_FUNC PyInit__core(void)

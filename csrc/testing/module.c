@@ -19,24 +19,8 @@ static int module_exec(PyObject *module)
     return PyModule_AddFunctions(module, rc_testing_block_methods);
 }
 
-static PyModuleDef_Slot module_slots[] = {
-    {Py_mod_exec, module_exec},
-#if PY_VERSION_HEX >= 0x030c0000
-    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
-#endif
-    {0, NULL},
-};
-
-PyModuleDef rc_py_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "reclap._kernels",
-    .m_doc = "Kernels of the core as plain functions, for tests and benchmarks.",
-    .m_size = sizeof(rc_state),
-    .m_slots = module_slots,
-    .m_traverse = rc_py_traverse,
-    .m_clear = rc_py_clear,
-    .m_free = rc_py_free,
-};
+RC_PY_DEFINITION("reclap._kernels",
+                 "Kernels of the core as plain functions, for tests and benchmarks.", module_exec);
 
 PyMODINIT_FUNC PyInit__kernels(void);
 PyMODINIT_FUNC PyInit__kernels(void)

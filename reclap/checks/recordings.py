@@ -226,9 +226,7 @@ class _Check:
     def _file(self, where: str, path: Path) -> None:
         """Decode a file and check its samples."""
         try:
-            file = SoundFile(path)
-            reader = file.open()
-            clip = Clip(file.read(reader), reader.rate)
+            file, clip = _decoded(path)
         except FileNotFoundError:
             self.faults.append(Fault("missing", where, "no such file"))
             return
@@ -266,9 +264,14 @@ class _Check:
 
     def _load(self, i: int) -> Samples:
         where, path, _ = self._prints[i]
-        file = SoundFile(path)
-        reader = file.open()
-        return _narrow(Clip(file.read(reader), reader.rate), where)
+        return _narrow(_decoded(path)[1], where)
+
+
+def _decoded(path: Path) -> tuple[SoundFile, Clip]:
+    """Return a file that was read to its end, and all of its samples."""
+    file = SoundFile(path)
+    reader = file.open()
+    return file, Clip(file.read(reader), reader.rate)
 
 
 def _narrow(clip: Clip, where: str) -> Samples:
