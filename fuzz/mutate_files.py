@@ -28,6 +28,8 @@ import readers  # noqa: E402
 
 from reclap.errors import FormatError, ReclapError  # noqa: E402
 
+LONGEST = 60.0  # seconds of the processor for one file
+
 
 def main() -> None:
     """Run as the command line asks."""
@@ -52,7 +54,7 @@ def _run(work: tuple[str, int, int]) -> str:
     path, load, seeds, allowed = _target(kind, folder, readers.write_all(folder / "made"))
     began = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fine = mutations.run(path, load, seeds, count, seed, allowed=allowed)
+    fine = mutations.run(path, load, seeds, count, seed, allowed=allowed, longest=LONGEST)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     shutil.rmtree(folder)
     return (

@@ -290,23 +290,22 @@ def test_two_threads_on_one_model_get_their_own_results(small, tones):
 # ---- Import --------------------------------------------------------------------------------------
 
 _WATCH = """
-import sys, time
+import sys
 seen = []
 sys.addaudithook(lambda name, args: seen.append((name, args[:1])))
-start = time.perf_counter()
+before = set(sys.modules)
 import reclap
-spent = time.perf_counter() - start
 sockets = [e for e in seen if e[0].startswith("socket.")]
 models = [e for e in seen if e[0] == "open" and "models" in str(e[1])]
 heavy = [m for m in ("numpy", "soxr", "tokenizers", "tqdm", "reclap._core") if m in sys.modules]
-print(spent, len(sockets), len(models), heavy)
+print(len(set(sys.modules) - before), len(sockets), len(models), heavy)
 """
 
 
 def test_import_is_cheap_and_opens_no_socket_and_no_model():
-    found = [_run(_WATCH).strip().split(maxsplit=3) for _ in range(3)]
-    assert min(float(spent) for spent, *_ in found) < 0.150
-    assert all(rest == ["0", "0", "[]"] for _, *rest in found)
+    modules, *rest = _run(_WATCH).strip().split(maxsplit=3)
+    assert int(modules) <= 20
+    assert rest == ["0", "0", "[]"]
 
 
 def test_loading_and_classifying_open_no_socket(small_folder, tones):
