@@ -52,7 +52,7 @@ def run_fold(fold: int, out: Path, settings: list[str], words: dict) -> dict:
     model = load(ended.folder)
     rows = manifest.read(plan.data.manifest, plan.data.root or None, {"fold": [fold]})
     truth = np.array([list(words["labels"]).index(row.extra["label"]) for row in rows])
-    sounds = model.embed_audio([row.path for row in rows])
+    sounds = model.embed_audio([row.sound for row in rows])
     sets = prompt_sets(words, model.config.template)
     found = {
         name: round(float(np.mean([accuracy(model, sounds, truth, p) for p in several])), 4)

@@ -18,6 +18,7 @@ from reclap.audio.fusion import LogMel, log_mels
 from reclap.audio.sound_file import Source, is_file
 from reclap.audio.streams import Stream, Whole, cut
 from reclap.errors import BadSound, FormatError, one_line
+from reclap.io.excerpts import Excerpt
 from reclap.runtime.prefetch import prefetch
 
 __all__ = [
@@ -147,6 +148,8 @@ def name_of(item: Any, i: int) -> str:
     """Return the name of the i-th sound in messages and results: its path, or its index."""
     if isinstance(item, Mapping) and isinstance(path := item.get("path"), str | os.PathLike):
         return os.fspath(path)
+    if isinstance(item, Excerpt):
+        return str(item)
     return os.fspath(item) if isinstance(item, str | os.PathLike) else f"audio[{i}]"
 
 

@@ -10,13 +10,15 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias, TypeGuard
+from typing import IO, Any, TypeAlias, TypeGuard
 
 from reclap._types import Samples
 from reclap.audio import headers
 from reclap.audio.arrays import refuse_non_finite
+from reclap.audio.excerpt_reader import Decoder, ExcerptReader
 from reclap.audio.media import MediaReader
 from reclap.errors import BadSound, BadSoundType, FormatError
+from reclap.io.excerpts import Excerpt
 from reclap.io.files import StrPath
 from reclap.runtime.libraries import sndfile
 from reclap.runtime.prefetch import check_wanted
@@ -24,7 +26,7 @@ from reclap.runtime.prefetch import check_wanted
 __all__ = ["Content", "Decoder", "SoundFile", "Source", "is_file"]
 
 Content: TypeAlias = bytes | bytearray | memoryview
-Source: TypeAlias = StrPath | Content | IO[bytes]
+Source: TypeAlias = StrPath | Content | IO[bytes] | Excerpt
 
 CHUNK = 1 << 20  # bytes per read from a source that is no regular file
 WAIT = 100  # ms between checks whether the content of a silent pipe is still wanted
@@ -34,29 +36,15 @@ LARGEST = 1 << 31  # bytes that it may hold
 _log = logging.getLogger(__name__)
 
 
-class Decoder(Protocol):
-    """Decoder of a file, from its beginning: the core's ``Reader``, or `MediaReader`."""
-
-    @property
-    def rate(self) -> int:
-        """Sample rate in Hz."""
-
-    @property
-    def channels(self) -> int:
-        """Number of channels."""
-
-    def read(self, frames: int = -1, /) -> Samples:
-        """Decode the next frames, or all remaining ones, as (frames, channels)."""
-
-
 class SoundFile:
     """Content of a sound file, which can be decoded any number of times.
 
     Parameters
     ----------
-    source : path, bytes-like or binary file object
+    source : path, bytes-like, binary file object or Excerpt
         A regular file stays on disk and is read piece by piece; of a pipe or a file object the
         whole content is taken at once, `LARGEST` bytes at most. The path ``"-"`` is standard input.
+        Of an excerpt, decoders give its frames only.
     prefix : str, optional
         Text before the name of a source that is no path, such as its index in a list.
 
@@ -78,6 +66,9 @@ class SoundFile:
     def __init__(self, source: Source, prefix: str | None = None) -> None:
         self._path: Path | None = None
         self._data: Content = b""
+        self._excerpt, self._rate = (source if isinstance(source, Excerpt) else None), 1
+        if isinstance(source, Excerpt):
+            source = source.path
         if isinstance(source, str) and source == "-":
             if sys.stdin is None:
                 raise BadSound("standard input is closed")
@@ -95,6 +86,8 @@ class SoundFile:
         else:
             name, self._data = _content(source)
             self.name = name if prefix is None else f"{prefix}: {name}"
+        if self._excerpt is not None:
+            self.name = str(self._excerpt)
         with self._bytes() as (read_at, size):
             self._head = read_at(0, 64)
             self._missing = headers.missing(read_at, size)
@@ -128,20 +121,29 @@ class SoundFile:
         self._path, self._data = None, data
 
     def open(self) -> Decoder:
-        """Return a decoder of the file, at its beginning; FormatError if it is no sound file."""
+        """Return a decoder of the file or excerpt, at its beginning; FormatError if no sound."""
         with self._named():
-            kind = headers.kind_of(self._head)
-            if kind in headers.MEDIA:
-                return MediaReader(self._path or self._data, kind)
-            if kind is not None:
-                raise FormatError(f"{kind}, no sound file")
-            if self._path is None:
-                return sndfile().open(self._data)
-            with self._path.open("rb") as file:
-                return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
+            reader = self._decoder()
+            if self._excerpt is None:
+                return reader
+            self._rate = reader.rate
+            return ExcerptReader(reader, self._excerpt)
+
+    def _decoder(self) -> Decoder:
+        kind = headers.kind_of(self._head)
+        if kind in headers.MEDIA:
+            return MediaReader(self._path or self._data, kind)
+        if kind is not None:
+            raise FormatError(f"{kind}, no sound file")
+        if self._path is None:
+            return sndfile().open(self._data)
+        with self._path.open("rb") as file:
+            return sndfile().open_file(file.fileno(), os.fstat(file.fileno()).st_size)
 
     def lacks(self, frames: int) -> str | None:
-        """Return what a truncated file lacks, given the number of decoded frames."""
+        """Return what a truncated file or excerpt lacks, given the number of decoded frames."""
+        if self._excerpt is not None:
+            return self._excerpt.lacks(frames, self._rate)
         if (promised := headers.flac_frames(self._head)) > frames:
             share = (promised - frames) / promised
             return f"{promised - frames:,} of {promised:,} frames ({share:.0%})"
@@ -191,7 +193,7 @@ class SoundFile:
 
 def is_file(source: object) -> TypeGuard[Source]:
     """Tell files, and their content as bytes, from arrays."""
-    named = (str, os.PathLike, bytes, bytearray, memoryview)
+    named = (str, os.PathLike, bytes, bytearray, memoryview, Excerpt)
     return isinstance(source, named) or hasattr(source, "read")
 
 

@@ -15,6 +15,7 @@ from reclap.audio.decode import Clip, SoundFile, convert
 from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
 from reclap.errors import FormatError, one_line
 from reclap.io import manifest
+from reclap.io.excerpts import Excerpt, sound_of
 from reclap.io.files import StrPath
 
 __all__ = ["FAULTS", "Fault", "RecordingsReport", "check_recordings"]
@@ -24,7 +25,7 @@ FAULTS = {
     "unreadable": "the sound file cannot be decoded",
     "row": "the row has no path, or no caption",
     "silent": "no sample is louder than -80 dB",
-    "truncated": "the file was cut off",
+    "truncated": "the file was cut off, or is shorter than the excerpt",
     "rate": "the file's sample rate is below the wanted one",
     "duplicate": "the same file, or the same samples, as another row",
     "copy": "the same recording as another row, changed",
@@ -142,7 +143,7 @@ def check_recordings(
     source: str = "source",
     copies: bool = False,
 ) -> RecordingsReport:
-    """Check the recordings of a manifest, row by row; each file is decoded once.
+    """Check the recordings of a manifest, row by row; a file whose rows are together, decoded once.
 
     Parameters
     ----------
@@ -191,6 +192,8 @@ class _Check:
         self._root, self._rate, self._copies = root, rate, copies
         self._shared = manifest.SharedCaptions(path.parent)
         self._files: set[str] = set()
+        self._faulty: set[Path] = set()  # nothing to be said about parts of them
+        self._last: tuple[Path, Clip] | None = None  # rows of one file mostly follow each other
         self._spans: dict[tuple[str, str], str] = {}
         self._contents: dict[bytes, str] = {}
         self._captions: dict[str, list[str]] = {}
@@ -217,27 +220,55 @@ class _Check:
         first = self._spans.setdefault(span, at)
         if first != at:
             self.faults.append(Fault("duplicate", where, f"the same file as at {first}"))
+        try:
+            sound = sound_of(at, self._root / name, columns)
+        except FormatError as error:
+            self.faults.append(Fault("row", where, one_line(error).removeprefix(f"{at}: ")))
+            return
         if is_new:
             if not isinstance(item.get("captions"), str):  # what many rows share repeats by design
                 for caption in captions:
                     self._captions.setdefault(caption.text.casefold(), []).append(where)
             self._file(where, self._root / name)
+        if isinstance(sound, Excerpt) and first == at:
+            self._excerpt(where, sound)
+
+    def _excerpt(self, where: str, excerpt: Excerpt) -> None:
+        """Check a part of a file that `_file` has checked; of a file that it faulted, nothing."""
+        if excerpt.path in self._faulty:
+            return
+        if self._last is None or self._last[0] != excerpt.path:
+            self._last = excerpt.path, _decoded(excerpt.path)[1]
+        clip = self._last[1]
+        first, stop = excerpt.frames(clip.rate)
+        samples = clip.samples[first:stop]
+        if not len(samples):
+            reason = f"starts behind the end of the file, at {len(clip.samples) / clip.rate:g} s"
+            self.faults.append(Fault("unreadable", where, f"{excerpt}: {reason}"))
+        elif (lost := excerpt.lacks(len(samples), clip.rate)) is not None:
+            self.faults.append(Fault("truncated", where, f"{excerpt}: it lacks {lost}"))
+        if len(samples) and np.abs(samples).max() < _SILENCE:
+            self.faults.append(Fault("silent", where, f"{excerpt}: {FAULTS['silent']}"))
 
     def _file(self, where: str, path: Path) -> None:
         """Decode a file and check its samples."""
         try:
             file, clip = _decoded(path)
         except FileNotFoundError:
+            self._faulty.add(path)
             self.faults.append(Fault("missing", where, "no such file"))
             return
         except (OSError, ValueError) as error:
+            self._faulty.add(path)
             self.faults.append(Fault("unreadable", where, one_line(error)))
             return
+        self._last = path, clip
         if (lost := file.lacks(len(clip.samples))) is not None:
             self.faults.append(Fault("truncated", where, f"it lacks {lost}"))
         if clip.rate < self._rate:
             self.faults.append(Fault("rate", where, f"{clip.rate} Hz, expected {self._rate}"))
         if np.abs(clip.samples).max(initial=0) < _SILENCE:
+            self._faulty.add(path)
             self.faults.append(Fault("silent", where, FAULTS["silent"]))
             return
         first = self._contents.setdefault(_digest(clip), where)

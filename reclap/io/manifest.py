@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reclap.errors import FormatError, needs, one_line
+from reclap.io.excerpts import Excerpt, sound_of
 from reclap.io.files import StrPath, parse_json
 
 __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
@@ -57,12 +58,20 @@ class Row:
         All other columns.
     at : str
         File and line, for messages; not compared.
+    excerpt : Excerpt, optional
+        The part of the file that columns ``start`` and ``seconds`` name.
     """
 
     path: Path
     captions: tuple[Caption, ...]
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     at: str = dataclasses.field(default="", compare=False)
+    excerpt: Excerpt | None = None
+
+    @property
+    def sound(self) -> Path | Excerpt:
+        """What to decode: the excerpt, or the whole file."""
+        return self.path if self.excerpt is None else self.excerpt
 
     def fault(self, error: Exception) -> str:
         """Return a message that names manifest line and sound."""
@@ -90,7 +99,9 @@ def read(
         ``file.json#key``, such a list kept once for many rows: the value of `key` in a JSON
         object beside the manifest.
         In CSV a list is a cell that holds a JSON list; ReCLAP's name ``rewritten_captions`` and
-        the text of a Python list are read as well. Other columns are kept as strings.
+        the text of a Python list are read as well. With a column ``start``, the sound is an excerpt
+        of the file, ``seconds`` long or up to its end; both in seconds. Other columns are kept as
+        strings, these two as well.
     root : path, optional
         Folder that relative sound paths start from; the manifest's own by default.
     where : mapping of str to sequence, optional
@@ -275,7 +286,9 @@ def _row(
     if check_files and "://" in sound and not (root / sound).is_file():
         raise FormatError(f"{at}: {names[0]} {sound} is a URL: download the sound, give its path")
     captions = take_captions(at, item, shared)
-    return Row(root / sound, captions, {k: _plain(v) for k, v in item.items()}, at)
+    found = sound_of(at, root / sound, item)
+    extra = {k: _plain(v) for k, v in item.items()}
+    return Row(root / sound, captions, extra, at, found if isinstance(found, Excerpt) else None)
 
 
 def take_captions(at: str, item: dict[str, Any], shared: SharedCaptions) -> tuple[Caption, ...]:

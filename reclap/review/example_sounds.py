@@ -43,7 +43,8 @@ def clips_of(items: Iterable[Item], source: Path | None) -> dict[str, list[Path]
     Returns
     -------
     dict of str to list of Path
-        At most `MOST` files for each label that has any, of the kinds that browsers play.
+        At most `MOST` files for each label that has any, of the kinds that browsers play. A file of
+        which a manifest has several excerpts is offered once, and whole.
 
     Raises
     ------
@@ -108,7 +109,7 @@ def _of_manifest(path: Path) -> dict[str, list[Path]]:
 
 def _playable(found: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
     kept = {
-        label: [p for p in paths if p.suffix.lower() in KINDS and p.is_file()][:MOST]
+        label: [p for p in dict.fromkeys(paths) if p.suffix.lower() in KINDS and p.is_file()][:MOST]
         for label, paths in found.items()
     }
     return {label: paths for label, paths in kept.items() if paths}

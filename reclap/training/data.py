@@ -272,7 +272,7 @@ class Batches:
         sound = self._cache.get((row, speed))
         if sound is None:
             try:
-                sound = load(self.rows[row].path, speed, self.front, wrap=self.how.shift)
+                sound = load(self.rows[row].sound, speed, self.front, wrap=self.how.shift)
             except _BAD_FILE as error:
                 raise FormatError(self.rows[row].fault(error)) from error
             self._cache.put((row, speed), sound)

@@ -88,8 +88,8 @@ class ZeroShot:
 
     def _decoded(self) -> Iterator[tuple[int, Floats]]:
         """Yield the log-mel of each window as inference computes it, with the index of its row."""
-        paths = [row.path for row in self._rows]
-        found = inputs.features(paths, inputs.Reading(), self._front, self._threads)
+        sounds = [row.sound for row in self._rows]
+        found = inputs.features(sounds, inputs.Reading(), self._front, self._threads)
         with contextlib.closing(found):
             for i, result in found:
                 if isinstance(result, Exception):

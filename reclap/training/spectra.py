@@ -12,6 +12,7 @@ import numpy as np
 from reclap._types import Floats
 from reclap.audio import features, windowing
 from reclap.audio.front import AudioConfig, load_front
+from reclap.io.excerpts import Excerpt
 from reclap.training import augment
 from reclap.training.rng import NOISE, generator
 
@@ -67,13 +68,13 @@ class Cache:
                 self._used -= oldest.power.nbytes
 
 
-def load(path: Path, speed: float, front: AudioConfig, *, wrap: bool) -> Spectrum:
+def load(sound: Path | Excerpt, speed: float, front: AudioConfig, *, wrap: bool) -> Spectrum:
     """Decode a sound, played at a speed, and return its spectrum.
 
     Parameters
     ----------
-    path : Path
-        Sound file.
+    sound : Path or Excerpt
+        Sound file, or the part of one.
     speed : float
         Resampled so that it plays faster and higher by this factor.
     front : AudioConfig
@@ -81,7 +82,7 @@ def load(path: Path, speed: float, front: AudioConfig, *, wrap: bool) -> Spectru
     wrap : bool
         One period of the clip's endless repetition; otherwise padded to a window as at inference.
     """
-    return _of(load_front(path, front, speed=speed), front, wrap=wrap)
+    return _of(load_front(sound, front, speed=speed), front, wrap=wrap)
 
 
 def _of(samples: Floats, front: AudioConfig, *, wrap: bool) -> Spectrum:
