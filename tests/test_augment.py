@@ -285,7 +285,7 @@ def test_sequences_come_as_often_as_asked(rows):
 
 
 def test_streams_of_different_purposes_never_meet():
-    purposes = (rng.ITEM, rng.ORDER, rng.PLAN, rng.POOL, rng.NOISE, rng.INIT)
+    purposes = (rng.ITEM, rng.ORDER, rng.PLAN, rng.POOL, rng.NOISE, rng.INIT, rng.BAND)
     places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     drawn = {
         (seed, purpose, *place): rng.generator(seed, purpose, *place).integers(2**62, size=4)

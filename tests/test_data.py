@@ -27,6 +27,7 @@ EVERYTHING = Augment(
     speeds=(0.8, 1.0, 1.25),
     tilt_db=3.0,
     eq_db=3.0,
+    band=0.5,
     same=0.5,
     noise=0.5,
     gain_db=6.0,
@@ -154,7 +155,7 @@ def test_pairs_are_counted_without_rounding():
 
 def test_batches_stay_what_they_are(rows):
     """A run that began with an earlier version goes on as it would have."""
-    batch = make(rows, dataclasses.replace(EVERYTHING, compositions=3)).batch(1)
+    batch = make(rows, dataclasses.replace(EVERYTHING, band=0.0, compositions=3)).batch(1)
     assert batch.rows == ((9, 9), (2, 2), (5,), (7,), (0, 0), (5, 9), (3, 4), (2, 8))
     assert batch.captions[3:] == (
         "The horn high.",

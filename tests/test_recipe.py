@@ -96,6 +96,11 @@ def test_override_replaces_a_setting(toml, setting, found):
             "augment.noise_db=[1.0]",
             r"augment\.noise_db: .*, 2 to 2 of them, got \[1\.0\]",
         ),
+        ("augment.band=2.0", r"augment\.band: expected float from 0 to 1, got 2\.0"),
+        ("augment.bands=[]", r"augment\.bands: .*, 1 to 1000 of them, got \[\]"),
+        ("augment.bands=[[4000]]", r"augment\.bands: .*, got \[\[4000\]\]"),
+        ("augment.bands=[[-1, 4000]]", r"augment\.bands: .*, got \[\[-1, 4000\]\]"),
+        ("augment.bands=[[9, 9]]", r"augment: bands has \[9\.0, 9\.0\], expected \[lower, upper\]"),
         (
             "model.init=zeros",
             r"model\.init: expected one of xavier_uniform, trunc_normal, got 'zeros'",

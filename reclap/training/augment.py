@@ -1,4 +1,4 @@
-"""Augmentation of spectrograms: level, colour, noise, mixtures and their captions.
+"""Augmentation of spectrograms: level, colour, band limits, noise, mixtures and their captions.
 
 Spectrograms hold mel *power*, not decibels, so that sounds add: the power of a sum of unrelated
 sounds is on average the sum of their powers. Nothing is decoded or transformed again for a mixture,
@@ -6,7 +6,7 @@ which makes a training example cost a millisecond.
 """
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "compose",
     "from_db",
     "level_of",
+    "limited",
     "mix",
     "splice",
     "take",
@@ -29,6 +30,9 @@ __all__ = [
 
 
 FLOOR = 1e-10  # power of the log-mel's floor, -100 dB
+LEAST_LEFT = 1e-3  # of a level: a clip of which a band limit leaves less stays as it is
+
+Edge: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,13 @@ class Augment(Settings):
         Largest gain or loss at evenly spaced mel bands, interpolated between.
     eq_points : int
         Number of these bands.
+    band : float
+        Probability that a clip is limited to one of `bands`, whatever it is of: as if it had been
+        recorded by a telephone or at a low sampling rate, before it is played at another speed.
+        Clips that lie outside the band, 30 dB of their level and more, are not limited.
+    bands : tuple of (float, float)
+        Lower and upper edges in Hz; each is drawn alike. Those of 8, 11.025, 16 and 22.05 kHz and
+        of a telephone line by default; see `reclap.training.bands.response`.
     same : float
         Probability that a second clip of the same group, changed in the same manner, joins.
     splice : float
@@ -90,6 +101,11 @@ class Augment(Settings):
     tilt_db: Decibels = 0.0
     eq_db: Decibels = 0.0
     eq_points: Annotated[int, msgspec.Meta(ge=2, le=4096)] = 6
+    band: Probability = 0.0
+    bands: Annotated[
+        tuple[Annotated[tuple[Edge, ...], msgspec.Meta(min_length=2, max_length=2)], ...],
+        msgspec.Meta(min_length=1, max_length=1000),
+    ] = ((0.0, 4000.0), (300.0, 3400.0), (0.0, 5512.5), (0.0, 8000.0), (0.0, 11025.0))
     same: Probability = 0.0
     splice: Probability = 0.5
     snr_db: Decibels = 6.0
@@ -107,6 +123,9 @@ class Augment(Settings):
         super().__post_init__()
         if self.noise_db[0] > self.noise_db[1]:
             raise ValueError(f"noise_db is {list(self.noise_db)}, expected [least, greatest]")
+        for low, high in self.bands:
+            if low >= high:
+                raise ValueError(f"bands has {[low, high]}, expected [lower, upper] edge in Hz")
 
 
 # ---- Level -----------------------------------------------------------------------------------
@@ -148,6 +167,12 @@ def colour(rng: np.random.Generator, mels: int, how: Augment) -> Floats:
     points = rng.uniform(-how.eq_db, how.eq_db, how.eq_points)
     gain += np.interp(np.linspace(0, how.eq_points - 1, mels), np.arange(how.eq_points), points)
     return np.power(10, gain / 10).astype(np.float32)
+
+
+def limited(power: Floats, level: float, gain: Floats) -> float:
+    """Return the level of a clip under a gain per mel band; 0 if too little of it would be left."""
+    left = level_of(power * gain)
+    return left if left >= LEAST_LEFT * level else 0.0
 
 
 def _ratio(rng: np.random.Generator, snr_db: float) -> np.float32:

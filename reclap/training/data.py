@@ -20,7 +20,8 @@ from reclap.io.manifest import Row
 from reclap.runtime.prefetch import prefetch
 from reclap.training import augment
 from reclap.training.augment import Augment
-from reclap.training.rng import ITEM, ORDER, PLAN, POOL, generator
+from reclap.training.bands import response
+from reclap.training.rng import BAND, ITEM, ORDER, PLAN, POOL, generator
 from reclap.training.sections import Data
 from reclap.training.spectra import Cache, Spectrum, load, noises
 
@@ -202,11 +203,12 @@ class Batches:
 
     def _example(self, step: int, item: int, rows: tuple[int, ...]) -> Example:
         rng, how = generator(self.seed, ITEM, step, item), self.how
-        power, level, first = self._changed(rng, rows[0])
+        band = generator(self.seed, BAND, step, item)  # its own, so that all else is drawn alike
+        power, level, first = self._changed(rng, band, rows[0])
         used: tuple[int, ...] = (first,)
         if len(rows) == 2:
             sequence = bool(rng.random() < how.sequence)
-            other, _, second = self._changed(rng, rows[1])
+            other, _, second = self._changed(rng, band, rows[1])
             join = augment.splice if sequence else augment.mix
             power = join(rng, power, other, how.snr_db)
             used = (first, second)
@@ -215,7 +217,7 @@ class Batches:
             caption = self._caption(rng, first)
             if rng.random() < how.same:
                 partner = self._member(rng, self._group_of[first])
-                other, _, second = self._changed(rng, partner)
+                other, _, second = self._changed(rng, band, partner)
                 join = augment.splice if rng.random() < how.splice else augment.mix
                 power = join(rng, power, other, how.snr_db)
                 used = (first, second)
@@ -226,17 +228,34 @@ class Batches:
         level *= 10 ** (rng.uniform(-how.gain_db, how.gain_db) / 10)
         return augment.to_db(power * np.float32(level)), caption, used
 
-    def _changed(self, rng: np.random.Generator, row: int) -> tuple[Floats, float, int]:
+    def _changed(
+        self, rng: np.random.Generator, band: np.random.Generator, row: int
+    ) -> tuple[Floats, float, int]:
         """Return an augmented window of a sound at level 1, its level, and the index of its row."""
         speeds = self.how.speeds or (1.0,)
-        sound, row = self._good(row, speeds[int(rng.integers(len(speeds)))])
+        speed = speeds[int(rng.integers(len(speeds)))]
+        sound, row = self._good(row, speed)
         frames, have = self.front.frames, len(sound.power)
         if have > frames:
             start = int(rng.integers(have - frames + 1))
         else:
             start = int(rng.integers(have)) if self.how.shift else 0
-        power = augment.take(sound.power, frames, start) * np.float32(1 / sound.level)
-        return power * augment.colour(rng, self.front.mels, self.how), sound.level, row
+        gain, level = self._limit(band, sound, speed)
+        power = augment.take(sound.power, frames, start) * np.float32(1 / level)
+        power *= augment.colour(rng, self.front.mels, self.how)
+        return power if gain is None else power * gain, level, row
+
+    def _limit(
+        self, rng: np.random.Generator, sound: Spectrum, speed: float
+    ) -> tuple[Floats | None, float]:
+        """Draw a band limit; return its gain per mel band, if any, and the level under it."""
+        if rng.random() < self.how.band:
+            low, high = self.how.bands[int(rng.integers(len(self.how.bands)))]
+            gain = response(self.front, (low, high), speed)
+            level = augment.limited(sound.power, sound.level, gain)
+            if level:
+                return gain, level
+        return None, sound.level
 
     def _noise(self, rng: np.random.Generator) -> Floats:
         choice = noises(self.front)

@@ -171,6 +171,8 @@ class Recipe(Settings):
         for section, keys in _FREE.items():
             for key in keys:
                 del data[section][key]
+        if not self.augment.band:
+            data["augment"]["bands"] = Augment().bands  # none is drawn
         data["data"]["manifest"] = digest(*manifest.files(self.data.manifest))
         data["model"]["text"] = digest(text / model_folder.TEXT, text / model_folder.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
