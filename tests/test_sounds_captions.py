@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def test_every_recording_has_captions_of_its_kind(shared, rows):
     read = [csv.DictReader(path.read_text("utf-8").splitlines()) for path in tables]
     asked = {names.get(row["label"], row["label"]) for table in read for row in table}
     assert asked - {row["kind"] for row in rows} == set()
+
+
+def test_speech_is_speech_in_its_language_at_most(rows):
+    spoken = [text for row in rows if row["kind"].startswith("speech") for text in _texts(row)]
+    who = (
+        r"\b(wom[ae]n|m[ae]n|(fe)?male|girl|boy|child(ren)?|young|old|elderly|s?he|his|her)\b"
+    )
+    assert len(spoken) >= 12 * 9
+    assert [text for text in spoken if re.search(who, text, re.IGNORECASE)] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

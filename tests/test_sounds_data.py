@@ -91,10 +91,26 @@ def test_manifest_is_read_with_the_captions_of_its_kinds(written, manifest, shar
     texts = script("make_manifest").captions(SOUNDS / "captions")
     read = reclap_manifest.read(written, shared / "audio")
     assert len(read) == len(manifest) == 1416
+    names = {"en": "English", "fr": "French", "it": "Italian"}
     for row in read:
         listed = texts[row.extra["kind"]]
+        if "language" in row.extra:
+            listed = texts[f"speech in {names[row.extra['language']]}"] + listed
         assert [c.text for c in row.captions] == [item["caption"].strip() for item in listed]
         assert all(len(c.rewrites) >= 8 for c in row.captions)
+
+
+def test_every_kind_and_language_has_captions_or_it_is_told():
+    make = script("make_manifest")
+    texts = make.captions(SOUNDS / "captions")
+    for language, name in make.LANGUAGES.items():
+        row = {"id": "a", "kind": "speech", "language": language}
+        key, listed = make.captions_of(row, texts)
+        assert key == f"speech in {name}"
+        assert listed == texts[key] + texts["speech"]
+        assert len(texts[key]) >= 3
+    with pytest.raises(ValueError, match="a: no captions of humming"):
+        make.captions_of({"id": "a", "kind": "humming"}, texts)
 
 
 @pytest.mark.slow

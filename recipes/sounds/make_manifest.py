@@ -25,6 +25,7 @@ KINDS = json.loads((HERE / "kinds.json").read_text("utf-8"))
 REGISTERS = ("low", "lower middle", "upper middle", "high")
 NOTES = {name: i for i, name in enumerate(("C", "Cs", "D", "Ds", "E", "F", "Fs", "G", "Gs"))}
 NOTES |= {"A": 9, "As": 10, "B": 11}
+LANGUAGES = {"en": "English", "fr": "French", "it": "Italian"}
 WINDOW = 10  # seconds; loops are cut into equal windows of about this length
 CREDIT = re.compile(
     r"\*\*\[(?P<clip>[\w-]+)\.ogg\]\(\S+?\)\*\*:\s+clip derived from \[.*?\]\((?P<url>\S+?)\)"
@@ -175,6 +176,17 @@ def captions(folder: Path) -> dict[str, list[Item]]:
     return found
 
 
+def captions_of(row: Item, texts: dict[str, list[Item]]) -> tuple[str, list[Item]]:
+    """Return the name and the list of the captions of a row: its kind's, its language's first."""
+    name, found = row["kind"], texts.get(row["kind"], [])
+    if "language" in row:
+        name = f"{name} in {LANGUAGES[row['language']]}"
+        found = texts.get(name, []) + found
+    if not found:
+        raise ValueError(f"{row['id']}: no captions of {name}")
+    return name, found
+
+
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -187,12 +199,12 @@ def main() -> None:
         )
     texts, out = captions(HERE / "captions"), arguments.out
     beside = out.with_suffix(".captions.json")
-    lines = []
+    lines, used = [], {}
     for row in rows(arguments.audio):
-        if row["kind"] in texts:
-            row["captions"] = f"{beside.name}#{row['kind']}"
+        name, used[name] = captions_of(row, texts)
+        row["captions"] = f"{beside.name}#{name}"
         lines.append(json.dumps({name: row[name] for name in (*COLUMNS, *OPTIONAL) if name in row}))
-    files.write_text(beside, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(beside, json.dumps(used, indent=1, ensure_ascii=False) + "\n")
     files.write_text(out, "\n".join(lines) + "\n")
 
 
