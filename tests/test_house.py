@@ -81,6 +81,7 @@ MUTABLE = {
     ("base/parallel.c", "library_lock"): "oneDNN's locks are the process's",
     ("base/parallel.c", "library_once"): "whether a fork will wait for it",
     ("base/parallel.c", "watch"): "thread-local: who may end this thread's call",
+    ("base/parallel.c", "held_before"): "thread-local: signals that this thread held before",
     ("base/parallel.c", "region_of"): "thread-local: the pool that a worker belongs to",
 }
 LONGEST, LONGEST_HEADER = 450, 102

@@ -1,5 +1,8 @@
 """Linear layers over chunks of rows: plain, packed, with tails, on one and on two threads."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from closeness import assert_close, f32
@@ -154,3 +157,28 @@ def test_linear_rejects_what_does_not_fit(rng):
         kernels.linear_forward(x, f32(rng, 0, 3), None)
     with pytest.raises(ValueError, match="w: needs at least one row and one column"):
         kernels.linear_backward(f32(rng, 4, 5), f32(rng, 4, 0), f32(rng, 5, 0))
+
+
+_STORM = """
+import signal
+import numpy as np
+from reclap.runtime import libraries
+kernels = libraries.load_kernels()
+rng = np.random.default_rng(0)
+dy, x = (rng.standard_normal((4000, n)).astype(np.float32) for n in (32, 48))
+w = rng.standard_normal((32, 48)).astype(np.float32)
+def work():
+    return kernels.linear_forward(x, w, None), *kernels.linear_backward(dy, x, w)
+want, came = work(), []
+signal.signal(signal.SIGALRM, lambda *_: came.append(1))
+signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+while len(came) < 100:
+    for found, right in zip(work(), want):
+        np.testing.assert_array_equal(found, right)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_signals_during_products_leave_the_heap_as_it_is():
+    """Kernels of oneDNN may keep their stack in the heap; a signal's frame would land there."""
+    subprocess.run([sys.executable, "-c", _STORM], check=True, timeout=500)  # noqa: S603

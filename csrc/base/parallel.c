@@ -139,6 +139,24 @@ void rc_library_leave(void)
     unlock_library();
 }
 
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+static _Thread_local sigset_t held_before;
+
+void rc_signals_hold(void)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
+    sigset_t held;
+    sigfillset(&held);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&held, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &held, &held_before);
+}
+
+void rc_signals_release(void)
+{
+    pthread_sigmask(SIG_SETMASK, &held_before, NULL);
+}
+
 /* ---- Ending early ---------------------------------------------------------------------------- */
 
 static _Thread_local rc_watch *watch;          /* of the thread that called */

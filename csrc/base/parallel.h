@@ -59,6 +59,10 @@ bool rc_stopped(void);
 void rc_library_enter(void);
 void rc_library_leave(void);
 
+/* Signals to this thread wait in between, but those of faults. Not to be nested. */
+void rc_signals_hold(void);
+void rc_signals_release(void);
+
 /* Threads that OpenMP would give the calling thread, and so oneDNN, whose GEMM asks for them when
  * it runs; returns how many it would have given before. */
 int rc_library_threads(int threads);

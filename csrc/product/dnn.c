@@ -151,6 +151,7 @@ static rc_status build_matmul(rc_product *p, matmul_parts *parts, const rc_packe
     const char *info = "";
     DNN_TRY(dnnl_primitive_desc_query(parts->desc, dnnl_query_impl_info_str, 0, &info));
     p->slow = strstr(info, "ref") != NULL;
+    p->moves_stack = strstr(info, "gemm:jit") != NULL;
     int before = rc_library_threads(1); /* a primitive fixes its number when it is built */
     rc_library_enter();
     dnnl_status_t st = dnnl_primitive_create(&p->primitive, parts->desc);

@@ -43,6 +43,7 @@ struct rc_product {
     dnnl_primitive_t primitive; /* NULL: not oneDNN's */
     product_args *args;         /* one per worker, NULL without a primitive */
     bool slow;
+    bool moves_stack; /* see execute */
     int64_t users;
     rc_product *next; /* of its bucket */
 };

@@ -3,6 +3,9 @@
 
 /* ---- Running --------------------------------------------------------------------------------- */
 
+/* The kernels of oneDNN's gemm:jit let the stack pointer point at their workspace, which lies in
+ * the heap: the frame of a signal that comes then would overwrite the memory before it. The pool's
+ * workers never take signals. */
 static void execute(rc_product *p, int worker, void *c, const void *a, const void *b,
                     const float *bias)
 {
@@ -18,7 +21,9 @@ static void execute(rc_product *p, int worker, void *c, const void *a, const voi
         dnnl_memory_set_data_handle(memory, data[i]);
         args[count++] = (dnnl_exec_arg_t){name[i], memory};
     }
+    if (p->moves_stack) rc_signals_hold();
     dnnl_status_t st = dnnl_primitive_execute(p->primitive, w->stream, count, args);
+    if (p->moves_stack) rc_signals_release();
     if (st != dnnl_success) __atomic_store_n(&p->dnn->failed, (int)st, __ATOMIC_RELAXED);
 }
 
