@@ -25,7 +25,9 @@ __all__ = [
     "Match",
     "coherence",
     "fingerprint",
+    "hashed",
     "matches",
+    "peaks",
 ]
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -36,13 +38,15 @@ RATE = 8000  # Hz of the samples that all functions here take
 COHERENT = 0.62  # least coherence of two clips of one recording
 
 _FRAME, _HOP = 512, 128
+_CONTEXT = 16  # bits
 _LOWEST, _HIGHEST = 6, 232  # bins that peaks may have
 _TALL, _WIDE = 4, 6  # frames and bins on either side that a peak exceeds
 _RANGE = 11.5  # of peaks below the loudest, in units of log amplitude: 100 dB
 _PER_SECOND = 50  # strongest peaks of a second
 _LATER, _AHEAD, _APART = 18, 63, 64  # partners of a peak: how many, in frames, in bins
 _VOTES = 5  # hashes at one offset that make a candidate
-_COMMON = 200  # occurrences of a hash beyond which the rest does not vote
+_COMMON = 200  # occurrences of a hash beyond which only those in its context vote
+_WORK = 1 << 22  # votes of a long clip
 _SHARE = 0.01  # of the hashes of the smaller fingerprint, if that is more
 _EDGES = np.geomspace(100, 3400, 19)  # Hz of the bands that coherence compares
 _QUIET = 1e-6  # energy of a band that counts, of the loudest one's
@@ -60,10 +64,18 @@ class Fingerprint:
         Both frequencies and the distance in time of a pair; none for silence.
     frames : ndarray of int64, shape (n,)
         When the first peak of the pair sounds, in frames of 16 ms.
+    contexts : ndarray of int64, shape (n,)
+        Where the peak after the pair is, which divides hashes that are common; 15 bits.
     """
 
     hashes: Ints
     frames: Ints
+    contexts: Ints
+
+    @property
+    def keys(self) -> Ints:
+        """Hashes with their contexts, which sort as the hashes do."""
+        return self.hashes << _CONTEXT | self.contexts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,20 +118,57 @@ def fingerprint(samples: npt.ArrayLike) -> Fingerprint:
     >>> len(fingerprint(np.zeros(8000, np.float32)).hashes)
     0
     """
-    frames, bins = _peaks(mono(samples))
-    hashes, starts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    return hashed(*peaks(samples))
+
+
+def hashed(frames: Ints, bins: Ints) -> Fingerprint:
+    """Compute the fingerprint of a clip from its peaks.
+
+    Parameters
+    ----------
+    frames, bins : ndarray of int64, shape (n,)
+        Peaks in order of time; see `peaks`.
+
+    Returns
+    -------
+    Fingerprint
+        Hashes of pairs of near peaks.
+    """
+    none = np.zeros(0, np.int64)
+    hashes, starts, contexts = [none], [none], [none]
+    # What follows a pair: none behind the last.
+    gap = np.append(np.minimum(np.diff(frames), 255), 0)
+    step = np.append(np.clip(np.diff(bins), -_APART, _APART - 1) + _APART, 0)
+    after = step << 8 | gap
     for k in range(1, min(_LATER, len(frames))):
         later, apart = frames[k:] - frames[:-k], bins[k:] - bins[:-k]
         kept = (later >= 1) & (later <= _AHEAD) & (np.abs(apart) <= _APART)
         pair = bins[:-k] << 16 | (apart + _APART) << 8 | later
         hashes.append(pair[kept])
         starts.append(frames[:-k][kept])
-    return Fingerprint(np.concatenate(hashes), np.concatenate(starts))
+        contexts.append(after[k:][kept])
+    return Fingerprint(*map(np.concatenate, (hashes, starts, contexts)))
 
 
-def _peaks(samples: Samples) -> tuple[Ints, Ints]:
-    """Return frames and bins of the local maxima of the spectrogram, in order of time."""
-    padded = np.pad(samples, (_FRAME // 2, _FRAME))
+def peaks(samples: npt.ArrayLike) -> tuple[Ints, Ints]:
+    """Compute the local maxima of the spectrogram of a clip.
+
+    Parameters
+    ----------
+    samples : array_like, shape (T,)
+        Mono clip at `RATE`.
+
+    Returns
+    -------
+    frames, bins : ndarray of int64, shape (n,)
+        Frame of 16 ms and bin, below 232, of each peak, in order of time; 50 a second at most.
+
+    Raises
+    ------
+    ValueError
+        If `samples` is empty, not one-dimensional, or holds NaN or infinity.
+    """
+    padded = np.pad(mono(samples), (_FRAME // 2, _FRAME))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::_HOP]
     window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft(frames * window))[:, _LOWEST:_HIGHEST].astype(np.float32)
@@ -161,12 +210,32 @@ class Index:
     """
 
     def __init__(self, prints: Sequence[Fingerprint]) -> None:
-        hashes = np.concatenate([np.zeros(0, np.int64), *(p.hashes for p in prints)])
-        order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[order]
-        self._frames = np.concatenate([np.zeros(0, np.int64), *(p.frames for p in prints)])[order]
+        keys = np.concatenate([np.zeros(0, np.int64), *(p.keys for p in prints)])
+        frames = np.concatenate([np.zeros(0, np.int64), *(p.frames for p in prints)])
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._frames = keys[order], frames[order]
         self._sizes = np.array([len(p.hashes) for p in prints], np.int64)
         self._clips = np.repeat(np.arange(len(prints)), self._sizes)[order]
+
+    @classmethod
+    def of(cls, keys: Ints, frames: Ints, clips: Ints, sizes: Ints) -> "Index":
+        """Return an index of arrays that may be mapped into memory.
+
+        Parameters
+        ----------
+        keys, frames, clips : ndarray of integers, shape (n,)
+            `Fingerprint.keys` of all clips in ascending order, with the frame and the clip of each.
+        sizes : ndarray of int64, shape (clips,)
+            Number of hashes of each clip.
+
+        Returns
+        -------
+        Index
+            The index.
+        """
+        index = cls(())
+        index._keys, index._frames, index._clips, index._sizes = keys, frames, clips, sizes
+        return index
 
     def candidates(self, print_: Fingerprint) -> list[int]:
         """Return the clips that share several hashes at one offset in time.
@@ -181,15 +250,12 @@ class Index:
         list of int
             Numbers of clips, ascending. Few of them are of the same recording: see `coherence`.
         """
-        first = np.searchsorted(self._hashes, print_.hashes)
-        count = np.searchsorted(self._hashes, print_.hashes, "right") - first
-        count = np.minimum(count, _COMMON)
+        first, count = self._found(print_)
         before = np.cumsum(count) - count
         found = np.arange(count.sum()) + np.repeat(first - before, count)
-        offset = self._frames[found] - np.repeat(print_.frames, count)
-        keys, votes = np.unique(
-            self._clips[found] << 32 | (offset + (1 << 31)) // 2, return_counts=True
-        )
+        offset = self._frames[found].astype(np.int64) - np.repeat(print_.frames, count)
+        clips = self._clips[found].astype(np.int64)
+        keys, votes = np.unique(clips << 32 | (offset + (1 << 31)) // 2, return_counts=True)
         if not len(keys):
             return []
         beside = np.append(np.where(np.diff(keys) == 1, votes[1:], 0), 0)
@@ -197,6 +263,18 @@ class Index:
         least = _SHARE * np.minimum(self._sizes[clips], len(print_.hashes))
         kept = votes + beside >= np.maximum(least, _VOTES)
         return [int(clip) for clip in np.unique(clips[kept])]
+
+    def _found(self, print_: Fingerprint) -> tuple[Ints, Ints]:
+        """Return where the occurrences of each hash begin that vote, and how many they are."""
+        most = min(_COMMON, max(1, _WORK // max(1, len(print_.hashes))))
+        whole = print_.hashes << _CONTEXT
+        first = np.searchsorted(self._keys, whole)
+        count = np.searchsorted(self._keys, whole + (1 << _CONTEXT)) - first
+        common = np.flatnonzero(count > most)
+        keys = print_.keys[common]
+        first[common] = np.searchsorted(self._keys, keys)
+        count[common] = np.searchsorted(self._keys, keys, "right") - first[common]
+        return first, np.minimum(count, most)
 
 
 def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:

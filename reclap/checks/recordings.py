@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from reclap._types import Samples
 from reclap.audio.decode import Clip, SoundFile, convert
 from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
+from reclap.checks.splits import Place, Source, SplitRows, find_splits
 from reclap.errors import FormatError, one_line
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt, sound_of
@@ -135,7 +136,7 @@ class RecordingsReport:
 
 
 def check_recordings(
-    path: StrPath,
+    path: Source | Iterable[Source],
     root: StrPath | None = None,
     *,
     rate: int = 0,
@@ -143,12 +144,13 @@ def check_recordings(
     source: str = "source",
     copies: bool = False,
 ) -> RecordingsReport:
-    """Check the recordings of a manifest, row by row; a file whose rows are together, decoded once.
+    """Check the recordings of manifests; a file whose rows are together is decoded once.
 
     Parameters
     ----------
-    path : path
-        The manifest: CSV, JSON lines or Parquet.
+    path : str, path, Split, or iterable of them
+        The manifest: CSV, JSON lines or Parquet; or what `find_splits` takes, all of whose rows
+        are checked as one data set.
     root : path, optional
         Folder that relative sound paths start from; the manifest's own by default.
     rate : int
@@ -166,9 +168,9 @@ def check_recordings(
     Raises
     ------
     OSError
-        If the manifest cannot be read.
+        If a manifest cannot be read.
     FormatError
-        If it is not a manifest.
+        If it is not a manifest, or has no row.
 
     Examples
     --------
@@ -176,21 +178,22 @@ def check_recordings(
     >>> [fault.check for fault in check_recordings("lost.jsonl").faults]
     ['missing']
     """
-    check = _Check(Path(path), Path(path).parent if root is None else Path(root), rate, copies)
+    splits = find_splits(path, root=root)
+    check = _Check(rate, copies)
     rows = 0
-    for line, item in manifest.items(path):
+    for place, item in SplitRows(splits):
         rows += 1
-        check.row(f"{os.fspath(path)}:{line}", item, kind, source)
-    return RecordingsReport(os.fspath(path), rows, (*check.faults, *check.of_several()))
+        check.row(place, item, kind, source)
+    names = dict.fromkeys(os.fspath(split.manifest) for split in splits)
+    return RecordingsReport(", ".join(names), rows, (*check.faults, *check.of_several()))
 
 
 class _Check:
     """What is known of the rows so far."""
 
-    def __init__(self, path: Path, root: Path, rate: int, copies: bool) -> None:
+    def __init__(self, rate: int, copies: bool) -> None:
         self.faults: list[Fault] = []
-        self._root, self._rate, self._copies = root, rate, copies
-        self._shared = manifest.SharedCaptions(path.parent)
+        self._rate, self._copies = rate, copies
         self._files: set[str] = set()
         self._faulty: set[Path] = set()  # nothing to be said about parts of them
         self._last: tuple[Path, Clip] | None = None  # rows of one file mostly follow each other
@@ -200,28 +203,29 @@ class _Check:
         self._sources: dict[str, set[str]] = {}
         self._prints: list[tuple[str, Path, Fingerprint]] = []
 
-    def row(self, at: str, item: Mapping[str, Any], kind: str, source: str) -> None:
+    def row(self, place: Place, item: Mapping[str, Any], kind: str, source: str) -> None:
         """Check a row, and its file unless it was checked before."""
-        columns = dict(item)
+        at, where = place.at, place.where
         if kind in item and source in item:
             self._sources.setdefault(str(item[kind]), set()).add(str(item[source]))
-        name = columns.pop("path", columns.pop("audio", None))
-        if not isinstance(name, str) or not name.strip():
+        if place.path is None:
             self.faults.append(Fault("row", at, "no path"))
             return
-        where, is_new = f"{at}: {name}", name not in self._files
+        columns = {name: item[name] for name in item if name not in ("path", "audio")}
         try:
-            captions = manifest.take_captions(at, columns, self._shared)
+            captions = manifest.take_captions(at, columns, place.captions)
         except FormatError as error:
             self.faults.append(Fault("row", where, one_line(error).removeprefix(f"{at}: ")))
             captions = ()
+        name = os.fspath(place.path)
+        is_new = name not in self._files
         self._files.add(name)
         span = (name, str(columns.get("start", "")))
         first = self._spans.setdefault(span, at)
         if first != at:
             self.faults.append(Fault("duplicate", where, f"the same file as at {first}"))
         try:
-            sound = sound_of(at, self._root / name, columns)
+            sound = sound_of(at, place.path, columns)
         except FormatError as error:
             self.faults.append(Fault("row", where, one_line(error).removeprefix(f"{at}: ")))
             return
@@ -229,7 +233,7 @@ class _Check:
             if not isinstance(item.get("captions"), str):  # what many rows share repeats by design
                 for caption in captions:
                     self._captions.setdefault(caption.text.casefold(), []).append(where)
-            self._file(where, self._root / name)
+            self._file(where, place.path)
         if isinstance(sound, Excerpt) and first == at:
             self._excerpt(where, sound)
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from reclap.training.loop import Result, train
     from reclap.training.recipe import Recipe, load
     from reclap.training.sections import Data, Eval, ModelPart, Optim, Run
+    from reclap.training.splits import recipe_splits
     from reclap.training.text_encoder import TextEncoder
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "TextEncoder",
     "load",
+    "recipe_splits",
     "train",
 ]
 
@@ -36,6 +38,7 @@ _HOMES = {
     "Run": "reclap.training.sections",
     "TextEncoder": "reclap.training.text_encoder",
     "load": "reclap.training.recipe",
+    "recipe_splits": "reclap.training.splits",
     "train": "reclap.training.loop",
 }
 

@@ -1,0 +1,344 @@
+"""Splits of a data set: which rows of which manifests belong to each."""
+
+import dataclasses
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from reclap.errors import FormatError
+from reclap.io import manifest
+from reclap.io.files import StrPath
+
+__all__ = ["Place", "Source", "Split", "SplitRows", "digest64", "find_splits", "named_source"]
+
+_MANIFESTS = (".csv", ".jsonl", ".parquet")
+_LIST = ".txt"
+_HELD = "splits"  # folder of lists within the folder of a data set
+_OWN = tuple(f"manifest{suffix}" for suffix in _MANIFESTS)
+
+Digests: TypeAlias = npt.NDArray[np.uint64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Split of a data set: a manifest, or some of its rows.
+
+    Parameters
+    ----------
+    name : str
+        Name in reports.
+    manifest : path
+        CSV, JSON lines or Parquet.
+    root : path, optional
+        Folder that relative sound paths start from; the manifest's own by default.
+    where : mapping of str to sequence
+        Only rows whose column has one of these values, compared as strings.
+    ids : path, optional
+        Only rows whose column ``id`` is listed in this text file, one id a line.
+    family : str
+        Only splits of one family are compared with each other: the folds of two experiments
+        overlap by design.
+
+    Examples
+    --------
+    >>> Split("train", "clips.csv", where={"fold": [1, 2]}).family
+    ''
+    """
+
+    name: str
+    manifest: StrPath
+    root: StrPath | None = None
+    where: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    ids: StrPath | None = None
+    family: str = ""
+
+
+Source: TypeAlias = StrPath | Split
+
+
+def digest64(text: str) -> int:
+    """Return a digest of a text of 64 bits."""
+    content = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+# ---- Grammar -------------------------------------------------------------------------------------
+
+
+def find_splits(
+    sources: Source | Iterable[Source],
+    *,
+    root: StrPath | None = None,
+    manifest: StrPath | None = None,
+) -> list[Split]:
+    """Return the splits that sources name.
+
+    Parameters
+    ----------
+    sources : str, path, Split, or iterable of them
+        Each a manifest; a text file of ids; a folder of manifests; a folder of lists of ids, or of
+        folders of such lists, each a family of its own; the folder of a data set with ``splits/``
+        in it; or a `Split`. ``name=path`` names the split of a file.
+    root : path, optional
+        Folder that relative sound paths start from; the manifest's own by default.
+    manifest : path, optional
+        Manifest whose ids the lists hold; ``manifest.csv``, ``.jsonl`` or ``.parquet`` of a data
+        set's folder by default.
+
+    Returns
+    -------
+    list of Split
+        At least one, with different names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a source does not exist.
+    FormatError
+        If there is no source, or one is none of these, or two splits have one name.
+
+    Examples
+    --------
+    >>> Path("a.csv").touch()
+    >>> [split.name for split in find_splits(["train=a.csv", "a.csv"])]
+    ['train', 'a']
+    """
+    found: list[Split] = []
+    several = (sources,) if isinstance(sources, (str, os.PathLike, Split)) else sources
+    for source in several:
+        if isinstance(source, Split):
+            found.append(source)
+            continue
+        name, path = named_source(os.fspath(source))
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such manifest, list of ids or folder")
+        if path.is_dir():
+            found += _of_folder(path, name, root, manifest)
+        else:
+            found.append(_of_file(path, name or path.stem, root, manifest))
+    if not found:
+        raise FormatError("expected at least one manifest, list of ids or folder")
+    names = [split.name for split in found]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise FormatError(f"two splits are called {min(twice)!r}; name them: name=path")
+    return found
+
+
+def named_source(text: str) -> tuple[str, Path]:
+    """Return the name that ``name=path`` gives, empty for a path alone, and the path."""
+    name, equals, path = text.partition("=")
+    if not equals or not name or os.sep in name or Path(text).exists():
+        return "", Path(text)
+    return name, Path(path)
+
+
+def _of_file(
+    path: Path, name: str, root: StrPath | None, whole: StrPath | None, family: str = ""
+) -> Split:
+    suffix = path.suffix.lower()
+    if suffix in _MANIFESTS:
+        return Split(name, path, root)
+    if suffix != _LIST:
+        known = ", ".join((*_MANIFESTS, _LIST))
+        raise FormatError(f"{path}: expected a manifest or a list of ids, one of {known}")
+    if whole is None:
+        raise FormatError(f"{path}: a list of ids needs the manifest that has them")
+    return Split(name, whole, root, ids=path, family=family)
+
+
+def _of_folder(folder: Path, name: str, root: StrPath | None, whole: StrPath | None) -> list[Split]:
+    own = [folder / n for n in _OWN if (folder / n).is_file()]
+    lists = folder / _HELD if (folder / _HELD).is_dir() else folder
+    if whole is None and own:
+        whole = own[0]
+    families = [lists, *sorted(p for p in lists.iterdir() if p.is_dir())]
+    found: list[Split] = []
+    for family in families:
+        title = name or family.resolve().name
+        if name and family != lists:
+            title = f"{name}/{family.name}"
+        found += [
+            _of_file(path, f"{title}/{path.stem}", root, whole, str(family))
+            for path in sorted(family.glob(f"*{_LIST}"))
+        ]
+    if found:
+        return found
+    manifests = own or sorted(p for p in folder.iterdir() if p.suffix.lower() in _MANIFESTS)
+    if not manifests:
+        raise FormatError(f"{folder}: expected a folder of manifests, or of lists of ids (.txt)")
+    return [_of_file(p, f"{name}/{p.stem}" if name else p.stem, root, whole) for p in manifests]
+
+
+# ---- Rows ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a row stands.
+
+    Attributes
+    ----------
+    at : str
+        File and line.
+    name : str
+        The sound file as the row names it; empty where it names none.
+    path : Path or None
+        The same below its folder; None where there is none.
+    splits : tuple of int
+        Numbers of the splits that the row is in, at least one; see `SplitRows`.
+    captions : SharedCaptions
+        Captions kept once for many rows.
+    """
+
+    at: str
+    name: str
+    path: Path | None
+    splits: tuple[int, ...]
+    captions: manifest.SharedCaptions
+
+    @property
+    def file(self) -> str:
+        """The sound file's absolute path, the same however it is written; empty for none."""
+        return "" if self.path is None else os.path.normpath(self.path.absolute())
+
+    @property
+    def where(self) -> str:
+        """File, line and sound."""
+        return f"{self.at}: {self.name}" if self.name else self.at
+
+
+class SplitRows:
+    """Rows of splits, read one by one; each row comes once, with all splits that it is in.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+        See `find_splits`.
+    by : str
+        Column whose values divide each split further; empty: none.
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the splits by number; grows while rows are read if a column divides them.
+    families : list of str
+        Their families.
+    """
+
+    def __init__(self, splits: Sequence[Split], by: str = "") -> None:
+        self.names: list[str] = []
+        self.families: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._by, self._is_one = by, len(splits) == 1
+        self._members = [_Member(split) for split in splits]
+        if not by:
+            for split in splits:
+                self._number(split.name, split.family)
+
+    def _number(self, name: str, family: str) -> int:
+        if name not in self._numbers:
+            self._numbers[name] = len(self.names)
+            self.names.append(name)
+            self.families.append(family)
+        return self._numbers[name]
+
+    def __iter__(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """Yield place and columns of each row, in the order of the manifests.
+
+        Raises
+        ------
+        OSError
+            If a manifest or a list cannot be read.
+        FormatError
+            If a manifest is none; a row has no column to divide by; a split has no row, or lists an
+            id that no row has.
+        """
+        files: dict[tuple[str, str], list[_Member]] = {}
+        for member in self._members:
+            member.start()
+            key = (os.fspath(member.split.manifest), os.fspath(member.split.root or ""))
+            files.setdefault(key, []).append(member)
+        for (path, root), members in files.items():
+            folder = Path(path).parent
+            captions = manifest.SharedCaptions(folder)
+            for line, item in manifest.items(path):
+                at = f"{path}:{line}"
+                inside = tuple(self._inside(at, item, m) for m in members if m.has(item))
+                if inside:
+                    sound = item.get("path", item.get("audio"))
+                    name = sound if isinstance(sound, str) and sound.strip() else ""
+                    file = Path(root or folder) / name if name else None
+                    yield Place(at, name, file, inside, captions), item
+        for member in self._members:
+            member.end()
+
+    def _inside(self, at: str, item: Mapping[str, Any], member: "_Member") -> int:
+        split = member.split
+        if not self._by:
+            return self._numbers[split.name]
+        if self._by not in item:
+            raise FormatError(f"{at}: no column {self._by} to divide by, but {', '.join(item)}")
+        value = str(item[self._by])
+        name = f"{self._by} {value}" if self._is_one else f"{split.name}, {self._by} {value}"
+        return self._number(name, split.family)
+
+
+class _Member:
+    """Test whether a row belongs to a split."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self._allowed = {column: {str(v) for v in vs} for column, vs in split.where.items()}
+        self._ids: Digests | None = None
+        self._seen: npt.NDArray[np.bool_] = np.zeros(0, bool)
+        self._rows = 0
+
+    def start(self) -> None:
+        """Forget what was seen, and read the list of ids once."""
+        self._rows = 0
+        if self.split.ids is not None and self._ids is None:
+            digests = array("Q", (digest64(i) for i in _lines(Path(self.split.ids))))
+            self._ids = np.unique(np.frombuffer(digests, np.uint64))
+        if self._ids is not None:
+            self._seen = np.zeros(len(self._ids), bool)
+
+    def has(self, item: Mapping[str, Any]) -> bool:
+        """Tell whether a row is in the split, and remember it."""
+        if any(str(item.get(column, "")) not in values for column, values in self._allowed.items()):
+            return False
+        if self._ids is not None:
+            value = np.uint64(digest64(str(item.get("id", ""))))
+            at = int(np.searchsorted(self._ids, value))
+            if at == len(self._ids) or self._ids[at] != value:
+                return False
+            self._seen[at] = True
+        self._rows += 1
+        return True
+
+    def end(self) -> None:
+        """Refuse a split without rows, and ids that no row has."""
+        split = self.split
+        if self._ids is not None and not self._seen.all():
+            unseen = {int(d) for d in self._ids[~self._seen]}
+            first = next(i for i in _lines(Path(split.ids or "")) if digest64(i) in unseen)
+            more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
+            raise FormatError(f"{split.ids}: {first!r}{more}: no such id in {split.manifest}")
+        if not self._rows:
+            kept = f" where {dict(split.where)}" if split.where else ""
+            raise FormatError(f"{split.manifest}: no row{kept} for the split {split.name!r}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the ids of a list."""
+    try:
+        with path.open(encoding="utf-8-sig") as f:
+            yield from (line.strip() for line in f if line.strip())
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8: {error}") from error
