@@ -938,6 +938,27 @@ def _interrupt(*args, **options):
     raise KeyboardInterrupt
 
 
+def test_a_command_imports_no_other():
+    code = (
+        "import contextlib, sys\n"
+        "from reclap import cli\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    cli.main(['cache', '--help'])\n"
+        "print(*(x for x in set(cli.COMMANDS.values()) if f'reclap.cli.{x}' in sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.splitlines()[-1] == "cache"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["no-such-command"]])
+def test_help_and_errors_name_all_commands(arguments, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    said = " ".join(capsys.readouterr())
+    assert all(name in said for name in cli.COMMANDS)
+
+
 def test_closed_pipe_is_silent(small_folder, tones):
     code = "import sys; from reclap.cli import main; sys.exit(main(sys.argv[1:]))"
     args = ["classify", *map(str, tones), "--labels", "a,b", "--model", str(small_folder), "--json"]

@@ -48,9 +48,7 @@ def test_every_recording_has_captions_of_its_kind(shared, rows):
 
 def test_speech_is_speech_in_its_language_at_most(rows):
     spoken = [text for row in rows if row["kind"].startswith("speech") for text in _texts(row)]
-    who = (
-        r"\b(wom[ae]n|m[ae]n|(fe)?male|girl|boy|child(ren)?|young|old|elderly|s?he|his|her)\b"
-    )
+    who = r"\b(wom[ae]n|m[ae]n|(fe)?male|girl|boy|child(ren)?|young|old|elderly|s?he|his|her)\b"
     assert len(spoken) >= 12 * 9
     assert [text for text in spoken if re.search(who, text, re.IGNORECASE)] == []
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import sys
@@ -9,21 +10,6 @@ import traceback
 from typing import NoReturn
 
 import reclap
-from reclap.cli import (
-    bench,
-    cache,
-    check,
-    compare,
-    convert,
-    data,
-    describe,
-    embed,
-    info,
-    name,
-    review,
-    rewrite,
-    train,
-)
 from reclap.cli.output import filtered
 from reclap.errors import ReclapError, one_line
 
@@ -32,6 +18,24 @@ __all__ = ["main"]
 BROKEN_PIPE = 128 + 13  # as a shell reports death by SIGPIPE
 INTERRUPTED = 128 + 2
 FAILED = 2
+
+# Commands, and the modules that add them, which are imported for the command that is asked for.
+COMMANDS = {
+    "classify": "name",
+    "timeline": "name",
+    "embed": "embed",
+    "check": "check",
+    "compare": "compare",
+    "train": "train",
+    "info": "info",
+    "bench": "bench",
+    "convert": "convert",
+    "review": "review",
+    "describe": "describe",
+    "rewrite": "rewrite",
+    "data": "data",
+    "cache": "cache",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for what no terminal shows
     with filtered():
-        args, rest = _parser().parse_known_args(argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        args, rest = _parser(arguments).parse_known_args(arguments)
         if rest:
             args.command.error(f"unrecognized arguments: {' '.join(rest)}")
         return _run(args)
@@ -106,26 +111,16 @@ def _occupy_standard_streams() -> None:
             return
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
         prog="reclap", description="Contrastive language-audio models on CPUs."
     )
     parser.add_argument("--version", action="version", version=f"reclap {reclap.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    name.add_classify(commands)
-    name.add_timeline(commands)
-    embed.add_embed(commands)
-    check.add_check(commands)
-    compare.add_compare(commands)
-    train.add_train(commands)
-    info.add_info(commands)
-    bench.add_bench(commands)
-    convert.add_convert(commands)
-    review.add_review(commands)
-    describe.add_describe(commands)
-    rewrite.add_rewrite(commands)
-    data.add_data(commands)
-    cache.add_cache(commands)
+    asked = [arguments[0]] if arguments and arguments[0] in COMMANDS else list(COMMANDS)
+    for command_name in asked:
+        module = importlib.import_module(f"reclap.cli.{COMMANDS[command_name]}")
+        getattr(module, f"add_{command_name}")(commands)
     for command in commands.choices.values():
         command.set_defaults(command=command)
         command.add_argument(
