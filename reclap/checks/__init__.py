@@ -14,12 +14,15 @@ from reclap.checks.report import Flagged, Report
 from reclap.checks.rewrites import check_rewrite, check_rewrites
 from reclap.checks.similarity import Sense, load_sense
 from reclap.checks.splits import Split, find_splits
+from reclap.checks.statistics import stats
+from reclap.checks.stats_report import Count, StatsReport, TextCount
 
 __all__ = [
     "CHECKS",
     "FAULTS",
     "LEAKS",
     "AuditReport",
+    "Count",
     "Fault",
     "Finding",
     "Flagged",
@@ -28,6 +31,8 @@ __all__ = [
     "Report",
     "Sense",
     "Split",
+    "StatsReport",
+    "TextCount",
     "audit",
     "check_bank",
     "check_description",
@@ -38,4 +43,5 @@ __all__ = [
     "check_rewrites",
     "find_splits",
     "load_sense",
+    "stats",
 ]

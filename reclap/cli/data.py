@@ -24,6 +24,7 @@ def add_data(commands: Commands) -> None:
     actions = p.add_subparsers(metavar="ACTION", required=True)
     _add_check(actions)
     _add_audit(actions)
+    _add_stats(actions)
 
 
 def _add_action(actions: Commands, name: str, text: str) -> argparse.ArgumentParser:
@@ -49,16 +50,28 @@ def _add_check(actions: Commands) -> None:
 
 def _add_audit(actions: Commands) -> None:
     p = _add_action(actions, "audit", "find what splits share, and what comes twice in one")
-    p.add_argument("--split", default="", metavar="COLUMN", help="column that divides the rows")
-    p.add_argument(
-        "--no-audio", dest="audio", action="store_false", help="do not read the sound files"
-    )
+    _add_reading(p)
     p.add_argument("--index", type=Path, metavar="DIR", help="folder that keeps the fingerprints")
-    p.add_argument("--jobs", type=positive, help="threads that read files (default: processors)")
     p.add_argument(
         "--limit", type=positive, default=1000, help="findings listed of each kind (default: 1000)"
     )
     p.set_defaults(run=_run_audit)
+
+
+def _add_stats(actions: Commands) -> None:
+    p = _add_action(actions, "stats", "count rows, files, sources, lengths and captions")
+    _add_reading(p)
+    p.add_argument("--kind", default="kind", metavar="COLUMN", help="column of kinds")
+    p.set_defaults(run=_run_stats)
+
+
+def _add_reading(p: argparse.ArgumentParser) -> None:
+    """Add what audits and counts take."""
+    p.add_argument("--split", default="", metavar="COLUMN", help="column that divides the rows")
+    p.add_argument(
+        "--no-audio", dest="audio", action="store_false", help="do not read the sound files"
+    )
+    p.add_argument("--jobs", type=positive, help="threads that read files (default: processors)")
 
 
 def _splits(args: argparse.Namespace) -> "list[Split]":
@@ -103,3 +116,19 @@ def _run_audit(args: argparse.Namespace) -> int:
     )
     print(json.dumps(report.to_json()) if args.json else report)
     return 0 if report.is_clean else 1
+
+
+def _run_stats(args: argparse.Namespace) -> int:
+    from reclap.checks import stats
+
+    report = stats(
+        _splits(args),
+        split=args.split,
+        kind=args.kind,
+        source=args.source,
+        audio=args.audio,
+        jobs=args.jobs,
+        progress=is_watched(),
+    )
+    print(json.dumps(report.to_json()) if args.json else report)
+    return 0

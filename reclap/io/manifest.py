@@ -252,7 +252,7 @@ class SharedCaptions:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._files: dict[str, Any] = {}
         self._lists: dict[str, tuple[Caption, ...]] = {}
 
@@ -263,12 +263,12 @@ class SharedCaptions:
             found = self._file(at, name)
             if not key or not isinstance(found, dict) or key not in found:
                 raise FormatError(f"{at}: captions: {reference!r} is no list; write file.json#key")
-            self._lists[reference] = _captions(f"{self._folder / name}: {key}", found[key])
+            self._lists[reference] = _captions(f"{self.folder / name}: {key}", found[key])
         return self._lists[reference]
 
     def _file(self, at: str, name: str) -> Any:
         if name not in self._files:
-            path = self._folder / name
+            path = self.folder / name
             try:
                 self._files[name] = json.loads(path.read_text("utf-8"))
             except (OSError, ValueError, RecursionError) as error:
