@@ -56,7 +56,7 @@ def test_rows_files_sources_and_lengths_are_counted(folder):
 def test_headers_are_counted_by_file(folder):
     report = counted(folder)
     assert report.rates == {8000: 1, 16000: 2}
-    assert report.channels == {1: 2, 2: 1}
+    assert report.channel_counts == {1: 2, 2: 1}
     assert report.formats == {".wav": 3}
     assert report.unread == 0
     (folder / "3.wav").write_bytes(b"no sound at all, but long enough to be looked at" * 9)

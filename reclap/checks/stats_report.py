@@ -89,7 +89,7 @@ class StatsReport:
         By split, kind, group and licence, each by value.
     unknown : int
         Number of rows whose length is not known.
-    rates, channels, formats : dict
+    rates, channel_counts, formats : dict
         Number of files by sample rate in Hz, by channels, by suffix.
     unread : int
         Number of files whose header cannot be read.
@@ -110,7 +110,7 @@ class StatsReport:
     columns: Mapping[str, Mapping[str, Count]]
     unknown: int
     rates: Mapping[int, int]
-    channels: Mapping[int, int]
+    channel_counts: Mapping[int, int]
     formats: Mapping[str, int]
     unread: int
     texts: TextCount
@@ -132,7 +132,7 @@ class StatsReport:
     def _lines(self) -> Iterator[str]:
         unknown = f" ({self.unknown} rows of unknown length)" if self.unknown else ""
         yield f"{self.total}{unknown}"
-        for title, counts in (("rates", self.rates), ("channels", self.channels)):
+        for title, counts in (("rates", self.rates), ("channels", self.channel_counts)):
             if counts:
                 shown = ", ".join(f"{value}: {n}" for value, n in sorted(counts.items()))
                 yield f"{title} of files: {shown}"
