@@ -1,0 +1,155 @@
+"""Scripts of recipes/sounds that make mixtures: held-out sources only, the same by seed."""
+
+import hashlib
+import json
+import wave
+from pathlib import Path
+
+import folders
+import numpy as np
+import pytest
+from test_mixture import MS, RATE, begins, hiss, tone
+
+from reclap import audio
+from reclap.audio.mixture import Sound, Taken, find_event, mix
+from reclap.io import manifest
+
+SOUNDS = Path(__file__).parents[1] / "recipes" / "sounds"
+DIGEST = "f0a978e646b1eb8c"  # of the annotations of the set that `made` makes
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Return the script as a module; pairs import it by name."""
+    monkeypatch.syspath_prepend(str(SOUNDS))
+    import make_mixtures
+
+    return make_mixtures
+
+
+def row(path, kind, group, source, **more):
+    caption = f"A {kind} sounds in a room"
+    columns = {"id": path.removesuffix(".wav"), "path": path, "kind": kind, "group": group}
+    return {**columns, "source": source, "caption": caption, **more}
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Write recordings, four of each of two instruments, and backgrounds; return the folder."""
+    rows = []
+    for i in range(4):
+        for hz, kind in ((300, "oboe"), (900, "flute")):
+            name = f"{kind}{i}.wav"
+            folders.write_wav(tmp_path / name, tone(hz + 20 * i, 0.3 + 0.3 * i, 0.1 * i))
+            rows.append(row(name, kind, "instrument", f"{kind} {i // 2}"))
+    for i, kind in enumerate(("rain", "wind")):
+        folders.write_wav(tmp_path / f"{kind}.wav", hiss(i, 7.0))
+        rows.append(row(f"{kind}.wav", kind, "nature", kind, start=0, seconds=6))
+    folders.write_wav(tmp_path / "bird.wav", tone(5000))
+    rows.append(row("bird.wav", "birds", "animals", "bird"))
+    folders.write_wav(tmp_path / "dog.wav", tone(5000))
+    rows.append(row("dog.wav", "dog barking", "animals", "dog", start=0.1))
+    (tmp_path / "sounds.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    return tmp_path
+
+
+IDS = ["oboe2", "oboe3", "flute2", "flute3", "rain", "wind", "bird", "dog"]
+
+
+@pytest.fixture
+def made(recordings, scripts, monkeypatch, capsys):
+    """Run the script; return the folder of mixtures and what it printed."""
+    (recordings / "splits" / "heard").mkdir(parents=True)
+    (recordings / "splits" / "heard" / "fold1.txt").write_text("\n".join(IDS) + "\n")
+    monkeypatch.setattr(scripts, "HERE", recordings)
+    out = recordings / "mixtures"
+    command = ["x", str(recordings / "sounds.jsonl"), str(recordings), str(out)]
+    monkeypatch.setattr(
+        "sys.argv", [*command, *f"--split heard/fold1 --count 12 --rate {RATE} --seconds 6".split()]
+    )
+    scripts.main()
+    return out, json.loads(capsys.readouterr().out)
+
+
+def read_wav(path):
+    with wave.open(str(path)) as f:
+        assert (f.getframerate(), f.getsampwidth(), f.getnchannels()) == (RATE, 2, 1)
+        return np.frombuffer(f.readframes(f.getnframes()), "<i2").astype(np.float64)
+
+
+def annotations(folder):
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.jams"))}
+
+
+def test_annotations_of_a_seed_are_these_bytes(made):
+    out, said = made
+    total = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(out.glob("*.jams")))).hexdigest()
+    assert said["sha256"] == total
+    assert total[:16] == DIGEST
+
+
+def test_samples_are_what_the_annotations_say(made, recordings):
+    """Within one step of 16 bits of a sum that needs the annotations and the recordings alone."""
+    out, said = made
+    count = 0
+    for name, jams in annotations(out).items():
+        expected = np.zeros(6 * RATE)
+        behind = audio.load(recordings / f"{jams['sandbox']['background']['id']}.wav", RATE)
+        loudness = np.sqrt(np.mean(np.square(behind[: 6 * RATE], dtype=np.float64)))
+        expected += behind[: 6 * RATE] / loudness * 10 ** (-30 / 20)
+        for event in jams["annotations"][0]["sandbox"]["events"]:
+            samples = audio.load(recordings / f"{event['id']}.wav", RATE)
+            start, size, onset = (
+                round(event[key] * RATE) for key in ("start", "duration", "onset")
+            )
+            part = samples[start : start + size].astype(np.float64)
+            gain = 10 ** ((event["snr_db"] - 30) / 20) / np.sqrt(np.mean(part**2))
+            expected[onset : onset + size] += gain * part
+            count += 1
+        expected *= 10 ** (jams["sandbox"]["gain_db"] / 20)
+        assert np.abs(read_wav(out / f"{name}.wav") - 32767 * expected).max() <= 1
+    assert count == said["events"] > 12
+
+
+def test_only_held_out_events_are_taken(made):
+    out, said = made
+    taken, behind = set(), set()
+    for jams in annotations(out).values():
+        events = jams["annotations"][0]["sandbox"]["events"]
+        assert [e["kind"] for e in events] == [d["value"] for d in jams["annotations"][0]["data"]]
+        taken |= {event["id"] for event in events}
+        behind.add(jams["sandbox"]["background"]["id"])
+        assert jams["sandbox"]["split"] == "heard/fold1"
+    assert taken == {"oboe2", "oboe3", "flute2", "flute3"}  # no bird, and no window of a dog
+    assert behind == {"rain", "wind"}
+    assert set(said["kinds"]) == {"oboe", "flute"}
+
+
+def test_a_list_of_another_manifest_is_refused(recordings, scripts):
+    rows = manifest.read(recordings / "sounds.jsonl")
+    with pytest.raises(ValueError, match="1 ids of the split are not in the manifest: harp"):
+        scripts.HeldOut(rows, [*IDS, "harp"], RATE)
+
+
+def test_kinds_of_the_table_exist(scripts):
+    kinds = json.loads((SOUNDS / "kinds.json").read_text("utf-8"))
+    page = (SOUNDS.parents[1] / "docs" / "data.md").read_text("utf-8")
+    table = kinds["mixtures"]
+    for kind in (*table["event kinds"], *table["no events"], *table["backgrounds"]):
+        assert f"\n| {kind} |" in page
+    assert set(table["event kinds"]).isdisjoint(table["backgrounds"])
+
+
+def test_events_of_real_recordings_begin_at_their_onsets(shared):
+    folder = shared / "audio"
+    split = (SOUNDS / "splits" / "heard" / "fold1.txt").read_text("utf-8").splitlines()
+    groups = ("instruments/", "speech/", "esc10/dog_bark", "esc10/person_sneeze", "esc10/rooster")
+    paths = [i for i in split if i.startswith(groups)][::4]
+    assert len(paths) > 30
+    for name in paths:
+        (path,) = folder.glob(f"{name}.*")
+        samples = audio.load(path, RATE)
+        event = Sound(Taken(name, "any", "any"), samples, find_event(samples, RATE))
+        mixed = mix(None, [event], [RATE], [0.0], rate=RATE, length=6 * RATE).samples
+        assert np.flatnonzero(mixed)[0] >= RATE - 2 * MS
+        assert begins(mixed) - RATE <= 10 * MS
