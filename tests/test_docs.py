@@ -36,7 +36,8 @@ def commands(text: str) -> list[str]:
 
 def parse(line: str) -> None:
     try:
-        _parser().parse_args(shlex.split(line)[1:])
+        arguments = shlex.split(line)[1:]
+        _parser(arguments).parse_args(arguments)
     except SystemExit as error:
         raise AssertionError(f"the command line refuses: {line}") from error
 
