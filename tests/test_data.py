@@ -244,6 +244,7 @@ def test_composed_captions_come_from_a_fixed_pool(rows):
         ("A dog barks.", "Rain falls.", False, "A dog barks while rain falls."),
         ("A dog barks", "Rain falls..", True, "A dog barks, followed by rain falls."),
         ("A dog barks.", "TV noise", False, "A dog barks while TV noise."),
+        ("Rain falls.", "A dog barks.", False, "Rain falls while a dog barks."),
     ],
 )
 def test_compose(a, b, sequence, expected):

@@ -131,6 +131,106 @@ def test_a_list_of_another_manifest_is_refused(recordings, scripts):
         scripts.HeldOut(rows, [*IDS, "harp"], RATE)
 
 
+# ---- Pairs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs_of(made, recordings, monkeypatch, capsys):
+    """Return a function that runs the script of pairs: its lines, and annotations by name."""
+    import make_pairs
+
+    def run(test):
+        out = recordings / test
+        command = ["x", str(recordings / "sounds.jsonl"), str(recordings), str(out)]
+        more = f"--split heard/fold1 --count 12 --rate {RATE} --seconds 6 --test {test}"
+        monkeypatch.setattr("sys.argv", [*command, *more.split()])
+        make_pairs.main()
+        lines = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+        assert json.loads(capsys.readouterr().out)["pairs"] == len(lines) == 12
+        return out, lines, annotations(out)
+
+    return run
+
+
+def facts(event, *without):
+    return {k: v for k, v in event.items() if k not in without}
+
+
+def test_pairs_of_order_differ_in_order_alone(pairs_of):
+    out, lines, notes = pairs_of("order")
+    forms = set()
+    for line in lines:
+        a, b = (notes[Path(path).stem] for path in line["paths"])
+        first, second = (jams["annotations"][0]["sandbox"]["events"] for jams in (a, b))
+        assert [e["kind"] for e in first] == line["kinds"] == [e["kind"] for e in second][::-1]
+        assert [facts(e, "onset") for e in first] == [facts(e, "onset") for e in second[::-1]]
+        assert a["sandbox"]["background"] == b["sandbox"]["background"]
+        assert first[0]["onset"] == second[0]["onset"]
+        assert first[0]["onset"] + first[0]["duration"] < first[1]["onset"]
+        for caption, events in zip(line["captions"], (first, second), strict=True):
+            named = [kind for kind in caption.replace(".", "").split() if kind in ("oboe", "flute")]
+            heard = [event["kind"] for event in events]
+            assert named == (heard[::-1] if " after a" in caption else heard)
+            assert caption[0] == "A"
+            assert caption.endswith("in a room.")
+            forms.add(caption.replace("oboe", "flute"))
+        assert len(read_wav(out / line["paths"][0])) == 6 * RATE
+    assert len(forms) > 2
+    assert forms <= {
+        "A flute sounds in a room, then a flute sounds in a room.",
+        "A flute sounds in a room, and after that a flute sounds in a room.",
+        "A flute sounds in a room before a flute sounds in a room.",
+        "A flute sounds in a room after a flute sounds in a room.",
+    }
+
+
+def test_pairs_of_an_attribute_differ_in_it_alone(pairs_of):
+    _, lines, notes = pairs_of("attribute")
+    assert {line["attribute"] for line in lines} == {"loudness", "pitch", "distance"}
+    for line in lines:
+        a, b = (notes[Path(path).stem] for path in line["paths"])
+        (first,), (second,) = (jams["annotations"][0]["sandbox"]["events"] for jams in (a, b))
+        for key in ("kind", "id", "source", "onset"):
+            assert first[key] == second[key]
+        words = {
+            "loudness": ("loudly", "softly"),
+            "pitch": ("at a high pitch", "at a low pitch"),
+            "distance": ("close by", "far away"),
+        }[line["attribute"]]
+        text = f"A {first['kind']} sounds in a room"
+        assert line["captions"] == [f"{text}, {side}." for side in words]
+        levels = {"loudness": 16, "pitch": 0, "distance": 12}[line["attribute"]]
+        assert first["snr_db"] - second["snr_db"] == pytest.approx(levels)
+        longer = 2 ** (8 / 12) if line["attribute"] == "pitch" else 1
+        assert second["duration"] / first["duration"] == pytest.approx(longer, rel=0.02)
+
+
+def test_changed_events_begin_at_their_onsets(scripts, recordings):
+    import make_pairs
+
+    rows = manifest.read(recordings / "sounds.jsonl")
+    made = make_pairs.Pairs(scripts.HeldOut(rows, ["flute3", "oboe2"], RATE), 6.0)
+    for index in range(12):
+        for name in make_pairs.ATTRIBUTES:
+            a, b, _ = made.attribute(make_pairs.Draws(index), name)
+            for mixed, _ in (a, b):
+                onset = round(mixed.events[0].onset * RATE)
+                assert abs(begins(mixed.samples) - onset) <= 10 * MS
+
+
+def test_captions_with_words_of_order_or_attributes_are_left_out(scripts, recordings):
+    import make_pairs
+
+    text = (recordings / "sounds.jsonl").read_text()
+    for said in ("A flute is heard, then a cough", "A low flute", "A flute in the distance"):
+        plain = '"A flute sounds in a room"'
+        changed = recordings / "changed.jsonl"
+        changed.write_text(text.replace(plain, json.dumps(said)))
+        held = scripts.HeldOut(manifest.read(changed), IDS, RATE)
+        kinds = {taken.kind for taken in make_pairs.Pairs(held, 6.0)._events}
+        assert kinds == {"oboe"}
+
+
 def test_kinds_of_the_table_exist(scripts):
     kinds = json.loads((SOUNDS / "kinds.json").read_text("utf-8"))
     page = (SOUNDS.parents[1] / "docs" / "data.md").read_text("utf-8")

@@ -20,6 +20,7 @@ __all__ = [
     "colour",
     "compose",
     "from_db",
+    "inner",
     "level_of",
     "limited",
     "mix",
@@ -198,7 +199,20 @@ def compose(a: str, b: str, *, sequence: bool) -> str:
     >>> compose("A dog barks.", "Rain falls.", sequence=False)
     'A dog barks while rain falls.'
     """
-    a, b = a.rstrip(". "), b.rstrip(". ")
-    if not b[:2].isupper():  # an acronym keeps its capitals
-        b = b[:1].lower() + b[1:]
+    a, b = a.rstrip(". "), inner(b)
     return f"{a}, followed by {b}." if sequence else f"{a} while {b}."
+
+
+def inner(caption: str) -> str:
+    """Return a caption as it stands within a sentence.
+
+    Examples
+    --------
+    >>> inner("A dog barks."), inner("TV voices talk")
+    ('a dog barks', 'TV voices talk')
+    """
+    text = caption.rstrip(". ")
+    first = text.split(" ", 1)[0]
+    if len(first) > 1 and first.isupper():  # an acronym keeps its capitals
+        return text
+    return text[:1].lower() + text[1:]

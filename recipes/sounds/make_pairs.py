@@ -1,0 +1,155 @@
+"""Write pairs of sounds that a model can only tell apart by order, or by one attribute, by seed.
+
+    python recipes/sounds/make_pairs.py sounds.jsonl ../shared/audio pairs \
+        --split heard/fold1 --test order
+
+- order: two events, first A then B, and the same two as B then A.
+- attribute: an event changed to both sides by a known operation: loudness, pitch or distance in
+  turn (reclap.audio.attributes).
+
+Background, recordings and levels of the two sounds of a pair are the same. NAMEa.wav and NAMEb.wav
+have annotations beside them as mixtures do; pairs.jsonl has a line for each pair: id, test,
+attribute, the two paths, and their captions, of which each fits one sound only. Captions are of the
+kinds, without those that have a word of order or of an attribute.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from make_mixtures import HeldOut, held_out, is_background, is_event, options, write
+
+from reclap.audio.attributes import ATTRIBUTES, Change
+from reclap.audio.mixture import Mixture, Sound, Taken, find_event, mix
+from reclap.audio.mixture_draws import Draws
+from reclap.io import files
+from reclap.training.augment import inner
+
+LONGEST = 3.0  # seconds of an event
+GAP = 0.2, 1.0  # seconds between two
+SNR = 10.0, 20.0  # dB
+ORDERS = (
+    "{a}, then {then}.",
+    "{a}, and after that {then}.",
+    "{a} before {then}.",
+    "{b} after {once}.",
+)
+WORDS = re.compile(
+    r"\b(then|before|after|follow\w*|first|again|while|loud\w*|soft\w*|quiet\w*|faint\w*|high\w*|"
+    r"low\w*|near\w*|close\w*|far|distan\w*|deep\w*|away|across|slow\w*|fast\w*)\b",
+    re.IGNORECASE,
+)
+
+Pair = tuple[tuple[Mixture, str], tuple[Mixture, str], dict[str, Any]]
+
+
+class Pairs:
+    """Pairs of the held-out recordings of a split."""
+
+    def __init__(self, held: HeldOut, seconds: float) -> None:
+        self._held, self._rate = held, held.rate
+        self._length = round(seconds * held.rate)
+        self._events = [t for t in held.taken(is_event) if self._captions(t)]
+        self._backgrounds = held.taken(is_background)
+
+    def order(self, draws: Draws) -> Pair:
+        """Return two events in both orders."""
+        kinds = sorted({taken.kind for taken in self._events})
+        first = draws.choice(kinds)
+        second = draws.choice([kind for kind in kinds if kind != first])
+        events = [self._draw(draws, kind) for kind in (first, second)]
+        levels = [round(draws.uniform(*SNR), 1) for _ in events]
+        gap = round(draws.uniform(*GAP) * self._rate)
+        sizes = [stop - begin for begin, stop in (sound.span for sound in events)]
+        free = self._length - sum(sizes) - gap
+        start, behind = draws.whole(free + 1), self._background(draws)
+        texts = [draws.choice(self._captions(sound.of)) for sound in events]
+        form, sides = draws.choice(ORDERS), []
+        for a, b in ((0, 1), (1, 0)):
+            onsets = {a: start, b: start + sizes[a] + gap}
+            mixed = self._mix(behind, events, [onsets[0], onsets[1]], levels)
+            sides.append((mixed, ordered(form, texts[a], texts[b])))
+        return sides[0], sides[1], {"test": "order", "kinds": [first, second]}
+
+    def attribute(self, draws: Draws, name: str) -> Pair:
+        """Return an event changed to both sides of an attribute."""
+        kinds = sorted({taken.kind for taken in self._events})
+        kind = draws.choice(kinds)
+        sound = self._draw(draws, kind)
+        level, behind = round(draws.uniform(*SNR), 1), self._background(draws)
+        text = draws.choice(self._captions(sound.of)).rstrip(". ")
+        changed = [self._changed(sound, change) for change in ATTRIBUTES[name]]
+        longest = max(stop - begin for begin, stop in (other.span for other in changed))
+        onset, sides = draws.whole(self._length - longest + 1), []
+        for other, change in zip(changed, ATTRIBUTES[name], strict=True):
+            mixed = self._mix(behind, [other], [onset], [round(level + change.level_db, 1)])
+            sides.append((mixed, f"{text}, {change.words}."))
+        return sides[0], sides[1], {"test": "attribute", "attribute": name, "kinds": [kind]}
+
+    def _captions(self, taken: Taken) -> list[str]:
+        texts = [caption.text for caption in self._held.rows[taken.id].captions]
+        return [text for text in texts if not WORDS.search(text)]
+
+    def _draw(self, draws: Draws, kind: str) -> Sound:
+        of = draws.choice([taken for taken in self._events if taken.kind == kind])
+        samples = self._held.load(of)
+        return Sound(of, samples, find_event(samples, self._rate, LONGEST))
+
+    def _changed(self, sound: Sound, change: Change) -> Sound:
+        first, stop = sound.span
+        samples = change.apply(sound.samples[:stop], self._rate)
+        # Where the event begins does not depend on the change: at a share of the recording.
+        first = round(first * len(samples) / stop)
+        return Sound(sound.of, samples, (first, len(samples)))
+
+    def _background(self, draws: Draws) -> Sound | None:
+        if not self._backgrounds:
+            return None
+        of = draws.choice(self._backgrounds)
+        return Sound(of, self._held.load(of))
+
+    def _mix(self, behind: Sound | None, *what: Any) -> Mixture:
+        return mix(behind, *what, rate=self._rate, length=self._length)
+
+
+def ordered(form: str, first: str, second: str) -> str:
+    """Return a caption of a sound and a later one."""
+    a, b = (text.rstrip(". ") for text in (first, second))
+    return form.format(a=a, b=b, once=inner(a), then=inner(b))
+
+
+def pairs(made: Pairs, test: str, split: str, seed: int, size: int) -> Iterator[tuple[str, Pair]]:
+    """Yield name and pair of each pair of a set."""
+    names = sorted(ATTRIBUTES)
+    for index in range(size):
+        draws = Draws("pair", test, split, seed, index)
+        if test == "order":
+            yield f"{index:04d}", made.order(draws)
+        else:
+            yield f"{index:04d}", made.attribute(draws, names[index % len(names)])
+
+
+def main() -> None:
+    """Run the script."""
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--test", choices=("order", "attribute"), required=True)
+    arguments = parser.parse_args()
+    made = Pairs(held_out(arguments), arguments.seconds)
+    about = (arguments.split, arguments.seed)
+    lines, kinds = [], Counter()
+    for name, (*sides, what) in pairs(made, arguments.test, *about, arguments.count):
+        for side, (mixed, _) in zip("ab", sides, strict=True):
+            jams = mixed.to_jams(f"{name}{side}", split=about[0], seed=about[1], **what)
+            write(arguments.out, f"{name}{side}", mixed, jams)
+        paths = [f"{name}{side}.wav" for side in "ab"]
+        captions = [caption for _, caption in sides]
+        lines.append(json.dumps({"id": name, **what, "paths": paths, "captions": captions}))
+        kinds.update(what["kinds"])
+    files.write_text(arguments.out / "pairs.jsonl", "\n".join(lines) + "\n")
+    print(json.dumps({"pairs": len(lines), "kinds": dict(sorted(kinds.items()))}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
