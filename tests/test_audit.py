@@ -1,5 +1,6 @@
 """Audits: each planted leak is found and named, and nothing in a clean set."""
 
+import csv
 import json
 import shutil
 import sqlite3
@@ -11,8 +12,10 @@ from folders import write_wav
 from reclap.audio.fingerprint import RATE
 from reclap.checks import LEAKS, Split, audit
 from reclap.checks import leaks as module
+from reclap.checks.buckets import Buckets
 from reclap.checks.prints import Prints
 from reclap.cli import main
+from reclap.io.files import PRIVATE
 from reclap.training import recipe_splits
 
 
@@ -82,8 +85,7 @@ def test_a_planted_leak_is_found_and_nothing_else(folder, check):
     assert (leak.what, leak.rows) == (what, 2)
     assert not report.is_clean
     assert f"{check}: 1, {LEAKS[check]} (train and test: 1)" in str(report)
-    assert leak.first in str(report)
-    assert leak.second in str(report)
+    assert f"  train and test: {leak.first} and {leak.second}" in str(report)
 
 
 @pytest.mark.parametrize("check", LEAKS)
@@ -99,13 +101,14 @@ def test_a_planted_duplicate_is_found_within_a_split(folder, check):
         assert leak.second.endswith(f"train.jsonl:5: {planted['path']}")
         assert leak.what == what
         assert f"{check}: 1, {LEAKS[check]} (train: 1)" in str(report)
+        assert f"  train: {leak.first} and {leak.second}" in str(report)
 
 
 def test_a_clean_set_has_nothing(folder):
     report = audited(folder)
     assert report.is_clean
     assert (report.splits, report.files, report.leaks) == ({"train": 4, "test": 3}, 7, ())
-    assert str(report) == "7 rows (train 4, test 3), 7 sound files\nnothing found"
+    assert str(report) == "7 sound files; rows: train 4, test 3\nnothing found"
 
 
 def test_windows_of_a_file_leak_between_splits_only(folder):
@@ -222,6 +225,14 @@ def test_an_interrupted_audit_goes_on_and_leaves_nothing_else(folder, monkeypatc
     assert set(read) <= {"5.wav", "6.wav"}
 
 
+def test_what_a_killed_audit_left_is_removed(folder):
+    left = folder / "index" / f"{PRIVATE}x.tmp"
+    left.mkdir(parents=True)
+    (left / "key").write_bytes(b"1")
+    assert audited(folder, index=folder / "index").is_clean
+    assert not left.exists()
+
+
 def test_an_index_of_another_kind_is_refused(folder):
     (folder / "index").mkdir()
     with sqlite3.connect(folder / "index" / "prints.sqlite") as other:
@@ -335,8 +346,52 @@ def test_command_takes_recipes_lists_and_columns(folder, capsys):
     assert "run/train 4" in capsys.readouterr().out
     lists = [f"mine={folder / 'some.txt'}", "--manifest", str(path)]
     assert main(["data", "audit", *lists, "--no-audio"]) == 0
-    assert "2 rows (mine 2)" in capsys.readouterr().out
+    assert "rows: mine 2" in capsys.readouterr().out
     assert main(["data", "audit", str(path), "--no-audio", "--split", "fold"]) == 0
-    assert "(fold 0 2, fold 1 2)" in capsys.readouterr().out
+    assert "rows: fold 0 2, fold 1 2" in capsys.readouterr().out
     assert main(["data", "check", *lists]) == 0
     assert "2 rows, 0 faults" in capsys.readouterr().out
+
+
+def test_a_page_stays_short_however_much_is_found(folder):
+    rows = [{"id": f"r{i}", "path": f"x/{i}.wav", "caption": "Rain"} for i in range(900)]
+    train = write(folder / "train.jsonl", rows)
+    test = write(folder / "test.jsonl", rows)
+    report = audit([train, test], audio=False)
+    assert report.between == {"id": 900, "file": 900, "caption": 1}
+    assert len(str(report).splitlines()) < 40
+    assert "and 892 more" in str(report)
+    (leak,) = [x for x in report.leaks if x.check == "caption" and x.is_between]
+    assert (leak.what, leak.rows) == ("Rain", 1800)
+
+
+def test_rows_are_sorted_on_disk_a_piece_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("reclap.checks.buckets._HELD", 7)
+    monkeypatch.setattr("reclap.checks.buckets._BLOCK", 50)
+    buckets = Buckets(tmp_path / "b", {"value": "u8", "row": "u4"}, parts=16)
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2**64, 500, np.uint64, endpoint=False)
+    values[::7] = values[0]
+    for row, value in enumerate(values[:200]):
+        buckets.add(int(value), row)
+    for start in range(200, 500, 30):
+        part = values[start : start + 30]
+        buckets.extend(value=part, row=np.arange(start, start + len(part)))
+    pieces = list(buckets.sorted())
+    assert len(pieces) == 16
+    order = np.lexsort((np.arange(500), values))
+    assert np.array_equal(np.concatenate([p["value"] for p in pieces]), values[order])
+    assert np.array_equal(np.concatenate([p["row"] for p in pieces]), order)
+
+
+def test_the_copy_within_a_fold_of_esc10_is_found(shared, tmp_path):
+    folder = shared / "audio" / "esc10"
+    with (folder / "esc10.csv").open(newline="") as f:
+        rows = [r for r in csv.DictReader(f) if "fire" in r["path"] and r["fold"] in "23"]
+    path = write(tmp_path / "fire.jsonl", [r | {"path": str(folder / r["path"])} for r in rows])
+    report = audit(path, split="fold", source="freesound_id")
+    assert (report.between, report.within) == ({}, {"copy": 1})
+    (leak,) = report.leaks
+    assert leak.splits == ("fold 2", "fold 2")
+    assert leak.first.endswith("2-28314-A.ogg")
+    assert leak.second.endswith("2-30322-A.ogg")

@@ -14,7 +14,9 @@ from reclap.audio.fingerprint import (
     Index,
     coherence,
     fingerprint,
+    hashed,
     matches,
+    peaks,
 )
 from reclap.audio.resample import resample
 
@@ -152,3 +154,51 @@ def test_a_recording_shared_by_two_clips_of_esc10_is_found(shared):
     )
     assert coherence(a, b) > 0.9
     assert coherence(a, other) < COHERENT
+
+
+def test_a_common_hash_votes_where_the_next_peak_is_the_same():
+    rng = np.random.default_rng(0)
+    clips = [(np.cumsum(rng.integers(1, 4, 300)), 20 * rng.integers(1, 7, 300)) for _ in range(120)]
+    index = Index([hashed(*clip) for clip in clips])  # each hash some 500 times
+    for i in (3, 80, 119):
+        print_ = hashed(clips[i][0][200:], clips[i][1][200:])
+        first, count = index._found(print_)
+        votes = [
+            ((index._clips[a : a + n] == i) & (index._frames[a : a + n] == frame)).any()
+            for a, n, frame in zip(first, count, print_.frames, strict=True)
+        ]
+        assert np.mean(votes) > 0.98  # the last pairs of the part have another peak behind
+
+
+def test_long_clips_take_fewer_votes_of_each_hash(monkeypatch):
+    clips = [bursts(i) for i in range(8)]
+    index = Index([fingerprint(clip) for clip in clips])
+    monkeypatch.setattr(f"{Index.__module__}._WORK", 10)
+    print_ = fingerprint(clips[5])
+    _, count = index._found(print_)
+    assert count.max() == 1
+    assert 5 in index.candidates(print_)
+
+
+def test_an_index_of_sorted_arrays_is_the_same(clips):
+    prints = [fingerprint(clip) for clip in clips]
+    keys = np.concatenate([p.keys for p in prints])
+    order = np.argsort(keys, kind="stable")
+    sizes = np.array([len(p.hashes) for p in prints])
+    of_clip = np.repeat(np.arange(len(prints), dtype=np.uint32), sizes)
+    frames = np.concatenate([p.frames for p in prints]).astype(np.uint32)
+    index = Index.of(keys[order], frames[order], of_clip[order], sizes)
+    whole = Index(prints)
+    for print_ in prints:
+        assert index.candidates(print_) == whole.candidates(print_)
+
+
+def test_a_fingerprint_is_that_of_its_peaks(clips):
+    frames, bins = peaks(clips[0])
+    assert (np.diff(frames) >= 0).all()
+    assert bins.min() >= 0
+    assert bins.max() < 232
+    again, whole = hashed(frames, bins), fingerprint(clips[0])
+    assert np.array_equal(again.keys, whole.keys)
+    assert np.array_equal(whole.keys >> 16, whole.hashes)
+    assert np.array_equal(again.frames, whole.frames)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reclap.checks import audit
 from reclap.io import manifest as reclap_manifest
 
 SOUNDS = Path(__file__).parents[1] / "recipes" / "sounds"
@@ -195,3 +196,11 @@ def test_folds_of_esc10_are_those_of_the_bundled_model():
         path, fold = line.split(",")[:2]
         folds[f"fold{fold}"].add(f"esc10/{path.removesuffix('.ogg')}")
     assert folds == {name: set(ids) for name, ids in listed("esc10").items()}
+
+
+@pytest.mark.slow
+def test_splits_share_nothing_between_them(written, shared):
+    report = audit(SOUNDS, manifest=written, root=shared / "audio", audio=False)
+    assert len(report.splits) == 11
+    assert report.files == 1251
+    assert report.is_clean

@@ -41,7 +41,7 @@ class Leak:
     >>> leak.is_between
     True
     >>> str(leak)
-    "a.csv:2: x.wav and b.csv:9: y.wav: 's1', 5 in all"
+    "train and test: a.csv:2: x.wav and b.csv:9: y.wav: 's1', 5 in all"
     """
 
     check: str
@@ -61,7 +61,8 @@ class Leak:
         what = self.what if self.check == "copy" else repr(self.what) if self.what else ""
         more = f"{self.rows} in all" if self.rows > 2 else ""
         tail = ", ".join(part for part in (what, more) if part)
-        return f"{self.first} and {self.second}{': ' if tail else ''}{tail}"
+        where = " and ".join(dict.fromkeys(self.splits))
+        return f"{where}: {self.first} and {self.second}{': ' if tail else ''}{tail}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +152,7 @@ class AuditReport:
     def __str__(self) -> str:
         """Return a page for a person: counts, then the first findings of each kind."""
         rows = ", ".join(f"{name} {count}" for name, count in self.splits.items())
-        lines = [f"{sum(self.splits.values())} rows ({rows}), {self.files} sound files"]
+        lines = [f"{self.files} sound files; rows: {rows}"]
         lines += self._part("Between splits", self.between, between=True)
         lines += self._part("Within a split", self.within, between=False)
         if self.unread:

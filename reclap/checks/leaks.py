@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from reclap.checks.buckets import Buckets
 from reclap.checks.prints import Prints, Texts, copies, decoded
 from reclap.checks.shared import Group, RowKeys, pairs, said, value_of
 from reclap.checks.splits import Place, Source, SplitRows, find_splits
-from reclap.io.files import StrPath
+from reclap.io.files import StrPath, private_folder
 from reclap.runtime.prefetch import prefetch_map
 from reclap.runtime.progress import bar
 from reclap.runtime.threads import default_threads
@@ -102,8 +101,8 @@ def audit(
     rows = SplitRows(find_splits(sources, root=root, manifest=manifest), split)
     if index is not None:
         Path(index).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="reclap-audit-", dir=index) as folder:
-        job = _Audit(rows, Path(folder), source, limit, progress)
+    with private_folder(None if index is None else Path(index)) as folder:
+        job = _Audit(rows, folder, source, limit, progress)
         job.rows()
         if audio:
             with contextlib.closing(Prints(Path(index or folder) / "prints.sqlite")) as prints:
@@ -169,7 +168,10 @@ class _Audit:
                 lambda clip: decoded(Path(paths[alone[clip]])),
                 jobs,
             )
-            with bar(len(alone), "file", shown=self._progress, desc="compared") as shown:
+            with (
+                contextlib.closing(found),
+                bar(len(alone), "file", shown=self._progress, desc="compared") as shown,
+            ):
                 for matches in found:
                     shown.update()
                     for match in matches:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,7 @@ def copies(
     prints: Prints,
     read: Callable[[int], Samples],
     jobs: int,
-) -> Iterator[list[Match]]:
+) -> Generator[list[Match], None, None]:
     """Yield the clips before each clip that are of the same recording.
 
     Memory does not grow with the number of hashes: they are sorted on disk, and mapped.

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from reclap.checks.words import split as words_of
 from reclap.errors import FormatError, ReclapError
 from reclap.io import manifest as manifests
 from reclap.io.excerpts import Excerpt, sound_of
-from reclap.io.files import StrPath
+from reclap.io.files import StrPath, private_folder
 from reclap.runtime.prefetch import prefetch_map
 from reclap.runtime.progress import bar
 from reclap.runtime.threads import default_threads
@@ -99,8 +98,8 @@ def stats(
         raise ValueError(f"jobs is {threads}, expected at least 1")
     rows = SplitRows(find_splits(sources, root=root, manifest=manifest), split)
     columns = {"kind": kind, "group": "group", "licence": "licence"}
-    with tempfile.TemporaryDirectory(prefix="reclap-stats-") as folder:
-        cells, texts, files = _Cells(Path(folder)), _Texts(), _Files(audio)
+    with private_folder() as folder:
+        cells, texts, files = _Cells(folder), _Texts(), _Files(audio)
         found = prefetch_map(files.read, files.wanted(rows), threads, _AHEAD * threads)
         with contextlib.closing(found), bar(None, "row", shown=progress) as shown:
             for place, item, header in found:

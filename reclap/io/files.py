@@ -22,6 +22,7 @@ __all__ = [
     "lock",
     "made",
     "parse_json",
+    "private_folder",
     "read_json",
     "staged",
     "staged_folder",
@@ -188,6 +189,20 @@ def _private(parent: Path | None, target: Path, cleanup: contextlib.ExitStack) -
         cleanup.enter_context(_held(folder))
         if folder.exists():  # nobody took it for a dead one's before it was held
             return folder
+
+
+@contextlib.contextmanager
+def private_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder for temporary files, which is removed at the end.
+
+    Parameters
+    ----------
+    parent : Path, optional
+        Where it is made, and where those of dead processes are removed first; by default among the
+        system's temporary files.
+    """
+    with contextlib.ExitStack() as cleanup:
+        yield _private(parent, parent or Path(), cleanup)
 
 
 def _remove_left(parent: Path) -> None:
