@@ -1,8 +1,10 @@
 """Ordered, bounded prefetching."""
 
+import collections
 import contextlib
 import gc
 import itertools
+import signal
 import subprocess
 import sys
 import threading
@@ -326,3 +328,33 @@ def test_the_garbage_collector_waits_for_no_job():
         gc.collect()
         assert worker.is_alive()
     worker.join()
+
+
+class _HandledError(Exception):
+    pass
+
+
+def test_a_handler_may_raise_anywhere_in_the_calling_thread():
+    """A lock that was left behind would let the workers, and so the end, wait for ever."""
+    armed = False
+
+    def handler(*_):
+        nonlocal armed
+        if armed:
+            armed = False
+            raise _HandledError
+
+    def consume(found, seconds):
+        nonlocal armed
+        next(found)
+        armed = True
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+        collections.deque(found, maxlen=0)
+
+    before = signal.signal(signal.SIGVTALRM, handler)
+    try:
+        for i in range(200):
+            with pytest.raises(_HandledError):
+                consume(prefetch_map(int, itertools.count(), 2, 4), 1e-4 + i * 1e-5)
+    finally:
+        signal.signal(signal.SIGVTALRM, before)

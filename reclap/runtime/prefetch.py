@@ -142,7 +142,7 @@ def check_wanted() -> None:
         buffer.check()
 
 
-_worker = threading.local()  # the buffer of a thread that works for one
+_worker = threading.local()  # of a thread that works for a buffer: that buffer, and its bell
 
 
 def _run(
@@ -230,7 +230,7 @@ def _start(buffer: "_Buffer[T]") -> threading.Thread:
 
 
 def _work(buffer: "_Buffer[T]") -> None:
-    _worker.buffer = buffer
+    buffer.join()
     with contextlib.suppress(_Closed):
         while True:
             index, job = buffer.take()
@@ -267,10 +267,18 @@ class _Buffer(Generic[T]):
     ----------
     turn : int
         Index of the job that is being consumed.
+
+    Notes
+    -----
+    The handler of a signal may raise anywhere in the calling thread, a condition of `threading`
+    would then stay locked, or half notified. Whoever waits here waits for a lock of its own, its
+    bell: open once it was rung, and closed again by the wait. Ringing twice does no harm.
     """
 
     def __init__(self, size: int) -> None:
-        self._size, self._change = size, threading.Condition()
+        self._size, self._lock = size, threading.RLock()
+        self._bell = threading.Lock()  # of the calling thread
+        self._bells: list[threading.Lock] = []  # of the workers
         self._jobs: deque[tuple[int, Callable[[], Iterable[T]]]] = deque()
         self._results: dict[int, deque[T]] = {}
         self._ended: dict[int, BaseException | None] = {}
@@ -286,58 +294,78 @@ class _Buffer(Generic[T]):
         return self._submitted - self.turn
 
     def submit(self, job: Callable[[], Iterable[T]]) -> None:
-        with self._change:
+        with self._lock:
             self._results[self._submitted] = deque()
             self._jobs.append((self._submitted, job))
             self._submitted += 1
-            self._change.notify_all()
+            self._ring_workers()
 
     def results(self) -> Iterator[T]:
         """Yield the results of the job whose turn it is, then raise its exception."""
         index = self.turn
         own = self._results[index]
         while True:
-            with self._change:
+            with self._lock:
                 self._caller = threading.current_thread()
-                self._change.wait_for(lambda: own or index in self._ended)
-                if not own:
-                    break
-                self._waiting -= 1
-                self._change.notify_all()
-                result = own.popleft()
-            yield result
-        with self._change:
+                is_ready, is_over = bool(own), index in self._ended
+                if is_ready:
+                    self._waiting -= 1
+                    self._ring_workers()
+                    result = own.popleft()
+            if is_ready:
+                yield result
+            elif is_over:
+                break
+            else:
+                self._bell.acquire()
+        with self._lock:
             del self._results[index]
             error = self._ended.pop(index)
             self.turn += 1
-            self._change.notify_all()
+            self._ring_workers()
         if error is not None:
             raise error
 
     def close(self) -> None:
         """Stop all jobs: no more results are wanted."""
-        with self._change:
+        with self._lock:
             self._closed = True
-            self._change.notify_all()
+            self._ring_workers()
+
+    def _ring_workers(self) -> None:
+        for bell in self._bells:
+            self._ring(bell)
+
+    @staticmethod
+    def _ring(bell: threading.Lock) -> None:
+        """Wake who waits for a bell; under the buffer's lock."""
+        if bell.locked():
+            bell.release()
 
     # ---- Workers -----------------------------------------------------------------------------
 
+    def join(self) -> None:
+        """Give the thread that calls this a bell."""
+        _worker.buffer, _worker.bell = self, threading.Lock()
+        with self._lock:
+            self._bells.append(_worker.bell)
+
     def take(self) -> tuple[int, Callable[[], Iterable[T]]]:
-        with self._change:
+        with self._lock:
             self._wait(lambda: bool(self._jobs))
             return self._jobs.popleft()
 
     def put(self, index: int, result: T) -> None:
-        with self._change:
+        with self._lock:
             self._wait(lambda: self._has_space(index))
             self._results[index].append(result)
             self._waiting += 1
-            self._change.notify_all()
+            self._ring(self._bell)
 
     def end(self, index: int, error: BaseException | None) -> None:
-        with self._change:
+        with self._lock:
             self._ended[index] = error
-            self._change.notify_all()
+            self._ring(self._bell)
 
     def _has_space(self, index: int) -> bool:
         if index == self.turn:  # whatever the others have made, or nobody could go on
@@ -345,8 +373,13 @@ class _Buffer(Generic[T]):
         return self._waiting < self._size
 
     def _wait(self, ready: Callable[[], bool]) -> None:
-        """Wait in a worker; see `check`."""
-        while not self._change.wait_for(lambda: self._closed or ready(), _POLL):
+        """Wait in a worker that holds the lock; see `check`."""
+        while not (self._closed or ready()):
+            self._lock.release()
+            try:
+                _worker.bell.acquire(timeout=_POLL)
+            finally:
+                self._lock.acquire()
             self.check()
         self.check()
 
