@@ -308,7 +308,10 @@ def _run_step(case: Case, model: core.Model, rng: np.random.Generator) -> str:
         return refused
     c = case["audio"]
     several = (c["channels"],) if c.get("channels", 1) != 1 else ()
-    frames = int(min(50, c["frames"] if c["kind"] == 2 else c["spec_size"] ** 2 // mels))
+    if c["kind"] == 2:  # one patch in time at least
+        frames = int(min(max(50, c["patch_time"]), c["frames"]))
+    else:
+        frames = int(min(50, c["spec_size"] ** 2 // mels))
     mel = rng.standard_normal((3, *several, frames, mels)) * 10 - 40
     text = rng.standard_normal((3, int(case["model"]["text_width"])))
     outcome = ""
