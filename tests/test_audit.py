@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sqlite3
 
@@ -165,6 +166,19 @@ def test_files_that_cannot_be_read_are_told(folder):
     assert first.startswith(f"{folder / 'test.jsonl'}:4: 7.wav: ")
     assert second == f"{folder / 'test.jsonl'}:5: 99.wav: no such file"
     assert "not compared: 2 files" in str(report)
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.wav")
+    report = audited(folder, test=[*TEST, row(7, path="pipe.wav")])
+    assert report.unread_files == (f"{folder / 'test.jsonl'}:4: pipe.wav: no regular file",)
+
+
+def test_names_that_are_no_text_are_files_too(folder):
+    name = os.fsdecode(b"\xff7.wav")
+    write_wav(folder / name, 0.3 * noise(0)[2000:13000], RATE)
+    (leak,) = audited(folder, test=[*TEST, row(7, path=name)]).leaks
+    assert (leak.check, leak.second) == ("copy", f"{folder / 'test.jsonl'}:4: {name}")
 
 
 def test_without_audio_no_file_is_opened(folder):

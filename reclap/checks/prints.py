@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ __all__ = ["Prints", "Texts", "copies", "decoded"]
 _TABLES = (
     """
     CREATE TABLE files (
-        path TEXT PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL,
+        path BLOB PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL,
         content BLOB NOT NULL
     ) WITHOUT ROWID
     """,
@@ -69,6 +70,8 @@ class Prints:
         """Return the digest of a file's content, 16 bytes, or why it cannot be read."""
         try:
             state = path.stat()
+            if not stat.S_ISREG(state.st_mode):
+                return "no regular file"
             known = self._known(path, state)
             return self._read(path, state) if known is None else known
         except FileNotFoundError:
@@ -79,7 +82,7 @@ class Prints:
     def _known(self, path: Path, state: os.stat_result) -> bytes | None:
         command = "SELECT content FROM files WHERE path = ? AND size = ? AND changed = ?"
         with self._records.reading() as connection:
-            key = (os.fspath(path), state.st_size, state.st_mtime_ns)
+            key = (os.fsencode(path), state.st_size, state.st_mtime_ns)
             row = connection.execute(command, key).fetchone()
         return None if row is None else bytes(row[0])
 
@@ -94,7 +97,7 @@ class Prints:
             if is_new:
                 row = (content, frames.astype("<u4").tobytes(), bins.astype("<u1").tobytes())
                 connection.execute("INSERT OR IGNORE INTO prints VALUES (?, ?, ?)", row)
-            file_row = (os.fspath(path), state.st_size, state.st_mtime_ns, content)
+            file_row = (os.fsencode(path), state.st_size, state.st_mtime_ns, content)
             connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_row)
         return content
 
