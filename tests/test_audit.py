@@ -11,11 +11,11 @@ import pytest
 from folders import write_wav
 
 from reclap.audio.fingerprint import RATE
-from reclap.checks import LEAKS, Split, audit
-from reclap.checks import leaks as module
-from reclap.checks.buckets import Buckets
-from reclap.checks.prints import Prints
 from reclap.cli import main
+from reclap.datasets import LEAKS, Split, audit
+from reclap.datasets import leaks as module
+from reclap.datasets.buckets import Buckets
+from reclap.datasets.prints import Prints
 from reclap.io.files import PRIVATE
 from reclap.training import recipe_splits
 
@@ -380,8 +380,8 @@ def test_a_page_stays_short_however_much_is_found(folder):
 
 
 def test_rows_are_sorted_on_disk_a_piece_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("reclap.checks.buckets._HELD", 7)
-    monkeypatch.setattr("reclap.checks.buckets._BLOCK", 50)
+    monkeypatch.setattr("reclap.datasets.buckets._HELD", 7)
+    monkeypatch.setattr("reclap.datasets.buckets._BLOCK", 50)
     buckets = Buckets(tmp_path / "b", {"value": "u8", "row": "u4"}, parts=16)
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2**64, 500, np.uint64, endpoint=False)

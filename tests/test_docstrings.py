@@ -20,6 +20,7 @@ PACKAGES = (
     "reclap",
     "reclap.audio",
     "reclap.checks",
+    "reclap.datasets",
     "reclap.config",
     "reclap.llm",
     "reclap.model",

@@ -12,7 +12,7 @@ from test_evaluate import CONFIG, Encoder, Learner
 
 from reclap import audio
 from reclap.audio import streams
-from reclap.checks import check_recordings
+from reclap.datasets import check_recordings
 from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt

@@ -273,6 +273,7 @@ PACKAGES = (
     "model",  # loading, embedding, zero-shot classification
     "plotting",  # timelines
     "checks",  # on what a language model writes
+    "datasets",  # checks, audits and counts of recordings
     "llm",  # language models
     "review",  # by a person
     "training",

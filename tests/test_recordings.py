@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from folders import write_wav
 
-from reclap.checks import FAULTS, check_recordings
 from reclap.cli import main
+from reclap.datasets import FAULTS, check_recordings
 
 RATE = 16000
 

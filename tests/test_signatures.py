@@ -21,6 +21,7 @@ MODULES = (
     "reclap",
     "reclap.audio",
     "reclap.checks",
+    "reclap.datasets",
     "reclap.llm",
     "reclap.llm.cache",
     "reclap.llm.embedded",

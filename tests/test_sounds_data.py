@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reclap.checks import audit
+from reclap.datasets import audit
 from reclap.io import manifest as reclap_manifest
 
 SOUNDS = Path(__file__).parents[1] / "recipes" / "sounds"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from folders import write_stereo, write_wav
 
-from reclap.checks import Count, stats
 from reclap.cli import main
+from reclap.datasets import Count, stats
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reclap.cli.options import Commands, is_watched, positive
 
 if TYPE_CHECKING:
-    from reclap.checks import Split
+    from reclap.datasets import Split
 
 __all__ = ["add_data"]
 
@@ -76,8 +76,8 @@ def _add_reading(p: argparse.ArgumentParser) -> None:
 
 def _splits(args: argparse.Namespace) -> "list[Split]":
     """Return the splits that the command line names; recipes among them."""
-    from reclap.checks import find_splits
-    from reclap.checks.splits import named_source
+    from reclap.datasets import find_splits
+    from reclap.datasets.splits import named_source
 
     found: list[Split] = []
     for text in args.sources:
@@ -92,7 +92,7 @@ def _splits(args: argparse.Namespace) -> "list[Split]":
 
 
 def _run_check(args: argparse.Namespace) -> int:
-    from reclap.checks import check_recordings
+    from reclap.datasets import check_recordings
 
     report = check_recordings(
         _splits(args), rate=args.rate, kind=args.kind, source=args.source, copies=args.copies
@@ -102,7 +102,7 @@ def _run_check(args: argparse.Namespace) -> int:
 
 
 def _run_audit(args: argparse.Namespace) -> int:
-    from reclap.checks import audit
+    from reclap.datasets import audit
 
     report = audit(
         _splits(args),
@@ -119,7 +119,7 @@ def _run_audit(args: argparse.Namespace) -> int:
 
 
 def _run_stats(args: argparse.Namespace) -> int:
-    from reclap.checks import stats
+    from reclap.datasets import stats
 
     report = stats(
         _splits(args),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from reclap.checks.splits import Split
+from reclap.datasets.splits import Split
 from reclap.io.files import StrPath
 from reclap.training.recipe import load
 
@@ -13,7 +13,7 @@ __all__ = ["recipe_splits"]
 def recipe_splits(
     path: StrPath, overrides: Iterable[str] = (), *, name: str = "", root: StrPath | None = None
 ) -> list[Split]:
-    r"""Return the splits of a recipe, for `reclap.checks.audit` and its siblings.
+    r"""Return the splits of a recipe, for `reclap.datasets.audit` and its siblings.
 
     Parameters
     ----------

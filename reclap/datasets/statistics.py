@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from reclap.audio.sound_file import SoundFile
-from reclap.checks.buckets import Buckets
-from reclap.checks.splits import Place, Source, SplitRows, digest64, find_splits
-from reclap.checks.stats_report import Count, StatsReport, TextCount
 from reclap.checks.words import FUNCTION
 from reclap.checks.words import split as words_of
+from reclap.datasets.buckets import Buckets
+from reclap.datasets.splits import Place, Source, SplitRows, digest64, find_splits
+from reclap.datasets.stats_report import Count, StatsReport, TextCount
 from reclap.errors import FormatError, ReclapError
 from reclap.io import manifest as manifests
 from reclap.io.excerpts import Excerpt, sound_of

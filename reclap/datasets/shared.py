@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from reclap._types import Array
-from reclap.checks.buckets import Buckets
-from reclap.checks.splits import Place, SplitRows, digest64
 from reclap.checks.words import key
+from reclap.datasets.buckets import Buckets
+from reclap.datasets.splits import Place, SplitRows, digest64
 from reclap.errors import FormatError
 from reclap.io import manifest
 

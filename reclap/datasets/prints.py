@@ -21,7 +21,7 @@ from reclap.audio.fingerprint import (
     hashed,
     peaks,
 )
-from reclap.checks.buckets import Buckets
+from reclap.datasets.buckets import Buckets
 from reclap.errors import ReclapError, one_line
 from reclap.io.records import Kind, Records
 from reclap.runtime.prefetch import prefetch_map

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from reclap._types import Array
-from reclap.checks.audit_report import LEAKS, AuditReport, Leak
-from reclap.checks.buckets import Buckets
-from reclap.checks.prints import Prints, Texts, copies, decoded
-from reclap.checks.shared import Group, RowKeys, pairs, said, value_of
-from reclap.checks.splits import Place, Source, SplitRows, find_splits
+from reclap.datasets.audit_report import LEAKS, AuditReport, Leak
+from reclap.datasets.buckets import Buckets
+from reclap.datasets.prints import Prints, Texts, copies, decoded
+from reclap.datasets.shared import Group, RowKeys, pairs, said, value_of
+from reclap.datasets.splits import Place, Source, SplitRows, find_splits
 from reclap.io.files import StrPath, private_folder
 from reclap.runtime.prefetch import prefetch_map
 from reclap.runtime.progress import bar

@@ -13,7 +13,7 @@ import numpy as np
 from reclap._types import Samples
 from reclap.audio.decode import Clip, SoundFile, convert
 from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
-from reclap.checks.splits import Place, Source, SplitRows, find_splits
+from reclap.datasets.splits import Place, Source, SplitRows, find_splits
 from reclap.errors import FormatError, one_line
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt, sound_of
