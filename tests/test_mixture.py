@@ -63,6 +63,14 @@ def test_what_is_31_db_softer_is_silence_and_29_is_not():
         assert find_event(samples, RATE)[0] == first
 
 
+def test_a_rustle_before_an_event_is_not_its_onset():
+    samples = tone(440, before=0.3)
+    samples[3200:3360] += 0.02  # 25 dB below, 100 ms before it
+    assert abs(find_event(samples, RATE)[0] - 4800) <= 5 * MS
+    samples[3200:4800] += 0.02  # leads to it
+    assert find_event(samples, RATE)[0] == 3200
+
+
 def test_noise_of_the_recording_is_not_the_event():
     for level in (0.015, 0.04):  # 26 and 17 dB below
         samples = hiss(1, 2.0, level) + tone(440, 0.5, 1.0, 0.5)

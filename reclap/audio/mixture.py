@@ -14,6 +14,7 @@ __all__ = ["Event", "Mixture", "Sound", "Taken", "find_event", "mix"]
 
 BLOCK = 0.005  # seconds over which the level of an event is measured
 DEPTHS = 30, 20, 10  # dB below its loudest block that an event begins and ends at
+RISE = 10.0  # dB above that which it reaches without a break
 MARGIN = 3.0  # dB below that, on average, that what comes before it must be
 PAUSE = 0.2  # seconds of less than that which do not end it
 RAMPS = 0.002, 0.01  # seconds over which a cut event fades in and out
@@ -180,12 +181,13 @@ def find_event(samples: Samples, rate: int, longest: float = 4.0) -> tuple[int, 
     Returns
     -------
     first, stop : int
-        Frames. It begins with the first block of 5 ms whose RMS is at most 30 dB below that of the
-        loudest one, and ends with the last; where blocks stay below for more than 0.2 s it is over,
-        and what is beyond is another event. So silence is measured against the event's own peak.
-        Where nothing at least 3 dB softer comes before it, since the recording has noise of its
-        own, 20 dB count, or 10; where that does not help either, the event begins with the
-        recording.
+        Frames. Blocks of 5 ms whose RMS is at most 30 dB below that of the loudest one belong to
+        it; where blocks stay below for more than 0.2 s it is over, and what is beyond is another
+        event. It begins where they lead without a break to the first of at most 20 dB, so neither
+        silence nor a rustle before it counts, measured against its own peak, and ends with the
+        last. Where nothing at least 3 dB softer comes before it, since the recording has noise of
+        its own, these are 20 and 10 dB, or 10 and 0; where that does not help either, the event
+        begins with the recording.
 
     Raises
     ------
@@ -218,11 +220,14 @@ def find_event(samples: Samples, rate: int, longest: float = 4.0) -> tuple[int, 
 
 
 def _around(peak: int, power: _Doubles, depth: float, pause: int) -> tuple[int, int]:
-    """Return the range of blocks around the loudest one, pauses up to a length included."""
+    """Return the range of blocks around the loudest one; see `find_event`."""
     loud = np.flatnonzero(power >= power[peak] * 10 ** (-depth / 10))
     parts = np.split(loud, np.flatnonzero(np.diff(loud) > pause + 1) + 1)
     (part,) = (part for part in parts if part[0] <= peak <= part[-1])
-    return int(part[0]), int(part[-1]) + 1
+    first = int(part[np.argmax(power[part] >= power[peak] * 10 ** ((RISE - depth) / 10))])
+    while first and power[first - 1] >= power[peak] * 10 ** (-depth / 10):
+        first -= 1
+    return first, int(part[-1]) + 1
 
 
 def mix(
