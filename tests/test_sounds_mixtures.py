@@ -205,6 +205,16 @@ def test_pairs_of_an_attribute_differ_in_it_alone(pairs_of):
         assert second["duration"] / first["duration"] == pytest.approx(longer, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("test", "digest"), [("order", "d9959a984e8a3435"), ("attribute", "7ea646857ea8da6a")]
+)
+def test_pairs_of_a_seed_are_these_bytes(pairs_of, test, digest):
+    out, _, notes = pairs_of(test)
+    files = [out / "pairs.jsonl", *(out / f"{name}.jams" for name in sorted(notes))]
+    total = hashlib.sha256(b"".join(path.read_bytes() for path in files))
+    assert total.hexdigest()[:16] == digest
+
+
 def test_changed_events_begin_at_their_onsets(scripts, recordings):
     import make_pairs
 
