@@ -157,6 +157,18 @@ def test_copies_of_copies_count_for_every_file_of_the_same_content(folder):
     assert report.between == {"bytes": 1, "copy": 1}
 
 
+def test_splits_that_share_a_file_share_no_copy_of_it_for_that(folder):
+    shutil.copy(folder / "0.wav", folder / "7.wav")
+    paths = [folder / f"{name}.jsonl" for name in ("train", "test", "valid")]
+    for path, i in zip(paths, (0, 0, 7), strict=True):
+        write(path, [{"path": f"{i}.wav"}])
+    assert audit(paths).counts == {
+        ("file", "train", "test"): 1,
+        ("bytes", "train", "valid"): 1,
+        ("bytes", "test", "valid"): 1,
+    }
+
+
 def test_files_that_cannot_be_read_are_told(folder):
     (folder / "7.wav").write_bytes(b"no sound at all, but long enough to be looked at" * 9)
     report = audited(folder, test=[*TEST, row(7), row(99)])
@@ -317,7 +329,7 @@ def refused(folder):
     return [
         (folder / "none.jsonl", {}, "none.jsonl: no such manifest"),
         (folder / "0.wav", {}, "expected a manifest or a list"),
-        (folder / "ids.txt", {}, "needs the manifest"),
+        (folder / "ids.txt", {}, "needs the manifest that has them: --manifest"),
         (folder / "ids.txt", {"manifest": path}, "'none' and 1 more: no such id"),
         (folder / "empty", {}, "expected a folder of manifests"),
         ([path, path], {}, "two splits are called 'all'"),

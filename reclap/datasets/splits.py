@@ -149,7 +149,7 @@ def _of_file(
         known = ", ".join((*_MANIFESTS, _LIST))
         raise FormatError(f"{path}: expected a manifest or a list of ids, one of {known}")
     if whole is None:
-        raise FormatError(f"{path}: a list of ids needs the manifest that has them")
+        raise FormatError(f"{path}: a list of ids needs the manifest that has them: --manifest")
     return Split(name, whole, root, ids=path, family=family)
 
 
