@@ -97,6 +97,7 @@ def test_manifest_is_read_with_the_captions_of_its_kinds(written, manifest, shar
         listed = texts[row.extra["kind"]]
         if "language" in row.extra:
             listed = texts[f"speech in {names[row.extra['language']]}"] + listed
+        listed = texts.get(row.extra["id"], []) + listed
         assert [c.text for c in row.captions] == [item["caption"].strip() for item in listed]
         assert all(len(c.rewrites) >= 8 for c in row.captions)
 

@@ -167,24 +167,29 @@ OPTIONAL = ("start", "fold", "credit", "register", "pitch", "language", "band", 
 
 
 def captions(folder: Path) -> dict[str, list[Item]]:
-    """Return captions and rewrites by kind."""
+    """Return captions and rewrites by kind, and by id those of single recordings."""
     found: dict[str, list[Item]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text("utf-8").splitlines():
             item = json.loads(line)
-            found.setdefault(item.pop("kind"), []).append(item)
+            name = item.get("recording", item["kind"])
+            found.setdefault(name, []).append({key: item[key] for key in ("caption", "rewrites")})
     return found
 
 
 def captions_of(row: Item, texts: dict[str, list[Item]]) -> tuple[str, list[Item]]:
-    """Return the name and the list of the captions of a row: its kind's, its language's first."""
+    """Return the name and the list of the captions of a row.
+
+    They are those of its kind; before them those of its language, or its own.
+    """
     name, found = row["kind"], texts.get(row["kind"], [])
     if "language" in row:
         name = f"{name} in {LANGUAGES[row['language']]}"
         found = texts.get(name, []) + found
     if not found:
         raise ValueError(f"{row['id']}: no captions of {name}")
-    return name, found
+    own = texts.get(row["id"])
+    return (row["id"], own + found) if own else (name, found)
 
 
 def main() -> None:

@@ -10,13 +10,15 @@
 Background, recordings and levels of the two sounds of a pair are the same. NAMEa.wav and NAMEb.wav
 have annotations beside them as mixtures do; pairs.jsonl has a line for each pair: id, test,
 attribute, the two paths, and their captions, of which each fits one sound only. Captions are of the
-kinds, without those that have a word of order or of an attribute.
+kinds, without those that have a word of order or of an attribute; those of single recordings, which
+count events and time them, are left out.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from make_mixtures import HeldOut, held_out, is_background, is_event, options, write
@@ -27,6 +29,7 @@ from reclap.audio.mixture_draws import Draws
 from reclap.io import files
 from reclap.training.augment import inner
 
+RECORDINGS = Path(__file__).parent / "captions" / "recordings.jsonl"
 LONGEST = 3.0  # seconds of an event
 GAP = 0.2, 1.0  # seconds between two
 SNR = 10.0, 20.0  # dB
@@ -51,6 +54,7 @@ class Pairs:
     def __init__(self, held: HeldOut, seconds: float) -> None:
         self._held, self._rate = held, held.rate
         self._length = round(seconds * held.rate)
+        self._own = {json.loads(x)["caption"] for x in RECORDINGS.read_text("utf-8").splitlines()}
         self._events = [t for t in held.taken(is_event) if self._captions(t)]
         self._backgrounds = held.taken(is_background)
 
@@ -90,7 +94,7 @@ class Pairs:
 
     def _captions(self, taken: Taken) -> list[str]:
         texts = [caption.text for caption in self._held.rows[taken.id].captions]
-        return [text for text in texts if not WORDS.search(text)]
+        return [text for text in texts if text not in self._own and not WORDS.search(text)]
 
     def _draw(self, draws: Draws, kind: str) -> Sound:
         of = draws.choice([taken for taken in self._events if taken.kind == kind])
