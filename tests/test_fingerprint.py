@@ -16,8 +16,8 @@ from reclap.audio.fingerprint import (
     fingerprint,
     hashed,
     matches,
-    peaks,
 )
+from reclap.audio.peaks import peaks
 from reclap.audio.resample import resample
 
 SOUNDS = Path(__file__).parents[1] / "recipes" / "sounds"

@@ -19,8 +19,8 @@ from reclap.audio.fingerprint import (
     Match,
     coherence,
     hashed,
-    peaks,
 )
+from reclap.audio.peaks import peaks
 from reclap.datasets.buckets import Buckets
 from reclap.errors import ReclapError, one_line
 from reclap.io.records import Kind, Records
