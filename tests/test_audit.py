@@ -375,8 +375,11 @@ def test_command_takes_recipes_lists_and_columns(folder, capsys):
     assert "rows: mine 2" in capsys.readouterr().out
     assert main(["data", "audit", str(path), "--no-audio", "--split", "fold"]) == 0
     assert "rows: fold 0 2, fold 1 2" in capsys.readouterr().out
-    assert main(["data", "check", *lists]) == 0
-    assert "2 rows, 0 faults" in capsys.readouterr().out
+    for sources, rows in (lists, 2), ([str(folder / "run.toml")], 4):
+        assert main(["data", "check", *sources]) == 0
+        assert f"{rows} rows, 0 faults" in capsys.readouterr().out
+        assert main(["data", "stats", *sources, "--no-audio"]) == 0
+        assert f"{rows} rows, {rows} files" in capsys.readouterr().out
 
 
 def test_a_page_stays_short_however_much_is_found(folder):
