@@ -296,11 +296,31 @@ def test_families_of_lists_are_not_compared_with_each_other(folder):
     assert report.splits == {"folds/a": 3, "folds/b": 2, "thirds/a": 2, "thirds/b": 4}
     assert report.counts == {("source", "thirds/a", "thirds/b"): 1}
     assert report.within == {}
+    assert report.apart == (("folds", "thirds"),) == tuple(map(tuple, report.to_json()["apart"]))
+    assert str(report).endswith("not compared by design: folds, thirds")
     path.rename(folder / "manifest.jsonl")
     assert audit(folder).counts == report.counts  # a data set: manifest and splits
     only = audit(folder / "splits" / "folds", manifest=folder / "manifest.jsonl")
     assert only.splits == {"folds/a": 3, "folds/b": 2}
-    assert only.is_clean
+    assert (only.is_clean, only.apart) == (True, ())
+    sources = [f"{folder / 'splits' / 'folds'}", f"train={folder / 'manifest.jsonl'}"]
+    report = audit(sources, manifest=folder / "manifest.jsonl", audio=False)
+    assert (report.apart, report.between["id"]) == ((), 5)  # families of several sources are
+    two = [folder / "splits" / name for name in ("folds", "thirds")]
+    assert audit(two, manifest=folder / "manifest.jsonl", audio=False).between["id"] == 3
+    mixed = audit([folder / "splits", sources[1]], manifest=folder / "manifest.jsonl", audio=False)
+    assert (mixed.apart, mixed.between["id"]) == ((("folds", "thirds"),), 11)
+
+
+def test_texts_beside_manifests_are_no_lists(folder):
+    audited(folder)
+    (folder / "LICENSE.txt").write_text("Free for any use")
+    assert audit(folder).splits == {"test": 3, "train": 4}
+    write(folder / "manifest.jsonl", TRAIN)
+    assert audit(folder).splits == {"manifest": 4}
+    (folder / "splits").mkdir()
+    (folder / "splits" / "a.txt").write_text("i0\n")
+    assert audit(folder).splits == {"splits/a": 1}
 
 
 def test_a_recipe_is_audited_against_its_own_evaluation(folder):
@@ -313,6 +333,9 @@ def test_a_recipe_is_audited_against_its_own_evaluation(folder):
     assert report.splits == {"run/train": 5, "run/eval": 2}
     assert report.between == {"source": 1}  # 0 and 5
     assert audit(recipe_splits(folder / "run.toml", ["eval.every=0"])).splits == {"run/train": 5}
+    other = Split("other", write(folder / "other.jsonl", [row(0)]))
+    report = audit([*recipe_splits(folder / "run.toml"), other], audio=False)
+    assert report.counts["file", "run/train", "other"] == 1
 
 
 def test_splits_are_objects_too(folder):

@@ -14,7 +14,8 @@ __all__ = ["add_data"]
 
 _SOURCES = """
 SOURCE is a manifest (.csv, .jsonl, .parquet), a recipe (.toml), a list of ids (.txt), or a folder
-of manifests or of lists; NAME=SOURCE names it. Lists need --manifest, or a manifest beside them.
+of manifests or of lists; NAME=SOURCE names it. Lists need --manifest, unless
+they lie in splits/ beside manifest.csv (.jsonl, .parquet).
 """
 
 

@@ -83,6 +83,9 @@ class AuditReport:
         Number of sound files that could not be read, and were not compared.
     unread_files : tuple of str
         The first of them, with reasons.
+    apart : tuple of tuple of str
+        Families of splits that were not compared with each other, by design: the folders of each
+        folder of lists.
 
     Examples
     --------
@@ -99,6 +102,7 @@ class AuditReport:
     leaks: tuple[Leak, ...]
     unread: int
     unread_files: tuple[str, ...]
+    apart: tuple[tuple[str, ...], ...] = ()
 
     @property
     def between(self) -> dict[str, int]:
@@ -147,6 +151,7 @@ class AuditReport:
             "leaks": [dataclasses.asdict(leak) for leak in self.leaks],
             "unread": self.unread,
             "unread_files": list(self.unread_files),
+            "apart": [list(families) for families in self.apart],
         }
 
     def __str__(self) -> str:
@@ -159,7 +164,9 @@ class AuditReport:
             lines.append(f"not compared: {self.unread} files that cannot be read")
             lines += [f"  {text}" for text in self.unread_files[:_SHOWN]]
             lines += _rest(self.unread - _SHOWN)
-        return "\n".join(lines if len(lines) > 1 else [*lines, "nothing found"])
+        lines += ["nothing found"] if len(lines) == 1 else []
+        lines += [f"not compared by design: {', '.join(families)}" for families in self.apart]
+        return "\n".join(lines)
 
     def _part(self, title: str, found: Mapping[str, int], *, between: bool) -> Iterator[str]:
         if found:

@@ -134,20 +134,16 @@ class _Audit:
         if self._told[kind] <= self._limit:
             self._found.append((check, group, what))
 
-    def _comparable(self, groups: Iterable[Group]) -> Iterator[Group]:
-        """Yield the groups of splits of one family."""
-        families = self._rows.families
-        yield from (g for g in groups if families[g.splits[0]] == families[g.splits[1]])
-
     def rows(self) -> None:
         """Compare all that rows say."""
         self._keys.read(self._rows)
-        for check, group in self._keys.groups():
+        for check, group in self._keys.groups(self._rows.are_compared):
             self._add(check, group)
         self._uses = self._keys.uses()
         for file in self._uses.several():
             members = {split: [(row, 0)] for split, row in self._uses.of(file)}
-            for group in self._comparable(pairs(members, dict.fromkeys(members, 1))):
+            counts = dict.fromkeys(members, 1)
+            for group in pairs(members, counts, self._rows.are_compared):
                 self._add("file", group)
 
     # ---- Sounds ----------------------------------------------------------------------------------
@@ -187,7 +183,7 @@ class _Audit:
             for split, own in itertools.groupby(uses, lambda use: use[0]):
                 members.setdefault(split, []).append((min(row for _, row in own), number))
         counts = {split: len(files) for split, files in members.items()}
-        for group in self._comparable(pairs(members, counts, apart=True)):
+        for group in pairs(members, counts, self._rows.are_compared, apart=True):
             self._add(check, group, what)
 
     def _contents(self, prints: Prints, paths: Texts, jobs: int) -> tuple[Array, Array]:
@@ -255,6 +251,7 @@ class _Audit:
             tuple(leaks),
             self._unread_count,
             tuple(f"{where[row]}: {why}" for row, why in self._unread),
+            tuple(self._rows.apart()),
         )
 
     def _said(
@@ -263,8 +260,7 @@ class _Audit:
         """Yield what a row shares, in words, by check and digest."""
         for check in checks:
             for text in said(check, place, item, self._source):
-                for family in {self._rows.families[split] for split in place.splits}:
-                    yield (check, value_of(check, text, family)), text
+                yield (check, value_of(check, text)), text
 
 
 def _alike(folder: Path, contents: Array, is_read: Array) -> dict[int, list[int]]:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from reclap.errors import FormatError
 from reclap.io import manifest
 
 __all__ = ["Group", "RowKeys", "Uses", "pairs", "said", "value_of"]
+
+Compared: TypeAlias = Callable[[int, int], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Group:
     value: int = 0
 
 
-def value_of(check: str, text: str, family: str) -> int:
-    """Return the digest of an id, source or caption, by family of splits; 0 for other checks."""
+def value_of(check: str, text: str) -> int:
+    """Return the digest of an id, source or caption; 0 for other checks."""
     if check not in ("id", "source", "caption"):
         return 0
-    return digest64(f"{family}\0{key(text) if check == 'caption' else text}")
+    return digest64(key(text) if check == "caption" else text)
 
 
 def said(check: str, place: Place, item: Mapping[str, Any], source: str) -> Iterable[str]:
@@ -98,11 +100,9 @@ class RowKeys:
             self.rows += [0] * (len(rows.names) - len(self.rows))
             for split in place.splits:
                 self.rows[split] += 1
-                self._add(row, split, rows.families[split], place, item)
+                self._add(row, split, place, item)
 
-    def _add(
-        self, row: int, split: int, family: str, place: Place, item: Mapping[str, Any]
-    ) -> None:
+    def _add(self, row: int, split: int, place: Place, item: Mapping[str, Any]) -> None:
         file = 0
         if path := place.file:
             file = digest64(path)
@@ -111,11 +111,11 @@ class RowKeys:
             self._spans.add(digest64(span), split, row)
         for check in ("id", "source"):
             for text in said(check, place, item, self._source):
-                self._plain[check].add(value_of(check, text, family), split, row)
+                self._plain[check].add(value_of(check, text), split, row)
         for text in said("caption", place, item, self._source):
-            self._captions.add(value_of("caption", text, family), split, file or row, row)
+            self._captions.add(value_of("caption", text), split, file or row, row)
 
-    def groups(self) -> Iterator[tuple[str, Group]]:
+    def groups(self, compared: Compared) -> Iterator[tuple[str, Group]]:
         """Yield what rows share but files, with the check that tells."""
         for check, buckets, inside in (
             ("id", self._plain["id"], "row"),
@@ -124,7 +124,7 @@ class RowKeys:
             ("caption", self._captions, "file"),
         ):
             for records in buckets.sorted():
-                for group in _groups(records, inside):
+                for group in _groups(records, inside, compared):
                     if check != "file":
                         yield check, group
                     elif group.splits[0] == group.splits[1]:  # between splits any part counts
@@ -135,7 +135,7 @@ class RowKeys:
         return Uses(self._files)
 
 
-def _groups(records: Array, inside: str) -> Iterator[Group]:
+def _groups(records: Array, inside: str, compared: Compared) -> Iterator[Group]:
     """Yield the groups of sorted records; `inside`: column that differs within a split."""
     values, splits = records["value"], records["split"]
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
@@ -151,7 +151,7 @@ def _groups(records: Array, inside: str) -> Iterator[Group]:
         parts = dict(zip(map(int, own), np.split(run, at[1:]), strict=True))
         members = {split: _two(part, inside) for split, part in parts.items()}
         counts = {split: len(part) for split, part in parts.items()}
-        yield from pairs(members, counts, int(values[start]), apart=inside == "file")
+        yield from pairs(members, counts, compared, int(values[start]), apart=inside == "file")
 
 
 def _two(records: Array, inside: str) -> list[tuple[int, int]]:
@@ -167,6 +167,7 @@ def _two(records: Array, inside: str) -> list[tuple[int, int]]:
 def pairs(
     members: Mapping[int, list[tuple[int, int]]],
     counts: Mapping[int, int],
+    compared: Compared,
     value: int = 0,
     *,
     apart: bool = False,
@@ -180,6 +181,8 @@ def pairs(
         the first row, and the first that differs from it, are enough.
     counts : mapping of int to int
         Number of rows by split.
+    compared : callable
+        Tells whether two splits should share nothing.
     value : int
         Digest of the value.
     apart : bool
@@ -190,6 +193,8 @@ def pairs(
         if within := _apart(members[a], members[a]):
             yield Group((a, a), within, counts[a], value)
         for b in names[i + 1 :]:
+            if not compared(a, b):
+                continue
             rows: tuple[int, int] | None = (min(members[a])[0], min(members[b])[0])
             if apart:
                 rows = _apart(members[a], members[b])

@@ -42,8 +42,10 @@ class Split:
     ids : path, optional
         Only rows whose column ``id`` is listed in this text file, one id a line.
     family : str
-        Only splits of one family are compared with each other: the folds of two experiments
-        overlap by design.
+        Splits of two families of one collection are not compared with each other: the folds of two
+        experiments overlap by design. A split of none is compared with all.
+    collection : str
+        What has the families: the folder of folders of lists.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class Split:
     where: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     ids: StrPath | None = None
     family: str = ""
+    collection: str = ""
 
 
 Source: TypeAlias = StrPath | Split
@@ -82,9 +85,9 @@ def find_splits(
     Parameters
     ----------
     sources : str, path, Split, or iterable of them
-        Each a manifest; a text file of ids; a folder of manifests; a folder of lists of ids, or of
-        folders of such lists, each a family of its own; the folder of a data set with ``splits/``
-        in it; or a `Split`. ``name=path`` names the split of a file.
+        Each a manifest; a text file of ids; a folder of manifests, or of these and ``splits/``,
+        which has lists of their ids; a folder of lists of ids, or of folders of such lists, each a
+        family of its own; or a `Split`. ``name=path`` names the split of a file.
     root : path, optional
         Folder that relative sound paths start from; the manifest's own by default.
     manifest : path, optional
@@ -139,9 +142,7 @@ def named_source(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _of_file(
-    path: Path, name: str, root: StrPath | None, whole: StrPath | None, family: str = ""
-) -> Split:
+def _of_file(path: Path, name: str, root: StrPath | None, whole: StrPath | None) -> Split:
     suffix = path.suffix.lower()
     if suffix in _MANIFESTS:
         return Split(name, path, root)
@@ -150,30 +151,35 @@ def _of_file(
         raise FormatError(f"{path}: expected a manifest or a list of ids, one of {known}")
     if whole is None:
         raise FormatError(f"{path}: a list of ids needs the manifest that has them: --manifest")
-    return Split(name, whole, root, ids=path, family=family)
+    return Split(name, whole, root, ids=path)
 
 
 def _of_folder(folder: Path, name: str, root: StrPath | None, whole: StrPath | None) -> list[Split]:
     own = [folder / n for n in _OWN if (folder / n).is_file()]
-    lists = folder / _HELD if (folder / _HELD).is_dir() else folder
-    if whole is None and own:
-        whole = own[0]
-    families = [lists, *sorted(p for p in lists.iterdir() if p.is_dir())]
-    found: list[Split] = []
-    for family in families:
-        title = name or family.resolve().name
-        if name and family != lists:
-            title = f"{name}/{family.name}"
-        found += [
-            _of_file(path, f"{title}/{path.stem}", root, whole, str(family))
-            for path in sorted(family.glob(f"*{_LIST}"))
-        ]
+    manifests = own or sorted(p for p in folder.iterdir() if p.suffix.lower() in _MANIFESTS)
+    if (folder / _HELD).is_dir():
+        found = _of_lists(folder / _HELD, name, root, own[0] if own and whole is None else whole)
+    else:  # a text beside manifests is a licence rather than a list
+        found = [] if manifests else _of_lists(folder, name, root, whole)
     if found:
         return found
-    manifests = own or sorted(p for p in folder.iterdir() if p.suffix.lower() in _MANIFESTS)
     if not manifests:
         raise FormatError(f"{folder}: expected a folder of manifests, or of lists of ids (.txt)")
     return [_of_file(p, f"{name}/{p.stem}" if name else p.stem, root, whole) for p in manifests]
+
+
+def _of_lists(lists: Path, name: str, root: StrPath | None, whole: StrPath | None) -> list[Split]:
+    """Return the splits of a folder of lists, and of the folders in it."""
+    found: list[Split] = []
+    for family in [lists, *sorted(p for p in lists.iterdir() if p.is_dir())]:
+        title = name or family.resolve().name
+        if name and family != lists:
+            title = f"{name}/{family.name}"
+        for path in sorted(family.glob(f"*{_LIST}")):
+            split = _of_file(path, f"{title}/{path.stem}", root, whole)
+            found.append(dataclasses.replace(split, family=title, collection=str(lists)))
+    is_one = len({split.family for split in found}) == 1
+    return [dataclasses.replace(s, family="", collection="") for s in found] if is_one else found
 
 
 # ---- Rows ----------------------------------------------------------------------------------------
@@ -228,26 +234,37 @@ class SplitRows:
     ----------
     names : list of str
         Names of the splits by number; grows while rows are read if a column divides them.
-    families : list of str
-        Their families.
     """
 
     def __init__(self, splits: Sequence[Split], by: str = "") -> None:
         self.names: list[str] = []
-        self.families: list[str] = []
+        self._families: list[tuple[str, str]] = []  # collection and family
         self._numbers: dict[str, int] = {}
         self._by, self._is_one = by, len(splits) == 1
         self._members = [_Member(split) for split in splits]
         if not by:
             for split in splits:
-                self._number(split.name, split.family)
+                self._number(split.name, split)
 
-    def _number(self, name: str, family: str) -> int:
+    def _number(self, name: str, split: Split) -> int:
         if name not in self._numbers:
             self._numbers[name] = len(self.names)
             self.names.append(name)
-            self.families.append(family)
+            self._families.append((split.collection, split.family))
         return self._numbers[name]
+
+    def are_compared(self, a: int, b: int) -> bool:
+        """Tell whether two splits should share nothing."""
+        (first, one), (second, other) = self._families[a], self._families[b]
+        return first != second or one == other or not (one and other)
+
+    def apart(self) -> list[tuple[str, ...]]:
+        """Return the families of each collection that are not compared with each other."""
+        found: dict[str, dict[str, None]] = {}
+        for collection, family in self._families:
+            if family:
+                found.setdefault(collection, {})[family] = None
+        return [tuple(families) for families in found.values() if len(families) > 1]
 
     def __iter__(self) -> Iterator[tuple[Place, dict[str, Any]]]:
         """Yield place and columns of each row, in the order of the manifests.
@@ -287,7 +304,7 @@ class SplitRows:
             raise FormatError(f"{at}: no column {self._by} to divide by, but {', '.join(item)}")
         value = str(item[self._by])
         name = f"{self._by} {value}" if self._is_one else f"{split.name}, {self._by} {value}"
-        return self._number(name, split.family)
+        return self._number(name, split)
 
 
 class _Member:

@@ -44,11 +44,11 @@ def recipe_splits(
     ['try/train', 'try/eval']
     """
     recipe = load(path, overrides)
-    title, family = name or Path(path).stem, str(path)
+    title = name or Path(path).stem
     folder = root or recipe.data.root or None
     data, part = recipe.data, recipe.eval
-    found = [Split(f"{title}/train", data.manifest, folder, data.where, family=family)]
+    found = [Split(f"{title}/train", data.manifest, folder, data.where)]
     if part.every:
         own = part.manifest or data.manifest
-        found.append(Split(f"{title}/eval", own, folder, part.where, family=family))
+        found.append(Split(f"{title}/eval", own, folder, part.where))
     return found
