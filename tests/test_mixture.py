@@ -142,6 +142,20 @@ def test_nothing_clips_and_levels_stay():
     )
 
 
+def test_a_gain_is_of_the_whole_and_less_where_it_would_clip():
+    behind, event = sound(hiss(1), "rain"), sound(tone(440, 0.05))
+    at = {"rate": RATE, "length": 4 * RATE}
+    plain, softer = (mix(behind, [event], [RATE], [5.0], gain_db=g, **at) for g in (0.0, -6.3))
+    assert softer.gain_db == -6.3
+    np.testing.assert_allclose(softer.samples, plain.samples * 10 ** (-6.3 / 20), rtol=1e-6)
+    assert softer.events == plain.events
+    loud, limited = (mix(behind, [event], [RATE], [40.0], gain_db=g, **at) for g in (0.0, -1.0))
+    assert limited.gain_db == loud.gain_db < -1
+    for refused in (0.1, float("nan")):
+        with pytest.raises(ValueError, match="gain_db must be at most 0, not"):
+            mix(behind, [event], [RATE], [5.0], gain_db=refused, **at)
+
+
 def test_a_cut_event_has_no_edges():
     event = sound(hiss(2) + np.float32(0.5), span=(RATE, 2 * RATE))
     mixed = mix(None, [event], [RATE], [10.0], rate=RATE, length=4 * RATE).samples

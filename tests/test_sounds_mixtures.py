@@ -8,7 +8,7 @@ from pathlib import Path
 import folders
 import numpy as np
 import pytest
-from test_mixture import MS, RATE, begins, hiss, tone
+from test_mixture import MS, RATE, begins, hiss, rms_db, tone
 
 from reclap import audio
 from reclap.audio.mixture import Sound, Taken, find_event, mix
@@ -205,8 +205,55 @@ def test_pairs_of_an_attribute_differ_in_it_alone(pairs_of):
         assert second["duration"] / first["duration"] == pytest.approx(longer, rel=0.02)
 
 
+@pytest.mark.parametrize("test", ["order", "attribute"])
+def test_backgrounds_of_a_pair_are_equal(pairs_of, monkeypatch, test):
+    import make_pairs
+
+    monkeypatch.setattr(make_pairs, "SNR", (20.0, 28.0))  # so loud that most would clip
+    out, lines, notes = pairs_of(test)
+    softer = 0
+    for line in lines:
+        sides = [read_wav(out / path) for path in line["paths"]]
+        about = [notes[Path(path).stem] for path in line["paths"]]
+        behind = np.ones(len(sides[0]), bool)
+        for event in (event for jams in about for event in jams["annotations"][0]["data"]):
+            first = round(event["time"] * RATE) - 2 * MS
+            behind[max(0, first) : first + round(event["duration"] * RATE) + 12 * MS] = False
+        assert behind.sum() > RATE
+        assert np.abs(sides[0][behind]).max() > 100
+        assert np.abs(sides[0] - sides[1])[behind].max() <= 1
+        gains = {jams["sandbox"]["gain_db"] for jams in about}
+        assert len(gains) == 1
+        softer += gains != {0.0}
+    assert softer > 6
+
+
+@pytest.mark.parametrize(("attribute", "levels"), [("loudness", 16.0), ("distance", 12.0)])
+def test_events_of_a_pair_differ_by_the_amount_stated(
+    scripts, recordings, monkeypatch, attribute, levels
+):
+    import make_pairs
+
+    monkeypatch.setattr(make_pairs, "SNR", (20.0, 28.0))
+    rows = manifest.read(recordings / "sounds.jsonl")
+    held = scripts.HeldOut(rows, IDS, RATE)
+    made, softer = make_pairs.Pairs(held, 6.0), 0
+    for index in range(12):
+        sides = [mixed for mixed, _ in made.attribute(make_pairs.Draws(index), attribute)[:2]]
+        loudness = []
+        for mixed in sides:
+            (event,), of = mixed.events, mixed.background
+            plain = mix(Sound(of, held.load(of)), [], [], [], rate=RATE, length=6 * RATE).samples
+            alone = mixed.samples - plain * 10 ** (mixed.gain_db / 20)
+            first, size = round(event.onset * RATE), round(event.duration * RATE)
+            loudness.append(rms_db(alone[first : first + size]))
+        assert loudness[0] - loudness[1] == pytest.approx(levels, abs=0.01)
+        softer += sides[0].gain_db < 0
+    assert softer > 6
+
+
 @pytest.mark.parametrize(
-    ("test", "digest"), [("order", "d9959a984e8a3435"), ("attribute", "7ea646857ea8da6a")]
+    ("test", "digest"), [("order", "20abbb64c259fee6"), ("attribute", "218cb76c0c79462b")]
 )
 def test_pairs_of_a_seed_are_these_bytes(pairs_of, test, digest):
     out, _, notes = pairs_of(test)

@@ -7,7 +7,8 @@
 - attribute: an event changed to both sides by a known operation: loudness, pitch or distance in
   turn (reclap.audio.attributes).
 
-Background, recordings and levels of the two sounds of a pair are the same. NAMEa.wav and NAMEb.wav
+Background, recordings and levels of the two sounds of a pair are the same; where one would clip,
+both are made softer by as much. NAMEa.wav and NAMEb.wav
 have annotations beside them as mixtures do; pairs.jsonl has a line for each pair: id, test,
 attribute, the two paths, and their captions, of which each fits one sound only. Captions are of the
 kinds, without those that have a word of order or of an attribute; those of single recordings, which
@@ -17,7 +18,7 @@ count events and time them, are left out.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 
+Placed = tuple[list[Sound], list[int], list[float]]  # sounds, onsets, levels
 Pair = tuple[tuple[Mixture, str], tuple[Mixture, str], dict[str, Any]]
 
 
@@ -70,12 +72,11 @@ class Pairs:
         free = self._length - sum(sizes) - gap
         start, behind = draws.whole(free + 1), self._background(draws)
         texts = [draws.choice(self._captions(sound.of)) for sound in events]
-        form, sides = draws.choice(ORDERS), []
-        for a, b in ((0, 1), (1, 0)):
-            onsets = {a: start, b: start + sizes[a] + gap}
-            mixed = self._mix(behind, events, [onsets[0], onsets[1]], levels)
-            sides.append((mixed, ordered(form, texts[a], texts[b])))
-        return sides[0], sides[1], {"test": "order", "kinds": [first, second]}
+        form = draws.choice(ORDERS)
+        onsets = [start, start + sizes[0] + gap], [start + sizes[1] + gap, start]
+        one, other = self._mix(behind, [(events, places, levels) for places in onsets])
+        a, b = ordered(form, *texts), ordered(form, *texts[::-1])
+        return (one, a), (other, b), {"test": "order", "kinds": [first, second]}
 
     def attribute(self, draws: Draws, name: str) -> Pair:
         """Return an event changed to both sides of an attribute."""
@@ -86,11 +87,12 @@ class Pairs:
         text = draws.choice(self._captions(sound.of)).rstrip(". ")
         changed = [self._changed(sound, change) for change in ATTRIBUTES[name]]
         longest = max(stop - begin for begin, stop in (other.span for other in changed))
-        onset, sides = draws.whole(self._length - longest + 1), []
-        for other, change in zip(changed, ATTRIBUTES[name], strict=True):
-            mixed = self._mix(behind, [other], [onset], [round(level + change.level_db, 1)])
-            sides.append((mixed, f"{text}, {change.words}."))
-        return sides[0], sides[1], {"test": "attribute", "attribute": name, "kinds": [kind]}
+        onset = draws.whole(self._length - longest + 1)
+        levels = [round(level + change.level_db, 1) for change in ATTRIBUTES[name]]
+        placed = [([s], [onset], [db]) for s, db in zip(changed, levels, strict=True)]
+        one, other = self._mix(behind, placed)
+        a, b = (f"{text}, {change.words}." for change in ATTRIBUTES[name])
+        return (one, a), (other, b), {"test": "attribute", "attribute": name, "kinds": [kind]}
 
     def _captions(self, taken: Taken) -> list[str]:
         texts = [caption.text for caption in self._held.rows[taken.id].captions]
@@ -114,8 +116,16 @@ class Pairs:
         of = draws.choice(self._backgrounds)
         return Sound(of, self._held.load(of))
 
-    def _mix(self, behind: Sound | None, *what: Any) -> Mixture:
-        return mix(behind, *what, rate=self._rate, length=self._length)
+    def _mix(self, behind: Sound | None, sides: Sequence[Placed]) -> list[Mixture]:
+        """Return the mixtures of both sides, at the gain of the softer one."""
+        mixed = [mix(behind, *side, rate=self._rate, length=self._length) for side in sides]
+        gain = min(side.gain_db for side in mixed)
+        return [
+            made
+            if made.gain_db == gain
+            else mix(behind, *side, rate=self._rate, length=self._length, gain_db=gain)
+            for made, side in zip(mixed, sides, strict=True)
+        ]
 
 
 def ordered(form: str, first: str, second: str) -> str:

@@ -104,7 +104,7 @@ class Mixture:
     background : Taken, optional
         The recording behind them.
     gain_db : float
-        By how much the whole was made softer so that it does not clip, at most 0, in steps of 0.1.
+        Gain of the whole: at most 0, and such that it does not clip; then in steps of 0.1.
 
     Examples
     --------
@@ -238,6 +238,7 @@ def mix(
     *,
     rate: int,
     length: int,
+    gain_db: float = 0.0,
 ) -> Mixture:
     """Place events into a background.
 
@@ -256,6 +257,8 @@ def mix(
         Sample rate in Hz.
     length : int
         Frames of the mixture.
+    gain_db : float
+        Gain of the whole in dB, at most 0; less where the mixture would exceed -1 dB.
 
     Returns
     -------
@@ -266,7 +269,7 @@ def mix(
     Raises
     ------
     ValueError
-        If an event does not fit into the mixture, or a recording is silent.
+        If an event does not fit into the mixture, a recording is silent, or `gain_db` exceeds 0.
 
     Examples
     --------
@@ -275,6 +278,8 @@ def mix(
     >>> mixed.events[0].onset, round(float(mixed.samples.max()), 3)
     (0.5, 0.1)
     """
+    if not gain_db <= 0:
+        raise ValueError(f"gain_db must be at most 0, not {gain_db}")
     out = np.zeros(length)
     if background is not None:
         out += _backdrop(background, rate, length)
@@ -294,7 +299,8 @@ def mix(
         of = sound.of
         events.append(Event(of.kind, of.id, of.source, at, lasts, level, start))
     over = 20 * np.log10(max(np.abs(out).max(initial=0), 1e-9)) - PEAK_DB
-    gain_db = min(0.0, -float(np.ceil(10 * over)) / 10)  # in steps, so that annotations are exact
+    # In steps, so that annotations are exact.
+    gain_db = min(gain_db, -float(np.ceil(10 * over)) / 10)
     samples = (out * 10 ** (gain_db / 20)).astype(np.float32)
     events.sort(key=lambda event: event.onset)
     behind = None if background is None else background.of
