@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -269,3 +270,30 @@ def test_kinds_and_recordings_of_a_kind_come_alike():
 def test_nothing_to_take_is_refused():
     with pytest.raises(ValueError, match="no recording to take events from"):
         draw_mixture(Draws(1), [], BEHIND, samples_of, rate=RATE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rate": 0}, r"^rate: expected 1000 to \d+ Hz, got 0$"),
+        ({"seconds": 0.0}, r"^seconds: expected 0\.8 \(4 events side by side\) to 3600, got 0$"),
+        ({"seconds": 0.1}, r"^seconds: .* got 0\.1$"),
+        ({"seconds": 0.0, "overlap": True}, r"^seconds: expected 0\.1 to 3600, got 0$"),
+        ({"seconds": math.nan}, r"^seconds: .* got nan$"),
+        ({"seconds": math.inf}, r"^seconds: .* got inf$"),
+        ({"count": (0, 0)}, r"^count: expected two numbers from 1 on, .* got 0 and 0$"),
+        ({"count": (3, 1)}, r"^count: .* the least first, got 3 and 1$"),
+        ({"snr_db": (math.nan, math.nan)}, r"^snr_db: .* got nan and nan$"),
+        ({"snr_db": (20.0, 0.0)}, r"^snr_db: .* the least first, got 20 and 0$"),
+        ({"snr_db": (0.0, math.inf)}, r"^snr_db: expected two levels from -100 to 100 dB"),
+        ({"longest": 0.0}, r"^longest: expected seconds above 0, got 0$"),
+    ],
+)
+def test_settings_without_a_mixture_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        draw_mixture(Draws(1), EVENTS, BEHIND, samples_of, **{"rate": RATE, **settings})
+
+
+def test_least_length_holds_the_most_events():
+    mixed = drawn(1, seconds=0.8, count=(4, 4))
+    assert (len(mixed.events), len(mixed.samples)) == (4, round(0.8 * RATE))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import wave
 from pathlib import Path
 
@@ -129,6 +130,111 @@ def test_a_list_of_another_manifest_is_refused(recordings, scripts):
     rows = manifest.read(recordings / "sounds.jsonl")
     with pytest.raises(ValueError, match="1 ids of the split are not in the manifest: harp"):
         scripts.HeldOut(rows, [*IDS, "harp"], RATE)
+
+
+# ---- Requests that are refused ---------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(made, recordings, scripts, monkeypatch, capsys):
+    """Return a function that runs a script into a new folder: its one line of refusal."""
+    import make_pairs
+
+    def run(script, *more, out="new", source="sounds.jsonl"):
+        scripts_main = {"mixtures": scripts.main, "pairs": make_pairs.main}[script]
+        base = ["x", *(str(recordings / name) for name in (source, ".", out))]
+        small = f"--split heard/fold1 --count 2 --rate {RATE} --seconds 6".split()
+        test = ["--test", "order"] if script == "pairs" else []
+        monkeypatch.setattr("sys.argv", [*base, *small, *test, *more])
+        before = sorted(recordings.rglob("*"))
+        with pytest.raises(SystemExit) as left:
+            scripts_main()
+        assert left.value.code == 2
+        assert sorted(recordings.rglob("*")) == before
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return run
+
+
+@pytest.mark.parametrize("script", ["mixtures", "pairs"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--count -1", "--count: expected at least 1, got -1"),
+        ("--count x", "argument --count: invalid int value: 'x'"),
+        ("--seconds 0", "--seconds: expected 0."),
+        ("--seconds 0.1", "got 0.1"),
+        ("--seconds nan", "got nan"),
+        ("--rate 0", "--rate: expected 1000 to "),
+        ("--split heard/fold9", "--split: expected one of heard/fold1, got 'heard/fold9'"),
+        ("--split ../splits/heard/fold1", "--split: expected one of heard/fold1, got"),
+    ],
+)
+def test_nonsense_is_one_line_and_nothing_written(tried, script, options, message):
+    assert message in tried(script, *options.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--snr nan nan", "--snr: expected two levels from -100 to 100 dB"),
+        ("--snr 20 0", "--snr: expected two levels from -100 to 100 dB, the least first, got 20"),
+        ("--events 3 1", "--events: expected two numbers from 1 on, the least first, got 3 and 1"),
+        ("--events 0 0", "--events: expected two numbers from 1 on"),
+    ],
+)
+def test_nonsense_of_mixtures_is_one_line(tried, options, message):
+    assert message in tried("mixtures", *options.split())
+
+
+@pytest.mark.parametrize("script", ["mixtures", "pairs"])
+def test_what_is_not_there_or_in_the_way_is_one_line(tried, recordings, script):
+    assert "none.jsonl" in tried(script, source="none.jsonl")
+    plain = recordings / "plain.jsonl"
+    plain.write_text('{"path": "bird.wav", "caption": "A bird"}\n')
+    assert "plain.jsonl:1: no id, kind, group, source" in tried(script, source="plain.jsonl")
+    assert "mixtures: exists; --force" in tried(script, out="mixtures").replace("'", "")
+    assert "bird.wav" in tried(script, "--force", out="bird.wav")
+    (recordings / "mine").mkdir()
+    (recordings / "mine" / "notes.txt").touch()
+    assert "notes.txt: of no set" in tried(script, "--force", out="mine")
+
+
+def test_failure_on_the_way_leaves_nothing(tried, recordings):
+    for i in range(4):
+        folders.write_wav(recordings / f"oboe{i}.wav", np.zeros(4000, np.float32))
+    assert "no event" in tried("mixtures", "--count", "40")
+    assert "exists" in tried("mixtures", out="mixtures")
+
+
+def test_list_with_too_few_kinds_is_one_line(tried, recordings):
+    path = recordings / "splits" / "heard" / "fold1.txt"
+    path.write_text("flute2\nflute3\n")
+    assert "--split: expected events of 2 kinds, got 1" in tried("pairs")
+    path.write_text("rain\n")
+    assert "no recording to take events from" in tried("mixtures")
+
+
+def test_smaller_set_replaces_all_of_a_larger_one(made, scripts, monkeypatch):
+    out, _ = made
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--count", "3", "--force", "--no-background"])
+    scripts.main()
+    names = {f"{i:04d}" for i in range(3)}
+    assert {path.stem for path in out.iterdir()} == names
+    assert [jams["sandbox"]["background"] for jams in annotations(out).values()] == [None] * 3
+
+
+@pytest.mark.parametrize("test", ["order", "attribute"])
+def test_two_seconds_hold_a_pair(scripts, recordings, test):
+    import make_pairs
+
+    rows = manifest.read(recordings / "sounds.jsonl")
+    made = make_pairs.Pairs(scripts.HeldOut(rows, IDS, RATE), make_pairs.LEAST)
+    for _, (a, b, _) in make_pairs.pairs(made, test, "any", 1, 12):
+        assert len(a[0].samples) == len(b[0].samples) == 2 * RATE
 
 
 # ---- Pairs -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ kinds, without those that have a word of order or of an attribute; those of sing
 count events and time them, are left out.
 """
 
+import argparse
 import json
 import re
 from collections import Counter
@@ -22,7 +23,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from make_mixtures import HeldOut, held_out, is_background, is_event, options, write
+from make_mixtures import (
+    HeldOut,
+    check_options,
+    held_out,
+    is_background,
+    is_event,
+    new_set,
+    one_line_errors,
+    options,
+    write,
+)
 
 from reclap.audio.attributes import ATTRIBUTES, Change
 from reclap.audio.mixture import Mixture, Sound, Taken, find_event, mix
@@ -31,7 +42,8 @@ from reclap.io import files
 from reclap.training.augment import inner
 
 RECORDINGS = Path(__file__).parent / "captions" / "recordings.jsonl"
-LONGEST = 3.0  # seconds of an event
+LEAST = 2.0  # seconds of a sound
+LONGEST = 3.0  # seconds of an event; less where two would not fit side by side
 GAP = 0.2, 1.0  # seconds between two
 SNR = 10.0, 20.0  # dB
 ORDERS = (
@@ -56,13 +68,14 @@ class Pairs:
     def __init__(self, held: HeldOut, seconds: float) -> None:
         self._held, self._rate = held, held.rate
         self._length = round(seconds * held.rate)
+        self._longest = min(LONGEST, (seconds - GAP[1]) / 2)
         self._own = {json.loads(x)["caption"] for x in RECORDINGS.read_text("utf-8").splitlines()}
         self._events = [t for t in held.taken(is_event) if self._captions(t)]
         self._backgrounds = held.taken(is_background)
 
     def order(self, draws: Draws) -> Pair:
         """Return two events in both orders."""
-        kinds = sorted({taken.kind for taken in self._events})
+        kinds = self._kinds(2)
         first = draws.choice(kinds)
         second = draws.choice([kind for kind in kinds if kind != first])
         events = [self._draw(draws, kind) for kind in (first, second)]
@@ -80,8 +93,7 @@ class Pairs:
 
     def attribute(self, draws: Draws, name: str) -> Pair:
         """Return an event changed to both sides of an attribute."""
-        kinds = sorted({taken.kind for taken in self._events})
-        kind = draws.choice(kinds)
+        kind = draws.choice(self._kinds(1))
         sound = self._draw(draws, kind)
         level, behind = round(draws.uniform(*SNR), 1), self._background(draws)
         text = draws.choice(self._captions(sound.of)).rstrip(". ")
@@ -94,6 +106,12 @@ class Pairs:
         a, b = (f"{text}, {change.words}." for change in ATTRIBUTES[name])
         return (one, a), (other, b), {"test": "attribute", "attribute": name, "kinds": [kind]}
 
+    def _kinds(self, least: int) -> list[str]:
+        kinds = sorted({taken.kind for taken in self._events})
+        if len(kinds) < least:
+            raise ValueError(f"--split: expected events of {least} kinds, got {len(kinds)}")
+        return kinds
+
     def _captions(self, taken: Taken) -> list[str]:
         texts = [caption.text for caption in self._held.rows[taken.id].captions]
         return [text for text in texts if text not in self._own and not WORDS.search(text)]
@@ -101,7 +119,7 @@ class Pairs:
     def _draw(self, draws: Draws, kind: str) -> Sound:
         of = draws.choice([taken for taken in self._events if taken.kind == kind])
         samples = self._held.load(of)
-        return Sound(of, samples, find_event(samples, self._rate, LONGEST))
+        return Sound(of, samples, find_event(samples, self._rate, self._longest))
 
     def _changed(self, sound: Sound, change: Change) -> Sound:
         first, stop = sound.span
@@ -149,20 +167,29 @@ def main() -> None:
     """Run the script."""
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--test", choices=("order", "attribute"), required=True)
-    arguments = parser.parse_args()
+    with one_line_errors(parser):
+        print(json.dumps(make(parser.parse_args()), indent=1))
+
+
+def make(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the set that the arguments describe, and return its counts."""
+    check_options(arguments)
+    if arguments.seconds < LEAST:
+        raise ValueError(f"--seconds: expected at least {LEAST:g}, got {arguments.seconds:g}")
     made = Pairs(held_out(arguments), arguments.seconds)
     about = (arguments.split, arguments.seed)
     lines, kinds = [], Counter()
-    for name, (*sides, what) in pairs(made, arguments.test, *about, arguments.count):
-        for side, (mixed, _) in zip("ab", sides, strict=True):
-            jams = mixed.to_jams(f"{name}{side}", split=about[0], seed=about[1], **what)
-            write(arguments.out, f"{name}{side}", mixed, jams)
-        paths = [f"{name}{side}.wav" for side in "ab"]
-        captions = [caption for _, caption in sides]
-        lines.append(json.dumps({"id": name, **what, "paths": paths, "captions": captions}))
-        kinds.update(what["kinds"])
-    files.write_text(arguments.out / "pairs.jsonl", "\n".join(lines) + "\n")
-    print(json.dumps({"pairs": len(lines), "kinds": dict(sorted(kinds.items()))}, indent=1))
+    with new_set(arguments.out) as folder:
+        for name, (*sides, what) in pairs(made, arguments.test, *about, arguments.count):
+            for side, (mixed, _) in zip("ab", sides, strict=True):
+                jams = mixed.to_jams(f"{name}{side}", split=about[0], seed=about[1], **what)
+                write(folder, f"{name}{side}", mixed, jams)
+            paths = [f"{name}{side}.wav" for side in "ab"]
+            captions = [caption for _, caption in sides]
+            lines.append(json.dumps({"id": name, **what, "paths": paths, "captions": captions}))
+            kinds.update(what["kinds"])
+        files.write_text(folder / "pairs.jsonl", "\n".join(lines) + "\n")
+    return {"pairs": len(lines), "kinds": dict(sorted(kinds.items()))}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Mixtures drawn by seed: the same on every machine."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -8,10 +9,14 @@ import numpy as np
 
 from reclap._types import Samples
 from reclap.audio.mixture import Mixture, Sound, Taken, find_event, mix
+from reclap.audio.resample import LEAST_RATE, MOST_RATE
 
-__all__ = ["Draws", "draw_mixture"]
+__all__ = ["Draws", "check_settings", "draw_mixture"]
 
 APART = 0.1  # seconds between events that do not overlap
+SHORTEST = 0.1  # seconds that each event has room for
+LONGEST = 3600.0  # seconds of a mixture
+MOST_DB = 100.0  # of a level, above or below the background's
 
 T = TypeVar("T")
 
@@ -50,6 +55,57 @@ class Draws:
     def choice(self, items: Sequence[T]) -> T:
         """Return one of the items."""
         return items[self.whole(len(items))]
+
+
+def check_settings(
+    *,
+    rate: int,
+    seconds: float,
+    count: tuple[int, int] = (1, 1),
+    snr_db: tuple[float, float] = (0.0, 0.0),
+    overlap: bool = False,
+) -> None:
+    """Refuse settings of `draw_mixture` by which there is no mixture.
+
+    Parameters
+    ----------
+    rate : int
+        Sample rate in Hz.
+    seconds : float
+        Length of a mixture.
+    count : tuple of int
+        Least and greatest number of events.
+    snr_db : tuple of float
+        Least and greatest level in dB.
+    overlap : bool
+        Whether events may overlap.
+
+    Raises
+    ------
+    ValueError
+        Beginning with the name of the argument.
+
+    Examples
+    --------
+    >>> check_settings(rate=32000, seconds=10.0, count=(3, 1))
+    Traceback (most recent call last):
+    ValueError: count: expected two numbers from 1 on, the least first, got 3 and 1
+    """
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise ValueError(f"rate: expected {LEAST_RATE} to {MOST_RATE} Hz, got {rate}")
+    if not 1 <= count[0] <= count[1]:
+        raise ValueError(
+            f"count: expected two numbers from 1 on, the least first, got {count[0]} and {count[1]}"
+        )
+    if not -MOST_DB <= snr_db[0] <= snr_db[1] <= MOST_DB:
+        raise ValueError(
+            f"snr_db: expected two levels from {-MOST_DB:g} to {MOST_DB:g} dB, the least first, "
+            f"got {snr_db[0]:g} and {snr_db[1]:g}"
+        )
+    least = SHORTEST if overlap else round(count[1] * (SHORTEST + APART), 6)
+    if not least <= seconds <= LONGEST:
+        room = "" if overlap or count[1] < 2 else f" ({count[1]} events side by side)"
+        raise ValueError(f"seconds: expected {least:g}{room} to {LONGEST:g}, got {seconds:g}")
 
 
 def draw_mixture(
@@ -97,7 +153,8 @@ def draw_mixture(
     Raises
     ------
     ValueError
-        If there is nothing to take, or a recording is silent.
+        If a setting makes no mixture (see `check_settings`), there is nothing to take, or a
+        recording is silent.
 
     Examples
     --------
@@ -107,6 +164,9 @@ def draw_mixture(
     >>> [event.kind for event in drawn.events]
     ['bell', 'bell', 'bell', 'bell']
     """
+    check_settings(rate=rate, seconds=seconds, count=count, snr_db=snr_db, overlap=overlap)
+    if not (math.isfinite(longest) and longest > 0):
+        raise ValueError(f"longest: expected seconds above 0, got {longest:g}")
     if not events:
         raise ValueError("no recording to take events from")
     length = round(seconds * rate)
