@@ -31,8 +31,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+if int(setuptools.__version__.partition(".")[0]) < 77:  # pyproject.toml's form of the licence
+    sys.exit(
+        "reclap: setup.py: expected setuptools 77 or newer, this environment has "
+        f"{setuptools.__version__}: pip install -e '.[dev]'"
+    )
 
 HERE = Path(__file__).parent
 WHEELS = ("onednn-devel-cpu-gomp", "onednn-cpu-gomp")

@@ -938,6 +938,25 @@ def _interrupt(*args, **options):
     raise KeyboardInterrupt
 
 
+def test_interrupt_while_a_command_is_imported(monkeypatch):
+    monkeypatch.setattr(cli.importlib, "import_module", _interrupt)
+    assert cli.main(["info"]) == 130
+
+
+@pytest.mark.parametrize("command", [["data", "check"], ["info"]])
+def test_traceback_is_for_every_command(command, tmp_path, capsys):
+    assert main([*command, str(tmp_path / "none.csv")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "none.csv"), "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_an_action_does_not_know_is_said_by_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "check", "a.csv", "--no-such"])
+    assert "reclap data check: unrecognized arguments: --no-such" in capsys.readouterr().err
+
+
 def test_a_command_imports_no_other():
     code = (
         "import contextlib, sys\n"

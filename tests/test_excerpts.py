@@ -20,6 +20,8 @@ from reclap.review.example_sounds import clips_of
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data
 from reclap.training.evaluate import ZeroShot
+from reclap.training.identity import differences
+from reclap.training.recipe import Recipe, Run
 
 TONES = (300.0, 1200.0, 5000.0)  # one a second
 LABELS = ("low", "middle", "high")
@@ -170,6 +172,21 @@ def test_training_hears_the_excerpt(windows, monkeypatch):
             hummed = audio.log_mel(hum(TONES[i]), front)
             assert mel.mean(axis=0).argmax() == hummed.mean(axis=0).argmax()
             np.testing.assert_array_equal(mel, alone.mel[0])
+
+
+def test_a_run_that_heard_whole_files_is_another(windows, tmp_path):
+    """Runs begun before starts counted have the same manifest, and no word of excerpts."""
+    for name in ("text.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_text("")
+    whole = write(tmp_path, [{"path": "tones.wav", "caption": "a", "seconds": 3}], "whole.jsonl")
+
+    def identity(path):
+        return Recipe(Data(str(path)), Run(1)).identity(tmp_path)
+
+    before = identity(windows)
+    del before["data"]["excerpts"]
+    assert differences(before, identity(windows)) == ["data.excerpts: None, now True"]
+    assert "excerpts" not in identity(whole)["data"]
 
 
 def test_training_names_line_and_excerpt_of_a_bad_one(tones):

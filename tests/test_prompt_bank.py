@@ -115,7 +115,7 @@ def test_sample_refuses_what_is_not_there():
 def test_select_keeps_the_order_asked_for():
     bank = PromptBank.from_prompts(PLAIN, "plain", {"by": "me"})
     assert bank.select(["rain", "dog"]).labels == ("rain", "dog")
-    with pytest.raises(KeyError, match="cat"):
+    with pytest.raises(KeyError, match="no label 'cat'"):
         bank.select(["cat"])
 
 

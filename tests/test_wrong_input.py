@@ -176,6 +176,20 @@ def test_wrong_rank(small, shape):
         small.embed_audio([np.zeros(shape)], rate=RATE)
 
 
+def test_a_number_is_no_sound(small):
+    with pytest.raises(TypeError, match=r"expected a path.*got float"):
+        small.embed_audio(3.0, rate=RATE)
+
+
+def test_paths_and_file_objects_that_cannot_be_read_are_named(small, tones):
+    with pytest.raises(ValueError, match=r"'a\\x00b'.*no null character"):
+        small.embed_audio("a\0b")
+    with tones[0].open("rb") as file:
+        pass
+    with pytest.raises(ValueError, match=f"{tones[0].name}.*closed"):
+        small.embed_audio(file)
+
+
 def test_channels_first_is_refused(small):
     with pytest.raises(ValueError, match="channels come last"):
         small.embed_audio(np.zeros((2, RATE)), rate=RATE)

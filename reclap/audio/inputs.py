@@ -17,7 +17,7 @@ from reclap.audio.front import AudioConfig, open_front
 from reclap.audio.fusion import LogMel, log_mels
 from reclap.audio.sound_file import Source, is_file
 from reclap.audio.streams import Stream, Whole, cut
-from reclap.errors import BadSound, FormatError, one_line
+from reclap.errors import BadSound, BadSoundType, FormatError, one_line
 from reclap.io.excerpts import Excerpt
 from reclap.runtime.prefetch import prefetch
 
@@ -48,6 +48,10 @@ def as_list(source: Sounds) -> list[Any]:
     ``"sampling_rate"`` (an item of the library datasets) are one sound each; an array of objects or
     strings holds several.
     """
+    if isinstance(source, numbers.Real):
+        raise BadSoundType(
+            f"audio: expected a path, bytes, a file object or an array, got {type(source).__name__}"
+        )
     if is_file(source) or not isinstance(source, Iterable):
         return [source]
     if isinstance(source, Mapping) or _is_pair(source):

@@ -75,6 +75,8 @@ class SoundFile:
             self.name, self._data = "standard input", _all_of(sys.stdin.buffer, "standard input")
         elif isinstance(source, (str, os.PathLike)):
             self.name = os.fspath(source)
+            if "\0" in self.name:
+                raise BadSound(f"{self.name!r}: expected a path, which holds no null character")
             if "://" in self.name and not Path(source).exists():
                 why = "a URL: download the sound and give its path"
                 raise FileNotFoundError(errno.ENOENT, why, self.name)
@@ -203,6 +205,8 @@ def _content(source: bytes | bytearray | memoryview | IO[bytes]) -> tuple[str, C
         return f"<{len(source)} bytes>", source
     if callable(getattr(source, "read", None)):
         name = str(getattr(source, "name", "<file object>"))
+        if getattr(source, "closed", False):
+            raise BadSound(f"{name}: expected an open file, this one is closed")
         return name, _all_of(source, name)
     raise BadSoundType(
         "audio source: expected a path, bytes, a file object or an array, got "

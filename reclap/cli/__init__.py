@@ -10,6 +10,7 @@ import traceback
 from typing import NoReturn
 
 import reclap
+from reclap.cli.options import add_traceback
 from reclap.cli.output import filtered
 from reclap.errors import ReclapError, one_line
 
@@ -56,11 +57,18 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for what no terminal shows
     with filtered():
-        arguments = sys.argv[1:] if argv is None else argv
-        args, rest = _parser(arguments).parse_known_args(arguments)
-        if rest:
-            args.command.error(f"unrecognized arguments: {' '.join(rest)}")
+        try:
+            args = _parse(sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt:
+            return INTERRUPTED
         return _run(args)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    args, rest = _parser(arguments).parse_known_args(arguments)
+    if rest:
+        args.command.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,12 +130,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         module = importlib.import_module(f"reclap.cli.{COMMANDS[command_name]}")
         getattr(module, f"add_{command_name}")(commands)
     for command in commands.choices.values():
-        command.set_defaults(command=command)
-        command.add_argument(
-            "--traceback",
-            action="store_true",
-            help="show where an error comes from (also: RECLAP_DEBUG=1)",
-        )
+        command.set_defaults(traceback=False)
+        add_traceback(command)
     return parser
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reclap.cli.options import Commands, is_watched, positive
+from reclap.cli.options import Commands, add_traceback, is_watched, positive
 
 if TYPE_CHECKING:
     from reclap.datasets import Split
@@ -36,6 +36,7 @@ def _add_action(actions: Commands, name: str, text: str) -> argparse.ArgumentPar
     p.add_argument("--manifest", type=Path, help="manifest that has the ids of lists")
     p.add_argument("--source", default="source", metavar="COLUMN", help="column of sources")
     p.add_argument("--json", action="store_true", help="the report as one JSON object")
+    add_traceback(p)
     return p
 
 

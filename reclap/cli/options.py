@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add ``--traceback``, to a command of a command too, and name the parser `command`."""
+    parser.set_defaults(command=parser)
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show where an error comes from (also: RECLAP_DEBUG=1)",
+    )
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and ``--threads``."""
     parser.add_argument(

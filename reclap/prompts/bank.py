@@ -307,7 +307,11 @@ class PromptBank:
         KeyError
             If the bank lacks a label.
         """
-        return self.replace(entries={label: self.entries[label] for label in labels})
+        wanted = list(labels)
+        for label in wanted:
+            if label not in self.entries:
+                raise KeyError(f"no label {label!r} in the bank")
+        return self.replace(entries={label: self.entries[label] for label in wanted})
 
     # ---- Use ---------------------------------------------------------------------------------
 

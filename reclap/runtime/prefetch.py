@@ -273,6 +273,7 @@ class _Buffer(Generic[T]):
     The handler of a signal may raise anywhere in the calling thread, a condition of `threading`
     would then stay locked, or half notified. Whoever waits here waits for a lock of its own, its
     bell: open once it was rung, and closed again by the wait. Ringing twice does no harm.
+    What is left is the start of a worker, for which `threading` waits by a condition of its own.
     """
 
     def __init__(self, size: int) -> None:

@@ -202,9 +202,9 @@ class Writer:
             records[i] = (end + len(item), end + len(item) + len(note), crc, 0)
             records["check"][i] = zlib.crc32(records[i : i + 1].tobytes()[:CHECKED])
             end += len(item) + len(note)
-        _write_all(self._rows, rows.tobytes())
-        _write_all(self._text, b"".join(itertools.chain.from_iterable(texts)))
-        _write_all(self._index, records.tobytes())
+        _write_all(self._rows, rows.tobytes(), self.path / ROWS)
+        _write_all(self._text, b"".join(itertools.chain.from_iterable(texts)), self.path / TEXT)
+        _write_all(self._index, records.tobytes(), self.path / INDEX)
 
     def _take(self, items: Sequence[str], texts: list[tuple[bytes, bytes]]) -> None:
         """Count the rows whose records were written, and truncate the others."""
@@ -261,10 +261,13 @@ def _open(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def _write_all(file: IO[bytes], data: bytes, path: Path) -> None:
     rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _encode(item: str) -> bytes:

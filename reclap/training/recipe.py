@@ -174,6 +174,8 @@ class Recipe(Settings):
         if not self.augment.band:
             data["augment"]["bands"] = Augment().bands  # none is drawn
         data["data"]["manifest"] = digest(*manifest.files(self.data.manifest))
+        if any(item.get("start") is not None for _, item in manifest.items(self.data.manifest)):
+            data["data"]["excerpts"] = True  # runs begun earlier heard whole files
         data["model"]["text"] = digest(text / model_folder.TEXT, text / model_folder.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
         return plain
