@@ -117,7 +117,9 @@ def test_windows_of_a_file_leak_between_splits_only(folder):
     assert audited(folder, train=[*TRAIN, *windows]).is_clean
     report = audited(folder, train=[*TRAIN, *windows[:2]], test=[*TEST, windows[2]])
     assert report.between == {"file": 1, "source": 1}
-    assert audited(folder, train=[*windows, windows[1] | {"id": "w9"}]).within["file"] == 1
+    for start in 1, "1", 1.0, "1.0 ":
+        again = windows[1] | {"id": "w9", "start": start}
+        assert audited(folder, train=[*windows, again]).within["file"] == 1
 
 
 def test_a_group_of_many_rows_is_one_finding(folder):
@@ -184,6 +186,18 @@ def test_a_pipe_is_not_waited_for(folder):
     os.mkfifo(folder / "pipe.wav")
     report = audited(folder, test=[*TEST, row(7, path="pipe.wav")])
     assert report.unread_files == (f"{folder / 'test.jsonl'}:4: pipe.wav: no regular file",)
+
+
+def test_a_file_is_the_same_however_links_lead_to_its_folder(folder):
+    (folder / "deep" / "in").mkdir(parents=True)
+    (folder / "link").symlink_to(folder / "deep" / "in")
+    (folder / "here").symlink_to(folder)
+    write_wav(folder / "deep" / "0.wav", noise(20), RATE)  # link/../0.wav
+    rows = [row(0), row(7, path="link/../0.wav"), row(8, path="here/1.wav")]
+    report = audited(folder, test=rows[1:])
+    assert (report.between, report.unread) == ({"file": 1}, 0)
+    assert report.leaks[0].second.endswith("test.jsonl:2: here/1.wav")
+    assert audited(folder, train=rows[:1], test=rows[1:2]).is_clean
 
 
 def test_names_that_are_no_text_are_files_too(folder):

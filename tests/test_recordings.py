@@ -1,6 +1,7 @@
 """Checks of the recordings of a manifest, with a planted fault of every sort."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -96,6 +97,22 @@ def test_windows_of_a_file_are_no_duplicates(folder):
     assert checked(folder, rows).faults == ()
     again = checked(folder, [*rows, row("0.wav", "C", start=1)]).faults
     assert [(f.check, f.reason[-2:]) for f in again] == [("duplicate", ":2")]
+
+
+@pytest.mark.parametrize("path", ["0.wav", "./0.wav", "here/0.wav"])
+@pytest.mark.parametrize("start", ["1", 1.0, "1.0"])
+def test_starts_and_paths_are_the_same_however_they_are_written(folder, path, start):
+    (folder / "here").symlink_to(folder)
+    rows = [row("0.wav", "A", start=1), row(path, "B", start=start)]
+    (fault,) = checked(folder, rows).faults
+    assert (fault.check, fault.reason[-2:]) == ("duplicate", ":1")
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.wav")
+    (fault,) = checked(folder, [*GOOD, row("pipe.wav", "Pipe")]).faults
+    assert (fault.check, fault.reason) == ("unreadable", "no regular file")
 
 
 def test_copies_are_looked_for_when_asked(folder):

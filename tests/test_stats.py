@@ -1,6 +1,7 @@
 """Counts of data sets."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def test_headers_are_counted_by_file(folder):
     report = counted(folder, [*ROWS, {"path": "3.wav"}, {"path": "4.wav"}])
     assert (report.unread, report.unknown, report.total.files) == (2, 2, 5)
     assert sum(report.rates.values()) == 3
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.wav")
+    report = counted(folder, [*ROWS, {"path": "pipe.wav"}])
+    assert (report.unread, report.unknown) == (1, 1)
+
+
+def test_a_manifest_is_read_once_however_it_is_named(folder, monkeypatch):
+    counted(folder)
+    (folder / "here").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    report = stats(["one=clips.jsonl", f"two={folder / 'clips.jsonl'}", "three=here/clips.jsonl"])
+    assert report.total == Count(4, 3, 3, 6.0)
+    assert report.columns["split"]["three"] == report.total
 
 
 def test_captions_and_their_words_are_counted(folder):

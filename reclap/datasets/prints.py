@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from reclap.audio.fingerprint import (
 )
 from reclap.audio.peaks import peaks
 from reclap.datasets.buckets import Buckets
+from reclap.datasets.shared import regular
 from reclap.errors import ReclapError, one_line
 from reclap.io.records import Kind, Records
 from reclap.runtime.prefetch import prefetch_map
@@ -69,9 +69,7 @@ class Prints:
     def add(self, path: Path) -> bytes | str:
         """Return the digest of a file's content, 16 bytes, or why it cannot be read."""
         try:
-            state = path.stat()
-            if not stat.S_ISREG(state.st_mode):
-                return "no regular file"
+            state = regular(path)
             known = self._known(path, state)
             return self._read(path, state) if known is None else known
         except FileNotFoundError:

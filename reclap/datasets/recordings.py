@@ -13,6 +13,7 @@ import numpy as np
 from reclap._types import Samples
 from reclap.audio.decode import Clip, SoundFile, convert
 from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
+from reclap.datasets.shared import regular, span_of
 from reclap.datasets.splits import Place, Source, SplitRows, find_splits
 from reclap.errors import FormatError, one_line
 from reclap.io import manifest
@@ -197,7 +198,7 @@ class _Check:
         self._files: set[str] = set()
         self._faulty: set[Path] = set()  # nothing to be said about parts of them
         self._last: tuple[Path, Clip] | None = None  # rows of one file mostly follow each other
-        self._spans: dict[tuple[str, str], str] = {}
+        self._spans: dict[str, str] = {}
         self._contents: dict[bytes, str] = {}
         self._captions: dict[str, list[str]] = {}
         self._sources: dict[str, set[str]] = {}
@@ -217,11 +218,9 @@ class _Check:
         except FormatError as error:
             self.faults.append(Fault("row", where, one_line(error).removeprefix(f"{at}: ")))
             captions = ()
-        name = os.fspath(place.path)
-        is_new = name not in self._files
-        self._files.add(name)
-        span = (name, str(columns.get("start", "")))
-        first = self._spans.setdefault(span, at)
+        is_new = place.file not in self._files
+        self._files.add(place.file)
+        first = self._spans.setdefault(span_of(place, columns), at)
         if first != at:
             self.faults.append(Fault("duplicate", where, f"the same file as at {first}"))
         try:
@@ -304,6 +303,7 @@ class _Check:
 
 def _decoded(path: Path) -> tuple[SoundFile, Clip]:
     """Return a file that was read to its end, and all of its samples."""
+    regular(path)
     file = SoundFile(path)
     reader = file.open()
     return file, Clip(file.read(reader), reader.rate)

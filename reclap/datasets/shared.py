@@ -1,6 +1,8 @@
 """What rows of splits share: ids, files, sources, captions, sorted on disk."""
 
 import dataclasses
+import os
+import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,8 +16,9 @@ from reclap.datasets.buckets import Buckets
 from reclap.datasets.splits import Place, SplitRows, digest64
 from reclap.errors import FormatError
 from reclap.io import manifest
+from reclap.io.excerpts import Excerpt, sound_of
 
-__all__ = ["Group", "RowKeys", "Uses", "pairs", "said", "value_of"]
+__all__ = ["Group", "RowKeys", "Uses", "pairs", "regular", "said", "span_of", "value_of"]
 
 Compared: TypeAlias = Callable[[int, int], bool]
 
@@ -40,6 +43,32 @@ class Group:
     rows: tuple[int, int]
     count: int
     value: int = 0
+
+
+def regular(path: Path) -> os.stat_result:
+    """Return the state of a regular file: nothing waits for a pipe, or reads a device.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is none, or no file has such a name.
+    FormatError
+        If it is no regular file; the message has no name.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise FormatError("no regular file")
+    return state
+
+
+def span_of(place: Place, item: Mapping[str, Any]) -> str:
+    """Return the file of a row and where in it the row starts, for comparison."""
+    try:
+        sound = sound_of(place.at, Path(place.file), item)
+        start = f"{sound.start!r}" if isinstance(sound, Excerpt) else ""
+    except FormatError:  # `check_recordings` tells
+        start = str(item.get("start", ""))
+    return f"{place.file}\0{start}"
 
 
 def value_of(check: str, text: str) -> int:
@@ -107,8 +136,7 @@ class RowKeys:
         if path := place.file:
             file = digest64(path)
             self._files.add(file, split, row)
-            span = f"{path}\0{item.get('start', '')}"
-            self._spans.add(digest64(span), split, row)
+            self._spans.add(digest64(span_of(place, item)), split, row)
         for check in ("id", "source"):
             for text in said(check, place, item, self._source):
                 self._plain[check].add(value_of(check, text), split, row)

@@ -1,6 +1,7 @@
 """Splits of a data set: which rows of which manifests belong to each."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 from array import array
@@ -20,6 +21,7 @@ __all__ = ["Place", "Source", "Split", "SplitRows", "digest64", "find_splits", "
 _MANIFESTS = (".csv", ".jsonl", ".parquet")
 _LIST = ".txt"
 _HELD = "splits"  # folder of lists within the folder of a data set
+_FOLDERS = 1 << 12  # whose true paths are kept
 _OWN = tuple(f"manifest{suffix}" for suffix in _MANIFESTS)
 
 Digests: TypeAlias = npt.NDArray[np.uint64]
@@ -197,6 +199,8 @@ class Place:
         The sound file as the row names it; empty where it names none.
     path : Path or None
         The same below its folder; None where there is none.
+    file : str
+        Its absolute path, the same however the folder is written, links included; empty for none.
     splits : tuple of int
         Numbers of the splits that the row is in, at least one; see `SplitRows`.
     captions : SharedCaptions
@@ -206,13 +210,9 @@ class Place:
     at: str
     name: str
     path: Path | None
+    file: str
     splits: tuple[int, ...]
     captions: manifest.SharedCaptions
-
-    @property
-    def file(self) -> str:
-        """The sound file's absolute path, the same however it is written; empty for none."""
-        return "" if self.path is None else os.path.normpath(self.path.absolute())
 
     @property
     def where(self) -> str:
@@ -277,22 +277,26 @@ class SplitRows:
             If a manifest is none; a row has no column to divide by; a split has no row, or lists an
             id that no row has.
         """
+        real = functools.lru_cache(maxsize=_FOLDERS)(_real)
         files: dict[tuple[str, str], list[_Member]] = {}
         for member in self._members:
             member.start()
-            key = (os.fspath(member.split.manifest), os.fspath(member.split.root or ""))
+            whole = Path(member.split.manifest)
+            key = (real(whole), real(Path(member.split.root or whole.parent)))
             files.setdefault(key, []).append(member)
-        for (path, root), members in files.items():
-            folder = Path(path).parent
+        for members in files.values():
+            table, root = Path(members[0].split.manifest), members[0].split.root
+            folder = table.parent
             captions = manifest.SharedCaptions(folder)
-            for line, item in manifest.items(path):
-                at = f"{path}:{line}"
+            for line, item in manifest.items(table):
+                at = f"{table}:{line}"
                 inside = tuple(self._inside(at, item, m) for m in members if m.has(item))
                 if inside:
                     sound = item.get("path", item.get("audio"))
                     name = sound if isinstance(sound, str) and sound.strip() else ""
-                    file = Path(root or folder) / name if name else None
-                    yield Place(at, name, file, inside, captions), item
+                    path = Path(root or folder) / name if name else None
+                    file = f"{real(path.parent).rstrip(os.sep)}/{path.name}" if path else ""
+                    yield Place(at, name, path, file, inside, captions), item
         for member in self._members:
             member.end()
 
@@ -305,6 +309,14 @@ class SplitRows:
         value = str(item[self._by])
         name = f"{self._by} {value}" if self._is_one else f"{split.name}, {self._by} {value}"
         return self._number(name, split)
+
+
+def _real(path: Path) -> str:
+    """Return an absolute path without links, also of what does not exist."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # no file has such a name
+        return str(path.absolute())
 
 
 class _Member:

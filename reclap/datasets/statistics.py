@@ -14,6 +14,7 @@ from reclap.audio.sound_file import SoundFile
 from reclap.checks.words import FUNCTION
 from reclap.checks.words import split as words_of
 from reclap.datasets.buckets import Buckets
+from reclap.datasets.shared import regular
 from reclap.datasets.splits import Place, Source, SplitRows, digest64, find_splits
 from reclap.datasets.stats_report import Count, StatsReport, TextCount
 from reclap.errors import FormatError, ReclapError
@@ -175,6 +176,7 @@ def _said_seconds(item: Mapping[str, Any]) -> float | None:
 
 
 def _header(path: Path, *, decode: bool) -> Header:
+    regular(path)
     file = SoundFile(path)
     reader = file.open()
     if not decode:
