@@ -1,6 +1,8 @@
 """Scripts of recipes/sounds that make mixtures: held-out sources only, the same by seed."""
 
+import argparse
 import hashlib
+import importlib
 import json
 import sys
 import wave
@@ -235,6 +237,68 @@ def test_two_seconds_hold_a_pair(scripts, recordings, test):
     made = make_pairs.Pairs(scripts.HeldOut(rows, IDS, RATE), make_pairs.LEAST)
     for _, (a, b, _) in make_pairs.pairs(made, test, "any", 1, 12):
         assert len(a[0].samples) == len(b[0].samples) == 2 * RATE
+
+
+# ---- Options ---------------------------------------------------------------------------------
+
+
+def test_without_background_there_is_silence(made, recordings, scripts, monkeypatch, capsys):
+    out = recordings / "silent"
+    command = ["x", str(recordings / "sounds.jsonl"), str(recordings), str(out)]
+    more = f"--split heard/fold1 --count 6 --rate {RATE} --seconds 6 --no-background"
+    monkeypatch.setattr("sys.argv", [*command, *more.split()])
+    scripts.main()
+    assert json.loads(capsys.readouterr().out)["backgrounds"] == {}
+    for name, jams in annotations(out).items():
+        assert jams["sandbox"]["background"] is None
+        samples = read_wav(out / f"{name}.wav")
+        for event in jams["annotations"][0]["data"]:
+            first, size = (round(event[key] * RATE) for key in ("time", "duration"))
+            assert samples[first : first + size].any()
+            samples[max(0, first - 2 * MS) : first + size + 10 * MS] = 0
+        assert not samples.any()
+
+
+OTHER = {
+    "--split": "heard/fold2",
+    "--seed": "2",
+    "--count": "4",
+    "--rate": "8000",
+    "--seconds": "5",
+    "--events": "5 5",
+    "--snr": "1 2",
+    "--overlap": "",
+    "--no-background": "",
+    "--test": "attribute",
+}
+
+
+@pytest.mark.parametrize(("script", "more"), [("make_mixtures", ""), ("make_pairs", "order")])
+def test_every_option_changes_what_is_written(made, recordings, monkeypatch, script, more):
+    parsers, parse = [], argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(
+        argparse.ArgumentParser, "parse_args", lambda self: parsers.append(self) or parse(self)
+    )
+    (recordings / "splits" / "heard" / "fold2.txt").write_text("\n".join(IDS[1:]) + "\n")
+    module = importlib.import_module(script)
+    usual = f"--split heard/fold1 --count 3 --rate {RATE} --seconds 6".split()
+    usual += ["--test", more] if more else []
+
+    def written(*options):
+        out = recordings / f"out{len(parsers)}"
+        command = ["x", str(recordings / "sounds.jsonl"), str(recordings), str(out)]
+        monkeypatch.setattr("sys.argv", [*command, *usual, *options])
+        module.main()
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    plain = written()
+    assert written() == plain
+    actions = [
+        a for a in parsers[0]._actions if a.option_strings and a.dest not in ("help", "force")
+    ]
+    assert len(actions) > 5
+    for (option,) in (action.option_strings for action in actions):
+        assert written(option, *OTHER[option].split()) != plain, option
 
 
 # ---- Pairs -----------------------------------------------------------------------------------
