@@ -50,6 +50,8 @@ def train(
     ------
     ValueError
         If `settings` are given for a recipe that was read; if the loss is no longer finite.
+    TypeError
+        If `settings` is one text.
     FileExistsError
         If `out` is not empty, without `resume`.
     FormatError
@@ -66,6 +68,8 @@ def train(
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: 'missing.toml'
     """
+    if isinstance(settings, str):
+        raise TypeError(f"settings: expected a list of section.key=value, got {settings!r}")
     changes = list(settings)
     if not isinstance(recipe, recipes.Recipe):
         recipe = recipes.load(recipe, changes)

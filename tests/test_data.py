@@ -138,7 +138,7 @@ def test_too_few_groups_are_refused(rows):
         make(rows, batch=6, mixtures=0)
     with pytest.raises(FormatError, match="11 mixtures a batch: 5 groups are too few"):
         make(rows, batch=12, mixtures=11)
-    with pytest.raises(FormatError, match="no column kind"):
+    with pytest.raises(FormatError, match="no column 'kind'"):
         make(rows, group="kind")
     with pytest.raises(FormatError, match="at most 200000 make sense"):
         make(rows, dataclasses.replace(EVERYTHING, compositions=10_001))
@@ -343,6 +343,17 @@ def test_silence_stays_at_the_floor(tmp_path, rows):
     front = dataclasses.replace(FRONT, level_db=5.0)
     batch = make(silent, how, front=front, batch=1, mixtures=0).batch(0)
     assert (batch.mel == -100).all()
+
+
+def test_column_of_groups_that_is_not_there_is_named(rows):
+    known = ", ".join(rows[0].extra)
+    with pytest.raises(
+        FormatError, match=rf"^data\.group: \S*manifest\.jsonl: .*'nogroup'.*{known}"
+    ):
+        make(rows, group="nogroup")
+    some = [dataclasses.replace(rows[0], extra=rows[0].extra | {"sub": "a"}), *rows[1:]]
+    with pytest.raises(FormatError, match=r"^data\.group: \S*manifest\.jsonl:2: no column 'sub'"):
+        make(some, group="sub")
 
 
 # ---- Bad sounds ------------------------------------------------------------------------------

@@ -95,6 +95,42 @@ def test_bad_sound_names_its_line(rows):
         exam(rows)
 
 
+def test_skipped_sound_is_left_out_and_reported_once(rows, caplog):
+    rows[2].path.write_bytes(b"RIFF")  # the only one of its label
+    prompts = {label: [label] for label in TONES}
+    for room in (0, 1 << 30):  # of log-mels
+        caplog.clear()
+        found = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), cache_bytes=room, errors="skip")
+        for confused, accuracy in (({}, 1.0), ({0: 2}, 1 / 3)):
+            said = found(Learner(confused))
+            assert said["accuracy"] == pytest.approx(accuracy)
+            assert said["clips"] == 3
+            assert set(said["labels"]) == {"low", "middle"}
+        (record,) = caplog.records
+        assert "m.csv:4: " in record.message
+        assert "2.wav" in record.message
+
+
+def test_nothing_left_to_evaluate_is_an_error(rows):
+    for row in rows:
+        row.path.write_bytes(b"RIFF")
+    with pytest.raises(FormatError, match=r"m\.csv:\d: .*\.wav"):
+        ZeroShot(rows, "label", {x: [x] for x in TONES}, CONFIG, Encoder(), errors="skip")
+
+
+def test_recipe_says_whether_bad_sounds_are_skipped(tmp_path, small_folder):
+    manifest = training.write_set(tmp_path)
+    (tmp_path / "wind0.wav").write_bytes(b"RIFF")
+    clips = len(manifest.read_text().splitlines())
+    for errors in ("skip", "raise"):
+        plan = training.recipe(manifest, small_folder, eval={"every": 1}, data={"errors": errors})
+        if errors == "skip":
+            assert ZeroShot.from_recipe(plan, CONFIG, Asked())(Learner({}))["clips"] == clips - 1
+        else:
+            with pytest.raises(FormatError, match=r"wind0\.wav"):
+                ZeroShot.from_recipe(plan, CONFIG, Asked())
+
+
 def test_prompts_of_an_unknown_label_are_refused(tmp_path, small_folder):
     manifest = training.write_set(tmp_path)
     for name, message in (("Horn", "did you mean 'horn'"), ("x", "but bell, drone, flute, horn")):
@@ -134,7 +170,7 @@ def test_evaluation_needs_the_column_of_its_label(tmp_path, small_folder):
     part = training.recipe(
         training.write_set(tmp_path), small_folder, eval={"every": 1, "label": "kind"}
     )
-    with pytest.raises(FormatError, match="no column kind to evaluate by"):
+    with pytest.raises(FormatError, match=r"^eval\.label: .*no column kind to evaluate by"):
         ZeroShot.from_recipe(part, CONFIG, Encoder())
 
 

@@ -137,6 +137,33 @@ def test_bad_toml_is_named(tmp_path, content):
         recipe.load(path)
 
 
+def test_what_is_no_recipe_is_told_what_was_expected(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"path": "a.wav", "caption": "A"}\n')
+    with pytest.raises(FormatError, match=r"m\.jsonl: expected a TOML recipe: .*line 1"):
+        recipe.load(path)
+
+
+def test_one_text_is_no_list_of_overrides(toml):
+    with pytest.raises(TypeError, match=r"^overrides: expected a list .* got 'run\.steps=2'"):
+        recipe.load(toml, "run.steps=2")
+
+
+def test_towers_of_two_kinds_differ_in_kind_first_and_in_what_both_have():
+    plain = {"run": {"seed": 0}, "model": {"audio": {}}}
+    named = {"run": {"seed": 0}, "model": {"audio": {"kind": "htsat"}}}
+    other = {"run": {"seed": 1}, "model": {"audio": {"kind": "vit", "width": 48}}}
+    assert recipe.changes(plain, named) == []
+    for old, new in ((plain, other), (other, plain), (named, other)):
+        first, *found, last = recipe.changes(old, new)
+        assert first.startswith("model.audio.kind: ")
+        assert last.startswith("run.seed: ")
+        names = {x.removeprefix("model.audio.").split(":")[0] for x in found}
+        both = recipe.defaults("vit")["model"]["audio"].keys() & recipe.defaults()["model"]["audio"]
+        assert names <= both - {"kind"}
+        assert not any("None" in x for x in found)
+
+
 def test_absent_recipe_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.toml"):
         recipe.load(tmp_path / "none.toml")

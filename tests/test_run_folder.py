@@ -50,6 +50,16 @@ def steps(out):
     return sorted(int(p.name[5:]) for p in out.iterdir() if len(p.name) == 15)
 
 
+def test_nothing_to_resume_is_told(plan, whole, tmp_path, caplog):
+    out = tmp_path / "new"
+    loop.train(plan(), out, resume=True)
+    assert [r.message for r in caplog.records] == [f"nothing to resume in {out}: starting a run"]
+    caplog.clear()
+    loop.train(plan(), out, resume=True)
+    loop.train(plan(), tmp_path / "other")
+    assert not caplog.records
+
+
 # ---- Treated in any way ----------------------------------------------------------------------
 
 

@@ -33,6 +33,11 @@ def test_a_recipe_is_trained_from_its_path_and_as_an_object(manifest, small_fold
     assert reclap.train(path, tmp_path / "a", settings=["run.steps=4"], resume=True).step == 4
 
 
+def test_one_text_is_no_list_of_settings(tmp_path):
+    with pytest.raises(TypeError, match=r"^settings: expected a list .* got 'run\.steps=2'"):
+        reclap.train("r.toml", tmp_path / "a", settings="run.steps=2")
+
+
 def test_settings_are_for_files(manifest, small_folder, tmp_path):
     recipe = made(manifest, small_folder, run=SHORT)
     with pytest.raises(ValueError, match=r"^settings: expected none"):

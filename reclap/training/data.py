@@ -348,7 +348,16 @@ def _group(rows: Sequence[Row], column: str) -> list[list[int]]:
     members: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         if column not in row.extra:
-            raise FormatError(f"{row.path}: the manifest has no column {column} for its group")
+            where = (
+                row.at
+                if any(column in other.extra for other in rows)
+                else row.at.rpartition(":")[0]
+            )
+            known = ", ".join(row.extra) or "none"
+            raise FormatError(
+                f"data.group: {where or row.path}: no column {column!r}; columns beside those of "
+                f"sounds and captions: {known}"
+            )
         members.setdefault(row.extra[column], []).append(i)
     return [members[name] for name in sorted(members)]
 

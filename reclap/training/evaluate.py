@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from reclap._types import Floats
 from reclap.audio import inputs
 from reclap.config.model import ClapConfig
-from reclap.errors import FormatError
+from reclap.errors import Errors, FormatError
 from reclap.io import manifest
 from reclap.io.manifest import Row
 from reclap.model.batching import batches
@@ -23,6 +24,7 @@ from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["ZeroShot"]
 
+log = logging.getLogger(__name__)
 
 _BATCH = 16  # windows that are embedded at a time
 
@@ -48,13 +50,17 @@ class ZeroShot:
         Threads of the prefetcher.
     cache_bytes : int
         Size of the cache of log-mels; if they exceed it, sounds are decoded at each evaluation.
+    errors : {"raise", "skip"}
+        Effect of an unreadable sound: it ends the run, or is left out from then on, and reported
+        once.
     progress : bool
         Show a progress bar while they are decoded for the first time.
 
     Raises
     ------
     FormatError
-        If a sound cannot be read; names its line of the manifest.
+        If a sound cannot be read; names its line of the manifest. With ``errors="skip"``, if none
+        can be read.
     """
 
     def __init__(
@@ -67,10 +73,11 @@ class ZeroShot:
         *,
         threads: int = 1,
         cache_bytes: int = 1 << 30,
+        errors: Errors = "raise",
         progress: bool = False,
     ) -> None:
         self._rows, self._front, self._threads = rows, config.front, threads
-        self._labels = list(prompts)
+        self._labels, self._errors, self._bad = list(prompts), errors, set[int]()
         index = {label: i for i, label in enumerate(self._labels)}
         self._truth = np.array([index[row.extra[column]] for row in rows])
         texts = [text for several in prompts.values() for text in several]
@@ -85,16 +92,29 @@ class ZeroShot:
                     self._kept.append(item)
                 else:
                     self._kept = None
+            bar.update(len(rows) - bar.n)  # where the last ones were skipped
 
     def _decoded(self) -> Iterator[tuple[int, Floats]]:
         """Yield the log-mel of each window as inference computes it, with the index of its row."""
-        sounds = [row.sound for row in self._rows]
+        good = [i for i in range(len(self._rows)) if i not in self._bad]
+        sounds = [self._rows[i].sound for i in good]
         found = inputs.features(sounds, inputs.Reading(), self._front, self._threads)
         with contextlib.closing(found):
-            for i, result in found:
+            for at, result in found:
                 if isinstance(result, Exception):
-                    raise FormatError(self._rows[i].fault(result)) from result
-                yield i, result.mel
+                    self._fail(good[at], result)
+                else:
+                    yield good[at], result.mel
+
+    def _fail(self, row: int, fault: Exception) -> None:
+        """Refuse a sound that cannot be read, or leave it out."""
+        error = FormatError(self._rows[row].fault(fault))
+        if self._errors == "raise":
+            raise error from fault
+        log.warning("skipped in evaluation: %s", error)
+        self._bad.add(row)
+        if len(self._bad) == len(self._rows):
+            raise error from fault  # nothing is left to evaluate
 
     @classmethod
     def from_recipe(
@@ -110,7 +130,7 @@ class ZeroShot:
         path = part.manifest or recipe.data.manifest
         rows = manifest.read(path, recipe.data.root or None, part.where)
         if any(part.label not in row.extra for row in rows):
-            raise FormatError(f"{path}: no column {part.label} to evaluate by")
+            raise FormatError(f"eval.label: {path}: no column {part.label} to evaluate by")
         labels = sorted({row.extra[part.label] for row in rows})
         _refuse_unknown(path, part.prompts, labels)
         prompts: dict[str, list[str]] = {}
@@ -126,6 +146,7 @@ class ZeroShot:
             encoder,
             threads=threads,
             cache_bytes=cache_bytes,
+            errors=recipe.data.errors,
             progress=progress,
         )
 
@@ -136,10 +157,13 @@ class ZeroShot:
         sounds = np.zeros((len(self._rows), classes.shape[1]), np.float32)
         for part in batches(self._decoded() if self._kept is None else self._kept, _BATCH):
             np.add.at(sounds, [i for i, _ in part], learner.embed(np.stack([m for _, m in part])))
-        right = (sounds @ classes.T).argmax(axis=1) == self._truth
+        heard = [i for i in range(len(self._rows)) if i not in self._bad]
+        truth = self._truth[heard]
+        right = (sounds[heard] @ classes.T).argmax(axis=1) == truth
         by_label = {
-            label: round(float(right[self._truth == i].mean()), 4)
+            label: round(float(right[truth == i].mean()), 4)
             for i, label in enumerate(self._labels)
+            if (truth == i).any()
         }
         return {"accuracy": float(right.mean()), "clips": len(right), "labels": by_label}
 

@@ -23,7 +23,6 @@ from typing import Any
 
 from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
-from reclap.config.towers import HtsatConfig
 from reclap.errors import FormatError
 from reclap.io import files, manifest
 from reclap.io.files import StrPath
@@ -44,9 +43,9 @@ from reclap.training.folder import (
     refuse_begun,
     write_state,
 )
-from reclap.training.identity import VERSION, completed, differences
+from reclap.training.identity import VERSION
 from reclap.training.learner import STATE, Learner
-from reclap.training.recipe import Recipe, defaults
+from reclap.training.recipe import Recipe, changes
 from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["Result", "train"]
@@ -137,6 +136,8 @@ def train(
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
     _refuse_false_negatives(recipe, len(rows))
     with RunFolder.opened(out, resume=resume) as folder:
+        if resume and not folder.newest:
+            log.warning("nothing to resume in %s: starting a run", out)
         return _train_into(folder, recipe, rows, progress=progress)
 
 
@@ -367,8 +368,7 @@ def _schedule_start(newest: Checkpoint, identity: Mapping[str, Any], threads: in
 
     A finished run may be extended: with more steps, and whatever the optimizer should then do.
     """
-    usual = defaults(identity["model"]["audio"].get("kind", HtsatConfig.kind))
-    changed = differences(completed(newest.recipe, usual), completed(identity, usual))
+    changed = changes(newest.recipe, identity)
     more = identity["run"]["steps"] > newest.step == newest.recipe["run"]["steps"]
     extended = more and all(c.startswith(("run.steps:", "optim.")) for c in changed)
     if changed and not extended:

@@ -17,7 +17,14 @@ from reclap.io import manifest
 from reclap.io.files import StrPath
 from reclap.io.settings import Settings, from_mapping
 from reclap.training.augment import Augment
-from reclap.training.identity import VERSION, joined_sha256, model_files, sha256
+from reclap.training.identity import (
+    VERSION,
+    completed,
+    differences,
+    joined_sha256,
+    model_files,
+    sha256,
+)
 from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, front_differences
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "Optim",
     "Recipe",
     "Run",
+    "changes",
     "defaults",
     "front_differences",
     "load",
@@ -201,9 +209,30 @@ def defaults(kind: str = HtsatConfig.kind) -> dict[str, Any]:
         }
         for name, part in _SECTIONS.items()
     }
-    found["model"] |= {"front": AudioConfig().to_json(), "audio": vars(AUDIO[kind]())}
+    tower = {"kind": kind} | vars(AUDIO[kind]())
+    found["model"] |= {"front": AudioConfig().to_json(), "audio": tower}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the differences of two identities, each completed by the defaults of its tower.
+
+    Of towers of two kinds the kind comes first, then differences of settings that both have.
+    """
+    a, b = (completed(identity, defaults(_kind(identity))) for identity in (old, new))
+    if _kind(old) == _kind(new):
+        return differences(a, b)
+    x, y = a["model"].pop("audio"), b["model"].pop("audio")
+    shared = [name for name in x if name in y and name != "kind"]
+    kind = f"model.audio.kind: {_kind(old)!r}, now {_kind(new)!r}"
+    x, y = ({name: tower[name] for name in shared} for tower in (x, y))
+    return [kind, *differences(x, y, "model.audio."), *differences(a, b)]
+
+
+def _kind(identity: Mapping[str, Any]) -> str:
+    kind: str = identity.get("model", {}).get("audio", {}).get("kind", HtsatConfig.kind)
+    return kind if kind in AUDIO else HtsatConfig.kind
 
 
 def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
@@ -228,6 +257,8 @@ def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
         If there is no such file.
     FormatError
         If it is no TOML, or a key is unknown, missing, ill-typed or out of range.
+    TypeError
+        If `overrides` is one text.
 
     Examples
     --------
@@ -235,11 +266,13 @@ def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
     >>> load("run.toml", ["run.steps=200", "optim.lr=5e-4"]).run.steps
     200
     """
+    if isinstance(overrides, str):
+        raise TypeError(f"overrides: expected a list of section.key=value, got {overrides!r}")
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
-        raise FormatError(f"{path}: {error}") from error
+        raise FormatError(f"{path}: expected a TOML recipe: {error}") from error
     _absolute(data, path.parent)
     for text in overrides:
         _place(data, *_override(text))

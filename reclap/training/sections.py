@@ -181,7 +181,7 @@ class Data(Settings):
         probability (ReCLAP, arXiv 2409.09213, section 3.2: 0.4).
     errors : {"raise", "skip"}
         Effect of an unreadable sound: it ends the run, or is replaced by the next readable row of
-        its group, and reported once.
+        its group, and reported once. Evaluation leaves it out.
     threads : int
         Threads of the prefetcher, which decode and transform.
     ahead : int
