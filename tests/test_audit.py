@@ -212,6 +212,22 @@ def test_without_audio_no_file_is_opened(folder):
     assert audited(folder, test=[*TEST, planted, row(99)], audio=False).is_clean
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("\u0928\u0940\u0932", "\u0928\u0932", False),  # vowels of Hindi
+        ("\u0e19\u0e49\u0e33", "\u0e19\u0e33", False),  # tones of Thai
+        ("\u304b", "\u304c", False),  # voicing of Japanese
+        ("\U0001f436", "\U0001f431", False),
+        ("Un \u00c9t\u00e9", "un ete\u0301!", True),
+        ("\u2602\ufe0f", "\u2602\ufe0f ", True),
+    ],
+)
+def test_captions_of_all_scripts_are_told_apart(folder, one, other, same):
+    train, test = [row(0, caption=one)], [row(1, caption=other)]
+    assert audited(folder, train, test, audio=False).is_clean != same
+
+
 # ---- The index -----------------------------------------------------------------------------------
 
 

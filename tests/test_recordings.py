@@ -115,6 +115,14 @@ def test_a_pipe_is_not_waited_for(folder):
     assert (fault.check, fault.reason) == ("unreadable", "no regular file")
 
 
+def test_captions_of_all_parts_of_a_file_count(folder):
+    parts = [row("0.wav", "A", start=0), row("0.wav", "B", start=1), row("0.wav", "B", start=0.5)]
+    assert checked(folder, parts).faults == ()
+    (fault,) = checked(folder, [*parts, row("1.wav", "b")]).faults
+    assert (fault.check, fault.where[-8:]) == ("caption", "2: 0.wav")
+    assert fault.reason.startswith("'b' in 3 rows, the last ")
+
+
 def test_copies_are_looked_for_when_asked(folder):
     planted, _ = plant(folder, "copy")
     assert checked(folder, [*GOOD, planted]).faults == ()

@@ -82,6 +82,24 @@ def test_a_manifest_is_read_once_however_it_is_named(folder, monkeypatch):
     assert report.columns["split"]["three"] == report.total
 
 
+def test_lengths_do_not_depend_on_the_order_of_rows(folder):
+    rows = [{"path": "1.wav", "start": 0, "seconds": 0.5}, {"path": "1.wav", "start": 0.5}]
+    bad = b"OggS no sound at all, but long enough to be looked at" * 9
+    (folder / "bad.ogg").write_bytes(bad)
+    rows += [{"path": "bad.ogg", "seconds": 1}, {"path": "bad.ogg"}]
+    reports = [counted(folder, order) for order in (rows, rows[::-1])]
+    assert reports[0].total == reports[1].total == Count(4, 2, 0, 3.0)
+    for report in reports:
+        assert (report.unread, report.unknown, report.rates) == (1, 1, {16000: 1})
+
+
+def test_lengths_that_are_none_do_not_count(folder):
+    rows = [{"path": f"{i}.wav", "seconds": v} for i, v in enumerate((1e308, 1e308, 10**400, True))]
+    report = counted(folder, rows, audio=False)
+    assert (report.total.seconds, report.unknown) == (0, 4)
+    assert "Infinity" not in json.dumps(report.to_json())
+
+
 def test_captions_and_their_words_are_counted(folder):
     texts = counted(folder).texts
     assert texts.per_clip == {0: 1, 1: 2, 2: 1}

@@ -42,7 +42,18 @@ def split(text: str) -> list[str]:
     >>> split("A dog's bark, 2 times!")
     ['a', "dog's", 'bark', '2', 'times']
     """
-    return [word.replace("\u2019", "'") for word in _WORD.findall(text.lower())]
+    lower = text.lower()
+    pattern = _WORD if lower.isascii() else _with_marks(lower)
+    return [word.replace("\u2019", "'") for word in pattern.findall(lower)]
+
+
+def _with_marks(text: str) -> re.Pattern[str]:
+    """Return the pattern of words whose letters may have the marks of a text: vowels of Hindi."""
+    marks = "".join(sorted({c for c in text if unicodedata.category(c).startswith("M")}))
+    if not marks:
+        return _WORD
+    letters = rf"(?:[^\W\d_][{marks}]*)+"
+    return re.compile(rf"{letters}(?:['\u2019]{letters})*|\d+")
 
 
 @functools.lru_cache(1 << 16)
@@ -87,6 +98,16 @@ def content(text: str) -> list[str]:
 
 
 def key(text: str) -> str:
-    """Return the normal form of a text: letters and digits only, lower case, no accents."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return " ".join(split("".join(c for c in plain if not unicodedata.combining(c))))
+    """Return the normal form of a text: letters and digits only, lower case, no accents.
+
+    A text without any, of emoji for instance, stays as it is but for case.
+    """
+    folded = text.casefold()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", folded) if not _is_accent(c))
+    return " ".join(split(plain)) or " ".join(folded.split())
+
+
+def _is_accent(character: str) -> bool:
+    """Tell whether a mark only points a letter; vowels, tones and voicing are not dropped."""
+    kind = unicodedata.combining(character)
+    return kind == 1 or 10 <= kind <= 36 or kind >= 200  # overlays; Hebrew, Arabic; above, below

@@ -200,7 +200,7 @@ class _Check:
         self._last: tuple[Path, Clip] | None = None  # rows of one file mostly follow each other
         self._spans: dict[str, str] = {}
         self._contents: dict[bytes, str] = {}
-        self._captions: dict[str, list[str]] = {}
+        self._captions: dict[str, list[tuple[str, str]]] = {}  # files and rows
         self._sources: dict[str, set[str]] = {}
         self._prints: list[tuple[str, Path, Fingerprint]] = []
 
@@ -228,10 +228,10 @@ class _Check:
         except FormatError as error:
             self.faults.append(Fault("row", where, one_line(error).removeprefix(f"{at}: ")))
             return
+        if not isinstance(item.get("captions"), str):  # what many rows share repeats by design
+            for text in {caption.text.casefold() for caption in captions}:
+                self._captions.setdefault(text, []).append((place.file, where))
         if is_new:
-            if not isinstance(item.get("captions"), str):  # what many rows share repeats by design
-                for caption in captions:
-                    self._captions.setdefault(caption.text.casefold(), []).append(where)
             self._file(where, place.path)
         if isinstance(sound, Excerpt) and first == at:
             self._excerpt(where, sound)
@@ -288,9 +288,9 @@ class _Check:
             first, second = (self._prints[i][0] for i in (match.first, match.second))
             found.append(Fault("copy", second, f"coherence {match.coherence:.2f} with {first}"))
         for text, rows in self._captions.items():
-            if len(rows) > 1:
-                reason = f"{text!r} in {len(rows)} rows, the last {rows[-1]}"
-                found.append(Fault("caption", rows[0], reason))
+            if len({file for file, _ in rows}) > 1:
+                reason = f"{text!r} in {len(rows)} rows, the last {rows[-1][1]}"
+                found.append(Fault("caption", rows[0][1], reason))
         for kind, sources in self._sources.items():
             if len(sources) == 1:
                 found.append(Fault("source", kind, f"all of {next(iter(sources))}"))

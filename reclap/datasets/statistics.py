@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from reclap.datasets.splits import Place, Source, SplitRows, digest64, find_spli
 from reclap.datasets.stats_report import Count, StatsReport, TextCount
 from reclap.errors import FormatError, ReclapError
 from reclap.io import manifest as manifests
-from reclap.io.excerpts import Excerpt, sound_of
+from reclap.io.excerpts import Excerpt, number_of, sound_of
 from reclap.io.files import StrPath, private_folder
 from reclap.runtime.prefetch import prefetch_map
 from reclap.runtime.progress import bar
@@ -32,7 +32,16 @@ _AHEAD = 64  # rows of each thread
 _COMMON = 12  # frequent words
 
 Item: TypeAlias = dict[str, Any]
-Header: TypeAlias = tuple[int, int, float | None]  # rate, channels, seconds
+_Wanted: TypeAlias = tuple[Place, Item, bool, bool]
+
+
+class Header(NamedTuple):
+    """What was read of a sound file; rate 0: nothing that is new."""
+
+    rate: int
+    channels: int
+    seconds: float | None
+    is_bad: bool = False
 
 
 def stats(
@@ -118,46 +127,55 @@ class _Files:
     def __init__(self, audio: bool) -> None:
         self._audio = audio
         self._seconds: dict[int, float | None] = {}
+        self._measured: set[int] = set()
+        self._unread: set[int] = set()
         self.rates: Counter[int] = Counter()
         self.channels: Counter[int] = Counter()
         self.formats: Counter[str] = Counter()
-        self.unread = 0
 
-    def wanted(self, rows: SplitRows) -> Iterator[tuple[Place, Item, bool]]:
-        """Yield the rows, and whether the file of each is new."""
+    @property
+    def unread(self) -> int:
+        """Number of files that cannot be read."""
+        return len(self._unread)
+
+    def wanted(self, rows: SplitRows) -> Iterator[_Wanted]:
+        """Yield the rows, whether the file of each is new, and whether it has to be measured."""
         for place, item in rows:
             key = digest64(place.file) if place.path else 0
             is_new = place.path is not None and key not in self._seconds
+            measure = place.path is not None and _said_seconds(item) is None
+            measure = measure and key not in self._measured
             if is_new:
                 self._seconds[key] = None
                 self.formats[Path(place.name).suffix.lower()] += 1
-            yield place, item, is_new
+            if measure:
+                self._measured.add(key)
+            yield place, item, is_new, measure
 
-    def read(self, wanted: tuple[Place, Item, bool]) -> tuple[Place, Item, Header | None]:
-        """Read the header of a new file; on a thread."""
-        place, item, is_new = wanted
-        if not (is_new and self._audio and place.path):
+    def read(self, wanted: _Wanted) -> tuple[Place, Item, Header | None]:
+        """Read the header of a new file, and its length if a row needs it; on a thread."""
+        place, item, is_new, measure = wanted
+        if not (self._audio and place.path and (is_new or measure)):
             return place, item, None
-        try:
-            return place, item, _header(place.path, decode=_said_seconds(item) is None)
-        except (OSError, ReclapError, ValueError):
-            return place, item, (0, 0, None)
+        return place, item, _header(place.path, is_new=is_new, measure=measure)
 
     def seconds(self, place: Place, item: Item, header: Header | None) -> float | None:
         """Return the length of a row's sound, or None; count a header that was read."""
+        key = digest64(place.file)
         if header is not None:
-            rate, channels, whole = header
-            self.unread += not rate
-            if rate:
-                self.rates[rate] += 1
-                self.channels[channels] += 1
-                self._seconds[digest64(place.file)] = whole
+            if header.rate:
+                self.rates[header.rate] += 1
+                self.channels[header.channels] += 1
+            if header.seconds is not None:
+                self._seconds[key] = header.seconds
+            if header.is_bad:
+                self._unread.add(key)
         if place.path is None:
             return None
         said = _said_seconds(item)
         if said is not None:
             return said
-        whole = self._seconds.get(digest64(place.file))
+        whole = self._seconds.get(key)
         try:
             sound = sound_of(place.at, place.path, item)
         except FormatError:  # `check_recordings` tells
@@ -169,22 +187,25 @@ class _Files:
 def _said_seconds(item: Mapping[str, Any]) -> float | None:
     """Return the length that a row says, if it is one."""
     try:
-        value = float(item["seconds"])
-    except (KeyError, TypeError, ValueError):
+        return number_of("", "seconds", item.get("seconds"))
+    except FormatError:
         return None
-    return value if 0 <= value < float("inf") else None
 
 
-def _header(path: Path, *, decode: bool) -> Header:
-    regular(path)
-    file = SoundFile(path)
-    reader = file.open()
-    if not decode:
-        return reader.rate, reader.channels, None
-    frames = 0
-    while count := len(reader.read(_BLOCK)):
-        frames += count
-    return reader.rate, reader.channels, frames / reader.rate
+def _header(path: Path, *, is_new: bool, measure: bool) -> Header:
+    """Return rate and channels of a new file, and the length where it is wanted."""
+    rate, channels = 0, 0
+    try:
+        regular(path)
+        file = SoundFile(path)
+        reader = file.open()
+        rate, channels = (reader.rate, reader.channels) if is_new else (0, 0)
+        frames = 0
+        while measure and (count := len(reader.read(_BLOCK))):
+            frames += count
+        return Header(rate, channels, frames / reader.rate if measure else None)
+    except (OSError, ReclapError, ValueError):
+        return Header(rate, channels, None, is_bad=True)
 
 
 class _Cells:

@@ -9,7 +9,7 @@ from typing import Any
 
 from reclap.errors import FormatError, shown_name
 
-__all__ = ["Excerpt", "sound_of"]
+__all__ = ["Excerpt", "number_of", "sound_of"]
 
 _CLOSE = 0.01  # seconds that an excerpt may lack: manifests round
 _MOST = 1e9  # seconds, thirty years: beyond it frames would not fit into 64 bits
@@ -85,21 +85,22 @@ def sound_of(at: str, path: Path, columns: Mapping[str, Any]) -> Path | Excerpt:
     FormatError
         If ``start`` is no number of at least 0, or ``seconds`` none above 0.
     """
-    start = _number(at, "start", columns.get("start"))
+    start = number_of(at, "start", columns.get("start"))
     if start is None:
         return path
-    seconds = _number(at, "seconds", columns.get("seconds"))
+    seconds = number_of(at, "seconds", columns.get("seconds"))
     if seconds == 0:
         raise FormatError(f"{at}: seconds: expected more than 0 of an excerpt")
     return Excerpt(path, start, seconds)
 
 
-def _number(at: str, name: str, value: Any) -> float | None:
+def number_of(at: str, name: str, value: Any) -> float | None:
+    """Return a number of seconds, or None where a column is empty; `at` is for messages."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number <= _MOST:
         raise FormatError(f"{at}: {name}: expected seconds, got {shown_name(repr(value))}")
