@@ -200,6 +200,39 @@ def test_a_file_is_the_same_however_links_lead_to_its_folder(folder):
     assert audited(folder, train=rows[:1], test=rows[1:2]).is_clean
 
 
+def test_names_that_no_file_has_are_told(folder):
+    report = audited(folder, test=[*TEST, row(7, path="\ud800.wav"), row(8, path="\ud800/x.wav")])
+    assert report.unread == 2
+    assert "surrogates not allowed" in report.unread_files[0]
+
+
+@pytest.mark.parametrize(("splits", "pairs"), [(8, 28), (9, 8), (40, 39)])
+def test_a_value_of_many_splits_is_one_finding_for_each(folder, splits, pairs):
+    rows = [row(i, source="tape", fold=i) for i in range(splits)]
+    report = audit(write(folder / "all.jsonl", rows), split="fold", audio=False)
+    assert report.between == {"source": pairs}
+
+
+def test_many_splits_of_families_are_compared_with_the_first_of_their_own(folder):
+    rows = [row(i, source="tape") for i in range(10)]
+    found = [
+        Split(f"{i}", write(folder / f"{i}.jsonl", rows[i : i + 1]), family="ab"[i % 2])
+        for i in range(10)
+    ]
+    report = audit(found, audio=False)
+    assert report.between == {"source": 8}
+    assert report.counts["source", "1", "9"] == 1
+
+
+def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
+    buckets = Buckets(tmp_path / "b", {"value": "u8"}, parts=2)
+    for part in "0000", "0001":
+        (tmp_path / "b" / part).symlink_to("/dev/full")
+    buckets.add(1)
+    with pytest.raises(OSError, match=r"No space left on device: .*b'$"):
+        list(buckets.sorted())
+
+
 def test_names_that_are_no_text_are_files_too(folder):
     name = os.fsdecode(b"\xff7.wav")
     write_wav(folder / name, 0.3 * noise(0)[2000:13000], RATE)

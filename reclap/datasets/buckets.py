@@ -8,12 +8,21 @@ import numpy as np
 
 from reclap._types import Array
 
-__all__ = ["Buckets", "Columns"]
+__all__ = ["Buckets", "Columns", "append"]
 
 Columns: TypeAlias = Mapping[str, Array]
 
 _HELD = 1 << 15  # records in memory before they are written, as tuples
 _BLOCK = 1 << 20  # the same, as arrays
+
+
+def append(path: Path, records: Array) -> None:
+    """Append an array to a file; unlike `ndarray.tofile`, errors say why, and name the folder."""
+    try:
+        with path.open("ab") as file:
+            file.write(records.tobytes())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path.parent)) from error
 
 
 class Buckets:
@@ -75,8 +84,7 @@ class Buckets:
         start = 0
         for file, end in zip(self._files, ends, strict=True):
             if end > start:
-                with file.open("ab") as f:
-                    records[order[start:end]].tofile(f)
+                append(file, records[order[start:end]])
             start = end
 
     def sorted(self) -> Iterator[Array]:

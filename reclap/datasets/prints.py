@@ -20,7 +20,7 @@ from reclap.audio.fingerprint import (
     hashed,
 )
 from reclap.audio.peaks import peaks
-from reclap.datasets.buckets import Buckets
+from reclap.datasets.buckets import Buckets, append
 from reclap.datasets.shared import regular
 from reclap.errors import ReclapError, one_line
 from reclap.io.records import Kind, Records
@@ -129,7 +129,7 @@ class Texts:
 
     def add(self, text: str) -> None:
         """Add the next text."""
-        content = os.fsencode(text)
+        content = text.encode("utf-8", "surrogatepass")
         self._file.write(content)
         self._ends.append(self._ends[-1] + len(content))
 
@@ -138,7 +138,8 @@ class Texts:
         self._file.flush()
         with self._path.open("rb") as file:
             file.seek(self._ends[number])
-            return os.fsdecode(file.read(self._ends[number + 1] - self._ends[number]))
+            content = file.read(self._ends[number + 1] - self._ends[number])
+        return content.decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
         """Close the file."""
@@ -201,8 +202,7 @@ def _index(folder: Path, contents: Array, prints: Prints) -> Index:
     types = {"key": "i8", "clip": "u4", "frame": "u4"}
     for records in postings.sorted():
         for name, path in files.items():
-            with path.open("ab") as file:
-                records[name].astype(types[name]).tofile(file)
+            append(path, records[name].astype(types[name]))
     keys, clips, frames = (_mapped(path, types[name]) for name, path in files.items())
     return Index.of(keys, frames, clips, sizes)
 

@@ -20,6 +20,8 @@ from reclap.io.excerpts import Excerpt, sound_of
 
 __all__ = ["Group", "RowKeys", "Uses", "pairs", "regular", "said", "span_of", "value_of"]
 
+_MANY = 8  # splits of one value, of which not all pairs are findings
+
 Compared: TypeAlias = Callable[[int, int], bool]
 
 
@@ -200,7 +202,10 @@ def pairs(
     *,
     apart: bool = False,
 ) -> Iterator[Group]:
-    """Yield the groups of rows that share a value.
+    """Yield the groups of rows that share a value: a pair of splits each.
+
+    Of more than eight splits, each with the first that it should not share it with: pairs would
+    grow as the square.
 
     Parameters
     ----------
@@ -220,14 +225,16 @@ def pairs(
     for i, a in enumerate(names):
         if within := _apart(members[a], members[a]):
             yield Group((a, a), within, counts[a], value)
-        for b in names[i + 1 :]:
-            if not compared(a, b):
+        for b in names[:i]:
+            if not compared(b, a):
                 continue
-            rows: tuple[int, int] | None = (min(members[a])[0], min(members[b])[0])
+            rows: tuple[int, int] | None = (min(members[b])[0], min(members[a])[0])
             if apart:
-                rows = _apart(members[a], members[b])
+                rows = _apart(members[b], members[a])
             if rows:
-                yield Group((a, b), rows, counts[a] + counts[b], value)
+                yield Group((b, a), rows, counts[b] + counts[a], value)
+                if len(names) > _MANY:
+                    break
 
 
 def _apart(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> tuple[int, int] | None:
