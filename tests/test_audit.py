@@ -344,6 +344,53 @@ def test_a_column_divides_the_rows(folder):
         audit(path, split="part")
 
 
+def test_an_id_that_a_list_has_twice_is_found(folder):
+    path = write(folder / "all.jsonl", [*TRAIN, *TEST])
+    (folder / "one.txt").write_text("i0\ni1\ni0\ni2\ni0\n")
+    (folder / "two.txt").write_text("i3\ni4\n")
+    lists = [folder / "one.txt", folder / "two.txt"]
+    report = audit(lists, manifest=path, audio=False)
+    assert report.counts == {("id", "one", "one"): 1}
+    assert report.splits == {"one": 3, "two": 2}
+    (leak,) = report.leaks
+    assert leak.first == leak.second == f"{path}:1: 0.wav"
+    assert (leak.what, leak.rows) == ("i0", 3)
+    assert f"  one: {path}:1: 0.wav: 'i0', 3 times in the list" in str(report)
+    report = audit(lists, manifest=path, audio=False, split="source")
+    assert report.counts == {("id", "one, source s0", "one, source s0"): 1}
+
+
+def test_a_column_of_sources_that_no_row_has_is_refused_where_it_was_given(folder):
+    others = [{k: v for k, v in r.items() if k != "source"} for r in TRAIN]
+    assert audited(folder, train=others, audio=False).is_clean  # some have it
+    path = write(folder / "all.jsonl", others)
+    assert audit(path, audio=False).is_clean
+    for column in ("recc", "source"):
+        says = rf"all\.jsonl: no column {column}, but id, path, caption$"
+        with pytest.raises(ValueError, match=says):
+            audit(path, audio=False, source=column)
+
+
+def test_an_empty_path_is_not_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    write(folder / "all.jsonl", TRAIN)
+    for source in ("a=", ""):
+        with pytest.raises(ValueError, match=f"'{source}': no path; expected a manifest"):
+            audit(source, audio=False)
+    write(folder / "all.jsonl", TRAIN).rename(folder / "a=")
+    with pytest.raises(ValueError, match="a=: expected a manifest or a list"):
+        audit("a=")
+
+
+def test_files_that_were_cut_off_are_logged_once(folder, caplog):
+    plant(folder, "copy")
+    for name in ("0.wav", "7.wav"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1000])
+    assert audited(folder, test=[*TEST, row(7)]).between == {"copy": 1}
+    assert sorted(message.split(":")[0][-5:] for message in caplog.messages) == ["0.wav", "7.wav"]
+
+
 def test_families_of_lists_are_not_compared_with_each_other(folder):
     path = write(folder / "all.jsonl", [*TRAIN, *TEST, row(7, source="s0")])
     for name, ids in {

@@ -148,7 +148,12 @@ def test_rows_outside_the_filter_need_no_files(sounds):
     ("lines", "message"),
     [
         (["caption,fold", "A,1"], r"m\.csv:2: no column path; has caption, fold"),
-        (["path,fold", "a.wav,1"], r"m\.csv:2: no column caption"),
+        (["path,fold", "a.wav,1"], r"m\.csv:2: no column caption; has path, fold$"),
+        (["path,caption", "a.wav"], r"m\.csv:2: caption is empty$"),
+        (["caption,path", "A dog"], r"m\.csv:2: path is empty$"),
+        (["path,captions", "a.wav"], r"m\.csv:2: captions is empty$"),
+        (["path,captions", "a.wav,"], r"m\.csv:2: captions is empty$"),
+        (["path,captions,caption", "a.wav,"], r"m\.csv:2: caption is empty$"),
         (["path,caption", "a.wav,A", "b.wav,  "], r"m\.csv:3: caption is empty"),
         (["path,caption", ",A"], r"m\.csv:2: path is empty"),
         (["path,caption,rewrites", "a.wav,A,one; two"], r"m\.csv:2: rewrites: expected a list"),
@@ -248,13 +253,31 @@ def test_captions_may_be_kept_once_for_many_rows(tmp_path):
     assert manifest.files(path) == [path, tmp_path / "c.json"]
 
 
-@pytest.mark.parametrize("reference", ["c.json#cat", "c.json", "d.json#dog", "c.json#bad"])
-def test_wrong_references_to_captions_name_the_line(tmp_path, reference):
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("c.json#cat", r"no 'cat' in .*c\.json, which has dog, bad$"),
+        ("l.json#cat", r"no 'cat' in .*l\.json, which is no object of lists$"),
+        ("c.json", r"'c\.json' is no list; write file\.json#key$"),
+        ("#dog", r"'#dog' is no list; write file\.json#key$"),
+        ("d.json#dog", r"cannot read .*d\.json"),
+        ("c.json#bad", r"c\.json: bad: captions: expected a list of objects"),
+    ],
+)
+def test_wrong_references_to_captions_name_the_line(tmp_path, reference, message):
     (tmp_path / "c.json").write_text('{"dog": [{"caption": "A dog."}], "bad": [1]}')
+    (tmp_path / "l.json").write_text("[]")
     path = tmp_path / "m.csv"
     path.write_text(f"path,captions\na.wav,{reference}\n")
-    with pytest.raises(FormatError, match="captions"):
+    with pytest.raises(FormatError, match=message):
         manifest.read(path, check_files=False)
+
+
+def test_a_row_without_a_list_of_captions_has_its_own(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("path,caption,captions\na.wav,A dog,\nb.wav,A cat\n")
+    rows = manifest.read(path, check_files=False)
+    assert [row.captions[0].text for row in rows] == ["A dog", "A cat"]
 
 
 def test_parquet_rows_are_counted_through_all_batches(sounds, monkeypatch):

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from folders import write_wav
+from folders import write_stereo, write_wav
 
 from reclap.cli import main
 from reclap.datasets import FAULTS, check_recordings
@@ -141,6 +141,51 @@ def test_columns_of_kind_and_source_have_other_names(folder):
     assert checked(folder, rows).faults == ()
     (fault,) = checked(folder, rows, kind="label", source="clip").faults
     assert (fault.check, fault.where, fault.reason) == ("source", "rain", "all of one")
+
+
+@pytest.mark.parametrize("column", ["kind", "source"])
+def test_a_column_that_no_row_has_is_refused_where_it_was_given(folder, column):
+    others = [{k: v for k, v in r.items() if k != column} for r in GOOD]
+    assert checked(folder, others).faults == ()
+    there = ", ".join(others[0])
+    with pytest.raises(ValueError, match=rf"sounds\.jsonl: no column recc, but {there}$"):
+        checked(folder, GOOD[:0] + others, **{column: "recc"})
+    with pytest.raises(ValueError, match=f"no column {column}, but"):
+        checked(folder, others, **{column: column})
+    assert checked(folder, [*others, GOOD[0] | {"path": "x.wav"}], **{column: column}).rows == 5
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ({"caption": "A", "kind": "rain"}, "no column path; has caption, kind"),
+        ({"path": " ", "caption": "A"}, "path is empty"),
+        ({"audio": 3, "caption": "A"}, "audio: expected a text, got 3"),
+        ({"path": "0.wav", "kind": "rain"}, "no column caption; has path, kind"),
+    ],
+)
+def test_a_row_that_lacks_something_says_what_it_has(folder, item, reason):
+    (fault,) = checked(folder, [item]).faults
+    assert (fault.check, fault.reason) == ("row", reason)
+
+
+def test_an_id_that_a_list_has_twice_is_told(folder, capsys):
+    checked(folder, [r | {"id": f"i{i}"} for i, r in enumerate(GOOD)])
+    (folder / "some.txt").write_text("i1\ni2\ni1\n")
+    lists = [str(folder / "some.txt"), "--manifest", str(folder / "sounds.jsonl")]
+    assert main(["data", "check", *lists]) == 0
+    text = capsys.readouterr().out
+    assert "2 rows, 1 fault\n" in text
+    assert "sounds.jsonl:2: 1.wav: its id comes 2 times in some" in text
+
+
+def test_faults_of_copies_are_logged_once(folder, caplog):
+    for name, samples in ("cut", noise(9)), ("copy", 0.3 * noise(9)):
+        write_stereo(folder / f"{name}.wav", np.stack([samples, -0.9 * samples], 1), RATE)
+    rows = [row("cut.wav", "A"), row("copy.wav", "B")]
+    (fault,) = checked(folder, rows, copies=True).faults
+    assert fault.check == "copy"
+    assert len(caplog.messages) == len(set(caplog.messages)) > 0
 
 
 def test_command_reports_and_its_status_tells(folder, capsys):

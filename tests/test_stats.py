@@ -147,6 +147,25 @@ def test_columns_have_other_names_and_divide(folder):
         counted(folder, rows, jobs=0)
 
 
+@pytest.mark.parametrize("column", ["kind", "source"])
+def test_a_column_that_no_row_has_is_refused_where_it_was_given(folder, column):
+    rows = [{"id": "a", "path": "0.wav"}, {"path": "1.wav", "seconds": 1}]
+    assert counted(folder, rows).total.rows == 2
+    for name in (column, "nocol"):
+        with pytest.raises(ValueError, match=f"no column {name}, but id, path, seconds$"):
+            counted(folder, rows, **{column: name})
+    assert main(["data", "stats", str(folder / "clips.jsonl"), f"--{column}", "nocol"]) == 2
+
+
+def test_ids_that_a_list_has_twice_are_told_and_count_once(folder):
+    counted(folder)
+    (folder / "one.txt").write_text("a\nb\na\n")
+    report = stats(folder / "one.txt", manifest=folder / "clips.jsonl")
+    assert (report.total.rows, report.repeated) == (2, 1)
+    assert "ids that a list has more than once: 1\n" in str(report)
+    assert counted(folder).repeated == 0
+
+
 def test_command_prints_a_page_or_json(folder, capsys):
     counted(folder)
     path = str(folder / "clips.jsonl")

@@ -180,8 +180,10 @@ def clip_of(source: Any, rate: int | None, *, channels_first: bool = False) -> C
     return Clip(samples, check_rate(f"{ARRAY}'s rate", rate))
 
 
-def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: str) -> Samples:
-    """Mix the channels of a clip and resample it; see `load`; `name` is for warnings."""
+def convert(
+    clip: Clip, rate: int, channels: Channels, resampler: Kind, name: str | None
+) -> Samples:
+    """Mix the channels of a clip and resample it; see `load`; `name` is for warnings, or None."""
     samples, clip_rate, levels = clip.samples, clip.rate, Levels()
     del clip  # an hour in stereo is more than a gigabyte
     mixed = None
@@ -190,7 +192,8 @@ def convert(clip: Clip, rate: int, channels: Channels, resampler: Kind, name: st
     elif channels == "mean":
         mixed = core.downmix(samples)
     levels.add(samples, mixed if channels == "mean" else None)
-    levels.report(name)
+    if name is not None:
+        levels.report(name)
     if mixed is not None:
         samples = mixed
     out = resample(samples, clip_rate, rate, resampler)

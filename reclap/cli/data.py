@@ -34,7 +34,7 @@ def _add_action(actions: Commands, name: str, text: str) -> argparse.ArgumentPar
     p.add_argument("sources", metavar="SOURCE", nargs="+", help="manifest, recipe, list or folder")
     p.add_argument("--root", type=Path, help="folder that sound paths start from")
     p.add_argument("--manifest", type=Path, help="manifest that has the ids of lists")
-    p.add_argument("--source", default="source", metavar="COLUMN", help="column of sources")
+    p.add_argument("--source", metavar="COLUMN", help="column of sources (default: source)")
     p.add_argument("--json", action="store_true", help="the report as one JSON object")
     add_traceback(p)
     return p
@@ -43,7 +43,7 @@ def _add_action(actions: Commands, name: str, text: str) -> argparse.ArgumentPar
 def _add_check(actions: Commands) -> None:
     p = _add_action(actions, "check", "find what would stop or bias a run")
     p.add_argument("--rate", type=int, default=0, help="least sample rate of files in Hz")
-    p.add_argument("--kind", default="kind", metavar="COLUMN", help="column of kinds")
+    p.add_argument("--kind", metavar="COLUMN", help="column of kinds (default: kind)")
     p.add_argument(
         "--copies", action="store_true", help="compare fingerprints of all recordings as well"
     )
@@ -63,7 +63,7 @@ def _add_audit(actions: Commands) -> None:
 def _add_stats(actions: Commands) -> None:
     p = _add_action(actions, "stats", "count rows, files, sources, lengths and captions")
     _add_reading(p)
-    p.add_argument("--kind", default="kind", metavar="COLUMN", help="column of kinds")
+    p.add_argument("--kind", metavar="COLUMN", help="column of kinds (default: kind)")
     p.set_defaults(run=_run_stats)
 
 

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reclap.datasets.splits import counted
+
 __all__ = ["LEAKS", "AuditReport", "Leak"]
 
 LEAKS = {
-    "id": "rows with the same id",
+    "id": "rows with the same id, or one that a list has twice",
     "file": "rows of the same sound file",
     "bytes": "sound files with the same content",
     "copy": "sound files of the same recording, by fingerprint",
@@ -29,11 +31,13 @@ class Leak:
     splits : tuple of str
         Names of both splits; of one, twice, for a duplicate within it.
     first, second : str
-        File and line of a row of each split, and its sound.
+        File and line of a row of each split, and its sound; the same for an id that a list has
+        twice.
     what : str
         The id, source or caption; the coherence of copies; empty for files.
     rows : int
-        Number of rows of both splits that share it; of copies and contents, of files.
+        Number of rows of both splits that share it; of copies and contents, of files; of an id
+        that a list has twice, how often.
 
     Examples
     --------
@@ -60,9 +64,12 @@ class Leak:
         """Return one line for a person."""
         what = self.what if self.check == "copy" else repr(self.what) if self.what else ""
         more = f"{self.rows} in all" if self.rows > 2 else ""
+        if self.first == self.second:
+            more = f"{self.rows} times in the list"
         tail = ", ".join(part for part in (what, more) if part)
         where = " and ".join(dict.fromkeys(self.splits))
-        return f"{where}: {self.first} and {self.second}{': ' if tail else ''}{tail}"
+        rows = " and ".join(dict.fromkeys((self.first, self.second)))
+        return f"{where}: {rows}{': ' if tail else ''}{tail}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +164,11 @@ class AuditReport:
     def __str__(self) -> str:
         """Return a page for a person: counts, then the first findings of each kind."""
         rows = ", ".join(f"{name} {count}" for name, count in self.splits.items())
-        lines = [f"{self.files} sound files; rows: {rows}"]
+        lines = [f"{counted(self.files, 'sound file')}; rows: {rows}"]
         lines += self._part("Between splits", self.between, between=True)
         lines += self._part("Within a split", self.within, between=False)
         if self.unread:
-            lines.append(f"not compared: {self.unread} files that cannot be read")
+            lines.append(f"not compared: {counted(self.unread, 'file')} that cannot be read")
             lines += [f"  {text}" for text in self.unread_files[:_SHOWN]]
             lines += _rest(self.unread - _SHOWN)
         lines += ["nothing found"] if len(lines) == 1 else []

@@ -33,7 +33,7 @@ def audit(
     root: StrPath | None = None,
     manifest: StrPath | None = None,
     split: str = "",
-    source: str = "source",
+    source: str | None = None,
     audio: bool = True,
     index: StrPath | None = None,
     jobs: int | None = None,
@@ -56,9 +56,9 @@ def audit(
         Manifest whose ids the lists hold.
     split : str
         Column whose values divide the rows into splits; empty: none.
-    source : str
-        Column of the source of a recording, which splits should not share; rows without it do not
-        count.
+    source : str, optional
+        Column of the source of a recording, which splits should not share; ``source`` by default.
+        Rows without it do not count.
     audio : bool
         Read the sound files, to compare their content and their fingerprints.
     index : path, optional
@@ -82,7 +82,8 @@ def audit(
     OSError
         If a manifest or a list cannot be read, or the disk is full.
     FormatError
-        If a source is none; a split has no row; a list has an id that no row has.
+        If a source is none; a split has no row; a list has an id that no row has; no row has the
+        column `source` that is given.
     ValueError
         If `jobs` or `limit` is below 1.
 
@@ -99,10 +100,11 @@ def audit(
     if min(threads, limit) < 1:
         raise ValueError(f"jobs is {threads} and limit {limit}, expected at least 1 of each")
     rows = SplitRows(find_splits(sources, root=root, manifest=manifest), split)
+    rows.require(source)
     if index is not None:
         Path(index).mkdir(parents=True, exist_ok=True)
     with private_folder(None if index is None else Path(index)) as folder:
-        job = _Audit(rows, folder, source, limit, progress)
+        job = _Audit(rows, folder, source or "source", limit, progress)
         job.rows()
         if audio:
             with contextlib.closing(Prints(Path(index or folder) / "prints.sqlite")) as prints:
@@ -161,7 +163,7 @@ class _Audit:
                 self._folder,
                 contents[alone],
                 prints,
-                lambda clip: decoded(Path(paths[alone[clip]])),
+                lambda clip: decoded(Path(paths[alone[clip]]), warn=False),
                 jobs,
             )
             with (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from reclap._types import Array, Samples
-from reclap.audio.decode import load
+from reclap.audio.decode import Clip, SoundFile, convert, load
 from reclap.audio.fingerprint import (
     COHERENT,
     RATE,
@@ -109,9 +109,13 @@ class Prints:
         )
 
 
-def decoded(path: Path) -> Samples:
-    """Return a file as fingerprints want it."""
-    return load(path, RATE)
+def decoded(path: Path, *, warn: bool = True) -> Samples:
+    """Return a file as fingerprints want it; `warn`: log its faults, as `load` does."""
+    if warn:
+        return load(path, RATE)
+    file = SoundFile(path)
+    reader = file.open()
+    return convert(Clip(file.read(reader), reader.rate), RATE, "mean", "soxr", None)
 
 
 class Texts:

@@ -13,8 +13,9 @@ import numpy as np
 from reclap._types import Samples
 from reclap.audio.decode import Clip, SoundFile, convert
 from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
+from reclap.datasets.prints import decoded
 from reclap.datasets.shared import regular, span_of
-from reclap.datasets.splits import Place, Source, SplitRows, find_splits
+from reclap.datasets.splits import Place, Source, SplitRows, counted, find_splits
 from reclap.errors import FormatError, one_line
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt, sound_of
@@ -29,7 +30,7 @@ FAULTS = {
     "silent": "no sample is louder than -80 dB",
     "truncated": "the file was cut off, or is shorter than the excerpt",
     "rate": "the file's sample rate is below the wanted one",
-    "duplicate": "the same file, or the same samples, as another row",
+    "duplicate": "the same file, or the same samples, as another row; an id that a list has twice",
     "copy": "the same recording as another row, changed",
     "caption": "rows of different files have the same caption of their own",
     "source": "all recordings of a kind are of one source",
@@ -127,7 +128,8 @@ class RecordingsReport:
 
     def __str__(self) -> str:
         """Return a few lines for a person: counts, then the first faults of each sort."""
-        lines = [f"{self.name}: {self.rows} rows, {len(self.faults)} faults"]
+        faults = counted(len(self.faults), "fault")
+        lines = [f"{self.name}: {counted(self.rows, 'row')}, {faults}"]
         for check, count in self.by_check.items():
             lines.append(f"{check}: {count} ({FAULTS[check]})")
             found = [fault for fault in self.faults if fault.check == check]
@@ -141,8 +143,8 @@ def check_recordings(
     root: StrPath | None = None,
     *,
     rate: int = 0,
-    kind: str = "kind",
-    source: str = "source",
+    kind: str | None = None,
+    source: str | None = None,
     copies: bool = False,
 ) -> RecordingsReport:
     """Check the recordings of manifests; a file whose rows are together is decoded once.
@@ -156,8 +158,9 @@ def check_recordings(
         Folder that relative sound paths start from; the manifest's own by default.
     rate : int
         Sample rate in Hz that files should have at least; 0: any.
-    kind, source : str
-        Columns of the kind and of the source of a recording; rows without them do not count.
+    kind, source : str, optional
+        Columns of the kind and of the source of a recording, ``kind`` and ``source`` by default;
+        rows without them do not count.
     copies : bool
         Compare fingerprints of all recordings, which are kept in memory (about 7 kB a second).
 
@@ -171,7 +174,7 @@ def check_recordings(
     OSError
         If a manifest cannot be read.
     FormatError
-        If it is not a manifest, or has no row.
+        If it is not a manifest, or has no row, or none with a column that is given.
 
     Examples
     --------
@@ -180,11 +183,15 @@ def check_recordings(
     ['missing']
     """
     splits = find_splits(path, root=root)
+    found = SplitRows(splits)
+    found.require(kind, source)
     check = _Check(rate, copies)
     rows = 0
-    for place, item in SplitRows(splits):
+    for place, item in found:
         rows += 1
-        check.row(place, item, kind, source)
+        for split, times in place.repeated.items():
+            check.repeated(place.where, found.names[split], times)
+        check.row(place, item, kind or "kind", source or "source")
     names = dict.fromkeys(os.fspath(split.manifest) for split in splits)
     return RecordingsReport(", ".join(names), rows, (*check.faults, *check.of_several()))
 
@@ -204,15 +211,19 @@ class _Check:
         self._sources: dict[str, set[str]] = {}
         self._prints: list[tuple[str, Path, Fingerprint]] = []
 
+    def repeated(self, where: str, split: str, times: int) -> None:
+        """Tell a row that a list has several times."""
+        self.faults.append(Fault("duplicate", where, f"its id comes {times} times in {split}"))
+
     def row(self, place: Place, item: Mapping[str, Any], kind: str, source: str) -> None:
         """Check a row, and its file unless it was checked before."""
         at, where = place.at, place.where
         if kind in item and source in item:
             self._sources.setdefault(str(item[kind]), set()).add(str(item[source]))
         if place.path is None:
-            self.faults.append(Fault("row", at, "no path"))
+            self.faults.append(Fault("row", at, _no_path(item)))
             return
-        columns = {name: item[name] for name in item if name not in ("path", "audio")}
+        columns = dict(item)
         try:
             captions = manifest.take_captions(at, columns, place.captions)
         except FormatError as error:
@@ -278,7 +289,8 @@ class _Check:
         if first != where:
             self.faults.append(Fault("duplicate", where, f"the same samples as {first}"))
         elif self._copies:
-            self._prints.append((where, path, fingerprint(_narrow(clip, where))))
+            samples = convert(clip, RATE, "mean", "soxr", where)
+            self._prints.append((where, path, fingerprint(samples)))
 
     def of_several(self) -> list[Fault]:
         """Return the faults that only all rows together show."""
@@ -297,8 +309,17 @@ class _Check:
         return found
 
     def _load(self, i: int) -> Samples:
-        where, path, _ = self._prints[i]
-        return _narrow(_decoded(path)[1], where)
+        return decoded(self._prints[i][1], warn=False)
+
+
+def _no_path(item: Mapping[str, Any]) -> str:
+    """Return why a row names no file."""
+    for name in ("path", "audio"):
+        if name in item:
+            value = item[name]
+            is_text = isinstance(value, str)
+            return f"{name} is empty" if is_text else f"{name}: expected a text, got {value!r}"
+    return f"no column path; has {', '.join(item)}"
 
 
 def _decoded(path: Path) -> tuple[SoundFile, Clip]:
@@ -307,11 +328,6 @@ def _decoded(path: Path) -> tuple[SoundFile, Clip]:
     file = SoundFile(path)
     reader = file.open()
     return file, Clip(file.read(reader), reader.rate)
-
-
-def _narrow(clip: Clip, where: str) -> Samples:
-    """Return a clip as fingerprints want it."""
-    return convert(clip, RATE, "mean", "soxr", where)
 
 
 def _digest(clip: Clip) -> bytes:

@@ -117,6 +117,7 @@ class RowKeys:
 
     def __init__(self, folder: Path, source: str) -> None:
         self._source = source
+        self._repeated: list[Group] = []
         self.rows: list[int] = []
         plain = {"value": "u8", "split": "u4", "row": "u8"}
         by_file = {"value": "u8", "split": "u4", "file": "u8", "row": "u8"}
@@ -132,6 +133,9 @@ class RowKeys:
             for split in place.splits:
                 self.rows[split] += 1
                 self._add(row, split, place, item)
+            for split, times in place.repeated.items():
+                value = value_of("id", str(item["id"]))
+                self._repeated.append(Group((split, split), (row, row), times, value))
 
     def _add(self, row: int, split: int, place: Place, item: Mapping[str, Any]) -> None:
         file = 0
@@ -146,7 +150,8 @@ class RowKeys:
             self._captions.add(value_of("caption", text), split, file or row, row)
 
     def groups(self, compared: Compared) -> Iterator[tuple[str, Group]]:
-        """Yield what rows share but files, with the check that tells."""
+        """Yield what rows share but files, and ids that lists repeat, with the check that tells."""
+        yield from (("id", group) for group in self._repeated)
         for check, buckets, inside in (
             ("id", self._plain["id"], "row"),
             ("file", self._spans, "row"),

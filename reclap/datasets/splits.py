@@ -16,7 +16,16 @@ from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.files import StrPath
 
-__all__ = ["Place", "Source", "Split", "SplitRows", "digest64", "find_splits", "named_source"]
+__all__ = [
+    "Place",
+    "Source",
+    "Split",
+    "SplitRows",
+    "counted",
+    "digest64",
+    "find_splits",
+    "named_source",
+]
 
 _MANIFESTS = (".csv", ".jsonl", ".parquet")
 _LIST = ".txt"
@@ -67,6 +76,11 @@ class Split:
 Source: TypeAlias = StrPath | Split
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, for messages."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def digest64(text: str) -> int:
     """Return a digest of a text of 64 bits."""
     content = text.encode("utf-8", "surrogatepass")
@@ -106,7 +120,7 @@ def find_splits(
     FileNotFoundError
         If a source does not exist.
     FormatError
-        If there is no source, or one is none of these, or two splits have one name.
+        If there is no source, or one is none of these or empty, or two splits have one name.
 
     Examples
     --------
@@ -137,10 +151,18 @@ def find_splits(
 
 
 def named_source(text: str) -> tuple[str, Path]:
-    """Return the name that ``name=path`` gives, empty for a path alone, and the path."""
+    """Return the name that ``name=path`` gives, empty for a path alone, and the path.
+
+    Raises
+    ------
+    FormatError
+        If the path is empty, which would be the current folder.
+    """
     name, equals, path = text.partition("=")
-    if not equals or not name or os.sep in name or Path(text).exists():
-        return "", Path(text)
+    if not equals or not name or os.sep in name or (text and Path(text).exists()):
+        name, path = "", text
+    if not path:
+        raise FormatError(f"{text!r}: no path; expected a manifest, list of ids or folder")
     return name, Path(path)
 
 
@@ -203,6 +225,8 @@ class Place:
         Its absolute path, the same however the folder is written, links included; empty for none.
     splits : tuple of int
         Numbers of the splits that the row is in, at least one; see `SplitRows`.
+    repeated : dict of int to int
+        How often the list of a split has the row's id, of splits where that is more than once.
     captions : SharedCaptions
         Captions kept once for many rows.
     """
@@ -212,6 +236,7 @@ class Place:
     path: Path | None
     file: str
     splits: tuple[int, ...]
+    repeated: Mapping[int, int]
     captions: manifest.SharedCaptions
 
     @property
@@ -290,15 +315,41 @@ class SplitRows:
             captions = manifest.SharedCaptions(folder)
             for line, item in manifest.items(table):
                 at = f"{table}:{line}"
-                inside = tuple(self._inside(at, item, m) for m in members if m.has(item))
+                inside = {self._inside(at, item, m): n for m in members if (n := m.count(item))}
                 if inside:
                     sound = item.get("path", item.get("audio"))
                     name = sound if isinstance(sound, str) and sound.strip() else ""
                     path = Path(root or folder) / name if name else None
                     file = f"{real(path.parent).rstrip(os.sep)}/{path.name}" if path else ""
-                    yield Place(at, name, path, file, inside, captions), item
+                    repeated = {split: n for split, n in inside.items() if n > 1}
+                    yield Place(at, name, path, file, tuple(inside), repeated, captions), item
         for member in self._members:
             member.end()
+
+    def require(self, *columns: str | None) -> None:
+        """Refuse columns that no row has; rows are read until each column was seen.
+
+        Parameters
+        ----------
+        columns : str or None
+            Names that somebody gave; None is passed over.
+
+        Raises
+        ------
+        FormatError
+            Naming the columns that there are.
+        """
+        absent = [column for column in columns if column is not None]
+        there: dict[str, None] = {}
+        for _, item in self if absent else ():
+            absent = [column for column in absent if column not in item]
+            if not absent:
+                return
+            there |= dict.fromkeys(item)
+        if absent:
+            files = dict.fromkeys(os.fspath(member.split.manifest) for member in self._members)
+            named = f"{', '.join(files)}: no column {', '.join(absent)}"
+            raise FormatError(f"{named}, but {', '.join(there)}")
 
     def _inside(self, at: str, item: Mapping[str, Any], member: "_Member") -> int:
         split = member.split
@@ -326,6 +377,7 @@ class _Member:
         self.split = split
         self._allowed = {column: {str(v) for v in vs} for column, vs in split.where.items()}
         self._ids: Digests | None = None
+        self._listed = np.zeros(0, np.int64)
         self._seen: npt.NDArray[np.bool_] = np.zeros(0, bool)
         self._rows = 0
 
@@ -334,22 +386,25 @@ class _Member:
         self._rows = 0
         if self.split.ids is not None and self._ids is None:
             digests = array("Q", (digest64(i) for i in _lines(Path(self.split.ids))))
-            self._ids = np.unique(np.frombuffer(digests, np.uint64))
+            found = np.frombuffer(digests, np.uint64)
+            self._ids, self._listed = np.unique(found, return_counts=True)
         if self._ids is not None:
             self._seen = np.zeros(len(self._ids), bool)
 
-    def has(self, item: Mapping[str, Any]) -> bool:
-        """Tell whether a row is in the split, and remember it."""
+    def count(self, item: Mapping[str, Any]) -> int:
+        """Return how often a row is in the split, or in its list of ids, and remember it."""
         if any(str(item.get(column, "")) not in values for column, values in self._allowed.items()):
-            return False
+            return 0
+        times = 1
         if self._ids is not None:
             value = np.uint64(digest64(str(item.get("id", ""))))
             at = int(np.searchsorted(self._ids, value))
             if at == len(self._ids) or self._ids[at] != value:
-                return False
+                return 0
             self._seen[at] = True
+            times = int(self._listed[at])
         self._rows += 1
-        return True
+        return times
 
     def end(self) -> None:
         """Refuse a split without rows, and ids that no row has."""

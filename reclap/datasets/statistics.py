@@ -50,8 +50,8 @@ def stats(
     root: StrPath | None = None,
     manifest: StrPath | None = None,
     split: str = "",
-    kind: str = "kind",
-    source: str = "source",
+    kind: str | None = None,
+    source: str | None = None,
     audio: bool = True,
     jobs: int | None = None,
     progress: bool = False,
@@ -70,8 +70,9 @@ def stats(
         Manifest whose ids the lists hold.
     split : str
         Column whose values divide the rows into splits; empty: none.
-    kind, source : str
-        Columns of the kind and of the source of a recording. Columns ``group`` and ``licence`` are
+    kind, source : str, optional
+        Columns of the kind and of the source of a recording; ``kind`` and ``source`` by default.
+        Columns ``group`` and ``licence`` are
         counted as well; a row does not count under a column that it does not have.
     audio : bool
         Read headers of the sound files, once each, for their rates and channels; of rows that do
@@ -91,7 +92,8 @@ def stats(
     OSError
         If a manifest or a list cannot be read, or the disk is full.
     FormatError
-        If a source is none; a split has no row; a list has an id that no row has.
+        If a source is none; a split has no row; a list has an id that no row has; no row has a
+        column that is given.
     ValueError
         If `jobs` is below 1.
 
@@ -107,18 +109,22 @@ def stats(
     if threads < 1:
         raise ValueError(f"jobs is {threads}, expected at least 1")
     rows = SplitRows(find_splits(sources, root=root, manifest=manifest), split)
-    columns = {"kind": kind, "group": "group", "licence": "licence"}
+    rows.require(kind, source)
+    columns = {"kind": kind or "kind", "group": "group", "licence": "licence"}
     with private_folder() as folder:
-        cells, texts, files = _Cells(folder), _Texts(), _Files(audio)
+        cells, texts, files, repeated = _Cells(folder), _Texts(), _Files(audio), 0
         found = prefetch_map(files.read, files.wanted(rows), threads, _AHEAD * threads)
         with contextlib.closing(found), bar(None, "row", shown=progress) as shown:
             for place, item, header in found:
                 shown.update()
+                repeated += bool(place.repeated)
                 names = [("split", rows.names[i]) for i in place.splits]
                 names += [(k, str(item[c])) for k, c in columns.items() if item.get(c) is not None]
-                cells.add(names, place, item.get(source), files.seconds(place, item, header))
+                cells.add(
+                    names, place, item.get(source or "source"), files.seconds(place, item, header)
+                )
                 texts.add(place, item)
-        return cells.report(files, texts.count())
+        return cells.report(files, texts.count(), repeated)
 
 
 class _Files:
@@ -249,7 +255,7 @@ class _Cells:
             total += np.bincount(cells, minlength=len(total))
         return [int(n) for n in total]
 
-    def report(self, files: _Files, texts: TextCount) -> StatsReport:
+    def report(self, files: _Files, texts: TextCount, repeated: int) -> StatsReport:
         """Return the report."""
         files_of, sources_of = self._different(self._files), self._different(self._sources)
         counts = [
@@ -268,6 +274,7 @@ class _Cells:
             dict(files.formats.most_common()),
             files.unread,
             texts,
+            repeated,
         )
 
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reclap.datasets.splits import counted
+
 __all__ = ["Count", "StatsReport", "TextCount"]
 
 _SHOWN = 12  # values of a column, in the readable text
@@ -35,7 +37,7 @@ class Count:
     def __str__(self) -> str:
         """Return one line for a person."""
         named = {"row": self.rows, "file": self.files, "source": self.sources}
-        parts = [f"{n} {name}{'' if n == 1 else 's'}" for name, n in named.items()]
+        parts = [counted(n, name) for name, n in named.items()]
         return f"{', '.join(parts)}, {self.seconds / 60:.1f} minutes"
 
 
@@ -95,6 +97,8 @@ class StatsReport:
         Number of files whose header cannot be read.
     texts : TextCount
         Captions.
+    repeated : int
+        Number of rows whose id a list has more than once; they count once.
 
     Examples
     --------
@@ -114,6 +118,7 @@ class StatsReport:
     formats: Mapping[str, int]
     unread: int
     texts: TextCount
+    repeated: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON object.
@@ -130,7 +135,7 @@ class StatsReport:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        unknown = f" ({self.unknown} rows of unknown length)" if self.unknown else ""
+        unknown = f" ({counted(self.unknown, 'row')} of unknown length)" if self.unknown else ""
         yield f"{self.total}{unknown}"
         for title, counts in (("rates", self.rates), ("channels", self.channel_counts)):
             if counts:
@@ -139,6 +144,8 @@ class StatsReport:
         yield "formats of files: " + ", ".join(
             f"{k or 'none'}: {n}" for k, n in self.formats.items()
         )
+        if self.repeated:
+            yield f"ids that a list has more than once: {self.repeated}"
         if self.unread:
             yield f"files that cannot be read: {self.unread}"
         yield from self._captions()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.errors import FormatError, needs, one_line
+from reclap.errors import FormatError, needs, one_line, shown_names
 from reclap.io.excerpts import Excerpt, sound_of
 from reclap.io.files import StrPath, parse_json
 
@@ -19,6 +19,7 @@ __all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read"
 
 FLAGS = "rewrite_flags"  # column of `reclap rewrite`: findings of the checks by text
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
+_NEEDED = (*_PATH, "caption", "captions")  # empty where a row of CSV is too short for them
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _BATCH = 1024  # rows of Parquet read at once
 _LISTED = 5  # missing files, or faulty rows, that a message names
@@ -217,7 +218,14 @@ def _csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]
             line = reader.line_num
             if "" in item:
                 raise FormatError(f"{path}:{line}: more cells than the {len(item) - 1} columns")
-            yield line, {column: value for column, value in item.items() if value is not None}
+            yield (
+                line,
+                {
+                    column: value or ""
+                    for column, value in item.items()
+                    if value is not None or column in _NEEDED
+                },
+            )
     except csv.Error as error:
         raise FormatError(f"{path}:{reader.reader.line_num}: {error}") from error
 
@@ -260,9 +268,15 @@ class SharedCaptions:
         """Return the captions that ``file.json#key`` names."""
         if reference not in self._lists:
             name, _, key = reference.partition("#")
-            found = self._file(at, name)
-            if not key or not isinstance(found, dict) or key not in found:
+            if not name or not key:
                 raise FormatError(f"{at}: captions: {reference!r} is no list; write file.json#key")
+            found = self._file(at, name)
+            if not isinstance(found, dict) or key not in found:
+                keys = shown_names(list(found), _LISTED, ", ") if isinstance(found, dict) else ""
+                there = f"has {keys}" if keys else "is no object of lists"
+                raise FormatError(
+                    f"{at}: captions: no {key!r} in {self.folder / name}, which {there}"
+                )
             self._lists[reference] = _captions(f"{self.folder / name}: {key}", found[key])
         return self._lists[reference]
 
@@ -282,10 +296,11 @@ def _row(
     names = [name for name in _PATH if name in item]
     if not names:
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
-    sound = _text(at, names[0], item.pop(names[0]))
+    sound = _text(at, names[0], item[names[0]])
     if check_files and "://" in sound and not (root / sound).is_file():
         raise FormatError(f"{at}: {names[0]} {sound} is a URL: download the sound, give its path")
     captions = take_captions(at, item, shared)
+    del item[names[0]]
     found = sound_of(at, root / sound, item)
     extra = {k: _plain(v) for k, v in item.items()}
     return Row(root / sound, captions, extra, at, found if isinstance(found, Excerpt) else None)
@@ -309,7 +324,10 @@ def take_captions(at: str, item: dict[str, Any], shared: SharedCaptions) -> tupl
         If there is no caption, or something in its place.
     """
     listed = item.pop("captions", None)
-    if listed is None:
+    is_empty = isinstance(listed, str) and not listed.strip()
+    if is_empty and "caption" not in item:
+        raise FormatError(f"{at}: captions is empty")
+    if listed is None or is_empty:
         return (_caption(at, item),)
     return shared(at, listed) if isinstance(listed, str) else _captions(at, listed)
 
@@ -328,7 +346,8 @@ def _captions(at: str, value: Any) -> tuple[Caption, ...]:
 def _caption(at: str, item: dict[str, Any]) -> Caption:
     """Take a caption and its rewrites out of a row."""
     if "caption" not in item:
-        raise FormatError(f"{at}: no column caption; has {', '.join(item)}")
+        there = f"; has {', '.join(item)}" if item else ""
+        raise FormatError(f"{at}: no column caption{there}")
     text = _text(at, "caption", item.pop("caption"))
     names = [name for name in _REWRITES if name in item]
     return Caption(text, _rewrites(at, names[0], item.pop(names[0])) if names else ())
