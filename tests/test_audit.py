@@ -1,6 +1,7 @@
 """Audits: each planted leak is found and named, and nothing in a clean set."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from reclap.datasets import leaks as module
 from reclap.datasets.buckets import Buckets
 from reclap.datasets.prints import Prints
 from reclap.io.files import PRIVATE
+from reclap.io.records import Records
 from reclap.training import recipe_splits
 
 
@@ -231,6 +233,17 @@ def test_a_full_disk_is_told_with_its_folder(tmp_path, monkeypatch):
     buckets.add(1)
     with pytest.raises(OSError, match=r"No space left on device: .*b'$"):
         list(buckets.sorted())
+
+
+def test_a_full_disk_of_the_index_ends_the_audit(folder, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device", "prints.sqlite")
+
+    monkeypatch.setattr("reclap.io.records.Records.reading", full, raising=True)
+    prints = object.__new__(Prints)
+    prints._records = object.__new__(Records)
+    with pytest.raises(OSError, match=r"No space left on device: 'prints\.sqlite'"):
+        prints.add(folder / "0.wav")
 
 
 def test_names_that_are_no_text_are_files_too(folder):

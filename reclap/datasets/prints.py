@@ -1,5 +1,6 @@
 """Fingerprints of many files on disk: a cache of them, and the search for copies."""
 
+import errno
 import functools
 import hashlib
 import os
@@ -75,6 +76,8 @@ class Prints:
         except FileNotFoundError:
             return "no such file"
         except (OSError, ReclapError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:  # of the cache, not of the file
+                raise
             return one_line(error)
 
     def _known(self, path: Path, state: os.stat_result) -> bytes | None:
