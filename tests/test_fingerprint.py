@@ -51,6 +51,8 @@ def clips():
 CHANGES = {
     "same": lambda x: x,
     "softer": lambda x: x * np.float32(0.05),
+    "inverted": lambda x: -x,
+    "inverted, inside": lambda x: -0.2 * x[3001:9077],
     "inside": lambda x: x[3001:9077],
     "resampled": lambda x: resample(resample(x, RATE, 11025), 11025, RATE),
     "16 bits": lambda x: np.round(x * 3000).astype(np.float32) / 3000,
@@ -70,6 +72,11 @@ def test_a_copy_is_found_and_nothing_else(clips, change):
 def test_takes_of_one_note_are_not_coherent(clips):
     assert max(coherence(clips[8], other) for other in clips[9:]) < COHERENT
     assert coherence(clips[8], clips[8]) == pytest.approx(1, abs=1e-6)
+
+
+def test_coherence_does_not_depend_on_polarity(clips):
+    for clip, other in (clips[0], clips[0][3000:9000]), (clips[8], clips[8]), (clips[8], clips[9]):
+        assert coherence(clip, -other) == coherence(clip, other)
 
 
 def test_coherence_does_not_depend_on_order(clips):

@@ -2,8 +2,8 @@
 
 Two stages. Pairs of spectral peaks, hashed (A. Wang, "An industrial-strength audio search
 algorithm", ISMIR 2003), name candidates out of many clips; the coherence of the waveforms, aligned
-and whitened, tells a copy from another take of the same sound. Re-encoding, trimming, resampling
-and gain leave both; a change of speed or pitch does not.
+and whitened, tells a copy from another take of the same sound. Re-encoding, trimming, resampling,
+gain and inverted polarity leave both; a change of speed or pitch does not.
 """
 
 import dataclasses
@@ -238,10 +238,11 @@ def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        Correlation of the waveforms, averaged over 18 bands between 100 and 3400 Hz, at most 1:
-        about 1 for copies, above `COHERENT` for nearly all bad copies, below for other recordings,
-        even of the same note. The loudest eight seconds of the shorter clip are compared; at least
-        one second, or half of the shorter clip, overlaps. 0 for silence.
+        Correlation of the waveforms, averaged over 18 bands between 100 and 3400 Hz, in either
+        polarity, from 0 to 1: about 1 for copies, above `COHERENT` for nearly all bad copies,
+        below for other recordings, even of the same note. The loudest eight seconds of the shorter
+        clip are compared; at least one second, or half of the shorter clip, overlaps. 0 for
+        silence.
 
     Raises
     ------
@@ -256,7 +257,11 @@ def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """
     longer, shorter = sorted((mono(a), mono(b)), key=len, reverse=True)
     shorter = _loudest(shorter)
-    lag = _lag(longer, shorter)
+    return max(_coherence_at(longer, shorter, lag) for lag in _lags(longer, shorter))
+
+
+def _coherence_at(longer: Samples, shorter: Samples, lag: int) -> float:
+    """Return the coherence where the shorter clip begins at `lag` in the longer one."""
     start, stop = max(0, lag), min(len(longer), lag + len(shorter))
     size = _power_of_two(stop - start)
     hertz = np.fft.rfftfreq(size, 1 / RATE)
@@ -270,7 +275,7 @@ def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     u, v = _white(x, hertz), _white(y, hertz)
     cross = _per_band(band, _aligned(u * v.conj(), hertz))
     scale = np.sqrt(_per_band(band, np.abs(u) ** 2) * _per_band(band, np.abs(v) ** 2))
-    return min(1.0, float((cross / np.maximum(scale, 1e-30))[sounds].mean()))
+    return min(1.0, abs(float((cross / np.maximum(scale, 1e-30))[sounds].mean())))
 
 
 def _loudest(clip: Samples) -> Samples:
@@ -295,13 +300,18 @@ def _aligned(cross: Bins, hertz: Reals) -> Reals:
     turn = np.exp(2j * np.pi / (8 * RATE) * hertz)
     turned, best = cross * turn.conj() ** 8, cross.real
     for _ in range(17):
-        best = max(best, turned.real, key=np.sum)
+        best = max(best, turned.real, key=_size_of_sum)
         turned = turned * turn
     return best
 
 
-def _lag(a: Samples, b: Samples) -> int:
-    """Return where in `a` the first sample of `b` fits best."""
+def _size_of_sum(values: Reals) -> float:
+    """Return how far the sum is from 0: a copy of inverted polarity has a negative one."""
+    return abs(float(values.sum()))
+
+
+def _lags(a: Samples, b: Samples) -> set[int]:
+    """Return where in `a` the first sample of `b` fits best, in either polarity."""
     size = _power_of_two(len(a) + len(b))
     x, y = (_whitened(clip) for clip in (a, b))
     product = np.fft.irfft(np.fft.rfft(x, size) * np.fft.rfft(y, size).conj(), size)
@@ -311,8 +321,8 @@ def _lag(a: Samples, b: Samples) -> int:
     floor = 1e-6 * energy.max(initial=0) + 1e-30
     shared = min(int(_OVERLAP * RATE), (min(len(a), len(b)) + 1) // 2)
     valid = (stop - start >= shared) & (energy > floor)
-    fit = np.where(valid, product[lags] / np.sqrt(np.maximum(energy, floor)), -np.inf)
-    return int(lags[fit.argmax()]) if valid.any() else 0
+    fit = np.where(valid, product[lags] / np.sqrt(np.maximum(energy, floor)), 0.0)
+    return {int(lags[fit.argmax()]), int(lags[fit.argmin()])} if valid.any() else {0}
 
 
 def _energy(x: Samples, start: Ints, stop: Ints) -> Reals:
