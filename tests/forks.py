@@ -90,7 +90,7 @@ def reads_ahead() -> tuple[Call, Call]:
 
     owner, found = os.getpid(), [begin(), begin()]
     first = [next(x) for x in found]
-    one, other = (x.gi_frame.f_locals["buffer"]._change for x in found)
+    one, other = (x.gi_frame.f_locals["buffer"]._lock for x in found)
 
     def hold() -> None:
         with one, other:

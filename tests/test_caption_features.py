@@ -114,12 +114,12 @@ def test_full_disk_keeps_the_blocks_before(encoder, tmp_path, monkeypatch):
 
     original, left = writer._write_all, 4  # rows, text, index of the first block, one more
 
-    def full(file, data):
+    def full(*args):
         nonlocal left
         left -= 1
         if left < 0:
             raise OSError(28, "No space left on device")
-        original(file, data)
+        original(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(writer, "_write_all", full)

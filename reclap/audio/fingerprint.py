@@ -20,6 +20,7 @@ from reclap.audio.windowing import mono
 
 __all__ = [
     "COHERENT",
+    "INVERTED",
     "RATE",
     "Fingerprint",
     "Index",
@@ -34,6 +35,7 @@ Reals: TypeAlias = npt.NDArray[np.floating[Any]]
 Bins: TypeAlias = npt.NDArray[np.complexfloating[Any, Any]]
 
 COHERENT = 0.62  # least coherence of two clips of one recording
+INVERTED = 0.15  # what opposite polarity takes from it: single tones fit one of two more often
 
 _CONTEXT = 16  # bits
 _LATER, _AHEAD, _APART = 18, 63, 64  # partners of a peak: how many, in frames, in bins
@@ -238,11 +240,11 @@ def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        Correlation of the waveforms, averaged over 18 bands between 100 and 3400 Hz, in either
-        polarity, from 0 to 1: about 1 for copies, above `COHERENT` for nearly all bad copies,
-        below for other recordings, even of the same note. The loudest eight seconds of the shorter
-        clip are compared; at least one second, or half of the shorter clip, overlaps. 0 for
-        silence.
+        Correlation of the waveforms, averaged over 18 bands between 100 and 3400 Hz, at most 1:
+        about 1 for copies, above `COHERENT` for nearly all bad copies, below for other recordings,
+        even of the same note. Opposite polarity takes `INVERTED` from it. The loudest eight seconds
+        of the shorter clip are compared; at least one second, or half of the shorter clip,
+        overlaps. 0 for silence.
 
     Raises
     ------
@@ -257,7 +259,9 @@ def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """
     longer, shorter = sorted((mono(a), mono(b)), key=len, reverse=True)
     shorter = _loudest(shorter)
-    return max(_coherence_at(longer, shorter, lag) for lag in _lags(longer, shorter))
+    same, opposite = _lags(longer, shorter)
+    inverted = _coherence_at(longer, -shorter, opposite) - INVERTED
+    return max(_coherence_at(longer, shorter, same), inverted)
 
 
 def _coherence_at(longer: Samples, shorter: Samples, lag: int) -> float:
@@ -275,7 +279,7 @@ def _coherence_at(longer: Samples, shorter: Samples, lag: int) -> float:
     u, v = _white(x, hertz), _white(y, hertz)
     cross = _per_band(band, _aligned(u * v.conj(), hertz))
     scale = np.sqrt(_per_band(band, np.abs(u) ** 2) * _per_band(band, np.abs(v) ** 2))
-    return min(1.0, abs(float((cross / np.maximum(scale, 1e-30))[sounds].mean())))
+    return min(1.0, float((cross / np.maximum(scale, 1e-30))[sounds].mean()))
 
 
 def _loudest(clip: Samples) -> Samples:
@@ -300,18 +304,13 @@ def _aligned(cross: Bins, hertz: Reals) -> Reals:
     turn = np.exp(2j * np.pi / (8 * RATE) * hertz)
     turned, best = cross * turn.conj() ** 8, cross.real
     for _ in range(17):
-        best = max(best, turned.real, key=_size_of_sum)
+        best = max(best, turned.real, key=np.sum)
         turned = turned * turn
     return best
 
 
-def _size_of_sum(values: Reals) -> float:
-    """Return how far the sum is from 0: a copy of inverted polarity has a negative one."""
-    return abs(float(values.sum()))
-
-
-def _lags(a: Samples, b: Samples) -> set[int]:
-    """Return where in `a` the first sample of `b` fits best, in either polarity."""
+def _lags(a: Samples, b: Samples) -> tuple[int, int]:
+    """Return where in `a` the first sample of `b` fits best, and where that of `-b`."""
     size = _power_of_two(len(a) + len(b))
     x, y = (_whitened(clip) for clip in (a, b))
     product = np.fft.irfft(np.fft.rfft(x, size) * np.fft.rfft(y, size).conj(), size)
@@ -321,8 +320,10 @@ def _lags(a: Samples, b: Samples) -> set[int]:
     floor = 1e-6 * energy.max(initial=0) + 1e-30
     shared = min(int(_OVERLAP * RATE), (min(len(a), len(b)) + 1) // 2)
     valid = (stop - start >= shared) & (energy > floor)
-    fit = np.where(valid, product[lags] / np.sqrt(np.maximum(energy, floor)), 0.0)
-    return {int(lags[fit.argmax()]), int(lags[fit.argmin()])} if valid.any() else {0}
+    fit = np.where(valid, product[lags] / np.sqrt(np.maximum(energy, floor)), np.nan)
+    if not valid.any():
+        return 0, 0
+    return int(lags[np.nanargmax(fit)]), int(lags[np.nanargmin(fit)])
 
 
 def _energy(x: Samples, start: Ints, stop: Ints) -> Reals:
