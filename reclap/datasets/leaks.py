@@ -13,8 +13,9 @@ from reclap._types import Array
 from reclap.datasets.audit_report import LEAKS, AuditReport, Leak
 from reclap.datasets.buckets import Buckets
 from reclap.datasets.prints import Prints, Texts, copies, decoded
+from reclap.datasets.rows import Place, SplitRows
 from reclap.datasets.shared import Group, RowKeys, pairs, said, value_of
-from reclap.datasets.splits import Place, Source, SplitRows, find_splits
+from reclap.datasets.splits import Source, find_splits
 from reclap.io.files import StrPath, private_folder
 from reclap.runtime.prefetch import prefetch_map
 from reclap.runtime.progress import bar

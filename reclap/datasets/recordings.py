@@ -14,8 +14,9 @@ from reclap._types import Samples
 from reclap.audio.decode import Clip, SoundFile, convert
 from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
 from reclap.datasets.prints import decoded
+from reclap.datasets.rows import Place, SplitRows
 from reclap.datasets.shared import regular, span_of
-from reclap.datasets.splits import Place, Source, SplitRows, counted, find_splits
+from reclap.datasets.splits import Source, counted, find_splits
 from reclap.errors import FormatError, one_line
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt, sound_of

@@ -13,7 +13,7 @@ import numpy as np
 from reclap._types import Array
 from reclap.checks.words import key
 from reclap.datasets.buckets import Buckets
-from reclap.datasets.splits import Place, SplitRows, digest64
+from reclap.datasets.rows import Place, SplitRows, digest64
 from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt, sound_of

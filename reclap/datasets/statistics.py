@@ -14,8 +14,9 @@ from reclap.audio.sound_file import SoundFile
 from reclap.checks.words import FUNCTION
 from reclap.checks.words import split as words_of
 from reclap.datasets.buckets import Buckets
+from reclap.datasets.rows import Place, SplitRows, digest64
 from reclap.datasets.shared import regular
-from reclap.datasets.splits import Place, Source, SplitRows, digest64, find_splits
+from reclap.datasets.splits import Source, find_splits
 from reclap.datasets.stats_report import Count, StatsReport, TextCount
 from reclap.errors import FormatError, ReclapError
 from reclap.io import manifest as manifests
