@@ -35,7 +35,7 @@ Reals: TypeAlias = npt.NDArray[np.floating[Any]]
 Bins: TypeAlias = npt.NDArray[np.complexfloating[Any, Any]]
 
 COHERENT = 0.62  # least coherence of two clips of one recording
-INVERTED = 0.25  # what opposite polarity takes from it: single tones fit one of two more often
+INVERTED = 0.3  # what opposite polarity takes from it: two fit by chance more often than one
 
 _CONTEXT = 16  # bits
 _LATER, _AHEAD, _APART = 18, 63, 64  # partners of a peak: how many, in frames, in bins
