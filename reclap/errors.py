@@ -13,6 +13,7 @@ __all__ = [
     "MissingDependencyError",
     "ReclapError",
     "SkippedWarning",
+    "counted",
     "needs",
     "one_line",
     "printable",
@@ -119,6 +120,11 @@ def one_line(error: Exception) -> str:
 def printable(text: str) -> str:
     """Return text with control characters, but for line feeds and tabs, spelled out."""
     return _CONTROL.sub(_escaped, text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, for messages."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def shown_name(name: str) -> str:

@@ -181,7 +181,7 @@ def test_a_run_that_heard_whole_files_is_another(windows, tmp_path):
     whole = write(tmp_path, [{"path": "tones.wav", "caption": "a", "seconds": 3}], "whole.jsonl")
 
     def identity(path):
-        return Recipe(Data(str(path)), Run(1)).identity(tmp_path)
+        return Recipe(Data(str(path)), Run(1)).identity(tmp_path, rows=manifest.read(path))
 
     before = identity(windows)
     del before["data"]["excerpts"]

@@ -357,6 +357,21 @@ def test_another_manifest_is_refused(whole, small_folder, tmp_path):
         loop.train(training.recipe(other, small_folder), whole, resume=True)
 
 
+def test_run_that_heard_whole_files_is_not_continued_on_excerpts(small_folder, tmp_path):
+    """States of before starts counted do not say that there are excerpts."""
+    sounds = training.write_set(tmp_path / "sounds")
+    rows = [json.loads(line) for line in sounds.read_text().splitlines()]
+    sounds.write_text("".join(f"{json.dumps(row | {'start': 0.1})}\n" for row in rows))
+    plan, out = training.recipe(sounds, small_folder), tmp_path / "out"
+    loop.train(plan, out)
+    for path in out.glob("step-*/state.json"):
+        state = json.loads(path.read_text())
+        del state["recipe"]["data"]["excerpts"]
+        path.write_text(json.dumps(state))
+    with pytest.raises(FormatError, match=r"data\.excerpts"):
+        loop.train(plan, out, resume=True)
+
+
 def test_harmless_settings_may_change(plan, whole):
     free = {"data": {"threads": 1, "cache_mb": 1}, "run": {"keep": 9}, "eval": {"every": 1}}
     assert loop.train(plan(**free), whole, resume=True).step == 12

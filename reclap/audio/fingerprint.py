@@ -260,8 +260,10 @@ def coherence(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     longer, shorter = sorted((mono(a), mono(b)), key=len, reverse=True)
     shorter = _loudest(shorter)
     same, opposite = _lags(longer, shorter)
-    inverted = _coherence_at(longer, -shorter, opposite) - INVERTED
-    return max(_coherence_at(longer, shorter, same), inverted)
+    found = _coherence_at(longer, shorter, same)
+    if found >= 1 - INVERTED:  # opposite polarity cannot have more
+        return found
+    return max(found, _coherence_at(longer, -shorter, opposite) - INVERTED)
 
 
 def _coherence_at(longer: Samples, shorter: Samples, lag: int) -> float:

@@ -1,16 +1,14 @@
 """``reclap check``: check texts that a language model wrote."""
 
 import argparse
-import json
 from pathlib import Path
 
 from reclap.cli import options
 from reclap.cli.options import Commands
+from reclap.cli.output import print_report
 from reclap.errors import ReclapError
 
 __all__ = ["add_check"]
-
-_MANIFESTS = (".csv", ".jsonl", ".parquet")
 
 
 def add_check(commands: Commands) -> None:
@@ -35,9 +33,10 @@ def add_check(commands: Commands) -> None:
 
 def _run_check(args: argparse.Namespace) -> int:
     from reclap.checks import Sense, check_bank, check_manifest
+    from reclap.io.manifest import SUFFIXES
     from reclap.prompts.bank import PromptBank
 
-    is_manifest = Path(args.file).suffix.lower() in _MANIFESTS
+    is_manifest = Path(args.file).suffix.lower() in SUFFIXES
     if is_manifest and args.out is not None:
         raise ReclapError(f"--out: {args.file} is a manifest; only a bank keeps flags")
     if args.out is not None:
@@ -49,5 +48,5 @@ def _run_check(args: argparse.Namespace) -> int:
         bank, report = check_bank(PromptBank.load(args.file), sense)
         if args.out is not None:
             bank.save(args.out)
-    print(json.dumps(report.to_json()) if args.json else report)
+    print_report(report, as_json=args.json)
     return 1 if report.fatal else 0

@@ -1,11 +1,11 @@
 """``reclap data``: checks of data sets."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reclap.cli.options import Commands, add_traceback, is_watched, positive
+from reclap.cli.output import print_report
 
 if TYPE_CHECKING:
     from reclap.datasets import Split
@@ -99,7 +99,7 @@ def _run_check(args: argparse.Namespace) -> int:
     report = check_recordings(
         _splits(args), rate=args.rate, kind=args.kind, source=args.source, copies=args.copies
     )
-    print(json.dumps(report.to_json()) if args.json else report)
+    print_report(report, as_json=args.json)
     return 1 if report.fatal else 0
 
 
@@ -116,7 +116,7 @@ def _run_audit(args: argparse.Namespace) -> int:
         limit=args.limit,
         progress=is_watched(),
     )
-    print(json.dumps(report.to_json()) if args.json else report)
+    print_report(report, as_json=args.json)
     return 0 if report.is_clean else 1
 
 
@@ -132,5 +132,5 @@ def _run_stats(args: argparse.Namespace) -> int:
         jobs=args.jobs,
         progress=is_watched(),
     )
-    print(json.dumps(report.to_json()) if args.json else report)
+    print_report(report, as_json=args.json)
     return 0

@@ -1,14 +1,19 @@
-"""Filter of standard output and error, so that text from files cannot steer a terminal."""
+"""Standard output and error: filtered, so that text from files cannot steer a terminal; reports."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from reclap.errors import printable
 
-__all__ = ["filtered"]
+__all__ = ["filtered", "print_report"]
+
+
+class _Report(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
 
 
 class _Filtered:
@@ -58,3 +63,8 @@ def filtered() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def print_report(report: _Report, *, as_json: bool) -> None:
+    """Print a report as one JSON object, or for a person."""
+    print(json.dumps(report.to_json()) if as_json else report)

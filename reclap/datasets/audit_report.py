@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reclap.datasets.splits import counted
+from reclap.errors import counted
 
 __all__ = ["LEAKS", "AuditReport", "Leak"]
 

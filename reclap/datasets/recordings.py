@@ -16,8 +16,8 @@ from reclap.audio.fingerprint import RATE, Fingerprint, fingerprint, matches
 from reclap.datasets.prints import decoded
 from reclap.datasets.rows import Place, SplitRows
 from reclap.datasets.shared import regular, span_of
-from reclap.datasets.splits import Source, counted, find_splits
-from reclap.errors import FormatError, one_line
+from reclap.datasets.splits import Source, find_splits
+from reclap.errors import FormatError, counted, one_line
 from reclap.io import manifest
 from reclap.io.excerpts import Excerpt, sound_of
 from reclap.io.files import StrPath

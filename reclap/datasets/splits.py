@@ -8,19 +8,18 @@ from typing import Any, TypeAlias
 
 from reclap.errors import FormatError
 from reclap.io.files import StrPath
+from reclap.io.manifest import SUFFIXES
 
 __all__ = [
     "Source",
     "Split",
-    "counted",
     "find_splits",
     "named_source",
 ]
 
-_MANIFESTS = (".csv", ".jsonl", ".parquet")
 _LIST = ".txt"
 _HELD = "splits"  # folder of lists within the folder of a data set
-_OWN = tuple(f"manifest{suffix}" for suffix in _MANIFESTS)
+_OWN = tuple(f"manifest{suffix}" for suffix in SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +60,6 @@ class Split:
 
 
 Source: TypeAlias = StrPath | Split
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, for messages."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # ---- Grammar -------------------------------------------------------------------------------------
@@ -149,10 +143,10 @@ def named_source(text: str) -> tuple[str, Path]:
 
 def _of_file(path: Path, name: str, root: StrPath | None, whole: StrPath | None) -> Split:
     suffix = path.suffix.lower()
-    if suffix in _MANIFESTS:
+    if suffix in SUFFIXES:
         return Split(name, path, root)
     if suffix != _LIST:
-        known = ", ".join((*_MANIFESTS, _LIST))
+        known = ", ".join((*SUFFIXES, _LIST))
         raise FormatError(f"{path}: expected a manifest or a list of ids, one of {known}")
     if whole is None:
         raise FormatError(f"{path}: a list of ids needs the manifest that has them: --manifest")
@@ -161,7 +155,7 @@ def _of_file(path: Path, name: str, root: StrPath | None, whole: StrPath | None)
 
 def _of_folder(folder: Path, name: str, root: StrPath | None, whole: StrPath | None) -> list[Split]:
     own = [folder / n for n in _OWN if (folder / n).is_file()]
-    manifests = own or sorted(p for p in folder.iterdir() if p.suffix.lower() in _MANIFESTS)
+    manifests = own or sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
     if (folder / _HELD).is_dir():
         found = _of_lists(folder / _HELD, name, root, own[0] if own and whole is None else whole)
     else:  # a text beside manifests is a licence rather than a list

@@ -15,12 +15,22 @@ from reclap.errors import FormatError, needs, one_line, shown_names
 from reclap.io.excerpts import Excerpt, sound_of
 from reclap.io.files import StrPath, parse_json
 
-__all__ = ["FLAGS", "Caption", "Row", "SharedCaptions", "files", "items", "read", "take_captions"]
+__all__ = [
+    "FLAGS",
+    "SUFFIXES",
+    "Caption",
+    "Row",
+    "SharedCaptions",
+    "files",
+    "items",
+    "read",
+    "take_captions",
+]
 
 FLAGS = "rewrite_flags"  # column of `reclap rewrite`: findings of the checks by text
 _PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
 _NEEDED = (*_PATH, "caption", "captions")  # empty where a row of CSV is too short for them
-_SUFFIXES = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".jsonl", ".parquet")
 _BATCH = 1024  # rows of Parquet read at once
 _LISTED = 5  # missing files, or faulty rows, that a message names
 # A printed Python list of texts. Nothing nests, so a cell of any length is read in
@@ -180,8 +190,8 @@ def items(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise FormatError(f"{path}: expected a manifest called {' or '.join(_SUFFIXES)}")
+    if suffix not in SUFFIXES:
+        raise FormatError(f"{path}: expected a manifest called {' or '.join(SUFFIXES)}")
     if suffix == ".parquet":
         yield from _parquet(path)
         return

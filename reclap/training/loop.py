@@ -153,12 +153,14 @@ def _train_into(
     text = _text_tower(recipe, source, out, progress)
     audio = locate(recipe.model.audio_from) if recipe.model.audio_from else None
     threads = recipe.run.threads or default_threads()
-    identity = recipe.identity(text, audio, source, progress=progress)
+    identity = recipe.identity(text, audio, source, rows=rows, progress=progress)
     newest, start = folder.newest, 0
     if newest:
         version, same = newest.version, identity
         if version != VERSION:
-            same = recipe.identity(text, audio, source, version=version, progress=progress)
+            same = recipe.identity(
+                text, audio, source, rows=rows, version=version, progress=progress
+            )
         start = _schedule_start(newest, same, threads)
     encoder = TextEncoder(text, threads, progress=progress)
     config = recipe.model.config(encoder.config.text)

@@ -143,6 +143,7 @@ class Recipe(Settings):
         audio: Path | None = None,
         source: Path | None = None,
         *,
+        rows: Iterable[manifest.Row] = (),
         version: int = VERSION,
         progress: bool = False,
     ) -> dict[str, Any]:
@@ -154,6 +155,8 @@ class Recipe(Settings):
             Folder of the text tower.
         audio, source : Path, optional
             Model that initialises the audio tower, or the whole model.
+        rows : iterable of Row
+            Rows of the manifest that train, of which it counts whether any is an excerpt.
         version : int
             Format of the identity; 1 has the digests of runs begun with the first versions.
         progress : bool
@@ -182,7 +185,7 @@ class Recipe(Settings):
         if not self.augment.band:
             data["augment"]["bands"] = Augment().bands  # none is drawn
         data["data"]["manifest"] = digest(*manifest.files(self.data.manifest))
-        if any(item.get("start") is not None for _, item in manifest.items(self.data.manifest)):
+        if any(row.excerpt for row in rows):
             data["data"]["excerpts"] = True  # runs begun earlier heard whole files
         data["model"]["text"] = digest(text / model_folder.TEXT, text / model_folder.TOKENIZER)
         plain: dict[str, Any] = json.loads(json.dumps(data))  # tuples become lists, as in a file
