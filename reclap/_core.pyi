@@ -96,6 +96,7 @@ class Trainer:
         eps: float = 1e-8,
         weight_decay: float = 0,
         clip: float = 0,
+        coupled: bool = False,
     ) -> dict[str, float]: ...
     def gradients(
         self,
@@ -109,6 +110,7 @@ class Trainer:
         eps: float = 1e-8,
         weight_decay: float = 0,
         clip: float = 0,
+        coupled: bool = False,
     ) -> dict[str, float]: ...
     def embed(
         self, mel: npt.ArrayLike, text: npt.ArrayLike, seed: int, step: int, clip: int = 0
@@ -133,6 +135,7 @@ class Trainer:
         eps: float = 1e-8,
         weight_decay: float = 0,
         clip: float = 0,
+        coupled: bool = False,
     ) -> dict[str, float]: ...
     def buffers(self, which: int, /) -> list[_F32]: ...
 

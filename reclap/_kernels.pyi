@@ -114,6 +114,7 @@ def adamw_step(
     eps: float,
     weight_decay: float,
     grad_scale: float,
+    coupled: bool = False,
     /,
 ) -> None: ...
 def sum_squares(x: _A, /) -> float: ...

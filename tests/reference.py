@@ -255,12 +255,12 @@ def contrastive(a, t, log_scale):
     return loss, np.exp(log_scale) * ds @ t, np.exp(log_scale) * ds.T @ a, (ds * s).sum()
 
 
-def adamw(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale=1.0):
+def adamw(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale=1.0, coupled=False):
     w, m, v, g = double(w, m, v, g)
-    g = g * grad_scale
+    g = g * grad_scale + coupled * weight_decay * w
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
     mhat, vhat = m / (1 - beta1**step), v / (1 - beta2**step)
-    return w - lr * weight_decay * w - lr * mhat / (np.sqrt(vhat) + eps), m, v
+    return w - (not coupled) * lr * weight_decay * w - lr * mhat / (np.sqrt(vhat) + eps), m, v
 
 
 def class_vectors(prompts, first):

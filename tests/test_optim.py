@@ -1,4 +1,4 @@
-"""AdamW and the gradient norm."""
+"""AdamW, Adam and the gradient norm."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,13 @@ HOW = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1
 
 @pytest.mark.parametrize("n", [1, 7, 16, 1025])
 @pytest.mark.parametrize("step", [1, 2, 1000])
-def test_adamw_step_matches_formula(rng, n, step):
+@pytest.mark.parametrize("coupled", [False, True])
+def test_step_matches_formula(rng, n, step, coupled):
     w, m, g = f32(rng, n), f32(rng, n), f32(rng, n)
     v = np.abs(f32(rng, n)) + 0.1
-    want_w, want_m, want_v = reference.adamw(w, m, v, g, step, *HOW.values(), grad_scale=0.5)
+    want_w, want_m, want_v = reference.adamw(w, m, v, g, step, *HOW.values(), 0.5, coupled)
     before = w.copy()
-    kernels.adamw_step(w, m, v, g, step, *HOW.values(), 0.5)
+    kernels.adamw_step(w, m, v, g, step, *HOW.values(), 0.5, coupled)
     assert_close(m, want_m)
     assert_close(v, want_v)
     assert_close(w, want_w)
@@ -27,18 +28,22 @@ def test_adamw_step_matches_formula(rng, n, step):
 @pytest.mark.oracle
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("beta2", [0.99, 0.999])
-def test_adamw_follows_torch_over_many_steps(rng, weight_decay, beta2):
+@pytest.mark.parametrize("algorithm", ["AdamW", "Adam"])
+def test_step_follows_torch_over_many_steps(rng, weight_decay, beta2, algorithm):
     import torch
 
     w = f32(rng, 257)
     m, v = np.zeros_like(w), np.zeros_like(w)
     p = torch.nn.Parameter(torch.from_numpy(w.astype(np.float64)))
-    optimizer = torch.optim.AdamW([p], lr=1e-2, betas=(0.9, beta2), weight_decay=weight_decay)
+    optimizer = getattr(torch.optim, algorithm)(
+        [p], lr=1e-2, betas=(0.9, beta2), weight_decay=weight_decay
+    )
     for step in range(1, 201):
         g = f32(rng, 257) * rng.choice(np.float32([1e-4, 1, 100]))
         p.grad = torch.from_numpy(g.astype(np.float64))
         optimizer.step()
-        kernels.adamw_step(w, m, v, g, step, 1e-2, 0.9, beta2, 1e-8, weight_decay, 1.0)
+        how = (1e-2, 0.9, beta2, 1e-8, weight_decay, 1.0, algorithm == "Adam")
+        kernels.adamw_step(w, m, v, g, step, *how)
     # Two hundred roundings of a weight add up like a random walk.
     assert_close(w, p.detach(), terms=200)
 

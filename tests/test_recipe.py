@@ -82,6 +82,8 @@ def test_override_replaces_a_setting(toml, setting, found):
         ("run.steps=0", r"run\.steps: expected int of at least 1, got 0"),
         ("optim.ema=1.0", r"optim\.ema: expected float from 0 to below 1, got 1\.0"),
         ("optim.lr=-1.0", r"optim\.lr: expected float of at least 0, got -1\.0"),
+        ("optim.algorithm=sgd", r"optim\.algorithm: expected one of adamw, adam, got 'sgd'"),
+        ("optim.schedule=step", r"optim\.schedule: expected one of cosine, linear, constant"),
         ("optim.lr=inf", r"optim\.lr: expected float of at least 0, got inf"),
         ("data.original=1.2", r"data\.original: expected float from 0 to 1, got 1\.2"),
         ("data.mixtures=99", r"data: mixtures is 99, of a batch of 5"),

@@ -28,8 +28,9 @@ from reclap.runtime.libraries import core
 from reclap.store import Store
 from reclap.training import loop, recipe
 from reclap.training.data import Batches
-from reclap.training.learner import Learner, initial_values, learning_rate
+from reclap.training.learner import Learner, initial_values
 from reclap.training.recipe import Optim
+from reclap.training.schedule import learning_rate
 from reclap.training.text_encoder import TextEncoder
 
 KILLS = 20
@@ -116,6 +117,48 @@ def test_old_checkpoints_are_removed(plan, tmp_path):
 )
 def test_learning_rate_rises_then_falls_as_a_cosine(step, rate):
     assert learning_rate(step, 12, Optim(lr=1.0, warmup=4)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("cosine", [0.5, 1, 1, 0.75, 0.25]),
+        ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]),
+        ("constant", [0.5, 1, 1, 1, 1]),
+    ],
+)
+def test_schedule_is_chosen(plan, tmp_path, schedule, rates):
+    optim = {"lr": 1e-3, "warmup": 2, "schedule": schedule}
+    loop.train(plan(optim=optim, run={"steps": 5}), tmp_path)
+    found = [line["lr"] for line in read_log(tmp_path)]
+    assert found == pytest.approx([1e-3 * rate for rate in rates])
+
+
+def test_adam_and_adamw_differ_by_their_decay_alone(plan, tmp_path):
+    runs = {}
+    for algorithm in ("adam", "adamw"):
+        for decay in (0.0, 0.5):
+            optim = {"algorithm": algorithm, "weight_decay": decay}
+            out = tmp_path / f"{algorithm}{decay}"
+            loop.train(plan(optim=optim, run={"steps": 2}), out)
+            runs[algorithm, decay] = read_run(out)
+    assert runs["adam", 0.0] == runs["adamw", 0.0]
+    assert len({tuple(run.values()) for run in runs.values()}) == 3
+
+
+def test_run_begun_before_the_optimizer_could_be_chosen_goes_on(plan, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out", symlinks=True)
+    shutil.rmtree(out / "step-0000000012")
+    for path in out.glob("step-*/state.json"):
+        state = json.loads(path.read_text())
+        del state["recipe"]["optim"]["algorithm"], state["recipe"]["optim"]["schedule"]
+        path.write_text(json.dumps(state))
+    for changed in ("algorithm", "schedule"):
+        other = {"algorithm": "adam", "schedule": "linear"}[changed]
+        with pytest.raises(FormatError, match=rf"optim\.{changed}: '\w+', now '{other}'"):
+            loop.train(plan(optim={changed: other}), out, resume=True)
+    loop.train(plan(), out, resume=True)
+    assert read_run(out) == read_run(whole)
 
 
 def test_initial_values_have_the_promised_spread():

@@ -1,4 +1,4 @@
-/* AdamW and the global gradient norm. */
+/* AdamW, Adam and the global gradient norm. */
 #include "kernels/optim.h"
 
 #include "base/clones.h"
@@ -8,11 +8,12 @@
 RC_CLONES
 void rc_adamw_step(float *w, float *m, float *v, const float *g, int64_t n, const rc_adamw *how)
 {
-    float b1 = how->beta1, b2 = how->beta2, keep = 1 - how->lr * how->weight_decay;
+    float b1 = how->beta1, b2 = how->beta2, decay = how->coupled ? how->weight_decay : 0;
+    float keep = how->coupled ? 1 : 1 - how->lr * how->weight_decay;
     float rate = (float)(how->lr / (1 - pow(b1, (double)how->step)));
     float root = (float)(1 / sqrt(1 - pow(b2, (double)how->step)));
     for (int64_t i = 0; i < n; i++) {
-        float gi = g[i] * how->grad_scale;
+        float gi = g[i] * how->grad_scale + decay * w[i];
         m[i] = b1 * m[i] + (1 - b1) * gi;
         v[i] = b2 * v[i] + (1 - b2) * gi * gi;
         w[i] = keep * w[i] - rate * m[i] / (sqrtf(v[i]) * root + how->eps);

@@ -126,16 +126,16 @@ static int set_pairs(PyObject *object, rc_pairs *pairs, PyArrayObject *mel, PyAr
 
 static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_work *work)
 {
-    static char *names[] = {"mel",   "text", "seed",         "step", "lr", "beta1",
-                            "beta2", "eps",  "weight_decay", "clip", NULL};
+    static char *names[] = {"mel",   "text", "seed",         "step", "lr",      "beta1",
+                            "beta2", "eps",  "weight_decay", "clip", "coupled", NULL};
     step_job job = new_job(object);
     rc_step *h = &job.how;
     PyArrayObject *mel = NULL, *text = NULL;
     PyObject *result = NULL;
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|dddddd:step", names, rc_py_f32, &mel,
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|ddddddp:step", names, rc_py_f32, &mel,
                                     rc_py_f32, &text, rc_py_u64, &h->seed, rc_py_u64, &h->step,
                                     &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
-                                    &h->clip) &&
+                                    &h->clip, &h->coupled) &&
         set_pairs(object, &job.pairs, mel, text, 0) == 0 && rc_py_run(object, work, &job) == 0)
         result = Py_BuildValue("{sdsdsd}", "loss", job.result.loss, "grad_norm",
                                job.result.grad_norm, "logit_scale", job.result.logit_scale);
@@ -243,12 +243,13 @@ static PyObject *trainer_backward(PyObject *object, PyObject *args, PyObject *kw
 
 static PyObject *trainer_update(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"step", "lr", "beta1", "beta2", "eps", "weight_decay", "clip", NULL};
+    static char *names[] = {"step",         "lr",   "beta1",   "beta2", "eps",
+                            "weight_decay", "clip", "coupled", NULL};
     step_job job = new_job(object);
     rc_step *h = &job.how;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&|dddddd:update", names, rc_py_u64, &h->step,
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&|ddddddp:update", names, rc_py_u64, &h->step,
                                      &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
-                                     &h->clip) ||
+                                     &h->clip, &h->coupled) ||
         rc_py_run(object, update_work, &job) < 0)
         return NULL;
     return Py_BuildValue("{sdsd}", "grad_norm", job.result.grad_norm, "logit_scale",
@@ -282,7 +283,8 @@ static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
 
 static PyMethodDef trainer_methods[] = {
     {"step", (PyCFunction)(void (*)(void))trainer_step, METH_VARARGS | METH_KEYWORDS,
-     "step(mel, text, seed, step, lr=, ...): one AdamW step; loss, grad_norm, logit_scale before "
+     "step(mel, text, seed, step, lr=, ...): one step of AdamW, or of Adam (coupled=True); loss, "
+     "grad_norm, logit_scale before "
      "it."},
     {"gradients", (PyCFunction)(void (*)(void))trainer_gradients, METH_VARARGS | METH_KEYWORDS,
      "gradients(mel, text, seed, step): loss and gradients without an update."},

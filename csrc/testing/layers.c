@@ -291,16 +291,17 @@ done:
 
 /* ---- Optimizer ------------------------------------------------------------------------------- */
 
-/* adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale): in place */
+/* adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale, coupled=False) */
 static PyObject *adamw_step(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyArrayObject *w = NULL, *m = NULL, *v = NULL, *g = NULL;
     long long step;
-    rc_adamw how;
+    rc_adamw how = {0};
     bool good = false;
-    if (!PyArg_ParseTuple(args, "O&O&O&O&Lffffff:adamw_step", rc_py_f32_inout, &w, rc_py_f32_inout,
-                          &m, rc_py_f32_inout, &v, rc_py_f32, &g, &step, &how.lr, &how.beta1,
-                          &how.beta2, &how.eps, &how.weight_decay, &how.grad_scale))
+    if (!PyArg_ParseTuple(args, "O&O&O&O&Lffffff|p:adamw_step", rc_py_f32_inout, &w,
+                          rc_py_f32_inout, &m, rc_py_f32_inout, &v, rc_py_f32, &g, &step, &how.lr,
+                          &how.beta1, &how.beta2, &how.eps, &how.weight_decay, &how.grad_scale,
+                          &how.coupled))
         goto done;
     int64_t n = PyArray_SIZE(w);
     good = PyArray_SIZE(m) == n && PyArray_SIZE(v) == n && PyArray_SIZE(g) == n && step >= 1;
@@ -338,7 +339,8 @@ PyMethodDef rc_testing_layer_methods[] = {
     {"contrastive", contrastive, METH_VARARGS,
      "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
     {"adamw_step", adamw_step, METH_VARARGS,
-     "adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale): in place."},
+     "adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale, "
+     "coupled=False): in place; coupled: Adam."},
     {"sum_squares", sum_squares, METH_O, "Sum of squares, in double."},
     {NULL, NULL, 0, NULL},
 };

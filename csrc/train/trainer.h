@@ -10,6 +10,7 @@ typedef struct rc_trainer rc_trainer;
 
 typedef struct {
     double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0: none */
+    int coupled;                                      /* Adam with L2 decay instead of AdamW */
     uint64_t seed, step;                              /* step counts from 0 */
 } rc_step;
 

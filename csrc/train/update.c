@@ -120,7 +120,8 @@ void rc_update(rc_trainer *t, double grad_norm, const rc_step *how)
                          .beta2 = (float)how->beta2,
                          .eps = (float)how->eps,
                          .step = (int64_t)how->step + 1,
-                         .grad_scale = (float)clip};
+                         .grad_scale = (float)clip,
+                         .coupled = how->coupled};
     rc_watch *watch = rc_watch_set(NULL); /* half an update would be worse than a late end */
     rc_parallel(rc_dnn_pool(t->context->dnn), (t->size + PIECE - 1) / PIECE, update_piece, &job);
     rc_watch_set(watch);

@@ -1,4 +1,4 @@
-"""Trainable state (parameters, AdamW moments, EMA), initialisation and learning-rate schedule."""
+"""Trainable state (parameters, moments of the optimizer, EMA), and initialisation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,12 @@ from reclap.config.model import ClapConfig
 from reclap.runtime.libraries import core
 from reclap.training.recipe import Recipe
 from reclap.training.rng import INIT, generator
-from reclap.training.sections import Optim
+from reclap.training.schedule import learning_rate
 
-__all__ = ["STATE", "Learner", "initial_values", "learning_rate"]
+__all__ = ["STATE", "Learner", "initial_values"]
 
 
 STATE = "state.safetensors"
-
-
-def learning_rate(step: int, steps: int, optim: Optim) -> float:
-    """Return the learning rate of a step, counted from 0.
-
-    Examples
-    --------
-    >>> [learning_rate(s, 4, Optim(lr=1.0, warmup=2)) for s in range(4)]
-    [0.5, 1.0, 1.0, 0.5]
-    """
-    if step < optim.warmup:
-        return optim.lr * (step + 1) / optim.warmup
-    done = (step - optim.warmup) / max(1, steps - optim.warmup)
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 _POSITIONS = ("relative_position_bias_table", "pos_embed")
@@ -142,6 +128,7 @@ class Learner:
             eps=optim.eps,
             weight_decay=optim.weight_decay,
             clip=optim.clip,
+            coupled=optim.algorithm == "adam",
         )
         weight = np.float32(1 - min(optim.ema, (1 + step) / (10 + step)))  # with a warm-up
         for mean, value in zip(self._ema, self._values, strict=False):

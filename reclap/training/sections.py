@@ -224,17 +224,22 @@ class Data(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Optim(Settings):
-    """Section ``[optim]``: AdamW with decoupled weight decay, cosine schedule with warm-up, EMA.
+    """Section ``[optim]``: AdamW or Adam, schedule with warm-up, EMA.
 
     Parameters
     ----------
     lr : float
-        Peak learning rate. Rises over `warmup` steps, ``lr (step + 1) / warmup``, then falls to
-        zero with a half cosine.
+        Peak learning rate. Rises over `warmup` steps, ``lr (step + 1) / warmup``, then follows
+        `schedule`.
     warmup : int
         Steps of the warm-up.
+    schedule : {"cosine", "linear", "constant"}
+        After the warm-up: falls to zero with a half cosine, or in a line; or stays.
+    algorithm : {"adamw", "adam"}
+        Decoupled weight decay (Loshchilov and Hutter 2019), or Adam (Kingma and Ba 2015), which
+        adds the decay to the gradient, as ``torch.optim.Adam``; without decay they are equal.
     beta1, beta2, eps : float
-        Parameters of AdamW.
+        Parameters of the optimizer.
     weight_decay : float
         Weight decay of matrices and tables; biases, norms and the temperature have none.
     clip : float
@@ -257,6 +262,8 @@ class Optim(Settings):
 
     lr: NotNegative = 1e-4
     warmup: Count = 0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    algorithm: Literal["adamw", "adam"] = "adamw"
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     eps: NotNegative = 1e-8
