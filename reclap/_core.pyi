@@ -83,7 +83,13 @@ class Model:
 
 @final
 class Trainer:
-    def __new__(cls, model: Model, threads: int) -> Trainer: ...
+    def __new__(
+        cls,
+        model: Model,
+        threads: int,
+        rates: npt.ArrayLike | None = None,
+        decays: npt.ArrayLike | None = None,
+    ) -> Trainer: ...
     def step(
         self,
         mel: npt.ArrayLike,
@@ -97,6 +103,7 @@ class Trainer:
         weight_decay: float = 0,
         clip: float = 0,
         coupled: bool = False,
+        longer: npt.ArrayLike | None = None,
     ) -> dict[str, float]: ...
     def gradients(
         self,
@@ -111,9 +118,16 @@ class Trainer:
         weight_decay: float = 0,
         clip: float = 0,
         coupled: bool = False,
+        longer: npt.ArrayLike | None = None,
     ) -> dict[str, float]: ...
     def embed(
-        self, mel: npt.ArrayLike, text: npt.ArrayLike, seed: int, step: int, clip: int = 0
+        self,
+        mel: npt.ArrayLike,
+        text: npt.ArrayLike,
+        seed: int,
+        step: int,
+        clip: int = 0,
+        longer: npt.ArrayLike | None = None,
     ) -> tuple[_F32, _F32]: ...
     def loss(self, audio: npt.ArrayLike, text: npt.ArrayLike, /) -> tuple[float, _F32, _F32]: ...
     def backward(
@@ -125,6 +139,7 @@ class Trainer:
         seed: int,
         step: int,
         clip: int = 0,
+        longer: npt.ArrayLike | None = None,
     ) -> None: ...
     def update(
         self,
@@ -137,7 +152,10 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
     ) -> dict[str, float]: ...
-    def buffers(self, which: int, /) -> list[_F32]: ...
+    @overload
+    def buffers(self, which: Literal[0], /) -> list[_F32]: ...
+    @overload
+    def buffers(self, which: int, /) -> list[_F32 | None]: ...
 
 def class_vectors(prompts: npt.ArrayLike, first: npt.ArrayLike, /) -> _F32: ...
 @overload

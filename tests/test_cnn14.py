@@ -147,7 +147,7 @@ def test_log_mels_that_do_not_fit_are_refused(rng):
 
 def test_tower_cannot_be_trained_yet(rng):
     model, _ = new_model(rng, CNN14)
-    with pytest.raises(ValueError, match="the audio tower Cnn14 cannot be trained yet"):
+    with pytest.raises(ValueError, match="the tower Cnn14 cannot be trained yet"):
         core.Trainer(model, 1)
 
 

@@ -779,7 +779,7 @@ def test_trainer_refuses_what_does_not_fit(rng):
         trainer.gradients(mel[:0], np.zeros((0, 24)), 0, 0)
     with pytest.raises(ValueError, match="buffers: expected 0 to 3, got 4"):
         trainer.buffers(4)
-    with pytest.raises(ValueError, match="trainer: needs an audio tower"):
+    with pytest.raises(ValueError, match="trainer: the tower text cannot be trained yet"):
         core.Trainer(new_model(rng, text=TEXT, text_width=48)[0], 1)
 
 

@@ -86,11 +86,11 @@ void rc_layernorm_backward_weight(float *dw, float *db, const float *dy, const f
                                   const float *mean, const float *rstd, int64_t n, int64_t c,
                                   int64_t from, int64_t to)
 {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = from; j < to; j++) {
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = from; dw != NULL && j < to; j++)
             dw[j] += dy[i * c + j] * (x[i * c + j] - mean[i]) * rstd[i];
-            db[j] += dy[i * c + j];
-        }
+        for (int64_t j = from; db != NULL && j < to; j++) db[j] += dy[i * c + j];
+    }
 }
 
 /* ---- RMS norm -------------------------------------------------------------------------------- */
@@ -182,8 +182,8 @@ static void batchnorm_columns(float *dx, float *dw, float *db, const float *dy, 
     for (int64_t j = 0; j < c; j++) rstd[j] = 1 / sqrt((double)var[j] + eps);
     column_sums(s, q, dy, x, mean, rstd, n, ld, c);
     for (int64_t j = 0; j < c; j++) {
-        dw[j] += (float)q[j];
-        db[j] += (float)s[j];
+        if (dw != NULL) dw[j] += (float)q[j];
+        if (db != NULL) db[j] += (float)s[j];
         s[j] = batch ? s[j] / (double)n : 0;
         q[j] = batch ? q[j] / (double)n : 0;
     }
@@ -199,8 +199,9 @@ void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, con
                            int64_t c, float eps, bool batch)
 {
     for (int64_t j = 0; j < c; j += COLUMNS)
-        batchnorm_columns(dx == NULL ? NULL : dx + j, dw + j, db + j, dy + j, x + j, mean + j,
-                          var + j, w + j, n, c, rc_min(COLUMNS, c - j), eps, batch);
+        batchnorm_columns(dx == NULL ? NULL : dx + j, dw == NULL ? NULL : dw + j,
+                          db == NULL ? NULL : db + j, dy + j, x + j, mean + j, var + j, w + j, n, c,
+                          rc_min(COLUMNS, c - j), eps, batch);
 }
 
 /* ---- L2 normalisation ------------------------------------------------------------------------ */

@@ -10,6 +10,7 @@ void rc_layernorm_forward(float *y, float *mean, float *rstd, const float *x, co
                           const float *b, int64_t n, int64_t c, float eps);
 void rc_layernorm_backward(float *dx, const float *dy, const float *x, const float *mean,
                            const float *rstd, const float *w, int64_t n, int64_t c);
+/* Either of dw and db may be NULL. */
 void rc_layernorm_backward_weight(float *dw, float *db, const float *dy, const float *x,
                                   const float *mean, const float *rstd, int64_t n, int64_t c,
                                   int64_t from, int64_t to);
@@ -29,8 +30,8 @@ void rc_batchnorm_stats(float *mean, float *var, const float *x, int64_t n, int6
 void rc_batchnorm_forward(float *y, const float *x, const float *mean, const float *var,
                           const float *w, const float *b, int64_t n, int64_t c, float eps);
 
-/* `batch` says whether mean and var came from these very rows and so carry gradient. dx may be
- * NULL. */
+/* `batch` says whether mean and var came from these very rows and so carry gradient. dx, dw and
+ * db may be NULL. */
 void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
                            const float *mean, const float *var, const float *w, int64_t n,
                            int64_t c, float eps, bool batch);

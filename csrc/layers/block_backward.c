@@ -162,10 +162,11 @@ static void back_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)
 static void relpos_gradient(const rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
-    float *dbias = bias_gradient(job, 0);
+    float *dbias = bias_gradient(job, 0), *table = k->p->item[k->b->relpos].dx;
+    if (table == NULL) return;
     for (int64_t i = 1; i < rc_grid_chunks(&k->rows.all); i++)
         rc_add(dbias, bias_gradient(job, i), k->b->heads * k->rows.t * k->rows.t);
-    rc_relpos_backward(k->p->item[k->b->relpos].dx, dbias, k->b->window, k->b->heads);
+    rc_relpos_backward(table, dbias, k->b->window, k->b->heads);
 }
 
 /* ---- Sequences across chunks ----------------------------------------------------------------- */

@@ -211,13 +211,18 @@ rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_param
                             .total = grid->total};
     out->slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
     RC_TRY(plan_dx(out, plan));
-    return plan_dw(out, plan);
+    return w->dx == NULL ? RC_OK : plan_dw(out, plan);
 }
 
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows)
 {
     rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy), (rc_factor){.b = l->w->x});
+}
+
+static bool learns(const rc_param *p)
+{
+    return p != NULL && p->dx != NULL;
 }
 
 typedef struct {
@@ -230,13 +235,15 @@ static void weight_slice(void *arg, int64_t index, int worker)
     const weight_job *job = arg;
     const rc_linear_back *l = job->l;
     int64_t from = index * l->slice, columns = rc_min(l->slice, l->n - from);
-    rc_product_run(l->dw[columns != l->slice], worker, l->w->dx + from * l->k,
-                   rc_floats(job->dy + from), (rc_factor){.b = job->x});
-    if (l->b != NULL) rc_add_rows(l->b->dx + from, job->dy + from, l->total, l->n, columns);
+    if (l->w->dx != NULL)
+        rc_product_run(l->dw[columns != l->slice], worker, l->w->dx + from * l->k,
+                       rc_floats(job->dy + from), (rc_factor){.b = job->x});
+    if (learns(l->b)) rc_add_rows(l->b->dx + from, job->dy + from, l->total, l->n, columns);
 }
 
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
 {
     weight_job job = {l, dy, x};
+    if (l->w->dx == NULL && !learns(l->b)) return;
     rc_parallel(pool, (l->n + l->slice - 1) / l->slice, weight_slice, &job);
 }

@@ -59,8 +59,8 @@ rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_param
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows);
 
-/* dw += dyᵀ x and db += column sums of dy over all rows; each slice has one owner, so that the
- * number of workers changes nothing. */
+/* dw += dyᵀ x and db += column sums of dy over all rows, of what learns; each slice has one owner,
+ * so that the number of workers changes nothing. */
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x);
 
 #endif

@@ -56,5 +56,6 @@ void rc_norm_backward_weight(rc_pool *pool, const rc_params *p, rc_pair pair, co
                     .rstd = rstd,
                     .total = total,
                     .c = p->item[pair.w].count};
+    if (job.w->dx == NULL && (job.b == NULL || job.b->dx == NULL)) return;
     rc_parallel(pool, (job.c + SLICE_UNIT - 1) / SLICE_UNIT, norm_columns, &job);
 }

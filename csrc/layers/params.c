@@ -104,6 +104,13 @@ void rc_params_moved(rc_params *p)
     p->layout = __atomic_add_fetch(&layouts, 1, __ATOMIC_RELAXED);
 }
 
+bool rc_params_learn(const rc_params *p, int64_t from, int64_t to)
+{
+    for (int64_t i = from; i < to; i++)
+        if (p->item[i].dx != NULL) return true;
+    return false;
+}
+
 void rc_params_free(rc_params *p)
 {
     for (int64_t i = 0; i < p->count; i++) rc_param_unpack(&p->item[i]);

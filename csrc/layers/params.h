@@ -21,7 +21,7 @@ typedef struct {
     int rank;
     int64_t size[4], count;
     float *x;          /* bound memory, not owned; NULL once packed */
-    float *dx;         /* gradient, NULL outside training */
+    float *dx;         /* gradient; NULL outside training, and where it is frozen */
     rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
     rc_packed *behind; /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
     int64_t cut;
@@ -60,6 +60,9 @@ rc_status rc_param_check(const rc_param *p, const float *x);
 
 /* Copy the values of a parameter, packed or not. */
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
+
+/* Whether any of parameters from..to-1 learns: has a gradient. */
+bool rc_params_learn(const rc_params *p, int64_t from, int64_t to);
 
 /* Weight and bias indices; -1 for an absent bias. */
 typedef struct {

@@ -50,10 +50,12 @@ static inline float *rc_share_of(const rc_run *run, rc_shares shares, int owner)
 
 /* ---- Plans that are kept --------------------------------------------------------------------- */
 
-/* What a plan is for: parameters as they lie now (rc_params.layout), a kind of call, its size. */
+/* What a plan is for: parameters as they lie now (rc_params.layout), a kind of call, its size, and
+ * that of its other side. */
 typedef struct {
     uint64_t layout;
-    int64_t call, b, rows, longest; /* one type only: no padding bytes to compare */
+    int64_t call, b, rows, longest; /* one size of type only: no padding bytes to compare */
+    int64_t other[4];
 } rc_plan_key;
 
 /* Make the body of a plan, in its memory. */

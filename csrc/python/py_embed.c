@@ -122,8 +122,7 @@ static rc_status text_work(void *job)
     return in_context(job, text_run);
 }
 
-/* first must rise from 0 to the number of ids. */
-static int check_first(PyArrayObject *id, PyArrayObject *first)
+int rc_py_check_first(PyArrayObject *id, PyArrayObject *first)
 {
     if (rc_py_rank(id, 1, "ids") < 0 || rc_py_rank(first, 1, "first") < 0) return -1;
     const int32_t *f = PyArray_DATA(first);
@@ -148,7 +147,7 @@ PyObject *rc_py_model_text(PyObject *object, PyObject *args, PyObject *kw)
         Py_XDECREF(id);
         return NULL;
     }
-    if (check_first(id, first) == 0) {
+    if (rc_py_check_first(id, first) == 0) {
         const rc_clap *m = self->model;
         int64_t out[2] = {job.in.b = rc_py_size(first, 0) - 1,
                           job.features ? m->text.shape.width : m->config.dim};

@@ -20,6 +20,9 @@ typedef struct {
  * frames, mels). In py_embed.c. */
 int rc_py_log_mels(PyArrayObject *mel, const rc_tower_shape *t);
 
+/* -1 with ValueError unless first rises from 0 to the number of ids. In py_embed.c. */
+int rc_py_check_first(PyArrayObject *id, PyArrayObject *first);
+
 /* py_config.c: a configuration of the kind that the dictionary names, among those that `find`
  * knows, to be freed with PyMem_Free, also after -1; *config is NULL for None. */
 int rc_py_tower_config(PyObject *d, const char *name, const rc_tower_kind *(*find)(int64_t),

@@ -8,28 +8,42 @@ typedef struct {
     rc_py_model *model;
 } rc_py_trainer;
 
+/* A number for each parameter, or NULL for None. */
+static int set_rates(const float **out, PyArrayObject *array, const char *name, const rc_clap *m)
+{
+    *out = rc_py_data(array);
+    return array == NULL ? 0 : rc_py_shape(array, name, 1, &m->params.count);
+}
+
+static int open_trainer(rc_py_trainer *self, rc_py_model *model, PyArrayObject *rate,
+                        PyArrayObject *decay, int threads)
+{
+    rc_rates rates;
+    if (rc_py_model_ready(model) < 0 || set_rates(&rates.rate, rate, "rates", model->model) < 0 ||
+        set_rates(&rates.decay, decay, "decays", model->model) < 0)
+        return -1;
+    rc_status status = rc_trainer_new(&self->trainer, model->model, &rates, threads);
+    if (status != RC_OK) return rc_py_raise((PyObject *)self, status);
+    self->model = (rc_py_model *)Py_NewRef(model);
+    return 0;
+}
+
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"model", "threads", NULL};
+    static char *names[] = {"model", "threads", "rates", "decays", NULL};
     int threads;
     rc_py_model *model;
+    PyArrayObject *rate = NULL, *decay = NULL;
     rc_py_trainer *self = (rc_py_trainer *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     rc_state *state = rc_py_state((PyObject *)self);
-    rc_status status = RC_OK;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!i:Trainer", names, state->model_type, &model,
-                                     &threads) ||
-        rc_py_model_ready(model) < 0) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    status = rc_trainer_new(&self->trainer, model->model, threads);
-    if (status != RC_OK) {
-        rc_py_raise((PyObject *)self, status);
-        Py_DECREF(self);
-        return NULL;
-    }
-    self->model = (rc_py_model *)Py_NewRef(model);
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O!i|O&O&:Trainer", names, state->model_type, &model,
+                                     &threads, rc_py_f32_or_none, &rate, rc_py_f32_or_none,
+                                     &decay) ||
+        open_trainer(self, model, rate, decay, threads) < 0)
+        Py_CLEAR(self);
+    Py_XDECREF(rate);
+    Py_XDECREF(decay);
     return (PyObject *)self;
 }
 
@@ -108,39 +122,80 @@ static step_job new_job(PyObject *object)
                       .how = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}};
 }
 
-/* Log-mels and features of texts of the same number. */
-static int set_pairs(PyObject *object, rc_pairs *pairs, PyArrayObject *mel, PyArrayObject *text,
+/* ---- Pairs ----------------------------------------------------------------------------------- */
+
+/* What the pairs of a call lie in. */
+typedef struct {
+    PyArrayObject *mel, *longer, *features, *id, *first;
+} pair_arrays;
+
+static void free_pairs(pair_arrays *a)
+{
+    PyArrayObject *arrays[] = {a->mel, a->longer, a->features, a->id, a->first};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) Py_XDECREF(arrays[i]);
+}
+
+/* Clips and, where the tower has several log-mels of one, which of them are longer. */
+static int set_clips(rc_input *in, const pair_arrays *a, const rc_tower_shape *shape)
+{
+    if (rc_py_log_mels(a->mel, shape) < 0) return -1;
+    in->b = rc_py_size(a->mel, 0);
+    in->frames = rc_py_size(a->mel, PyArray_NDIM(a->mel) - 2);
+    in->x = rc_py_data(a->mel);
+    if (a->longer == NULL) return 0;
+    in->longer = PyArray_DATA(a->longer);
+    return rc_py_shape(a->longer, "longer", 1, &in->b);
+}
+
+/* A model with a text tower takes (ids, first), as Model.text does, one without features. */
+static int set_texts(rc_pairs *pairs, pair_arrays *a, PyObject *text, const rc_clap *m)
+{
+    int64_t b = pairs->audio.b, shape[2] = {b, m->config.text_width};
+    pairs->text.b = b;
+    if (m->text.kind == NULL) {
+        if (!rc_py_f32(text, &a->features) || rc_py_shape(a->features, "text", 2, shape) < 0)
+            return -1;
+        pairs->features = rc_py_data(a->features);
+        return 0;
+    }
+    if (!PyTuple_Check(text)) {
+        PyErr_Format(PyExc_TypeError, "text: expected (ids, first), got %.100s",
+                     Py_TYPE(text)->tp_name);
+        return -1;
+    }
+    if (!PyArg_ParseTuple(text, "O&O&:text", rc_py_i32, &a->id, rc_py_i32, &a->first)) return -1;
+    int64_t ends = b + 1;
+    if (rc_py_check_first(a->id, a->first) < 0 || rc_py_shape(a->first, "first", 1, &ends) < 0)
+        return -1;
+    pairs->text.id = PyArray_DATA(a->id);
+    pairs->text.first = PyArray_DATA(a->first);
+    return 0;
+}
+
+static int set_pairs(PyObject *object, rc_pairs *pairs, pair_arrays *a, PyObject *text,
                      long long clip)
 {
     const rc_clap *m = ((rc_py_trainer *)object)->model->model;
-    if (rc_py_log_mels(mel, &m->audio.shape) < 0) return -1;
-    int64_t shape[2] = {rc_py_size(mel, 0), m->config.text_width};
-    if (rc_py_shape(text, "text", 2, shape) < 0) return -1;
-    *pairs = (rc_pairs){.mel = rc_py_data(mel),
-                        .text = rc_py_data(text),
-                        .b = shape[0],
-                        .frames = rc_py_size(mel, PyArray_NDIM(mel) - 2),
-                        .clip = clip};
-    return 0;
+    *pairs = (rc_pairs){.clip = clip};
+    return set_clips(&pairs->audio, a, &m->audio.shape) < 0 ? -1 : set_texts(pairs, a, text, m);
 }
 
 static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_work *work)
 {
-    static char *names[] = {"mel",   "text", "seed",         "step", "lr",      "beta1",
-                            "beta2", "eps",  "weight_decay", "clip", "coupled", NULL};
+    static char *names[] = {"mel", "text",         "seed", "step",    "lr",     "beta1", "beta2",
+                            "eps", "weight_decay", "clip", "coupled", "longer", NULL};
     step_job job = new_job(object);
     rc_step *h = &job.how;
-    PyArrayObject *mel = NULL, *text = NULL;
-    PyObject *result = NULL;
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|ddddddp:step", names, rc_py_f32, &mel,
-                                    rc_py_f32, &text, rc_py_u64, &h->seed, rc_py_u64, &h->step,
-                                    &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
-                                    &h->clip, &h->coupled) &&
-        set_pairs(object, &job.pairs, mel, text, 0) == 0 && rc_py_run(object, work, &job) == 0)
+    pair_arrays a = {0};
+    PyObject *result = NULL, *text;
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&OO&O&|ddddddpO&:step", names, rc_py_f32, &a.mel,
+                                    &text, rc_py_u64, &h->seed, rc_py_u64, &h->step, &h->lr,
+                                    &h->beta1, &h->beta2, &h->eps, &h->weight_decay, &h->clip,
+                                    &h->coupled, rc_py_bool_or_none, &a.longer) &&
+        set_pairs(object, &job.pairs, &a, text, 0) == 0 && rc_py_run(object, work, &job) == 0)
         result = Py_BuildValue("{sdsdsd}", "loss", job.result.loss, "grad_norm",
                                job.result.grad_norm, "logit_scale", job.result.logit_scale);
-    Py_XDECREF(mel);
-    Py_XDECREF(text);
+    free_pairs(&a);
     return result;
 }
 
@@ -187,20 +242,19 @@ static int set_embeddings(PyObject *object, step_job *job, PyArrayObject *audio,
 
 static PyObject *trainer_embed(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"mel", "text", "seed", "step", "clip", NULL};
+    static char *names[] = {"mel", "text", "seed", "step", "clip", "longer", NULL};
     step_job job = new_job(object);
-    PyArrayObject *mel = NULL, *text = NULL;
-    PyObject *pair = NULL;
+    pair_arrays a = {0};
+    PyObject *pair = NULL, *text;
     long long clip = 0;
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&|L:embed", names, rc_py_f32, &mel, rc_py_f32,
-                                    &text, rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step,
-                                    &clip) &&
-        set_pairs(object, &job.pairs, mel, text, clip) == 0 &&
-        (pair = new_pair(object, &job, job.pairs.b)) != NULL &&
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&OO&O&|LO&:embed", names, rc_py_f32, &a.mel, &text,
+                                    rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step, &clip,
+                                    rc_py_bool_or_none, &a.longer) &&
+        set_pairs(object, &job.pairs, &a, text, clip) == 0 &&
+        (pair = new_pair(object, &job, job.pairs.audio.b)) != NULL &&
         rc_py_run(object, embed_work, &job) < 0)
         Py_CLEAR(pair);
-    Py_XDECREF(mel);
-    Py_XDECREF(text);
+    free_pairs(&a);
     return pair;
 }
 
@@ -222,21 +276,23 @@ static PyObject *trainer_loss(PyObject *object, PyObject *args)
 
 static PyObject *trainer_backward(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"daudio", "dtext", "mel", "text", "seed", "step", "clip", NULL};
+    static char *names[] = {"daudio", "dtext", "mel",    "text", "seed",
+                            "step",   "clip",  "longer", NULL};
     step_job job = new_job(object);
-    PyArrayObject *daudio = NULL, *dtext = NULL, *mel = NULL, *text = NULL;
+    PyArrayObject *daudio = NULL, *dtext = NULL;
+    pair_arrays a = {0};
+    PyObject *text;
     long long clip = 0;
-    bool done =
-        PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&O&O&O&|L:backward", names, rc_py_f32, &daudio,
-                                    rc_py_f32, &dtext, rc_py_f32, &mel, rc_py_f32, &text, rc_py_u64,
-                                    &job.how.seed, rc_py_u64, &job.how.step, &clip) &&
-        set_pairs(object, &job.pairs, mel, text, clip) == 0 &&
-        set_embeddings(object, &job, daudio, dtext, job.pairs.b) == 0 &&
-        rc_py_run(object, backward_work, &job) == 0;
+    bool done = PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&OO&O&|LO&:backward", names, rc_py_f32,
+                                            &daudio, rc_py_f32, &dtext, rc_py_f32, &a.mel, &text,
+                                            rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step,
+                                            &clip, rc_py_bool_or_none, &a.longer) &&
+                set_pairs(object, &job.pairs, &a, text, clip) == 0 &&
+                set_embeddings(object, &job, daudio, dtext, job.pairs.audio.b) == 0 &&
+                rc_py_run(object, backward_work, &job) == 0;
     Py_XDECREF(daudio);
     Py_XDECREF(dtext);
-    Py_XDECREF(mel);
-    Py_XDECREF(text);
+    free_pairs(&a);
     if (!done) return NULL;
     Py_RETURN_NONE;
 }
@@ -257,7 +313,7 @@ static PyObject *trainer_update(PyObject *object, PyObject *args, PyObject *kw)
 }
 
 /* One of the four flat buffers, cut into arrays of the parameters' shapes that keep the trainer
- * alive. */
+ * alive; None where a frozen parameter has none. */
 static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
 {
     rc_py_trainer *self = (rc_py_trainer *)object;
@@ -272,9 +328,9 @@ static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
     for (int64_t i = 0; list != NULL && i < p->count; i++) {
         npy_intp dims[4];
         for (int k = 0; k < p->item[i].rank; k++) dims[k] = (npy_intp)p->item[i].size[k];
-        float *x =
-            rc_trainer_buffer(self->trainer, (int)which) + rc_trainer_offset(self->trainer, i);
-        PyObject *view = rc_py_view(x, p->item[i].rank, dims, object);
+        float *x = rc_trainer_at(self->trainer, (int)which, i);
+        PyObject *view =
+            x == NULL ? Py_NewRef(Py_None) : rc_py_view(x, p->item[i].rank, dims, object);
         if (view == NULL || PyList_Append(list, view) < 0) Py_CLEAR(list);
         Py_XDECREF(view);
     }
@@ -300,12 +356,16 @@ static PyMethodDef trainer_methods[] = {
     {"update", (PyCFunction)(void (*)(void))trainer_update, METH_VARARGS | METH_KEYWORDS,
      "update(step, lr=, ...): clipping, AdamW, running statistics; grad_norm, logit_scale."},
     {"buffers", trainer_buffers, METH_O,
-     "Views of the values (0), gradients (1), first (2) and second (3) moments, by parameter."},
+     "Views of the values (0), gradients (1), first (2) and second (3) moments, by parameter; None "
+     "of frozen ones."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot trainer_slots[] = {
-    {Py_tp_doc, "Trainer(model, threads): owns values, gradients, moments and activations."},
+    {Py_tp_doc, "Trainer(model, threads, rates=None, decays=None): owns values, gradients, moments "
+                "and activations. rates, decays: by parameter, factors of the learning rate (0: "
+                "frozen) and of the weight decay. Texts are features, or (ids, first) for a model "
+                "with a text tower."},
     {Py_tp_new, trainer_new},
     {Py_tp_dealloc, trainer_dealloc},
     {Py_tp_traverse, trainer_traverse},

@@ -22,7 +22,10 @@ static rc_status open_tower(rc_tower *t, const rc_tower_kind *kind, const void *
                             rc_params *p)
 {
     t->kind = kind;
-    return kind == NULL ? RC_OK : kind->declare(&t->tower, &t->shape, config, p);
+    t->from = p->count;
+    if (kind != NULL) RC_TRY(kind->declare(&t->tower, &t->shape, config, p));
+    t->to = p->count;
+    return RC_OK;
 }
 
 static rc_status open_model(rc_clap *m)
@@ -126,7 +129,7 @@ static void settle(rc_clap *m, int64_t from, int64_t to, rc_status status)
 rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
 {
     rc_dnn *dnn;
-    if (m->params.item[0].dx != NULL)
+    if (m->training)
         return rc_fail(RC_EINVAL, "pack: this model is in training, its weights will change");
     RC_TRY(rc_dnn_new(&dnn, 1));
     rc_status status = RC_OK;
@@ -189,7 +192,7 @@ static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, c
 static rc_status get_plan(const call_plan **k, rc_context *c, const call *job, int64_t what)
 {
     const rc_input_size *s = &job->size;
-    rc_plan_key key = {job->m->params.layout, what, s->b, s->rows, s->longest};
+    rc_plan_key key = {job->m->params.layout, what, s->b, s->rows, s->longest, {0}};
     return rc_context_plan(c, (const void **)k, &key, make_plan, job);
 }
 

@@ -24,6 +24,7 @@ typedef struct {
     rc_tower audio, text;
     rc_head audio_head, text_head;
     int64_t logit_scale; /* index */
+    bool training;       /* a trainer has it */
     rc_guard guard;
 } rc_clap;
 

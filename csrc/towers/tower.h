@@ -68,11 +68,12 @@ typedef struct {
 const rc_tower_kind *rc_audio_kind_of(int64_t kind);
 const rc_tower_kind *rc_text_kind_of(int64_t kind);
 
-/* A tower that is open, or nothing. */
+/* A tower that is open, or nothing; its parameters are from..to-1. */
 typedef struct {
     const rc_tower_kind *kind;
     void *tower;
     rc_tower_shape shape;
+    int64_t from, to;
 } rc_tower;
 
 /* Whether it can be trained; RC_EINVAL says why not. */

@@ -280,8 +280,8 @@ static void position_gradient(void *arg, int64_t row, int worker)
     rc_param *item = k->p->item;
     for (int64_t clip = 0; clip < k->b; clip++) {
         const float *dx = at(job, k->x) + (clip * (1 + k->patches) + row) * w;
-        rc_add(item[k->t->positions].dx + row * w, dx, w);
-        if (row == 0) rc_add(item[k->t->cls].dx, dx, w);
+        if (item[k->t->positions].dx != NULL) rc_add(item[k->t->positions].dx + row * w, dx, w);
+        if (row == 0 && item[k->t->cls].dx != NULL) rc_add(item[k->t->cls].dx, dx, w);
     }
 }
 

@@ -5,36 +5,64 @@
 
 /* ---- Plan ------------------------------------------------------------------------------------ */
 
+static rc_status plan_side(rc_step_side *k, rc_plan *plan, const rc_clap *m, const rc_tower *tower,
+                           const rc_head *head, int64_t b)
+{
+    const rc_params *p = &m->params;
+    k->tower = tower;
+    k->learns = rc_params_learn(p, tower->from, tower->to);
+    k->features = rc_plan_take(plan, b * head->in);
+    k->dfeatures = rc_plan_take(plan, b * head->in);
+    return rc_head_plan_make(&k->head, plan, head, p, b, true);
+}
+
+static rc_status plan_tower(rc_step_side *k, rc_plan *plan, const rc_clap *m,
+                            const rc_input_size *size)
+{
+    const rc_tower *t = k->tower;
+    if (t->kind == NULL) return RC_OK;
+    return t->kind->plan((void **)&k->body, plan, t->tower, &m->params, size, k->learns);
+}
+
 static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, const void *arg)
 {
     const rc_clap *m = arg;
-    const rc_params *p = &m->params;
-    int64_t b = key->b, pairs = key->longest, width = m->audio.shape.width, dim = m->config.dim;
-    rc_input_size size = {.b = b, .rows = key->rows};
+    int64_t pairs = key->other[3], dim = m->config.dim;
+    rc_input_size audio = {key->b, key->rows, key->longest};
+    rc_input_size text = {key->other[0], key->other[1], key->other[2]};
     RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_step_plan)));
     rc_step_plan *k = *body;
-    k->features = rc_plan_take(plan, b * width);
-    k->dfeatures = rc_plan_take(plan, b * width);
     k->da = rc_plan_take(plan, pairs * dim);
     k->dt = rc_plan_take(plan, pairs * dim);
     RC_TRY(rc_contrastive_plan(&k->loss, plan, pairs, dim));
-    if (b == 0) return RC_OK;
-    RC_TRY(rc_head_plan_make(&k->audio, plan, &m->audio_head, p, b, true));
-    RC_TRY(rc_head_plan_make(&k->text, plan, &m->text_head, p, b, true));
-    return m->audio.kind->plan((void **)&k->tower, plan, m->audio.tower, p, &size, true);
+    if (audio.b == 0) return RC_OK;
+    RC_TRY(plan_side(&k->audio, plan, m, &m->audio, &m->audio_head, audio.b));
+    RC_TRY(plan_side(&k->text, plan, m, &m->text, &m->text_head, text.b));
+    RC_TRY(plan_tower(&k->text, plan, m, &text));
+    return plan_tower(&k->audio, plan, m, &audio);
+}
+
+static rc_status measure(rc_input_size *size, const rc_tower *t, const rc_input *in)
+{
+    *size = (rc_input_size){.b = in->b};
+    if (t->kind == NULL || in->b == 0) return RC_OK;
+    return t->kind->measure(size, &t->shape, t->tower, in);
 }
 
 rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t n,
                        const rc_step *how)
 {
     const rc_clap *m = t->model;
-    rc_plan_key key = {m->params.layout, RC_CALL_TRAIN, pairs->b, pairs->frames, n};
-    *job = (rc_step_job){.t = t, .text = pairs->text};
+    rc_input_size audio, text;
+    *job = (rc_step_job){.t = t, .pairs = pairs};
     t->embedded = NULL;
+    RC_TRY(measure(&audio, &m->audio, &pairs->audio));
+    RC_TRY(measure(&text, &m->text, &pairs->text));
+    rc_plan_key key = {m->params.layout, RC_CALL_TRAIN, audio.b,
+                       audio.rows,       audio.longest, {text.b, text.rows, text.longest, n}};
     RC_TRY(rc_context_plan(t->context, (const void **)&job->k, &key, make_plan, m));
     job->run = rc_context_run(t->context, (rc_draw){.seed = how->seed, .step = how->step});
     job->run.clip = pairs->clip;
-    job->in = (rc_input){.b = pairs->b, .frames = pairs->frames, .x = pairs->mel};
     return RC_OK;
 }
 
@@ -45,14 +73,25 @@ static float *at(const rc_step_job *job, int64_t offset)
     return job->run.scratch + offset;
 }
 
+/* What goes into the head. */
+static const float *features(const rc_step_job *job, const rc_step_side *side)
+{
+    return side->tower->kind == NULL ? job->pairs->features : at(job, side->features);
+}
+
+static const float *embed(const rc_step_job *job, const rc_step_side *side, const rc_input *in)
+{
+    rc_features out = {.y = at(job, side->features)};
+    const rc_tower_kind *kind = side->tower->kind;
+    if (kind != NULL) kind->forward(side->body, &job->run, &out, in);
+    return rc_head_forward(&side->head, &job->run, features(job, side));
+}
+
 void rc_step_embed(rc_step_job *job, const float **audio, const float **text)
 {
-    const rc_tower *tower = &job->t->model->audio;
-    rc_features out = {.y = at(job, job->k->features)};
-    tower->kind->forward(job->k->tower, &job->run, &out, &job->in);
-    job->t->embedded = job->k->tower;
-    *audio = rc_head_forward(&job->k->audio, &job->run, out.y);
-    *text = rc_head_forward(&job->k->text, &job->run, job->text);
+    *text = embed(job, &job->k->text, &job->pairs->text);
+    *audio = embed(job, &job->k->audio, &job->pairs->audio);
+    job->t->embedded = job->k;
 }
 
 double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *audio,
@@ -60,19 +99,32 @@ double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *
 {
     rc_trainer *t = job->t;
     rc_param *scale = &t->model->params.item[t->model->logit_scale];
-    memset(t->buffer[1], 0, (size_t)t->size * sizeof(float));
+    float frozen = 0, *dscale = scale->dx == NULL ? &frozen : scale->dx;
+    memset(t->buffer[1], 0, (size_t)t->learned * sizeof(float));
     double value = rc_contrastive_forward(&job->k->loss, &job->run, audio, text, scale->x[0]);
-    rc_contrastive_backward(&job->k->loss, &job->run, daudio, dtext, scale->dx, audio, text,
+    rc_contrastive_backward(&job->k->loss, &job->run, daudio, dtext, dscale, audio, text,
                             scale->x[0]);
     return value;
 }
 
+static void backward(const rc_step_job *job, const rc_step_side *side, const float *dy,
+                     const rc_input *in)
+{
+    float *dfeatures = side->learns ? at(job, side->dfeatures) : NULL;
+    rc_head_backward(&side->head, &job->run, dfeatures, dy, features(job, side));
+    if (side->learns) side->tower->kind->backward(side->body, &job->run, dfeatures, in);
+}
+
 void rc_step_backward(rc_step_job *job, const float *daudio, const float *dtext)
 {
-    const rc_step_plan *k = job->k;
-    const rc_tower *tower = &job->t->model->audio;
-    float *features = at(job, k->features), *dfeatures = at(job, k->dfeatures);
-    rc_head_backward(&k->text, &job->run, NULL, dtext, job->text);
-    rc_head_backward(&k->audio, &job->run, dfeatures, daudio, features);
-    tower->kind->backward(k->tower, &job->run, dfeatures, &job->in);
+    backward(job, &job->k->audio, daudio, &job->pairs->audio);
+    backward(job, &job->k->text, dtext, &job->pairs->text);
+}
+
+void rc_step_commit(const rc_step_plan *k, const rc_run *run)
+{
+    const rc_step_side *sides[] = {&k->audio, &k->text};
+    for (int i = 0; i < 2; i++)
+        if (sides[i]->learns && sides[i]->tower->kind->commit != NULL)
+            sides[i]->tower->kind->commit(sides[i]->body, run);
 }

@@ -12,47 +12,101 @@
 
 enum { LINE = 16 };
 
-static rc_status open_trainer(rc_trainer *t, int threads)
+static rc_status take_rates(rc_trainer *t, const rc_rates *rates)
+{
+    size_t n = (size_t)t->model->params.count;
+    t->offset = calloc(n, sizeof *t->offset);
+    t->order = calloc(n, sizeof *t->order);
+    t->rate = calloc(n, sizeof *t->rate);
+    t->decay = calloc(n, sizeof *t->decay);
+    if (t->offset == NULL || t->order == NULL || t->rate == NULL || t->decay == NULL)
+        return rc_fail(RC_ENOMEM, "out of memory: trainer");
+    for (size_t i = 0; i < n; i++) {
+        t->rate[i] = rates->rate == NULL ? 1 : rates->rate[i];
+        t->decay[i] = rates->decay == NULL ? 1 : rates->decay[i];
+    }
+    return RC_OK;
+}
+
+/* Parameters that learn come first. */
+static void lay_out(rc_trainer *t)
+{
+    const rc_params *p = &t->model->params;
+    int64_t placed = 0;
+    for (int frozen = 0; frozen < 2; frozen++) {
+        for (int64_t i = 0; i < p->count; i++) {
+            if ((t->rate[i] == 0) != frozen) continue;
+            t->order[placed++] = i;
+            t->offset[i] = t->size;
+            t->size += (p->item[i].count + LINE - 1) / LINE * LINE;
+        }
+        if (frozen) break;
+        t->learning = placed;
+        t->learned = t->size;
+    }
+}
+
+static rc_status open_trainer(rc_trainer *t, const rc_rates *rates, int threads)
 {
     rc_params *p = &t->model->params;
     RC_TRY(rc_context_new(&t->context, threads));
-    t->offset = calloc((size_t)p->count, sizeof *t->offset);
-    if (t->offset == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
-    for (int64_t i = 0; i < p->count; i++) {
-        t->offset[i] = t->size;
-        t->size += (p->item[i].count + LINE - 1) / LINE * LINE;
-    }
+    RC_TRY(take_rates(t, rates));
+    lay_out(t);
     for (int k = 0; k < RC_TRAINER_BUFFERS; k++)
-        RC_TRY(rc_alloc((void **)&t->buffer[k], t->size * (int64_t)sizeof(float)));
+        RC_TRY(rc_alloc((void **)&t->buffer[k],
+                        (k == 0 ? t->size : t->learned) * (int64_t)sizeof(float)));
     for (int64_t i = 0; i < p->count; i++)
         RC_TRY(rc_param_read(t->buffer[0] + t->offset[i], t->context->dnn, &p->item[i]));
     for (int64_t i = 0; i < p->count; i++) { /* nothing fails from here on */
         rc_param *item = &p->item[i];
         item->x = t->buffer[0] + t->offset[i];
-        item->dx = t->buffer[1] + t->offset[i];
+        item->dx = rc_trainer_at(t, 1, i);
         rc_param_unpack(item); /* would keep the values of before the first step */
     }
+    t->model->training = true;
     rc_params_moved(p);
     return RC_OK;
 }
 
-static rc_status check_model(const rc_clap *m)
+static bool learns(const rc_rates *rates, int64_t from, int64_t to)
 {
-    if (m->audio.kind == NULL || m->config.text_width < 1 || m->text.kind != NULL)
-        return rc_fail(RC_EINVAL, "trainer: needs an audio tower and text features, no text tower");
-    RC_TRY(rc_tower_check_training(&m->audio));
-    if (m->params.item[0].dx != NULL)
-        return rc_fail(RC_EINVAL, "trainer: this model already has one");
+    for (int64_t i = from; i < to; i++)
+        if (rates->rate == NULL || rates->rate[i] > 0) return true;
+    return false;
+}
+
+static rc_status check_rates(const rc_params *p, const rc_rates *rates)
+{
+    const float *lists[] = {rates->rate, rates->decay};
+    for (int k = 0; k < 2; k++)
+        for (int64_t i = 0; lists[k] != NULL && i < p->count; i++)
+            if (!(lists[k][i] >= 0 && lists[k][i] <= 1e6f))
+                return rc_fail(RC_EINVAL, "%s of %s: expected 0 to 1e6, got %g",
+                               k == 0 ? "rate" : "decay", p->item[i].name, (double)lists[k][i]);
     return RC_OK;
 }
 
-static rc_status new_trainer(rc_trainer **out, rc_clap *m, int threads)
+static rc_status check_model(const rc_clap *m, const rc_rates *rates)
 {
-    RC_TRY(check_model(m));
+    const rc_tower *towers[] = {&m->audio, &m->text};
+    if (m->audio.kind == NULL || m->config.text_width < 1)
+        return rc_fail(RC_EINVAL, "trainer: needs an audio tower, and texts or their features");
+    if (m->training) return rc_fail(RC_EINVAL, "trainer: this model already has one");
+    RC_TRY(check_rates(&m->params, rates));
+    for (int i = 0; i < 2; i++)
+        if (learns(rates, towers[i]->from, towers[i]->to))
+            RC_TRY(rc_tower_check_training(towers[i]));
+    if (learns(rates, 0, m->params.count)) return RC_OK;
+    return rc_fail(RC_EINVAL, "trainer: all parameters are frozen");
+}
+
+static rc_status new_trainer(rc_trainer **out, rc_clap *m, const rc_rates *rates, int threads)
+{
+    RC_TRY(check_model(m, rates));
     rc_trainer *t = calloc(1, sizeof *t);
     if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
     t->model = m;
-    rc_status status = open_trainer(t, threads);
+    rc_status status = open_trainer(t, rates, threads);
     if (status != RC_OK) {
         rc_trainer_free(t);
         return status;
@@ -61,11 +115,11 @@ static rc_status new_trainer(rc_trainer **out, rc_clap *m, int threads)
     return RC_OK;
 }
 
-rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads)
+rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, const rc_rates *rates, int threads)
 {
     *out = NULL;
     RC_TRY(rc_clap_claim(m, "trainer"));
-    rc_status status = new_trainer(out, m, threads);
+    rc_status status = new_trainer(out, m, rates, threads);
     rc_clap_release(m);
     return status;
 }
@@ -76,6 +130,9 @@ void rc_trainer_free(rc_trainer *t)
     rc_context_free(t->context);
     for (int k = 0; k < RC_TRAINER_BUFFERS; k++) rc_free(t->buffer[k]);
     free(t->offset);
+    free(t->order);
+    free(t->rate);
+    free(t->decay);
     free(t);
 }
 
@@ -83,31 +140,30 @@ float *rc_trainer_leave_values(rc_trainer *t)
 {
     float *values = t->buffer[0];
     for (int64_t i = 0; i < t->model->params.count; i++) t->model->params.item[i].dx = NULL;
+    t->model->training = false;
     rc_params_moved(&t->model->params);
     t->buffer[0] = NULL;
     return values;
 }
 
-float *rc_trainer_buffer(rc_trainer *t, int which)
+float *rc_trainer_at(rc_trainer *t, int which, int64_t param)
 {
-    return t->buffer[which];
-}
-int64_t rc_trainer_offset(const rc_trainer *t, int64_t param)
-{
-    return t->offset[param];
+    bool there = which == 0 || t->rate[param] > 0;
+    return there ? t->buffer[which] + t->offset[param] : NULL;
 }
 
 /* ---- Loss and gradients ---------------------------------------------------------------------- */
 
 static rc_status check_pairs(const rc_trainer *t, const rc_pairs *pairs)
 {
-    int64_t most = t->model->audio.shape.most, least = t->model->audio.shape.least;
-    if (pairs->b < 1 || pairs->frames < least || pairs->frames > most)
-        return rc_fail(
-            RC_EINVAL, "mel: expected at least 1 clip of %lld to %lld frames, got %lld of %lld",
-            (long long)least, (long long)most, (long long)pairs->b, (long long)pairs->frames);
+    const rc_tower_shape *s = &t->model->audio.shape;
+    if (pairs->audio.b < 1 || pairs->audio.frames < s->least || pairs->audio.frames > s->most)
+        return rc_fail(RC_EINVAL,
+                       "mel: expected at least 1 clip of %lld to %lld frames, got %lld of %lld",
+                       (long long)s->least, (long long)s->most, (long long)pairs->audio.b,
+                       (long long)pairs->audio.frames);
     RC_TRY(rc_check_range("clip", pairs->clip, 0, 1 << 24));
-    return rc_check_batch("clips", pairs->b);
+    return rc_check_batch("clips", pairs->audio.b);
 }
 
 static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const rc_pairs *pairs,
@@ -117,7 +173,7 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
     const float *audio, *text;
     t->gradients = RC_GRADIENTS_NONE;
     RC_TRY(check_pairs(t, pairs));
-    RC_TRY(rc_step_open(&job, t, pairs, pairs->b, how));
+    RC_TRY(rc_step_open(&job, t, pairs, pairs->audio.b, how));
     float *da = job.run.scratch + job.k->da, *dt = job.run.scratch + job.k->dt;
     rc_step_embed(&job, &audio, &text);
     result->loss = rc_step_loss(&job, da, dt, audio, text);
@@ -194,9 +250,9 @@ static rc_status embed_work(rc_trainer *t, const trainer_call *call)
     rc_step_job job;
     const float *audio, *text;
     RC_TRY(check_pairs(t, call->pairs));
-    RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->b, call->how));
+    RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->audio.b, call->how));
     rc_step_embed(&job, &audio, &text);
-    size_t bytes = (size_t)(call->pairs->b * t->model->config.dim) * sizeof(float);
+    size_t bytes = (size_t)(call->pairs->audio.b * t->model->config.dim) * sizeof(float);
     memcpy(call->audio, audio, bytes);
     memcpy(call->text, text, bytes);
     return rc_dnn_check(t->context->dnn);
@@ -243,7 +299,7 @@ static rc_status backward_work(rc_trainer *t, const trainer_call *call)
         return rc_fail(RC_EINVAL, "backward: the gradients of a step begin with loss");
     t->gradients = RC_GRADIENTS_NONE;
     RC_TRY(check_pairs(t, call->pairs));
-    RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->b, call->how));
+    RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->audio.b, call->how));
     rc_step_embed(&job, &audio, &text);
     rc_step_backward(&job, call->from_audio, call->from_text);
     RC_TRY(rc_dnn_check(t->context->dnn));

@@ -18,23 +18,31 @@ typedef struct {
     double loss, grad_norm, logit_scale;
 } rc_step_result;
 
+/* By parameter: factors of the learning rate, 0 where it is frozen, and of the weight decay. NULL:
+ * 1 for all. A tower all of which is frozen runs as at inference: no draws, running statistics. */
+typedef struct {
+    const float *rate, *decay;
+} rc_rates;
+
 /* Claims the model while it is made. */
-rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, int threads);
+rc_status rc_trainer_new(rc_trainer **out, rc_clap *m, const rc_rates *rates, int threads);
 void rc_trainer_free(rc_trainer *t);
 
 /* Before rc_trainer_free: the values, which the model's parameters point into, become the caller's
  * (rc_free), and the model is as before the trainer but for them. */
 float *rc_trainer_leave_values(rc_trainer *t);
 
-/* Flat buffers of equal layout: values, gradients, first and second moment. */
-float *rc_trainer_buffer(rc_trainer *t, int which);
-int64_t rc_trainer_offset(const rc_trainer *t, int64_t param);
+/* Where a parameter lies in a flat buffer: values (0), gradients (1), first (2) and second (3)
+ * moment. Of a frozen one there are values only, else NULL. */
+float *rc_trainer_at(rc_trainer *t, int which, int64_t param);
 
-/* Pairs of a batch, or some of them: log-mels (b, frames, mels) and text features (b, text_width);
- * `clip` of the batch come before, so that random draws are those of the whole batch. */
+/* Pairs of a batch, or some of them: clips, and as many texts or, for a model without a text tower,
+ * features of texts (b, text_width). `clip` of the batch come before, so that random draws are
+ * those of the whole batch. */
 typedef struct {
-    const float *mel, *text;
-    int64_t b, frames, clip;
+    rc_input audio, text;
+    const float *features;
+    int64_t clip;
 } rc_pairs;
 
 /* Loss and gradients of one batch. Nothing but the gradients changes. */

@@ -13,31 +13,42 @@ enum {
 /* How far the gradients of a step have come; those of a call that failed are nothing. */
 typedef enum { RC_GRADIENTS_NONE, RC_GRADIENTS_BEGUN, RC_GRADIENTS_THERE } rc_gradients;
 
+/* One side of a step: a tower, or none where features are given; its head. */
+typedef struct {
+    const rc_tower *tower;
+    bool learns; /* the tower, or some of it */
+    const void *body;
+    rc_head_plan head;
+    int64_t features, dfeatures;
+} rc_step_side;
+
+/* The text tower's scratch comes before the audio tower's. What a tower needs only while it works
+ * lies where the other one keeps its tape: texts go forward first and back last. */
+typedef struct {
+    rc_step_side audio, text;
+    rc_contrastive loss;
+    int64_t da, dt;
+} rc_step_plan;
+
 struct rc_trainer {
     rc_clap *model; /* the caller's; its parameters point into our buffers */
     rc_context *context;
-    const void *embedded; /* the plan of the pairs that were embedded last, or NULL */
+    const rc_step_plan *embedded; /* of the pairs that were embedded last, or NULL */
     rc_gradients gradients;
     float *buffer[RC_TRAINER_BUFFERS]; /* values, gradients, first moment, second moment */
-    int64_t *offset;
-    int64_t size;
+    int64_t *offset;                   /* of each parameter */
+    int64_t *order;                    /* parameters as they lie: those that learn first */
+    int64_t learning;                  /* so many */
+    float *rate, *decay;
+    int64_t size, learned; /* of all values; of those that learn, which the other buffers hold */
     rc_guard guard;
 };
-
-/* The audio tower's scratch comes last: what it keeps for backward, its backward may lie over. */
-typedef struct {
-    rc_head_plan audio, text;
-    rc_contrastive loss;
-    const void *tower;
-    int64_t features, dfeatures, da, dt;
-} rc_step_plan;
 
 typedef struct {
     rc_trainer *t;
     const rc_step_plan *k;
     rc_run run;
-    rc_input in;
-    const float *text;
+    const rc_pairs *pairs;
 } rc_step_job;
 
 /* step.c. For so many pairs at a time, none where only a loss is wanted, and n in the loss. */
@@ -47,6 +58,7 @@ void rc_step_embed(rc_step_job *job, const float **audio, const float **text); /
 double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *audio,
                     const float *text);
 void rc_step_backward(rc_step_job *job, const float *daudio, const float *dtext);
+void rc_step_commit(const rc_step_plan *k, const rc_run *run); /* statistics of the batch */
 
 /* update.c */
 rc_status rc_update_check(const rc_step *how);

@@ -25,8 +25,8 @@ static void norm_piece(void *arg, int64_t i, int worker)
 /* In fixed pieces, so that the sum does not depend on the number of threads. */
 rc_status rc_update_norm(rc_trainer *t, double *norm)
 {
-    int64_t pieces = (t->size + PIECE - 1) / PIECE;
-    norm_job job = {.x = t->buffer[1], .size = t->size};
+    int64_t pieces = (t->learned + PIECE - 1) / PIECE;
+    norm_job job = {.x = t->buffer[1], .size = t->learned};
     RC_TRY(rc_alloc((void **)&job.partial, pieces * (int64_t)sizeof(double)));
     rc_parallel(rc_dnn_pool(t->context->dnn), pieces, norm_piece, &job);
     double sum = 0;
@@ -44,13 +44,14 @@ typedef struct {
     float decay;
 } update_job;
 
-/* The parameter that the value at an index of the buffers belongs to, or that it pads. */
-static int64_t param_at(const rc_trainer *t, int64_t at)
+/* The place in the order of the parameter that the value at an index of the buffers belongs to, or
+ * that it pads. */
+static int64_t place_at(const rc_trainer *t, int64_t at)
 {
-    int64_t low = 0, high = t->model->params.count;
+    int64_t low = 0, high = t->learning;
     while (high - low > 1) {
         int64_t middle = low + (high - low) / 2;
-        if (t->offset[middle] <= at)
+        if (t->offset[t->order[middle]] <= at)
             low = middle;
         else
             high = middle;
@@ -67,7 +68,8 @@ static void update_part(const update_job *job, int64_t param, int64_t from, int6
     int64_t n = rc_min(to, t->offset[param] + p->count) - at;
     if (p->kind == RC_BUFFER || n < 1) return;
     rc_adamw how = job->how;
-    how.weight_decay = p->kind == RC_WEIGHT ? job->decay : 0;
+    how.lr *= t->rate[param];
+    how.weight_decay = p->kind == RC_WEIGHT ? job->decay * t->decay[param] : 0;
     rc_adamw_step(t->buffer[0] + at, t->buffer[2] + at, t->buffer[3] + at, t->buffer[1] + at, n,
                   &how);
 }
@@ -78,14 +80,15 @@ static void update_piece(void *arg, int64_t index, int worker)
     (void)worker;
     const update_job *job = arg;
     const rc_trainer *t = job->t;
-    int64_t from = index * PIECE, to = rc_min(from + PIECE, t->size);
-    for (int64_t i = param_at(t, from); i < t->model->params.count && t->offset[i] < to; i++)
-        update_part(job, i, from, to);
+    int64_t from = index * PIECE, to = rc_min(from + PIECE, t->learned);
+    for (int64_t i = place_at(t, from); i < t->learning && t->offset[t->order[i]] < to; i++)
+        update_part(job, t->order[i], from, to);
 }
 
 /* The temperature stays in [0, ln 100] (LAION: training/train.py). */
 static void clamp_scale(rc_trainer *t)
 {
+    if (t->rate[t->model->logit_scale] == 0) return;
     float *s = t->model->params.item[t->model->logit_scale].x;
     *s = fminf(fmaxf(*s, 0), 4.6051702f);
 }
@@ -123,12 +126,11 @@ void rc_update(rc_trainer *t, double grad_norm, const rc_step *how)
                          .grad_scale = (float)clip,
                          .coupled = how->coupled};
     rc_watch *watch = rc_watch_set(NULL); /* half an update would be worse than a late end */
-    rc_parallel(rc_dnn_pool(t->context->dnn), (t->size + PIECE - 1) / PIECE, update_piece, &job);
+    rc_parallel(rc_dnn_pool(t->context->dnn), (t->learned + PIECE - 1) / PIECE, update_piece, &job);
     rc_watch_set(watch);
     clamp_scale(t);
     rc_run run = rc_context_run(t->context, (rc_draw){0});
-    const rc_tower_kind *kind = t->model->audio.kind;
-    if (kind->commit != NULL) kind->commit(t->embedded, &run);
+    rc_step_commit(t->embedded, &run);
     t->gradients = RC_GRADIENTS_NONE;
     t->embedded = NULL;
 }

@@ -104,7 +104,8 @@ class Learner:
         self.names = [name for name, _, _ in parameters]
         trained.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
         self._trainer = core.Trainer(trained, threads)
-        self._values, _, self._m, self._v = (self._trainer.buffers(k) for k in range(4))
+        self._values = self._trainer.buffers(0)
+        self._m, self._v = self._trainer.buffers(2), self._trainer.buffers(3)
         self._context = core.Context(threads)
         self.model = trained
         self._ema: list[Floats] = []
@@ -156,11 +157,16 @@ class Learner:
 
     def state(self) -> dict[str, Floats]:
         """Return the state that resuming needs beside `tensors`: parameters and AdamW moments."""
-        buffers = {"values": self._values, "m": self._m, "v": self._v}
+        buffers: dict[str, Sequence[Floats | None]] = {
+            "values": self._values,
+            "m": self._m,
+            "v": self._v,
+        }
         return {
             f"{kind}.{name}": x
             for kind, arrays in buffers.items()
             for name, x in zip(self.names, arrays, strict=True)
+            if x is not None  # frozen
         }
 
     def begin(self, have: Tensors, path: Path, parts: Sequence[str]) -> None:

@@ -1,0 +1,106 @@
+"""Rates of a trainer: what is frozen stays, what learns learns as before, at a rate of its own."""
+
+import numpy as np
+import pytest
+from models import AUDIO, VIT, decibels, new_model
+
+from reclap.runtime.libraries import core
+
+DRAWS = AUDIO | {"drop_path": 0.2, "dropout": 0.1, "time_stripes": 1, "time_width": 9}
+
+
+def rates_of(model, learns):
+    """Return 1 for each parameter whose name satisfies a condition, else 0."""
+    return np.array([float(learns(name)) for name, _, _ in model.parameters()], np.float32)
+
+
+def batch(rng, frames=250):
+    return decibels(rng, 3, frames), rng.standard_normal((3, 24)).astype(np.float32)
+
+
+SOME = {
+    "weights": lambda n: n.endswith("weight"),
+    "biases": lambda n: n.endswith("bias"),
+    "one block": lambda n: ".blocks.1." in n or ".1." in n,
+    "heads": lambda n: "projection" in n,
+    "audio": lambda n: n.startswith("audio_branch"),
+    "scale": lambda n: n == "logit_scale",
+    "all but the scale": lambda n: n != "logit_scale",
+}
+
+
+@pytest.mark.parametrize("config", [AUDIO, VIT])
+@pytest.mark.parametrize("name", ["weights", "biases", "one block", "audio", "all but the scale"])
+def test_gradients_of_what_learns_are_those_of_all(config, name):
+    found = []
+    for learns in (lambda _: True, SOME[name]):
+        rng = np.random.default_rng(5)
+        model, _ = new_model(rng, config)
+        trainer = core.Trainer(model, 2, rates_of(model, learns))
+        trainer.gradients(*batch(rng, 60), 7, 3)
+        found.append(trainer.buffers(1))
+    names = [n for n, _, _ in model.parameters()]
+    assert any(SOME[name](n) for n in names)
+    for n, whole, part in zip(names, *found, strict=True):
+        assert (part is None) == (not SOME[name](n)), n
+        if part is not None:
+            np.testing.assert_array_equal(part, whole, n)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_frozen_parameters_stay_bit_for_bit(rng, name):
+    model, values = new_model(rng, DRAWS)
+    trainer = core.Trainer(model, 2, rates_of(model, SOME[name]))
+    for step in range(3):
+        trainer.step(*batch(rng), 0, step, lr=0.1, weight_decay=0.1, clip=1.0)
+    for (n, _, kind), before, now in zip(
+        model.parameters(), values.values(), trainer.buffers(0), strict=True
+    ):
+        learns = SOME[name](n) or (kind == 2 and name in ("weights", "biases", "one block"))
+        assert learns or np.array_equal(np.float32(before), now), n
+        if SOME[name](n):
+            assert not np.array_equal(np.float32(before), now), n
+
+
+def test_frozen_tower_embeds_as_at_inference(rng):
+    model, _ = new_model(np.random.default_rng(3), DRAWS)
+    whole, _ = new_model(np.random.default_rng(3), DRAWS)
+    trainer = core.Trainer(model, 1, rates_of(model, SOME["heads"]))
+    mel, text = batch(rng)
+    audio, _ = trainer.embed(mel, text, 3, 1)
+    np.testing.assert_array_equal(audio, whole.audio(core.Context(1), mel))
+
+
+def test_rate_is_a_factor_of_the_learning_rate_and_decay_one_of_the_decay(rng):
+    start = 11
+    found = {}
+    for name, rate, decay, lr, wd in (
+        ("half", 0.5, 4.0, 0.2, 0.1),
+        ("plain", 1.0, 1.0, 0.1, 0.4),
+    ):
+        g = np.random.default_rng(start)
+        model, _ = new_model(g)
+        n = len(model.parameters())
+        factors = np.full(n, rate, np.float32), np.full(n, decay, np.float32)
+        trainer = core.Trainer(model, 1, *factors)
+        trainer.step(*batch(g), 0, 0, lr=lr, weight_decay=wd)
+        found[name] = [x.copy() for x in trainer.buffers(0)]
+    for x, y in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+def test_wrong_rates_are_named(rng):
+    model, _ = new_model(rng)
+    n = len(model.parameters())
+    first = model.parameters()[0][0]
+    for rates, message in (
+        (np.ones(n - 1), r"rates: expected shape"),
+        (np.full(n, -1.0), rf"rate of {first}: expected 0 to 1e6, got -1"),
+        (np.full(n, np.nan), rf"rate of {first}: expected 0 to 1e6, got -?nan"),
+        (np.zeros(n), "all parameters are frozen"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            core.Trainer(model, 1, rates)
+    with pytest.raises(ValueError, match=rf"decay of {first}: expected 0"):
+        core.Trainer(model, 1, None, np.full(n, -1.0))
+    core.Trainer(model, 1).gradients(*batch(rng), 0, 0)
