@@ -25,6 +25,7 @@ def train(
     settings: Iterable[str] = (),
     resume: bool = False,
     progress: bool = False,
+    callbacks: Iterable[object] = (),
 ) -> loop.Result:
     """Train a model by a recipe.
 
@@ -40,6 +41,8 @@ def train(
         Continue the run that `out` holds, bit for bit as if it had not been interrupted.
     progress : bool
         Show progress bars on standard error.
+    callbacks : iterable of object
+        Objects that hear of steps, evaluations and checkpoints; see `reclap.training.Callback`.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def train(
     ValueError
         If `settings` are given for a recipe that was read; if the loss is no longer finite.
     TypeError
-        If `settings` is one text.
+        If `settings` is one text, or `callbacks` has something else.
     FileExistsError
         If `out` is not empty, without `resume`.
     FormatError
@@ -75,7 +78,7 @@ def train(
         recipe = recipes.load(recipe, changes)
     elif changes:
         raise ValueError("settings: expected none beside a recipe that was read")
-    return loop.train(recipe, out, resume=resume, progress=progress)
+    return loop.train(recipe, out, resume=resume, progress=progress, callbacks=callbacks)
 
 
 def describe(

@@ -98,7 +98,17 @@ def test_result_is_a_model_folder(whole):
 def test_log_has_a_line_a_step(whole):
     lines = read_log(whole)
     assert [line["step"] for line in lines] == list(range(1, 13))
-    keys = {"step", "epoch", "loss", "lr", "grad_norm", "logit_scale", "clips_per_s", "seconds"}
+    keys = {
+        "step",
+        "epoch",
+        "loss",
+        "lr",
+        "grad_norm",
+        "logit_scale",
+        "clips_per_s",
+        "seconds",
+        "memory_mb",
+    }
     assert all(line.keys() == keys for line in lines)
     assert all(math.isfinite(x) for line in lines for x in line.values())
     assert lines[0]["logit_scale"] == pytest.approx(1 / 0.07)
@@ -500,7 +510,7 @@ def test_signal_ends_the_wait_for_a_batch(plan, whole, tmp_path, monkeypatch, ca
     """With all steps done in a checkpoint, and without the step that the batch was for."""
     steps, made, example, step = [], [], Batches._example, Learner.step
 
-    class Signals(loop._Signals):
+    class Signals(loop.Signals):
         def __init__(self):
             super().__init__()
             made.append(self)
@@ -515,7 +525,7 @@ def test_signal_ends_the_wait_for_a_batch(plan, whole, tmp_path, monkeypatch, ca
         return example(self, number, item, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_Signals", Signals)
+        patch.setattr(loop, "Signals", Signals)
         patch.setattr(Batches, "_example", signalling)
         patch.setattr(Learner, "step", lambda *a: (step(*a), steps.append(1))[0])
         result = loop.train(plan(), tmp_path / "out")

@@ -67,5 +67,5 @@ class _Hidden:
     def update(self, n: int = 1) -> None:
         self.n += n
 
-    def set_postfix(self, **shown: object) -> None:
+    def set_postfix(self, shown: object, **options: object) -> None:
         pass

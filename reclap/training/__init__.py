@@ -6,6 +6,7 @@ from reclap._lazy import exports
 
 if TYPE_CHECKING:
     from reclap.training.augment import Augment
+    from reclap.training.callbacks import Callback
     from reclap.training.loop import Result, train
     from reclap.training.recipe import Recipe, load
     from reclap.training.sections import Data, Eval, ModelPart, Optim, Run
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Augment",
+    "Callback",
     "Data",
     "Eval",
     "ModelPart",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "Augment": "reclap.training.augment",
+    "Callback": "reclap.training.callbacks",
     "Data": "reclap.training.sections",
     "Eval": "reclap.training.sections",
     "ModelPart": "reclap.training.sections",

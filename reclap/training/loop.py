@@ -9,28 +9,26 @@ any moment can be continued (`reclap.training.folder`).
 
 import contextlib
 import dataclasses
-import json
 import logging
-import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+import numpy as np
 
 from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
-from reclap.errors import FormatError
-from reclap.io import files, manifest
+from reclap.errors import FormatError, one_line, shown_names
+from reclap.io import manifest
 from reclap.io.files import StrPath
 from reclap.io.manifest import Row
 from reclap.model.loading import locate
+from reclap.runtime.memory import resident
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.training import initial
+from reclap.training.callbacks import Callbacks
 from reclap.training.captions import Captions
 from reclap.training.data import Batch, Batches
 from reclap.training.evaluate import ZeroShot
@@ -46,11 +44,15 @@ from reclap.training.folder import (
 from reclap.training.identity import VERSION
 from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe, changes
+from reclap.training.run_log import RunLog
+from reclap.training.signals import Signals
 from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["Result", "train"]
 
 log = logging.getLogger(__name__)
+
+_SHOWN = 8  # clips of a batch that a message names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,7 @@ def train(
     *,
     resume: bool = False,
     progress: bool = False,
+    callbacks: Iterable[object] = (),
 ) -> Result:
     """Train a model.
 
@@ -103,6 +106,8 @@ def train(
         it if there is no checkpoint yet. Without it a folder that holds anything is refused.
     progress : bool
         Show progress bars on standard error.
+    callbacks : iterable of object
+        Objects that hear of steps, evaluations and checkpoints; see `Callback`.
 
     Returns
     -------
@@ -119,8 +124,10 @@ def train(
         recipe; the message names the settings that differ.
     OSError
         If `out` cannot be written. The last complete checkpoint stays usable.
+    TypeError
+        If `callbacks` has something else.
     ValueError
-        If the loss is no longer finite.
+        If the loss is no longer finite; the message names the clips of the batch.
     ReclapError
         If another process is training into `out`.
 
@@ -131,18 +138,18 @@ def train(
     >>> result.step  # doctest: +SKIP
     300
     """
-    out = Path(out)
+    out, told = Path(out), Callbacks(callbacks)
     refuse_begun(out, resume=resume)
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
     _refuse_false_negatives(recipe, len(rows))
     with RunFolder.opened(out, resume=resume) as folder:
         if resume and not folder.newest:
             log.warning("nothing to resume in %s: starting a run", out)
-        return _train_into(folder, recipe, rows, progress=progress)
+        return _train_into(folder, recipe, rows, told, progress=progress)
 
 
 def _train_into(
-    folder: RunFolder, recipe: Recipe, rows: Sequence[Row], *, progress: bool
+    folder: RunFolder, recipe: Recipe, rows: Sequence[Row], callbacks: Callbacks, *, progress: bool
 ) -> Result:
     """Make what a run needs, or read it back, and go through its steps."""
     out = folder.path
@@ -177,7 +184,7 @@ def _train_into(
     if recipe.eval.every:
         exam = ZeroShot.from_recipe(recipe, config, encoder, progress=progress)
     captions = Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
-    run = _Loop(recipe, folder, text, identity, learner, exam, captions)
+    run = _Loop(recipe, folder, text, identity, learner, exam, captions, callbacks)
     return run.go(batches, newest.step if newest else 0, progress=progress)
 
 
@@ -229,81 +236,104 @@ class _Loop:
         learner: Learner,
         exam: ZeroShot | None,
         captions: Captions,
+        callbacks: Callbacks,
     ) -> None:
         self._recipe, self._folder, self._identity = recipe, folder, identity
         self._text, self._link, self._saved = text, text.parent == folder.path, 0
         self._learner, self._exam, self._captions = learner, exam, captions
+        self._callbacks = callbacks
         self._loss: float | None = None
         self._accuracy: float | None = None
 
     def go(self, batches: Batches, first: int, *, progress: bool) -> Result:
         """Run from a step on; see `train`."""
-        steps, done = self._recipe.run.steps, first
-        self._saved = first
-        log_path = self._folder.path / LOG
-        _truncate_log(log_path, first)
+        self._done = self._saved = first
+        steps, result = self._recipe.run.steps, None
+        is_new = not self._folder.newest
         with (
-            log_path.open("a", encoding="utf-8") as lines,
-            _Signals() as signals,
+            RunLog(self._folder.path / LOG, -1 if is_new else first) as log_file,
+            Signals() as signals,
             contextlib.closing(batches.prefetch(first, steps)) as found,
             progress_bar(steps, "step", shown=progress, initial=first, leave=True) as bar,
         ):
-            if self._recipe.run.save_first and not self._folder.newest:
-                if self._exam:
-                    self._write(lines, {"step": 0, "eval": self._examine(self._exam)})
-                self._save(0)
+            self._log = log_file
+            try:
+                self._callbacks.begin(self._recipe, self._folder.path, first)
+                if self._recipe.run.save_first and is_new:
+                    self._examine()
+                    self._save(0)
+                self._steps(batches, found, signals, bar)
+                result = self._ended(signals.caught)
+            except Exception as error:
+                # A sound that cannot be read, or a callback: the steps before it are good.
+                is_harmless = isinstance(error, FormatError) or error is self._callbacks.failed
+                if is_harmless and self._done > self._saved:
+                    self._save(self._done, tell=error is not self._callbacks.failed)
+                raise
+            finally:
+                self._callbacks.end(result)
+        return result
+
+    def _steps(self, batches: Batches, found: Iterator[Batch], signals: Signals, bar: Any) -> None:
+        """Take all steps, with evaluations and checkpoints where they are due."""
+        run, every = self._recipe.run, self._recipe.eval.every
+        started = time.monotonic()
+        while (batch := signals.next(found)) is not None:
+            made = self._step(batch, batches)
+            self._done, now = batch.step + 1, time.monotonic()
+            self._tell({**made, **_rates(len(batch.mel), now - started)}, bar)
+            if every and self._done % every == 0:
+                self._examine()
+            if self._done % run.save_every == 0 or self._done == run.steps:
+                self._save(self._done)
             started = time.monotonic()
-            for batch in self._each(found, signals):
-                line = self._step(batch, batches.epoch(batch.step))
-                done, now = batch.step + 1, time.monotonic()
-                line["clips_per_s"] = round(len(batch.mel) / max(now - started, 1e-9), 1)
-                line["seconds"] = round(now - started, 4)
-                self._write(lines, line)
-                bar.update()
-                bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-                if self._exam and done % self._recipe.eval.every == 0:
-                    self._write(lines, {"step": done, "eval": self._examine(self._exam)})
-                if done % self._recipe.run.save_every == 0 or done == steps:
-                    os.fsync(lines.fileno())
-                    self._save(done)
-                started = time.monotonic()
-            if signals.caught and (done > self._saved or not self._folder.newest):
-                os.fsync(lines.fileno())
-                self._save(done)
-        interrupted = done < steps
-        if interrupted:
-            log.warning("stopped by %s after step %d of %d", signals.caught, done, steps)
-        return Result(self._folder.path / LAST, done, interrupted, self._loss, self._accuracy)
+        if signals.caught and (self._done > self._saved or not self._folder.newest):
+            self._save(self._done)
 
-    def _each(self, found: Iterator[Batch], signals: "_Signals") -> Iterator[Batch]:
-        """Yield batches; before a sound that cannot be read ends the run, save the steps done."""
-        done = self._saved
+    def _step(self, batch: Batch, batches: Batches) -> dict[str, Any]:
+        """Take a step; where its loss is not finite, say which clips it was of."""
+        features = self._captions(batch.captions)
         try:
-            while (batch := signals.next(found)) is not None:
-                yield batch
-                done = batch.step + 1
-        except FormatError:
-            if done > self._saved:
-                self._save(done)
-            raise
-
-    def _step(self, batch: Batch, epoch: int) -> dict[str, Any]:
-        made = self._learner.step(batch.step, batch.mel, self._captions(batch.captions))
+            made = self._learner.step(batch.step, batch.mel, features)
+        except ValueError as error:
+            clips = _clips(batch, batches)
+            self._log.write({"step": batch.step + 1, "failed": one_line(error), "batch": clips})
+            newest = self._folder.newest
+            left = f"{newest.folder} is the last checkpoint" if newest else "no checkpoint yet"
+            shown = f"the batch (all of it in {LOG}): {shown_names(clips, _SHOWN)}"
+            raise ValueError(f"{one_line(error)}; {left}; {shown}") from error
         self._loss = made["loss"]
-        return {"step": batch.step + 1, "epoch": epoch, **made}
+        return {"step": batch.step + 1, "epoch": batches.epoch(batch.step), **made}
 
-    def _examine(self, exam: ZeroShot) -> dict[str, Any]:
-        found = exam(self._learner)
-        self._accuracy = found["accuracy"]
-        return found
+    def _tell(self, line: dict[str, Any], bar: Any) -> None:
+        """Log a step, and show it."""
+        self._log.write(line)
+        bar.update()
+        shown = {"loss": f"{line['loss']:.3f}", "lr": f"{line['lr']:.1e}"}
+        shown["clips/s"] = f"{line['clips_per_s']:.1f}"
+        if "memory_mb" in line:
+            shown["memory"] = f"{line['memory_mb']:.0f}MB"
+        bar.set_postfix(shown, refresh=False)
+        self._callbacks.step(line)
 
-    @staticmethod
-    def _write(lines: Any, line: Mapping[str, Any]) -> None:
-        lines.write(json.dumps(line) + "\n")
-        lines.flush()
+    def _examine(self) -> None:
+        """Evaluate, if the recipe says so."""
+        if self._exam:
+            found = self._exam(self._learner)
+            self._accuracy = found["accuracy"]
+            line = {"step": self._done, "eval": found}
+            self._log.write(line)
+            self._callbacks.eval(line)
 
-    def _save(self, step: int) -> None:
+    def _ended(self, caught: str) -> Result:
+        done, steps = self._done, self._recipe.run.steps
+        if done < steps:
+            log.warning("stopped by %s after step %d of %d", caught, done, steps)
+        return Result(self._folder.path / LAST, done, done < steps, self._loss, self._accuracy)
+
+    def _save(self, step: int, *, tell: bool = True) -> None:
         """Add a checkpoint; the text tower is copied once, and linked in those that follow."""
+        self._log.sync()
 
         def write(folder: Path) -> None:
             learner = self._learner
@@ -316,50 +346,26 @@ class _Loop:
 
         self._text = self._folder.save(step, self._recipe.run.keep, write)
         self._link, self._saved = True, step
+        if tell:
+            self._callbacks.save(step, self._text)
 
 
-class _Signals:
-    """Catch SIGINT and SIGTERM; the second one interrupts at once, whatever is being done.
-
-    Does nothing outside the main thread, where Python allows no handlers.
-    """
-
-    def __init__(self) -> None:
-        self.caught = ""
-        self._is_waiting = False
-        self._before: dict[int, Any] = {}
-
-    def next(self, found: Iterator[Batch]) -> Batch | None:
-        """Return the next batch; None at the end, or where a signal comes before the batch does."""
-        try:
-            try:
-                self._is_waiting = True
-                return None if self.caught else next(found, None)
-            finally:
-                self._is_waiting = False
-        except _StoppedError:
-            return None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.caught:
-            raise KeyboardInterrupt
-        self.caught = signal.Signals(number).name
-        if self._is_waiting:
-            raise _StoppedError
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+def _rates(clips: int, seconds: float) -> dict[str, float]:
+    """Return what the log says of the speed of a step, and of memory, where the system tells."""
+    rates = {"clips_per_s": round(clips / max(seconds, 1e-9), 1), "seconds": round(seconds, 4)}
+    memory = resident()
+    return rates if memory is None else rates | {"memory_mb": round(memory / 2**20, 1)}
 
 
-class _StoppedError(KeyboardInterrupt):
-    """A signal came while a batch was awaited."""
+def _clips(batch: Batch, batches: Batches) -> list[str]:
+    """Return the clips of a batch, as manifest line and path; those that are not finite first."""
+    bad = [not np.isfinite(mel).all() for mel in batch.mel]
+    found = []
+    for index in sorted(range(len(bad)), key=lambda i: not bad[i]):
+        rows = [batches.rows[i] for i in batch.rows[index]]
+        name = " with ".join(f"{row.at}: {row.path}" if row.at else str(row.path) for row in rows)
+        found.append(f"{name} (its log-mel is not finite)" if bad[index] else name)
+    return found
 
 
 # ---- Continuation ----------------------------------------------------------------------------
@@ -383,18 +389,3 @@ def _schedule_start(newest: Checkpoint, identity: Mapping[str, Any], threads: in
             "resumed with %d threads, begun with %d: last bits may differ", threads, newest.threads
         )
     return newest.step if changed else newest.start
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Keep the lines up to a step."""
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-    files.write_text(path, "".join(f"{line}\n" for line in kept))
-
-
-def _step_of(line: str) -> float:
-    """Return the step of a log line, infinity for one that was cut."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return int(json.loads(line)["step"])
-    return math.inf
