@@ -102,6 +102,19 @@ def linear_backward(
 def contrastive(
     a: _A, t: _A, log_scale: float, threads: int = 1, /
 ) -> tuple[float, _F32, _F32, float]: ...
+def losses(
+    terms: list[tuple[str, float]],
+    a: _A,
+    t: _A,
+    log_scale: float,
+    bias: float = 0,
+    owner: _A | None = None,
+    role: _A | None = None,
+    teacher_a: _A | None = None,
+    teacher_t: _A | None = None,
+    teacher_log_scale: float = 0,
+    threads: int = 1,
+) -> tuple[float, _F32, _F32, float, float]: ...
 def adamw_step(
     w: _F32,
     m: _F32,

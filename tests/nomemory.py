@@ -198,6 +198,7 @@ class Score(Work):
             *core.scores(self.context, self.x, self.w, 3, all=True),
             *core.combine(self.context, self.x, self.w, groups, 4, 1.0, 1, True),
             *kernels.contrastive(self.x, self.w[:40], 1.0, 2),
+            *kernels.losses([("sigmoid", 1.0)], self.x, self.w, 1.0, 0.0, np.arange(60) % 40),
             core.class_vectors(self.w, groups),
         ]
         return [np.asarray(x) for x in found if x is not None]

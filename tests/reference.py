@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import expit, ndtr  # the logistic function, the normal distribution's Phi
+from scipy.special import expit, logsumexp, ndtr  # logistic function, the normal's Phi
 
 # ---- Norms -------------------------------------------------------------------------------------
 
@@ -253,6 +253,30 @@ def contrastive(a, t, log_scale):
     loss = -0.5 * np.mean(np.log(np.diag(rows)) + np.log(np.diag(columns)))
     ds = (0.5 * (rows + columns) - np.eye(len(a))) / len(a)
     return loss, np.exp(log_scale) * ds @ t, np.exp(log_scale) * ds.T @ a, (ds * s).sum()
+
+
+def sight(owner, role, clips):
+    """Who sees what, and what is whose positive, (clips, texts); role 1 is own, 2 negative."""
+    mine = np.arange(clips)[:, None] == np.asarray(owner)
+    return mine | (np.asarray(role) == 0), mine & (np.asarray(role) != 2)
+
+
+def contrastive_of_many(z, sees, positive):
+    """Half of -1/P sum log softmax over what a clip sees, and of -log softmax over clips."""
+    to_text = np.where(positive, z - logsumexp(z, axis=1, b=sees, keepdims=True), 0)
+    to_audio = np.where(positive, z - logsumexp(z, axis=0, keepdims=True), 0)
+    return -0.5 * ((to_text.sum(1) / positive.sum(1)).mean() + to_audio.sum() / positive.sum())
+
+
+def sigmoid_of_pairs(z, sees, positive):
+    return np.logaddexp(0, np.where(positive, -z, z))[sees].sum() / len(z)
+
+
+def distillation(z, of_teacher):
+    def cross(target, x):
+        return -(softmax(target) * np.log(softmax(x))).sum(1).mean()
+
+    return 0.5 * (cross(of_teacher, z) + cross(of_teacher.T, z.T))
 
 
 def adamw(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale=1.0, coupled=False):

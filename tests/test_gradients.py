@@ -230,6 +230,47 @@ def contrastive(rng, n, c):
     )
 
 
+def loss(name):
+    """A loss of two or three texts a clip, with an owner and a role each; dy scales it."""
+
+    def pair(rng, n, c):
+        texts, bias = 2 * n + 3, -1.5
+        a, t, teacher_a, teacher_t = (
+            reference.l2norm(f32(rng, rows, c)).astype(np.float32) for rows in (n, texts, n, texts)
+        )
+        owner = rng.permutation(np.arange(texts) % n)
+        _, first = np.unique(owner, return_index=True)
+        role = rng.integers(3, size=texts)
+        role[first] = 0
+        sees, positive = reference.sight(owner, role, n)
+
+        def formula(a, t, s):
+            z = np.exp(s[0]) * a @ t.T
+            if name == "contrastive":
+                return np.array(reference.contrastive_of_many(z, sees, positive))
+            if name == "sigmoid":
+                return np.array(reference.sigmoid_of_pairs(z + bias, sees, positive))
+            return np.array(
+                reference.distillation(z, 5 * reference.double(teacher_a)[0] @ teacher_t.T)
+            )
+
+        def run(a, t, s):
+            return kernels.losses(
+                [(name, 1.0)], a, t, s[0], bias, owner, role, teacher_a, teacher_t, np.log(5)
+            )
+
+        return Pair(
+            [a, t, np.float32([2.0])],
+            formula,
+            lambda a, t, s: np.array(run(a, t, s)[0]),
+            lambda dy, a, t, s: [dy * g for g in run(a, t, s)[1:4]],
+            texts,
+            100,
+        )
+
+    return pair
+
+
 PAIRS = {
     "layernorm": layernorm,
     "rmsnorm": rmsnorm,
@@ -254,6 +295,9 @@ PAIRS = {
     "linear": linear(None, 1),
     "linear_packed_two_threads": linear("float32", 2),
     "contrastive": contrastive,
+    "contrastive_of_many": loss("contrastive"),
+    "sigmoid_of_pairs": loss("sigmoid"),
+    "distillation": loss("distillation"),
 }
 
 

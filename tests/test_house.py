@@ -39,6 +39,14 @@ PRIVATE = {
     "towers/htsat_inside.h": {"htsat.c", "htsat_plan.h"},
     "towers/htsat_plan.h": {"htsat_input.c", "htsat_run.c"},
     "towers/text_inside.h": {"text.c", "text_run.c"},
+    "train/loss_inside.h": {
+        "loss.c",
+        "pair_tiles.c",
+        "pair_sums.c",
+        "contrastive.c",
+        "sigmoid.c",
+        "distillation.c",
+    },
     "train/trainer_inside.h": {"step.c", "trainer.c", "update.c"},
 }
 FOREIGN = {

@@ -72,26 +72,30 @@ def test_contrastive_is_the_same_on_any_number_of_threads(rng, n):
 
 
 PROCESS = """
-import os, resource
+import os, resource, sys
 import numpy as np
 from reclap.runtime.libraries import kernels
 x = np.eye(8, dtype=np.float32)[np.arange(6000) % 8]
-kernels.contrastive(x[:20], x[:20], 1.0, 1)
+def run(n):
+    x_, owner = x[:n], np.arange(n)
+    kernels.losses([(sys.argv[1], 1.0)], x_, x_, 1.0, 0.0, owner, owner * 0, x_, x_, 2.0, 1)
+run(20)
 threads, before = len(os.listdir("/proc/self/task")), resource.getrusage(resource.RUSAGE_SELF)
-kernels.contrastive(x, x, 1.0, 1)
+run(6000)
 after = resource.getrusage(resource.RUSAGE_SELF)
 print(len(os.listdir("/proc/self/task")) - threads, after.ru_maxrss - before.ru_maxrss)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
-def test_contrastive_starts_no_threads_of_others_and_keeps_no_logits():
+@pytest.mark.parametrize("name", ["contrastive", "sigmoid", "distillation"])
+def test_losses_start_no_threads_of_others_and_keep_no_logits(name):
     environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONPATH": str(PARENT)}
-    command = [sys.executable, "-c", PROCESS]
+    command = [sys.executable, "-c", PROCESS, name]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603
     threads, kilobytes = map(int, out.stdout.split())
     assert threads == 0
-    assert kilobytes < 60_000  # the logits would take 144,000
+    assert kilobytes < 30_000  # the logits would take 144,000
 
 
 def test_contrastive_of_equal_pairs_is_log_n(rng):

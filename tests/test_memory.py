@@ -54,7 +54,7 @@ def kernel_calls():
     rng = np.random.default_rng(0)
     x, w, r = f32(rng, 300, 200), f32(rng, 200), f32(rng, 300)
     square, index = f32(rng, 200, 200), np.arange(300) % 100
-    grid, context = f32(rng, 64, 3 * 64), core.Context(2)
+    grid, context, owners = f32(rng, 64, 3 * 64), core.Context(2), np.arange(300)
     return {
         "layernorm": lambda: kernels.layernorm_forward(x, w, w, 1e-5),
         "layernorm_backward": lambda: kernels.layernorm_backward(x, x, r, r, w),
@@ -82,6 +82,9 @@ def kernel_calls():
         "linear_int8": lambda: kernels.linear_forward(x, square, w, packed="int8", threads=2),
         "linear_backward": lambda: kernels.linear_backward(x, x, square, threads=2),
         "contrastive": lambda: kernels.contrastive(x, x, 1.0, 2),
+        "losses": lambda: kernels.losses(
+            [("sigmoid", 1.0), ("distillation", 1.0)], x, x, 1.0, 0.0, owners, owners * 0, x, x
+        ),
         "adamw": lambda: kernels.adamw_step(x.copy(), x.copy(), x**2, x, 1, 0, 0, 0, 1, 0, 1),
         "sum_squares": lambda: kernels.sum_squares(x),
         "class_vectors": lambda: core.class_vectors(x, [0, 100, 300]),
@@ -122,6 +125,10 @@ def failing_calls():
         "linear_threads": lambda: kernels.linear_forward(x, x, None, threads=0, packed="float32"),
         "linear_backward": lambda: kernels.linear_backward(x, x, wrong),
         "contrastive": lambda: kernels.contrastive(x, wrong, 1.0),
+        "losses": lambda: kernels.losses([("sigmoid", 1.0)], x, x, 1.0, 0.0, [300] * 300),
+        "losses_teacher": lambda: kernels.losses(
+            [("sigmoid", 1.0)], x, x, 1.0, 0.0, None, None, x, wrong[:7]
+        ),
         "adamw": lambda: kernels.adamw_step(x, x, x, x.astype(complex), *step),
         "adamw_read_only": lambda: kernels.adamw_step(np.broadcast_to(w, (3, 200)), x, x, x, *step),
         "class_vectors": lambda: core.class_vectors(x, [0, 400]),

@@ -6,7 +6,6 @@
 #include "kernels/optim.h"
 #include "layers/context.h"
 #include "layers/linear.h"
-#include "train/loss.h"
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
@@ -216,79 +215,6 @@ done:
     return result;
 }
 
-/* ---- Loss ------------------------------------------------------------------------------------ */
-
-typedef struct {
-    const float *a, *t;
-    float *da, *dt, s, ds;
-    double loss;
-    int64_t n, c;
-    int threads;
-} contrastive_job;
-
-static rc_status plan_loss(void **body, rc_plan *plan, const rc_plan_key *key, const void *arg)
-{
-    (void)key;
-    const contrastive_job *j = arg;
-    RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_contrastive)));
-    return rc_contrastive_plan(*body, plan, j->n, j->c);
-}
-
-static rc_status contrastive_run(contrastive_job *j, rc_context *c)
-{
-    const void *k;
-    rc_plan_key key = {0};
-    if (j->n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
-    RC_TRY(rc_context_plan(c, &k, &key, plan_loss, j));
-    rc_run run = rc_context_run(c, (rc_draw){0});
-    j->loss = rc_contrastive_forward(k, &run, j->a, j->t, j->s);
-    rc_contrastive_backward(k, &run, j->da, j->dt, &j->ds, j->a, j->t, j->s);
-    return rc_dnn_check(c->dnn);
-}
-
-static rc_status contrastive_work(void *arg)
-{
-    contrastive_job *j = arg;
-    rc_context *c;
-    RC_TRY(rc_context_new(&c, j->threads));
-    rc_status status = contrastive_run(j, c);
-    rc_context_free(c);
-    return status;
-}
-
-/* contrastive(a, t, log_scale, threads=1): (loss, da, dt, dscale) */
-static PyObject *contrastive(PyObject *module, PyObject *args)
-{
-    PyArrayObject *a = NULL, *t = NULL, *da = NULL, *dt = NULL;
-    PyObject *result = NULL;
-    contrastive_job job = {.threads = 1};
-    if (!PyArg_ParseTuple(args, "O&O&f|i:contrastive", rc_py_f32, &a, rc_py_f32, &t, &job.s,
-                          &job.threads))
-        goto done;
-    if (rc_py_rank(a, 2, "a") < 0) goto done;
-    int64_t shape[2] = {job.n = rc_py_size(a, 0), job.c = rc_py_size(a, 1)};
-    if (rc_py_shape(t, "t", 2, shape) < 0) goto done;
-    if (job.c < 1) {
-        PyErr_SetString(PyExc_ValueError, "contrastive: the embeddings have no columns");
-        goto done;
-    }
-    da = rc_py_new(2, shape, NPY_FLOAT32);
-    dt = rc_py_new(2, shape, NPY_FLOAT32);
-    if (da == NULL || dt == NULL) goto done;
-    job.a = rc_py_data(a);
-    job.t = rc_py_data(t);
-    job.da = rc_py_data(da);
-    job.dt = rc_py_data(dt);
-    if (rc_py_run(module, contrastive_work, &job) == 0)
-        result = Py_BuildValue("(dOOf)", job.loss, da, dt, job.ds);
-done:
-    Py_XDECREF(a);
-    Py_XDECREF(t);
-    Py_XDECREF(da);
-    Py_XDECREF(dt);
-    return result;
-}
-
 /* ---- Optimizer ------------------------------------------------------------------------------- */
 
 /* adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale, coupled=False) */
@@ -336,8 +262,6 @@ PyMethodDef rc_testing_layer_methods[] = {
      "with rows=0 threads share outputs."},
     {"linear_backward", (PyCFunction)(void (*)(void))linear_backward, METH_VARARGS | METH_KEYWORDS,
      "linear_backward(dy, x, w, threads=1, rows=64): (dx, dw, db)."},
-    {"contrastive", contrastive, METH_VARARGS,
-     "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
     {"adamw_step", adamw_step, METH_VARARGS,
      "adamw_step(w, m, v, g, step, lr, beta1, beta2, eps, weight_decay, grad_scale, "
      "coupled=False): in place; coupled: Adam."},

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+static const rc_loss_term TERMS[] = {{RC_LOSS_CONTRASTIVE, 1}};
+
 /* ---- Plan ------------------------------------------------------------------------------------ */
 
 static rc_status plan_side(rc_step_side *k, rc_plan *plan, const rc_clap *m, const rc_tower *tower,
@@ -34,7 +36,8 @@ static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, c
     rc_step_plan *k = *body;
     k->da = rc_plan_take(plan, pairs * dim);
     k->dt = rc_plan_take(plan, pairs * dim);
-    RC_TRY(rc_contrastive_plan(&k->loss, plan, pairs, dim));
+    rc_loss_size loss = {.na = pairs, .nt = pairs, .c = dim};
+    RC_TRY(rc_losses_plan(&k->losses, plan, TERMS, 1, &loss));
     if (audio.b == 0) return RC_OK;
     RC_TRY(plan_side(&k->audio, plan, m, &m->audio, &m->audio_head, audio.b));
     RC_TRY(plan_side(&k->text, plan, m, &m->text, &m->text_head, text.b));
@@ -99,11 +102,12 @@ double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *
 {
     rc_trainer *t = job->t;
     rc_param *scale = &t->model->params.item[t->model->logit_scale];
-    float frozen = 0, *dscale = scale->dx == NULL ? &frozen : scale->dx;
     memset(t->buffer[1], 0, (size_t)t->learned * sizeof(float));
-    double value = rc_contrastive_forward(&job->k->loss, &job->run, audio, text, scale->x[0]);
-    rc_contrastive_backward(&job->k->loss, &job->run, daudio, dtext, dscale, audio, text,
-                            scale->x[0]);
+    int64_t n = job->k->losses.size.na;
+    rc_loss_in in = {.na = n, .nt = n, .a = audio, .t = text, .log_scale = scale->x[0]};
+    rc_loss_out out = {.da = daudio, .dt = dtext, .dscale = scale->dx};
+    double value = rc_losses_forward(&job->k->losses, &job->run, &in);
+    rc_losses_backward(&job->k->losses, &job->run, &out, &in);
     return value;
 }
 

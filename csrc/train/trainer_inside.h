@@ -26,7 +26,7 @@ typedef struct {
  * lies where the other one keeps its tape: texts go forward first and back last. */
 typedef struct {
     rc_step_side audio, text;
-    rc_contrastive loss;
+    rc_losses losses;
     int64_t da, dt;
 } rc_step_plan;
 
