@@ -64,7 +64,7 @@ def test_callback_is_told_all_in_order(plan, tmp_path):
                         callbacks=[told])  # fmt: skip
     two = [("step", 1), ("step", 2), ("eval", 2), ("save", 2)]
     four = [("step", 3), ("step", 4), ("eval", 4), ("save", 4)]
-    assert told.order() == [("begin", 0), *two, *four, ("end", result)]
+    assert told.order() == [("begin", 0), ("eval", 0), *two, *four, ("end", result)]
     lines = [call[2] for call in told.calls if call[0] in ("step", "eval")]
     assert lines == read_log(tmp_path)
     folders = [call[2] for call in told.calls if call[0] == "save"]

@@ -9,7 +9,7 @@ from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.io.manifest import Caption, Row
 from reclap.training import evaluate
-from reclap.training.evaluate import ZeroShot
+from reclap.training.evaluate import Evaluation
 
 CONFIG = ClapConfig.from_json(folders.CONFIG)
 TONES = {"low": 300.0, "middle": 1200.0, "high": 5000.0}
@@ -54,7 +54,7 @@ def rows(tmp_path):
 
 def exam(rows, labels=("high", "low", "middle")):
     prompts = {label: [f"a {label} tone", f"{label} hum"] for label in labels}
-    return ZeroShot(rows, "label", prompts, CONFIG, Encoder())
+    return Evaluation(rows, "label", prompts, CONFIG, Encoder())
 
 
 def test_perfect_model_names_all(rows):
@@ -77,10 +77,10 @@ def test_windows_of_a_clip_decide_together(rows, tmp_path):
 def test_without_cache_sounds_are_decoded_each_time(rows):
     prompts = {label: [label] for label in TONES}
     window = CONFIG.front.frames * CONFIG.front.mels * 4  # bytes
-    again = ZeroShot(
+    again = Evaluation(
         rows, "label", prompts, CONFIG, Encoder(), threads=3, cache_bytes=6 * window - 1
     )
-    kept = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), cache_bytes=6 * window)
+    kept = Evaluation(rows, "label", prompts, CONFIG, Encoder(), cache_bytes=6 * window)
     for _ in range(2):
         assert again(Learner({0: 2}))["accuracy"] == kept(Learner({0: 2}))["accuracy"] == 0.5
     rows[1].path.unlink()
@@ -100,7 +100,9 @@ def test_skipped_sound_is_left_out_and_reported_once(rows, caplog):
     prompts = {label: [label] for label in TONES}
     for room in (0, 1 << 30):  # of log-mels
         caplog.clear()
-        found = ZeroShot(rows, "label", prompts, CONFIG, Encoder(), cache_bytes=room, errors="skip")
+        found = Evaluation(
+            rows, "label", prompts, CONFIG, Encoder(), cache_bytes=room, errors="skip"
+        )
         for confused, accuracy in (({}, 1.0), ({0: 2}, 1 / 3)):
             said = found(Learner(confused))
             assert said["accuracy"] == pytest.approx(accuracy)
@@ -115,7 +117,7 @@ def test_nothing_left_to_evaluate_is_an_error(rows):
     for row in rows:
         row.path.write_bytes(b"RIFF")
     with pytest.raises(FormatError, match=r"m\.csv:\d: .*\.wav"):
-        ZeroShot(rows, "label", {x: [x] for x in TONES}, CONFIG, Encoder(), errors="skip")
+        Evaluation(rows, "label", {x: [x] for x in TONES}, CONFIG, Encoder(), errors="skip")
 
 
 def test_recipe_says_whether_bad_sounds_are_skipped(tmp_path, small_folder):
@@ -125,10 +127,10 @@ def test_recipe_says_whether_bad_sounds_are_skipped(tmp_path, small_folder):
     for errors in ("skip", "raise"):
         plan = training.recipe(manifest, small_folder, eval={"every": 1}, data={"errors": errors})
         if errors == "skip":
-            assert ZeroShot.from_recipe(plan, CONFIG, Asked())(Learner({}))["clips"] == clips - 1
+            assert Evaluation.from_recipe(plan, CONFIG, Asked())(Learner({}))["clips"] == clips - 1
         else:
             with pytest.raises(FormatError, match=r"wind0\.wav"):
-                ZeroShot.from_recipe(plan, CONFIG, Asked())
+                Evaluation.from_recipe(plan, CONFIG, Asked())
 
 
 def test_prompts_of_an_unknown_label_are_refused(tmp_path, small_folder):
@@ -136,7 +138,7 @@ def test_prompts_of_an_unknown_label_are_refused(tmp_path, small_folder):
     for name, message in (("Horn", "did you mean 'horn'"), ("x", "but bell, drone, flute, horn")):
         plan = training.recipe(manifest, small_folder, eval={"every": 1, "prompts": {name: "A"}})
         with pytest.raises(FormatError, match=rf"eval\.prompts\.{name}: no such label .*{message}"):
-            ZeroShot.from_recipe(plan, CONFIG, Encoder())
+            Evaluation.from_recipe(plan, CONFIG, Encoder())
 
 
 class Asked(Encoder):
@@ -156,7 +158,7 @@ def test_recipe_asks_by_its_prompts_or_else_by_the_template(tmp_path, small_fold
         part = training.recipe(
             manifest, small_folder, eval=given | {"where": where}, data={"cache_mb": room}
         )
-        exams.append(ZeroShot.from_recipe(part, CONFIG, encoder))
+        exams.append(Evaluation.from_recipe(part, CONFIG, encoder))
         assert encoder.texts == ["ding", "toot", "honk", "a sound of wind"]
         found = exams[-1](Learner({}))
         assert (found["clips"], list(found["labels"])) == (6, ["bell", "horn", "wind"])
@@ -171,7 +173,7 @@ def test_evaluation_needs_the_column_of_its_label(tmp_path, small_folder):
         training.write_set(tmp_path), small_folder, eval={"every": 1, "label": "kind"}
     )
     with pytest.raises(FormatError, match=r"^eval\.label: .*no column kind to evaluate by"):
-        ZeroShot.from_recipe(part, CONFIG, Encoder())
+        Evaluation.from_recipe(part, CONFIG, Encoder())
 
 
 def test_progress_counts_clips(rows, monkeypatch):
@@ -179,7 +181,7 @@ def test_progress_counts_clips(rows, monkeypatch):
     bars = training.watch_bars(monkeypatch, evaluate)
     prompts = {label: [label] for label in TONES}
     for options in ({}, {"progress": True}):
-        ZeroShot(rows, "label", prompts, CONFIG, Encoder(), **options)
+        Evaluation(rows, "label", prompts, CONFIG, Encoder(), **options)
     assert [(bar.told, bar.n) for bar in bars] == [
         ((4, "clip", False), 4),
         ((4, "clip", True), 4),

@@ -19,7 +19,7 @@ from reclap.io.excerpts import Excerpt
 from reclap.review.example_sounds import clips_of
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data
-from reclap.training.evaluate import ZeroShot
+from reclap.training.evaluate import Evaluation
 from reclap.training.identity import differences
 from reclap.training.recipe import Recipe, Run
 
@@ -199,7 +199,7 @@ def test_training_names_line_and_excerpt_of_a_bad_one(tones):
 
 def test_evaluation_hears_the_excerpt(windows):
     prompts = {label: [f"a {label} tone"] for label in LABELS}
-    exam = ZeroShot(manifest.read(windows), "label", prompts, CONFIG, Encoder())
+    exam = Evaluation(manifest.read(windows), "label", prompts, CONFIG, Encoder())
     assert exam(Learner({}))["accuracy"] == 1
 
 

@@ -109,6 +109,9 @@ def test_override_replaces_a_setting(toml, setting, found):
         ),
         ('model.audio.kind="cnn14"', r"model: audio\.kind: 'cnn14' cannot be trained yet"),
         ("model.audio.fusion=true", r"model: audio\.fusion: a model with .* cannot be trained yet"),
+        ("eval.best=f1", r"eval\.best: expected one of , accuracy, loss, retrieval, got 'f1'"),
+        ("eval.best=loss", r"eval: best is 'loss': needs every"),
+        ("eval.patience=3", r"eval: patience: needs best"),
         ("eval.prompts.dog=[]", r"eval: prompts\.dog: expected a text or a list"),
         ('eval.prompts.dog=""', r"eval: prompts\.dog: expected texts that are not empty"),
         ("run.steps.more=1", r"run\.steps\.more: run\.steps is not a table"),
@@ -119,6 +122,20 @@ def test_override_replaces_a_setting(toml, setting, found):
 def test_bad_setting_is_named(toml, setting, message):
     with pytest.raises(FormatError, match=message):
         recipe.load(toml, [setting])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["eval.label="], r"eval: label: empty, and captions is false"),
+        (["eval.label=", "eval.captions=true", "eval.prompts.dog=A"], "prompts: needs label"),
+        (["eval.label=", "eval.captions=true", "eval.best=accuracy"], "'accuracy': needs label"),
+        (["eval.best=retrieval"], r"best is 'retrieval': needs captions = true"),
+    ],
+)
+def test_settings_of_evaluation_that_contradict_are_named(toml, settings, message):
+    with pytest.raises(FormatError, match=message):
+        recipe.load(toml, ["eval.every=1", *settings])
 
 
 def test_grouping_needs_a_column(toml):

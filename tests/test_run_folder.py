@@ -197,10 +197,10 @@ def test_nothing_of_a_run_is_read_or_written_before_it_is_locked(plan, out, monk
     shutil.rmtree(step(out, 6))
     under_lock(run_folder, "_read")
     under_lock(initial, "text_tower")
-    under_lock(loop, "_truncate_log")
+    under_lock(loop, "RunLog")
     under_lock(Learner, "load")
     loop.train(plan(), out, resume=True)
-    assert set(seen) == {"_read", "text_tower", "_truncate_log", "load"}
+    assert set(seen) == {"_read", "text_tower", "RunLog", "load"}
 
 
 def test_process_whose_lock_was_removed_leaves_the_folder_to_the_next(plan, out, monkeypatch):

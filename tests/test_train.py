@@ -202,7 +202,7 @@ def test_evaluation_leaves_training_alone(plan, whole, tmp_path):
     result = loop.train(plan(eval={"every": 3}), tmp_path)
     assert read_run(tmp_path) == read_run(whole)
     found = [line for line in read_log(tmp_path) if "eval" in line]
-    assert [line["step"] for line in found] == [3, 6, 9, 12]
+    assert [line["step"] for line in found] == [0, 3, 6, 9, 12]
     assert found[-1]["eval"]["accuracy"] == result.accuracy
     assert found[-1]["eval"]["labels"].keys() == set(training.GROUPS)
     assert found[-1]["eval"]["clips"] == 10

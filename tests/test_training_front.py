@@ -10,7 +10,7 @@ from reclap.io.manifest import Caption, Row
 from reclap.training import augment, spectra
 from reclap.training.augment import Augment
 from reclap.training.data import Batches, Data
-from reclap.training.evaluate import ZeroShot
+from reclap.training.evaluate import Evaluation
 
 FRONT = AudioConfig.from_json(folders.CONFIG["front"])
 # Two kinds of sounds: shorter than a window however channels are joined, and longer.
@@ -123,6 +123,6 @@ def test_evaluation_hears_the_features_of_inference(sounds, change):
     audio = HtsatConfig(mels=front.mels, fusion=front.truncation == "fusion")
     config = ClapConfig(front=front, audio=audio)
     model = Recorder()
-    ZeroShot(sounds, "label", {"tone": ["a tone"]}, config, model)(model)
+    Evaluation(sounds, "label", {"tone": ["a tone"]}, config, model)(model)
     expected = np.concatenate([inference(row, front) for row in sounds])
     np.testing.assert_array_equal(np.stack(model.heard), expected)

@@ -48,5 +48,10 @@ def _run_train(args: argparse.Namespace) -> int:
         print(f"{result.folder}: {result.step} steps, finished before; nothing to do")
         return 0
     accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.3f}"
-    print(f"{result.folder}: {result.step} steps, loss {result.loss:.4f}{accuracy}")
+    early = ""
+    if result.early:
+        early = f" of {plan.run.steps}, stopped early: {plan.eval.best} got no better"
+    print(f"{result.folder}: {result.step} steps{early}, loss {result.loss:.4f}{accuracy}")
+    if result.best:
+        print(f"{result.best}: {result.best.resolve().name}, the best by {plan.eval.best}")
     return 0

@@ -18,15 +18,17 @@ from reclap.training.identity import VERSION
 from reclap.training.initial import TEXT
 from reclap.training.learner import STATE
 
-__all__ = ["CAPTIONS", "LAST", "LOG", "STATE_INFO", "Checkpoint", "RunFolder"]
+__all__ = ["BEST", "CAPTIONS", "LAST", "LOG", "STATE_INFO", "Checkpoint", "RunFolder"]
 
 log = logging.getLogger(__name__)
 
-LAST, LOG, CAPTIONS, LOCK = "last", "log.jsonl", "captions.store", ".lock"
+LAST, BEST, LOG, CAPTIONS, LOCK = "last", "best", "log.jsonl", "captions.store", ".lock"
 STATE_INFO = "state.json"
-_OURS = (LAST, LOG, CAPTIONS, LOCK, "captions.safetensors")  # the last one of earlier versions
+# The last one is of earlier versions.
+_OURS = (LAST, BEST, LOG, CAPTIONS, LOCK, "captions.safetensors")
 _STEP = re.compile(r"step-\d{10}")
-_LEFT = re.compile(r"\.(step-.*|last|(reclap-)?[a-z0-9_]{8})\.tmp")  # by a process that was killed
+# Left by a process that was killed.
+_LEFT = re.compile(r"\.(step-.*|last|best|(reclap-)?[a-z0-9_]{8})\.tmp")
 _FILES = (model_folder.CONFIG, model_folder.MODEL, model_folder.TEXT, model_folder.TOKENIZER, STATE)
 
 
@@ -49,6 +51,8 @@ class Checkpoint:
         extended.
     version : int
         Format of `recipe`.
+    best : dict, optional
+        The best evaluation until then, `reclap.training.best.Best`; None for none.
     """
 
     folder: Path
@@ -57,6 +61,7 @@ class Checkpoint:
     recipe: Mapping[str, Any]
     start: int
     version: int = VERSION
+    best: Mapping[str, Any] | None = None
 
 
 class RunFolder:
@@ -119,14 +124,14 @@ class RunFolder:
             yield folder
 
     def save(self, step: int, keep: int, write: Callable[[Path], None]) -> Path:
-        """Add a checkpoint, let `LAST` name it, then remove the oldest ones.
+        """Add a checkpoint, let `LAST` name it and `BEST` the best, then remove the oldest ones.
 
         Parameters
         ----------
         step : int
             Steps done.
         keep : int
-            Complete checkpoints that stay.
+            Complete checkpoints that stay; the best one stays in any case.
         write : callable
             Writes all files into the folder that it is given.
 
@@ -152,25 +157,43 @@ class RunFolder:
         files.sync(self.path)
         self._checkpoints.append(dataclasses.replace(made, folder=folder))
         self.point()
-        while len(self._checkpoints) > keep:
-            _remove(self._checkpoints.pop(0).folder)
+        best = self.best
+        for old in self._checkpoints[:-keep]:
+            if old is not best:
+                self._checkpoints.remove(old)
+                _remove(old.folder)
         return folder
 
+    @property
+    def best(self) -> Checkpoint | None:
+        """The complete checkpoint of the best evaluation, by what the newest one says."""
+        step = (self.newest.best or {}).get("step") if self.newest else None
+        return next((c for c in self._checkpoints if c.step == step), None)
+
     def point(self) -> None:
-        """Let the link `LAST` name the newest checkpoint, atomically."""
-        link, newest = self.path / LAST, self.newest
-        if newest is None or (link.is_symlink() and str(link.readlink()) == newest.folder.name):
+        """Let the link `LAST` name the newest checkpoint, and `BEST` the best, atomically."""
+        if self.newest:
+            self._point(LAST, self.newest)
+        if self.best:
+            self._point(BEST, self.best)
+        elif self.newest and (self.path / BEST).is_symlink():
+            log.warning("%s: the best checkpoint is not there any more", self.path / BEST)
+            (self.path / BEST).unlink()
+
+    def _point(self, name: str, checkpoint: Checkpoint) -> None:
+        link, wanted = self.path / name, checkpoint.folder.name
+        if link.is_symlink() and str(link.readlink()) == wanted:
             return
         if link.is_dir() and not link.is_symlink():
             _set_aside(link)
         temporary = link.with_name(f".{link.name}.tmp")
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(newest.folder.name)
+        temporary.symlink_to(wanted)
         temporary.replace(link)
         files.sync(self.path)
 
     def _tidy(self) -> None:
-        """Remove what a killed process left half-written, and mend `LAST`."""
+        """Remove what a killed process left half-written, and mend the links."""
         for path in self.path.iterdir():
             if not _LEFT.fullmatch(path.name):
                 continue
@@ -247,11 +270,12 @@ def _read(folder: Path) -> Checkpoint:
     try:
         step, threads, was = int(state["step"]), int(state["threads"]), dict(state["recipe"])
         start, version = int(state.get("start", 0)), int(state.get("version", 1))
+        best = None if state.get("best") is None else dict(state["best"])
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: not the state of a run: {error!r}") from error
     if _STEP.fullmatch(folder.name) and folder.name != _name(step):
         raise FormatError(f"{path}: the state of step {step}")
-    return Checkpoint(folder, step, threads, was, start, version)
+    return Checkpoint(folder, step, threads, was, start, version, best)
 
 
 def _named(found: Checkpoint) -> Checkpoint:
@@ -286,7 +310,11 @@ def _remove(folder: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in _OURS or name.startswith(("step-", f"{LAST}.", TEXT)) or name.endswith(".tmp")
+    return (
+        name in _OURS
+        or name.startswith(("step-", f"{LAST}.", f"{BEST}.", TEXT))
+        or name.endswith(".tmp")
+    )
 
 
 def _name(step: int) -> str:
@@ -296,6 +324,6 @@ def _name(step: int) -> str:
 
 def write_state(made: Checkpoint) -> None:
     """Write what a `Checkpoint` says beside its tensors."""
-    names = ("step", "threads", "start", "version", "recipe")
+    names = ("step", "threads", "start", "version", "best", "recipe")
     state = {name: getattr(made, name) for name in names}
     files.write_text(made.folder / STATE_INFO, json.dumps(state, indent=1) + "\n")

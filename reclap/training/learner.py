@@ -21,6 +21,7 @@ __all__ = ["STATE", "Learner", "initial_values"]
 STATE = "state.safetensors"
 
 
+_OF_LOSS = ("logit_scale",)  # parameters of the loss
 _POSITIONS = ("relative_position_bias_table", "pos_embed")
 
 
@@ -150,6 +151,19 @@ class Learner:
         """Embed text features (b, width) with the text head."""
         embeddings: Floats = self.model.text_head(self._context, features)
         return embeddings
+
+    def loss(self, audio: Floats, text: Floats) -> float:
+        """Return the loss of pairs of embeddings (b, dim), with the EMA temperature."""
+        kept = {n: x for n, x in zip(self.names, self._values, strict=True) if n in _OF_LOSS}
+        trained = {name: x.copy() for name, x in kept.items()}
+        for name, x in kept.items():
+            x[...] = self.tensors()[name]
+        try:
+            found: float = self._trainer.loss(audio, text)[0]
+        finally:
+            for name, x in kept.items():
+                x[...] = trained[name]
+        return found
 
     def tensors(self) -> dict[str, Floats]:
         """Return the tensors of the model that would be saved."""

@@ -3,8 +3,8 @@
 An output folder holds ``log.jsonl``, ``captions.store`` (features of the frozen text tower for the
 captions) and folders like ``step-0000001000``: complete models, and beside these
 ``state.safetensors`` (weights, moments) and ``state.json`` (step, recipe). The link ``last`` names
-the newest one. A folder gets its name only when all of it is on disk, so a run that is killed at
-any moment can be continued (`reclap.training.folder`).
+the newest one, ``best`` the one of the best evaluation. A folder gets its name only when all of it
+is on disk, so a run that is killed at any moment can be continued (`reclap.training.folder`).
 """
 
 import contextlib
@@ -28,11 +28,13 @@ from reclap.runtime.memory import resident
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.training import initial
+from reclap.training.best import Best
 from reclap.training.callbacks import Callbacks
 from reclap.training.captions import Captions
 from reclap.training.data import Batch, Batches
-from reclap.training.evaluate import ZeroShot
+from reclap.training.evaluate import Evaluation
 from reclap.training.folder import (
+    BEST,
     CAPTIONS,
     LAST,
     LOG,
@@ -71,6 +73,11 @@ class Result:
         Loss of the last step; None if none was done, because the run had finished before.
     accuracy : float or None
         Accuracy of the last evaluation; None if there was none.
+    best : Path or None
+        The checkpoint of the best evaluation; None without `eval.best`.
+    early : bool
+        Whether it ended before the last step because evaluations got no better, by
+        `eval.patience`.
 
     Examples
     --------
@@ -83,6 +90,8 @@ class Result:
     interrupted: bool
     loss: float | None
     accuracy: float | None
+    best: Path | None = None
+    early: bool = False
 
 
 def train(
@@ -182,7 +191,7 @@ def _train_into(
         learner.begin(tower, audio, ["audio_branch."])
     exam = None
     if recipe.eval.every:
-        exam = ZeroShot.from_recipe(recipe, config, encoder, progress=progress)
+        exam = Evaluation.from_recipe(recipe, config, encoder, progress=progress)
     captions = Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
     run = _Loop(recipe, folder, text, identity, learner, exam, captions, callbacks)
     return run.go(batches, newest.step if newest else 0, progress=progress)
@@ -234,7 +243,7 @@ class _Loop:
         text: Path,
         identity: Mapping[str, Any],
         learner: Learner,
-        exam: ZeroShot | None,
+        exam: Evaluation | None,
         captions: Captions,
         callbacks: Callbacks,
     ) -> None:
@@ -242,6 +251,9 @@ class _Loop:
         self._text, self._link, self._saved = text, text.parent == folder.path, 0
         self._learner, self._exam, self._captions = learner, exam, captions
         self._callbacks = callbacks
+        newest = folder.newest
+        state, where = (newest.best, str(newest.folder)) if newest else (None, "")
+        self._best = Best.of_state(state, recipe.eval.best, where)
         self._loss: float | None = None
         self._accuracy: float | None = None
 
@@ -259,10 +271,10 @@ class _Loop:
             self._log = log_file
             try:
                 self._callbacks.begin(self._recipe, self._folder.path, first)
-                if self._recipe.run.save_first and is_new:
-                    self._examine()
+                if is_new and (self._examine() or self._recipe.run.save_first):
                     self._save(0)
-                self._steps(batches, found, signals, bar)
+                if not self._is_over():
+                    self._steps(batches, found, signals, bar)
                 result = self._ended(signals.caught)
             except Exception as error:
                 # A sound that cannot be read, or a callback: the steps before it are good.
@@ -282,10 +294,12 @@ class _Loop:
             made = self._step(batch, batches)
             self._done, now = batch.step + 1, time.monotonic()
             self._tell({**made, **_rates(len(batch.mel), now - started)}, bar)
-            if every and self._done % every == 0:
-                self._examine()
-            if self._done % run.save_every == 0 or self._done == run.steps:
+            is_better = bool(every) and self._done % every == 0 and self._examine()
+            is_last = self._done == run.steps or self._is_over()
+            if is_better or is_last or self._done % run.save_every == 0:
                 self._save(self._done)
+            if is_last:
+                return
             started = time.monotonic()
         if signals.caught and (self._done > self._saved or not self._folder.newest):
             self._save(self._done)
@@ -316,20 +330,38 @@ class _Loop:
         bar.set_postfix(shown, refresh=False)
         self._callbacks.step(line)
 
-    def _examine(self) -> None:
-        """Evaluate, if the recipe says so."""
-        if self._exam:
-            found = self._exam(self._learner)
-            self._accuracy = found["accuracy"]
-            line = {"step": self._done, "eval": found}
-            self._log.write(line)
-            self._callbacks.eval(line)
+    def _examine(self) -> bool:
+        """Evaluate, if the recipe says so; tell whether it is the best evaluation so far."""
+        if not self._exam:
+            return False
+        found = self._exam(self._learner)
+        self._accuracy = found.get("accuracy")
+        if self._recipe.eval.best:
+            self._best = self._best.after(self._done, found)
+        line = {"step": self._done, "eval": found}
+        self._log.write(line)
+        self._callbacks.eval(line)
+        return self._best.step == self._done
+
+    def _is_over(self) -> bool:
+        """Tell whether evaluations have been no better for too long."""
+        patience = self._recipe.eval.patience
+        return bool(patience) and self._best.waited >= patience
 
     def _ended(self, caught: str) -> Result:
-        done, steps = self._done, self._recipe.run.steps
-        if done < steps:
+        path, done, steps = self._folder.path, self._done, self._recipe.run.steps
+        is_early = done < steps and self._is_over()
+        if caught and done < steps:
             log.warning("stopped by %s after step %d of %d", caught, done, steps)
-        return Result(self._folder.path / LAST, done, done < steps, self._loss, self._accuracy)
+        return Result(
+            path / LAST,
+            done,
+            done < steps and not is_early,
+            self._loss,
+            self._accuracy,
+            path / BEST if self._folder.best else None,
+            is_early,
+        )
 
     def _save(self, step: int, *, tell: bool = True) -> None:
         """Add a checkpoint; the text tower is copied once, and linked in those that follow."""
@@ -342,7 +374,8 @@ class _Loop:
             )
             model_folder.write_tensors(folder / STATE, learner.state())
             threads = self._recipe.run.threads or default_threads()
-            write_state(Checkpoint(folder, step, threads, self._identity, learner.start))
+            best = dataclasses.asdict(self._best) if self._best.by else None
+            write_state(Checkpoint(folder, step, threads, self._identity, learner.start, best=best))
 
         self._text = self._folder.save(step, self._recipe.run.keep, write)
         self._link, self._saved = True, step

@@ -319,20 +319,27 @@ class Run(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Eval(Settings):
-    """Section ``[eval]``: zero-shot accuracy during training.
+    """Section ``[eval]``: evaluation during training, best checkpoint, early stopping.
 
     Parameters
     ----------
     every : int
-        Steps between evaluations; 0: none.
+        Steps between evaluations, the first one before the first step; 0: none.
     manifest : str
-        See `reclap.io.manifest.read`; the training manifest if empty. Captions are not used.
+        See `reclap.io.manifest.read`; the training manifest if empty.
     where : dict of str to list
         Filter of its rows: column names to allowed values.
     label : str
-        Column of the true label.
+        Column of the true label, for zero-shot accuracy. Empty: none.
     prompts : dict
         A text or list of texts for each label; the model's template where absent.
+    captions : bool
+        Evaluate by captions, too: loss, and retrieval in both directions.
+    best : {"", "accuracy", "loss", "retrieval"}
+        Keep a link ``best`` to the checkpoint whose evaluation is the best by this; retrieval is
+        the mean of mAP@10 of both directions.
+    patience : int
+        Stop after so many evaluations in a row that are not better than the best one; 0: never.
 
     Raises
     ------
@@ -350,10 +357,25 @@ class Eval(Settings):
     where: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     label: str = "label"
     prompts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    captions: bool = False
+    best: Literal["", "accuracy", "loss", "retrieval"] = ""
+    patience: Count = 0
 
     def __post_init__(self) -> None:
         """Check."""
         super().__post_init__()
+        if self.every and not (self.label or self.captions):
+            raise ValueError("label: empty, and captions is false: there is nothing to evaluate by")
+        if self.prompts and not self.label:
+            raise ValueError("prompts: needs label, the column that says which are right")
+        if self.best and not self.every:
+            raise ValueError(f"best is {self.best!r}: needs every, the steps between evaluations")
+        if self.best == "accuracy" and not self.label:
+            raise ValueError("best is 'accuracy': needs label, the column of the true label")
+        if self.best in ("loss", "retrieval") and not self.captions:
+            raise ValueError(f"best is {self.best!r}: needs captions = true")
+        if self.patience and not self.best:
+            raise ValueError("patience: needs best, by which evaluations are compared")
         for label, texts in self.prompts.items():
             several = [texts] if isinstance(texts, str) else texts
             if not isinstance(several, list) or not several:
