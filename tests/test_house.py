@@ -38,7 +38,8 @@ PRIVATE = {
     "layers/block_job.h": {"block.c", "block_forward.c", "block_backward.c"},
     "towers/htsat_inside.h": {"htsat.c", "htsat_plan.h"},
     "towers/htsat_plan.h": {"htsat_input.c", "htsat_run.c"},
-    "towers/text_inside.h": {"text.c", "text_run.c"},
+    "towers/text_inside.h": {"text.c", "text_plan.h"},
+    "towers/text_plan.h": {"text_back.c", "text_run.c"},
     "train/loss_inside.h": {
         "loss.c",
         "pair_tiles.c",

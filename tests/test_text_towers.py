@@ -377,7 +377,7 @@ def test_defaults_are_bert_with_the_mean_of_tokens():
         "heads": 12, "mlp": 1536, "eps": 1e-12, "pool": 0, "max_tokens": 256, "norm": 0, "place": 0,
         "position": 0, "position_offset": 0, "buckets": 32, "max_distance": 128, "activation": 0,
         "gated": False, "causal": False, "biases": True, "scaled": True, "embed_norm": True,
-        "final_norm": False, "head_width": 0, "pad_to": 77, "pad_id": 0,
+        "final_norm": False, "head_width": 0, "pad_to": 77, "pad_id": 0, "dropout": 0.0,
     }  # fmt: skip
 
 

@@ -779,8 +779,18 @@ def test_trainer_refuses_what_does_not_fit(rng):
         trainer.gradients(mel[:0], np.zeros((0, 24)), 0, 0)
     with pytest.raises(ValueError, match="buffers: expected 0 to 3, got 4"):
         trainer.buffers(4)
-    with pytest.raises(ValueError, match="trainer: the tower text cannot be trained yet"):
-        core.Trainer(new_model(rng, text=TEXT, text_width=48)[0], 1)
+    both = core.Trainer(new_model(rng, text=TEXT, text_width=48)[0], 1)
+    for wrong, message in (
+        (np.zeros((2, 48)), r"text: expected \(ids, first\), got .*ndarray"),
+        (([1, 2], [0, 1, 2, 2]), r"first: expected shape \(3,\)"),
+        (([1, 2], [0, 1, 3]), "first: must rise from 0 to the number of ids"),
+        (([1, 101], [0, 1, 2]), "text 1: token id 101 is outside the vocabulary of 101"),
+        (([1, 2], [0, 0, 2]), "text 0: 0 tokens, expected 1 to 77"),
+        (([1.5, 2], [0, 1, 2]), "expected an array of integers, got dtype float64"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            both.gradients(mel, wrong, 0, 0)
+    both.gradients(mel, ([1, 2], [0, 1, 2]), 0, 0)
 
 
 @pytest.mark.parametrize("broken", ["mel", "text"])

@@ -196,35 +196,41 @@ static void softmax_row_backward(float *ds, const float *p, int64_t n)
     for (j = 0; j < n; j++) ds[j] = p[j] * (ds[j] - sum);
 }
 
-void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const float *qkv,
-                           const float *bias, const float *mask, const rc_attention *a,
-                           float *scratch)
+/* The same, or added to what is there. */
+static void put_rows(float *y, int64_t ld, const float *x, int64_t ldx, int64_t t, int64_t d,
+                     float scale, bool add)
 {
-    int64_t t = a->t, n = a->keys, d = a->d, hd = a->inner, ld = a->ldq, kp = pad(n), dp = pad(d);
+    if (!add) {
+        unpack_rows(y, ld, x, ldx, t, d, scale);
+        return;
+    }
+    for (int64_t i = 0; i < t; i++)
+        for (int64_t j = 0; j < d; j++) y[i * ld + j] += scale * x[i * ldx + j];
+}
+
+void rc_attention_backward(float *dq, float *dk, float *dbias, const float *dout, const float *q,
+                           const float *k, const float *bias, const float *mask,
+                           const rc_attention *a, bool add, float *scratch)
+{
+    int64_t t = a->t, n = a->keys, d = a->d, hd = a->inner, kp = pad(n), dp = pad(d);
     float *p = scratch, *ds = p + t * kp, *xt = ds + t * kp, *x = xt + d * kp;
     float *out = x + rc_max(t, n) * dp;
-    for (int64_t head = 0; head < a->h; head++) {
-        const float *q = qkv + head * d, *k = q + hd, *v = k + hd, *dout = do_ + head * d;
-        float *dq = dqkv + head * d;
-        pack_transposed(xt, kp, k, ld, n, d);
+    for (int64_t head = 0; head < a->h; head++, q += d, k += d, dq += d, dk += d, dout += d) {
+        pack_transposed(xt, kp, k, a->ldk, n, d);
         probabilities(p, q, xt, bias, mask, a, head);
-        pack_transposed(xt, kp, v, ld, n, d);
+        pack_transposed(xt, kp, k + hd, a->ldk, n, d);
         product(ds, kp, dout, hd, 1, xt, kp, t, kp, d); /* dP = dO Vᵀ */
         for (int64_t i = 0; i < t; i++) softmax_row_backward(ds + i * kp, p + i * kp, kp);
         for (int64_t i = 0; dbias != NULL && i < t; i++)
             rc_add(dbias + (head * a->side + i) * a->side, ds + i * kp, n);
-        pack_rows(x, dp, k, ld, n, d);
+        pack_rows(x, dp, k, a->ldk, n, d);
         product(out, dp, ds, kp, 1, x, dp, t, dp, n); /* dQ = dS K */
-        unpack_rows(dq, ld, out, dp, t, d, a->scale);
-        pack_rows(x, dp, q, ld, t, d);
+        unpack_rows(dq, a->ldq, out, dp, t, d, a->scale);
+        pack_rows(x, dp, q, a->ldq, t, d);
         product(out, dp, ds, 1, kp, x, dp, n, dp, t); /* dK = dSᵀ Q */
-        unpack_rows(dq + hd, ld, out, dp, n, d, a->scale);
+        put_rows(dk, a->ldk, out, dp, n, d, a->scale, add);
         pack_rows(x, dp, dout, hd, t, d);
         product(out, dp, p, 1, kp, x, dp, n, dp, t); /* dV = Pᵀ dO */
-        unpack_rows(dq + 2 * hd, ld, out, dp, n, d, 1);
-        for (int64_t i = n; i < t; i++) { /* of keys that nobody saw */
-            memset(dq + i * ld + hd, 0, (size_t)d * sizeof *dq);
-            memset(dq + i * ld + 2 * hd, 0, (size_t)d * sizeof *dq);
-        }
+        put_rows(dk + hd, a->ldk, out, dp, n, d, 1, add);
     }
 }

@@ -19,10 +19,11 @@ int64_t rc_attention_scratch(const rc_attention *a);
 void rc_attention_forward(float *o, const float *q, const float *k, const float *bias,
                           const float *mask, const rc_attention *a, float *scratch);
 
-/* Of queries, keys and values that share rows of qkv, so ldq = ldk = 3 inner. The probabilities are
- * computed again, so nothing is kept. dbias (h, side, side) accumulates or is NULL. */
-void rc_attention_backward(float *dqkv, float *dbias, const float *do_, const float *qkv,
-                           const float *bias, const float *mask, const rc_attention *a,
-                           float *scratch);
+/* Gradients lie as what they belong to; those of keys and values are overwritten or, with `add`,
+ * added to, where other queries have seen them. The probabilities are computed again, so nothing is
+ * kept. dbias (h, side, side) accumulates or is NULL. */
+void rc_attention_backward(float *dq, float *dk, float *dbias, const float *dout, const float *q,
+                           const float *k, const float *bias, const float *mask,
+                           const rc_attention *a, bool add, float *scratch);
 
 #endif

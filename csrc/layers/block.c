@@ -54,14 +54,21 @@ static rc_status plan_layers(rc_block_plan *k, rc_plan *plan)
 static rc_status plan_back(rc_block_plan *k, rc_plan *plan)
 {
     const rc_grid *all = &k->rows.all;
-    RC_TRY(rc_linear_back_plan(&k->back.qkv, plan, k->p, k->b->qkv, all));
+    if (k->b->padded) {
+        RC_TRY(rc_linear_back_plan_part(&k->back.qkv, plan, k->p, k->b->qkv, RC_FIRST, all, false));
+        RC_TRY(rc_linear_back_plan_part(&k->back.kv, plan, k->p, k->b->qkv, RC_REST, &k->rows.keyed,
+                                        true));
+    } else {
+        RC_TRY(rc_linear_back_plan(&k->back.qkv, plan, k->p, k->b->qkv, all));
+    }
     RC_TRY(rc_linear_back_plan(&k->back.proj, plan, k->p, k->b->proj, all));
     RC_TRY(rc_linear_back_plan(&k->back.fc1, plan, k->p, k->b->fc1, all));
     if (k->b->gated) RC_TRY(rc_linear_back_plan(&k->back.gate, plan, k->p, k->b->gate, all));
     return rc_linear_back_plan(&k->back.fc2, plan, k->p, k->b->fc2, all);
 }
 
-static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int64_t rows)
+static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int64_t rows,
+                      int64_t keyed)
 {
     int64_t inner = rc_block_inner(b), sums = b->post ? rows * b->c : 0;
     const struct {
@@ -75,7 +82,8 @@ static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int
         {&tape->rstd1, rows},
         {&tape->mean2, rows},
         {&tape->rstd2, rows},
-        {&tape->qkv, rows * 3 * inner},
+        {&tape->qkv, rows * (b->padded ? 1 : 3) * inner},
+        {&tape->kv, b->padded ? keyed * 2 * inner : 0},
         {&tape->o, rows * inner},
         {&tape->hidden, rows * b->mlp},
         {&tape->gate, b->gated ? rows * b->mlp : 0},
@@ -98,7 +106,10 @@ static void take_attention(rc_block_plan *k, rc_plan *plan)
         k->q = rc_plan_take(plan, total * k->ldq);
         k->o = rc_plan_take(plan, total * inner);
     }
-    k->k = k->b->padded ? rc_plan_take(plan, k->rows.keyed.total * k->ldk) : k->q + inner;
+    if (!k->b->padded)
+        k->k = k->q + inner;
+    else
+        k->k = k->train ? k->tape.kv : rc_plan_take(plan, k->rows.keyed.total * k->ldk);
     if (k->b->window > 0) k->bias = rc_plan_take(plan, k->b->heads * k->rows.t * k->rows.t);
 }
 
@@ -139,7 +150,8 @@ static void take_back(rc_block_plan *k, rc_plan *plan)
         {&s->h, n * b->mlp},
         {&s->dbranch1, c},
         {&s->dbranch2, c},
-        {&s->dqkv, 3 * inner},
+        {&s->dq, n * k->ldq},
+        {&s->dk, b->padded ? k->rows.keyed.total * k->ldk : 0},
         {&s->dh, n * b->mlp},
         {&s->dgate, b->gated ? n * b->mlp : 0},
         {&s->da1, c},
@@ -153,6 +165,7 @@ static void take_back(rc_block_plan *k, rc_plan *plan)
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         *parts[i].at = rc_plan_take(plan, parts[i].floats);
+    if (!b->padded) s->dk = s->dq + rc_block_inner(b);
 }
 
 rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
@@ -164,7 +177,7 @@ rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block 
     int64_t groups = rc_min(b->heads, rc_max(1, TASKS / rc_max(1, rows->n)));
     k->heads = (b->heads + groups - 1) / groups;
     k->groups = (b->heads + k->heads - 1) / k->heads;
-    if (train) take_tape(&k->tape, plan, b, rows->all.total);
+    if (train) take_tape(&k->tape, plan, b, rows->all.total, rows->keyed.total);
     int64_t mark = rc_plan_mark(plan);
     take_attention(k, plan);
     take_chunks(k, plan);
@@ -187,11 +200,11 @@ rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const 
     return job;
 }
 
-void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width)
+void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width, int64_t from,
+                    int64_t to)
 {
-    int64_t real = job->s->real;
-    memset(rc_block_at(job, offset) + real * width, 0,
-           (size_t)((job->k->rows.all.total - real) * width) * sizeof(float));
+    memset(rc_block_at(job, offset) + from * width, 0,
+           (size_t)((to - from) * width) * sizeof(float));
 }
 
 void rc_block_gather(const rc_block_job *job, float *y, int64_t first, int64_t rows)
@@ -275,6 +288,19 @@ rc_block_task rc_block_task_at(const rc_block_job *job, int64_t index)
 
 /* ---- Drop ------------------------------------------------------------------------------------ */
 
+/* Values of rows first..; of sequences of any length each row has a place of its own. */
+static void drop_values(const rc_block_job *job, float *branch, rc_draw at, int64_t first,
+                        int64_t rows)
+{
+    const rc_block *b = job->k->b;
+    const int64_t *place = job->s == NULL ? NULL : job->s->place;
+    int64_t row = job->run->clip * job->k->rows.clip + first; /* of the whole batch */
+    if (place == NULL) rc_dropout(branch, branch, rows * b->c, b->dropout, at, row * b->c);
+    for (int64_t i = 0; place != NULL && i < rows; i++)
+        rc_dropout(branch + i * b->c, branch + i * b->c, b->c, b->dropout, at,
+                   place[first + i] * b->c);
+}
+
 /* Stochastic depth per clip (Huang et al. 2016) after dropout; each has a site of its own. */
 void rc_block_drop(const rc_block_job *job, float *branch, uint64_t which, int64_t first,
                    int64_t rows)
@@ -283,7 +309,7 @@ void rc_block_drop(const rc_block_job *job, float *branch, uint64_t which, int64
     int64_t clip = job->k->rows.clip, row = job->run->clip * clip + first; /* of the whole batch */
     rc_draw at = job->run->draw;
     at.site = b->site + which;
-    if (b->dropout > 0) rc_dropout(branch, branch, rows * b->c, b->dropout, at, row * b->c);
+    if (b->dropout > 0) drop_values(job, branch, at, first, rows);
     if (b->drop_path <= 0) return;
     at.site++;
     for (int64_t i = 0; i < rows; i++) {

@@ -63,13 +63,16 @@ typedef struct {
     const float *mask;   /* (t, t), or NULL */
     const int64_t *keep; /* (kept) rows that go on after attention, in front; NULL: all */
     int64_t kept;
-    int64_t real; /* rows of the stream that are not there for roundness */
+    int64_t real;         /* rows of the stream that are not there for roundness */
+    int64_t keyed;        /* those in front that have keys, where not all have */
+    const int64_t *place; /* of each row in the whole batch, which dropout draws by */
 } rc_sequences;
 
 typedef struct rc_block_plan rc_block_plan;
 
 /* With `train` what forward keeps is taken for good; other scratch may be taken again. Then all
- * rows have keys and go on after attention. */
+ * rows go on after attention. Where some rows have no keys, spans come in two halves: those of rows
+ * with keys, then for each the rows that only ask. */
 rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
                              const rc_params *p, const rc_block_rows *rows, bool train);
 

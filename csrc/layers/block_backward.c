@@ -96,28 +96,47 @@ static void back_proj(const rc_block_job *job, float *dout, const float *dmid, i
     rc_linear_back_run(&k->back.proj, worker, dout, dbranch, rows);
 }
 
-/* Some heads of a sequence; dout lies where its queries do. */
+/* Some heads of a sequence; dout lies where its queries do. With `add` others have seen its keys.
+ */
 static void back_attention(const rc_block_job *job, const rc_block_task *task, float *dbias,
-                           const float *dout, float *scratch)
+                           const float *dout, bool add, float *scratch)
 {
     const rc_block_plan *k = job->k;
-    int64_t at = task->at.q * k->ldq + task->head * k->b->d;
+    int64_t column = task->head * k->b->d;
+    int64_t q = task->at.q * k->ldq + column, keys = task->at.k * k->ldk + column;
     rc_attention a = rc_block_attention(job, &task->at, task->heads);
-    rc_attention_backward(rc_block_at(job, k->back.dqkv) + at, dbias, dout + task->head * k->b->d,
-                          rc_block_at(job, k->q) + at, rc_block_bias(job, &task->at, task->head),
-                          rc_block_mask(job, &task->at), &a, scratch);
+    rc_attention_backward(rc_block_at(job, k->back.dq) + q, rc_block_at(job, k->back.dk) + keys,
+                          dbias, dout + column, rc_block_at(job, k->q) + q,
+                          rc_block_at(job, k->k) + keys, rc_block_bias(job, &task->at, task->head),
+                          rc_block_mask(job, &task->at), &a, add, scratch);
+}
+
+/* The gradient of the inputs of queries, and of keys and values where all rows have some. */
+static void back_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
+{
+    const rc_block_job *job = arg;
+    const rc_block_plan *k = job->k;
+    rc_linear_back_run(&k->back.qkv, crew.worker, rc_block_at(job, k->back.da1) + first * k->b->c,
+                       rc_block_at(job, k->back.dq) + first * k->ldq, rows);
+}
+
+/* Adds that of keys and values, where only some rows have them. */
+static void back_keys(void *arg, int64_t first, int64_t rows, rc_crew crew)
+{
+    const rc_block_job *job = arg;
+    const rc_block_plan *k = job->k;
+    rc_linear_back_run(&k->back.kv, crew.worker, rc_block_at(job, k->back.da1) + first * k->b->c,
+                       rc_block_at(job, k->back.dk) + first * k->ldk, rows);
 }
 
 /* dx (rows, c), in this block's order, is scattered into the order before. */
-static void back_queries(const rc_block_job *job, const float *dmid, float *dx, int64_t first,
-                         int64_t rows, int worker)
+static void back_stream(const rc_block_job *job, const float *dmid, float *dx, int64_t first,
+                        int64_t rows)
 {
     const rc_block_plan *k = job->k;
     const rc_block *b = k->b;
     int64_t at = first * b->c;
     float *da = rc_block_at(job, k->back.da1) + at;
-    rc_linear_back_run(&k->back.qkv, worker, da, rc_block_at(job, k->back.dqkv) + first * k->ldq,
-                       rows);
     if (b->post) {
         memcpy(dx, da, (size_t)(rows * b->c) * sizeof *dx);
         rc_add(dx, rc_block_at(job, k->back.dsum1) + at, rows * b->c);
@@ -153,10 +172,11 @@ static void back_windows(void *arg, int64_t first, int64_t rows, rc_crew crew)
     back_proj(job, dout, dmid, first, rows, crew.worker);
     for (int64_t i = 0; i < rows / t; i++) {
         rc_block_task task = {rc_block_span(job, first / t + i), 0, k->b->heads};
-        back_attention(job, &task, dbias, dout + i * t * inner,
+        back_attention(job, &task, dbias, dout + i * t * inner, false,
                        rc_share_of(job->run, k->worker, crew.worker));
     }
-    back_queries(job, dmid, dx, first, rows, crew.worker);
+    back_queries(arg, first, rows, crew);
+    back_stream(job, dmid, dx, first, rows);
 }
 
 static void relpos_gradient(const rc_block_job *job)
@@ -181,38 +201,65 @@ static void back_until_attention(void *arg, int64_t first, int64_t rows, rc_crew
               crew.worker);
 }
 
-static void back_task(const rc_block_job *job, const rc_block_task *task, float *dbias, int worker)
+static void back_span(const rc_block_job *job, const rc_block_task *task, float *dbias, bool add,
+                      int worker)
 {
     const rc_block_plan *k = job->k;
     if (task->at.rows < 1) return;
     const float *dout = rc_block_at(job, k->back.dout) + task->at.q * rc_block_inner(k->b);
-    back_attention(job, task, dbias, dout, rc_share_of(job->run, k->worker, worker));
+    back_attention(job, task, dbias, dout, add, rc_share_of(job->run, k->worker, worker));
+}
+
+/* Sequences whose keys are seen by nobody else: where some rows only ask, half of the spans. */
+static int64_t sequences_of(const rc_block_plan *k)
+{
+    return k->b->padded ? k->rows.n / 2 : k->rows.n;
+}
+
+/* Some heads of sequence i, its rows that only ask last. */
+static void back_task(const rc_block_job *job, int64_t i, int64_t head, int64_t heads, float *dbias,
+                      int worker)
+{
+    const rc_block_plan *k = job->k;
+    int64_t n = sequences_of(k), t = k->rows.t;
+    for (int64_t at = i; at < k->rows.n; at += n) {
+        rc_block_task task = {rc_block_span(job, at), head, heads};
+        float *db = dbias == NULL ? NULL : dbias + (head * t + task.at.from) * t;
+        back_span(job, &task, db, at != i, worker);
+    }
 }
 
 static void back_some_heads(void *arg, int64_t index, int worker)
 {
     const rc_block_job *job = arg;
-    rc_block_task task = rc_block_task_at(job, index);
-    back_task(job, &task, NULL, worker);
+    const rc_block_plan *k = job->k;
+    int64_t head = index % k->groups * k->heads;
+    back_task(job, index / k->groups, head, rc_min(k->heads, k->b->heads - head), NULL, worker);
 }
 
 /* A head of all sequences, in order, because these share the gradient of its biases. */
 static void back_head(void *arg, int64_t head, int worker)
 {
     const rc_block_job *job = arg;
-    int64_t t = job->k->rows.t;
-    for (int64_t i = 0; i < job->k->rows.n; i++) {
-        rc_block_task task = {rc_block_span(job, i), head, 1};
-        back_task(job, &task, job->s->dbias + (head * t + task.at.from) * t, worker);
-    }
+    for (int64_t i = 0; i < sequences_of(job->k); i++)
+        back_task(job, i, head, 1, job->s->dbias, worker);
 }
 
 static void back_after_attention(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    back_queries(job, rc_block_at(job, k->back.dmid) + first * k->b->c,
-                 rc_share_of(job->run, k->chunk, crew.worker), first, rows, crew.worker);
+    if (!k->b->padded) back_queries(arg, first, rows, crew);
+    back_stream(job, rc_block_at(job, k->back.dmid) + first * k->b->c,
+                rc_share_of(job->run, k->chunk, crew.worker), first, rows);
+}
+
+static void clear_gradients(const rc_block_job *job)
+{
+    const rc_block_plan *k = job->k;
+    if (job->s == NULL) return;
+    rc_block_clear(job, k->back.dq, k->ldq, job->s->real, k->rows.all.total);
+    if (k->b->padded) rc_block_clear(job, k->back.dk, k->ldk, job->s->keyed, k->rows.keyed.total);
 }
 
 static void back_sequences(rc_block_job *job)
@@ -220,11 +267,15 @@ static void back_sequences(rc_block_job *job)
     const rc_block_plan *k = job->k;
     rc_pool *pool = job->run->pool;
     rc_grid_run(&k->rows.all, pool, back_until_attention, job);
-    if (job->s != NULL) rc_block_clear(job, k->back.dqkv, k->ldq);
+    clear_gradients(job);
     if (job->s != NULL && job->s->dbias != NULL)
         rc_parallel(pool, k->b->heads, back_head, job);
     else
-        rc_parallel(pool, rc_block_tasks(job), back_some_heads, job);
+        rc_parallel(pool, sequences_of(k) * k->groups, back_some_heads, job);
+    if (k->b->padded) {
+        rc_grid_run(&k->rows.all, pool, back_queries, job);
+        rc_grid_run(&k->rows.keyed, pool, back_keys, job);
+    }
     rc_grid_run(&k->rows.all, pool, back_after_attention, job);
 }
 
@@ -241,7 +292,8 @@ static void linear_gradients(const rc_block_job *job)
     rc_linear_back_weight(&s->fc1, pool, rc_block_at(job, s->dh), a2);
     if (k->b->gated) rc_linear_back_weight(&s->gate, pool, rc_block_at(job, s->dgate), a2);
     rc_linear_back_weight(&s->proj, pool, rc_block_at(job, s->dbranch1), rc_block_at(job, k->o));
-    rc_linear_back_weight(&s->qkv, pool, rc_block_at(job, s->dqkv), a1);
+    rc_linear_back_weight(&s->qkv, pool, rc_block_at(job, s->dq), a1);
+    if (k->b->padded) rc_linear_back_weight(&s->kv, pool, rc_block_at(job, s->dk), a1);
 }
 
 /* Of a norm after the sum: before dx may be written over dy. */

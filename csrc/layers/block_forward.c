@@ -201,6 +201,13 @@ static void keep_rows(const rc_block_job *job)
     }
 }
 
+static void clear_output(const rc_block_job *job)
+{
+    const rc_block_plan *k = job->k;
+    if (job->s != NULL)
+        rc_block_clear(job, k->o, rc_block_inner(k->b), job->s->real, k->rows.all.total);
+}
+
 static void infer_sequences(rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
@@ -209,7 +216,7 @@ static void infer_sequences(rc_block_job *job)
     if (job->y != job->x) memcpy(job->y, job->x, bytes);
     if (k->b->padded) rc_grid_run(&k->rows.keyed, pool, infer_keys, job);
     rc_grid_run(&k->rows.all, pool, infer_queries, job);
-    if (job->s != NULL) rc_block_clear(job, k->o, rc_block_inner(k->b));
+    clear_output(job);
     rc_parallel(pool, rc_block_tasks(job), attend_task, job);
     if (job->s != NULL && job->s->keep != NULL) keep_rows(job);
     rc_grid_run(&k->rows.kept, pool, infer_output, job);
@@ -230,6 +237,19 @@ static void train_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
                         rc_block_at(job, k->tape.rstd1) + first, x, rows);
     }
     rc_linear_run(&k->qkv, crew, rc_block_at(job, k->q) + first * k->ldq, rc_floats(a), rows);
+}
+
+/* Where only some rows have keys, these are computed apart. */
+static void train_keys(void *arg, int64_t first, int64_t rows, rc_crew crew)
+{
+    const rc_block_job *job = arg;
+    const rc_block_plan *k = job->k;
+    float *x = rc_block_at(job, k->tape.x) + first * k->b->c, *a = x;
+    if (!k->b->post) {
+        a = rc_share_of(job->run, k->chunk, crew.worker);
+        rc_norm_forward(k->p, k->b->norm1, k->b->eps, a, NULL, NULL, x, rows);
+    }
+    rc_linear_run(&k->kv, crew, rc_block_at(job, k->k) + first * k->ldk, rc_floats(a), rows);
 }
 
 /* The stream between the branches. */
@@ -297,7 +317,8 @@ static void train_sequences(rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
     rc_grid_run(&k->rows.all, job->run->pool, train_queries, job);
-    if (job->s != NULL) rc_block_clear(job, k->o, rc_block_inner(k->b));
+    if (k->b->padded) rc_grid_run(&k->rows.keyed, job->run->pool, train_keys, job);
+    clear_output(job);
     rc_parallel(job->run->pool, rc_block_tasks(job), attend_task, job);
     rc_grid_run(&k->rows.all, job->run->pool, train_output, job);
 }

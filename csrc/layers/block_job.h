@@ -8,13 +8,13 @@
  * branches where norms come after them; statistics of the norms; before and after attention; before
  * the activation, and what gates it. */
 typedef struct {
-    int64_t x, mid, sum1, sum2, mean1, rstd1, mean2, rstd2, qkv, o, hidden, gate;
+    int64_t x, mid, sum1, sum2, mean1, rstd1, mean2, rstd2, qkv, kv, o, hidden, gate;
 } rc_block_tape;
 
 /* What backward computes of all rows, in scratch: inputs of the linear layers, and gradients. */
 typedef struct {
-    rc_linear_back qkv, proj, fc1, gate, fc2;
-    int64_t a1, a2, h, dbranch1, dbranch2, dqkv, dh, dgate, da1, da2, dgated;
+    rc_linear_back qkv, kv, proj, fc1, gate, fc2;
+    int64_t a1, a2, h, dbranch1, dbranch2, dq, dk, dh, dgate, da1, da2, dgated;
     int64_t dsum1, dsum2, dmid, dout, dbias;
 } rc_block_back;
 
@@ -55,9 +55,10 @@ static inline float *rc_block_at(const rc_block_job *job, int64_t offset)
     return job->run->scratch + offset;
 }
 
-/* Rows that are there for roundness have no queries: what lies at an offset, so wide, is 0 for
- * them, so that what they compute stays finite. */
-void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width);
+/* Rows that are there for roundness have no queries: rows from..to-1 of what lies at an offset, so
+ * wide, are 0, so that what they compute stays finite. */
+void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width, int64_t from,
+                    int64_t to);
 
 /* Rows first.. of x in the order of this block; and back. */
 void rc_block_gather(const rc_block_job *job, float *y, int64_t first, int64_t rows);

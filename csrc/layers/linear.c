@@ -179,9 +179,9 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
 
 enum { SLICES = 8, SLICE_UNIT = 16 };
 
-static rc_status plan_dx(rc_linear_back *l, rc_plan *plan)
+static rc_status plan_dx(rc_linear_back *l, rc_plan *plan, bool sum)
 {
-    rc_product_shape s = {.n = l->k, .k = l->n, .lda = l->n, .ldb = l->k, .ldc = l->k};
+    rc_product_shape s = {.n = l->k, .k = l->n, .lda = l->n, .ldb = l->k, .ldc = l->k, .sum = sum};
     s.m = l->rows;
     RC_TRY(rc_plan_product(plan, &l->dx[0], s, NULL));
     s.m = l->total % l->rows;
@@ -198,26 +198,42 @@ static rc_status plan_dw(rc_linear_back *l, rc_plan *plan)
     return rc_plan_product(plan, &l->dw[1], s, NULL);
 }
 
-rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
-                              const rc_grid *grid)
+static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                           int64_t from, int64_t n, const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
-    int64_t n = w->size[0], slice = (n + SLICES - 1) / SLICES;
+    int64_t slice = (n + SLICES - 1) / SLICES;
     *out = (rc_linear_back){.w = w,
                             .b = pair.b < 0 ? NULL : &p->item[pair.b],
+                            .from = from,
                             .n = n,
                             .k = inputs(w),
                             .rows = rc_max(rc_min(grid->rows, grid->total), 1),
                             .total = grid->total};
     out->slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
-    RC_TRY(plan_dx(out, plan));
+    RC_TRY(plan_dx(out, plan, sum));
     return w->dx == NULL ? RC_OK : plan_dw(out, plan);
+}
+
+rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
+                              const rc_grid *grid)
+{
+    return plan_back(out, plan, p, pair, 0, p->item[pair.w].size[0], grid, false);
+}
+
+rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_params *p,
+                                   rc_pair pair, rc_part part, const rc_grid *grid, bool sum)
+{
+    const rc_param *w = &p->item[pair.w];
+    int64_t from = part == RC_FIRST ? 0 : w->cut, to = part == RC_FIRST ? w->cut : w->size[0];
+    return plan_back(out, plan, p, pair, from, to - from, grid, sum);
 }
 
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows)
 {
-    rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy), (rc_factor){.b = l->w->x});
+    rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy),
+                   (rc_factor){.b = l->w->x + l->from * l->k});
 }
 
 static bool learns(const rc_param *p)
@@ -236,9 +252,10 @@ static void weight_slice(void *arg, int64_t index, int worker)
     const rc_linear_back *l = job->l;
     int64_t from = index * l->slice, columns = rc_min(l->slice, l->n - from);
     if (l->w->dx != NULL)
-        rc_product_run(l->dw[columns != l->slice], worker, l->w->dx + from * l->k,
+        rc_product_run(l->dw[columns != l->slice], worker, l->w->dx + (l->from + from) * l->k,
                        rc_floats(job->dy + from), (rc_factor){.b = job->x});
-    if (learns(l->b)) rc_add_rows(l->b->dx + from, job->dy + from, l->total, l->n, columns);
+    if (learns(l->b))
+        rc_add_rows(l->b->dx + l->from + from, job->dy + from, l->total, l->n, columns);
 }
 
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)

@@ -48,12 +48,16 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
  * of its weight over all rows, cut into slices of outputs. */
 typedef struct {
     const rc_param *w, *b;
-    int64_t n, k, rows, total, slice;
-    rc_product *dx[2], *dw[2]; /* [of the last, shorter chunk or slice] */
+    int64_t from, n, k, rows, total, slice; /* outputs from..from+n-1 */
+    rc_product *dx[2], *dw[2];              /* [of the last, shorter chunk or slice] */
 } rc_linear_back;
 
 rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
                               const rc_grid *grid);
+
+/* Of some outputs; with `sum` their gradient of the input is added. */
+rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_params *p,
+                                   rc_pair pair, rc_part part, const rc_grid *grid, bool sum);
 
 /* dx = dy w, of one chunk. */
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,

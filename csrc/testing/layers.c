@@ -11,16 +11,19 @@
 
 enum { MOST_TOKENS = 1 << 14 };
 
-/* attention(qkv (t, 3 h d), heads, keys, scale, bias or None, mask or None[, dout]) */
+/* attention(qkv (t, 3 h d), heads, keys, scale, bias or None, mask or None[, dout[, add]]); with
+ * add, gradients of keys and values are added to zeros. */
 static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
 {
     PyArrayObject *qkv = NULL, *bias = NULL, *mask = NULL, *dout = NULL, *y = NULL, *dbias = NULL;
     PyObject *result = NULL;
     long long h, keys;
     double scale;
+    int add = 0;
     float *scratch = NULL;
-    if (!PyArg_ParseTuple(args, "O&LLdO&O&|O&:attention", rc_py_f32, &qkv, &h, &keys, &scale,
-                          rc_py_f32_or_none, &bias, rc_py_f32_or_none, &mask, rc_py_f32, &dout))
+    if (!PyArg_ParseTuple(args, "O&LLdO&O&|O&p:attention", rc_py_f32, &qkv, &h, &keys, &scale,
+                          rc_py_f32_or_none, &bias, rc_py_f32_or_none, &mask, rc_py_f32, &dout,
+                          &add))
         goto done;
     if (rc_py_rank(qkv, 2, "qkv") < 0) goto done;
     int64_t t = rc_py_size(qkv, 0), columns = rc_py_size(qkv, 1);
@@ -46,9 +49,12 @@ static PyObject *attention(PyObject *Py_UNUSED(m), PyObject *args)
         rc_attention_forward(rc_py_data(y), q, k, rc_py_data(bias), rc_py_data(mask), &a, scratch);
         result = Py_NewRef((PyObject *)y);
     } else if ((dbias = rc_py_new(3, bias_shape, NPY_FLOAT32)) != NULL) {
+        const float *q = rc_py_data(qkv), *k = q + columns / 3;
+        float *dq = rc_py_data(y), *dk = dq + columns / 3;
         memset(PyArray_DATA(dbias), 0, (size_t)PyArray_NBYTES(dbias));
-        rc_attention_backward(rc_py_data(y), rc_py_data(dbias), rc_py_data(dout), rc_py_data(qkv),
-                              rc_py_data(bias), rc_py_data(mask), &a, scratch);
+        memset(dq, 0, (size_t)PyArray_NBYTES(y)); /* of keys that nobody sees */
+        rc_attention_backward(dq, dk, rc_py_data(dbias), rc_py_data(dout), q, k, rc_py_data(bias),
+                              rc_py_data(mask), &a, add, scratch);
         result = PyTuple_Pack(2, y, dbias);
     }
 done:
@@ -256,7 +262,8 @@ static PyObject *sum_squares(PyObject *Py_UNUSED(module), PyObject *arg)
 
 PyMethodDef rc_testing_layer_methods[] = {
     {"attention", attention, METH_VARARGS,
-     "attention(qkv, heads, keys, scale, bias, mask[, dout]): o, or (dqkv, dbias) with dout."},
+     "attention(qkv, heads, keys, scale, bias, mask[, dout[, add]]): o, or (dqkv, dbias) with "
+     "dout."},
     {"linear_forward", (PyCFunction)(void (*)(void))linear_forward, METH_VARARGS | METH_KEYWORDS,
      "linear_forward(x, w, b, threads=1, rows=64, packed=None): x wT + b; packed names a dtype, "
      "with rows=0 threads share outputs."},

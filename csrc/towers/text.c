@@ -43,6 +43,8 @@ static rc_status check_sizes(const rc_text_config *c)
     if (c->head_width == 0 && c->width % c->heads != 0)
         return rc_fail(RC_EINVAL, "text.heads: %lld does not divide the width %lld",
                        (long long)c->heads, (long long)c->width);
+    if (!(c->dropout >= 0 && c->dropout < 1))
+        return rc_fail(RC_EINVAL, "text.dropout: %g must lie in [0, 1)", c->dropout);
     RC_TRY(rc_check_range("text: heads x head_width", inner_width(c), 1, 1 << 16));
     return rc_check_eps("text.eps", c->eps);
 }
@@ -135,7 +137,9 @@ static void declare_layer(rc_block *l, rc_params *p, const rc_text_config *c, in
                     .padded = c->pool == RC_POOL_MEAN_PADDED,
                     .eps = (float)c->eps,
                     .scale = c->scaled ? 1 / sqrtf((float)head_width(c)) : 1,
-                    .act = rc_act_of(c->activation)};
+                    .act = rc_act_of(c->activation),
+                    .dropout = (float)c->dropout,
+                    .site = RC_TEXT_SITE + 16 + 4 * (uint64_t)i};
     snprintf(at, sizeof at, BRANCH "layers.%d.", (int)i);
     l->qkv = rc_declare_linear(p, 3 * inner, c->width, c->biases, at, "attn.qkv");
     if (l->padded) rc_param_cut(p, l->qkv.w, inner); /* padding only asks */
@@ -167,6 +171,7 @@ static rc_status new_tower(void **out, rc_tower_shape *shape, const void *config
         return rc_fail(RC_ENOMEM, "out of memory: text tower");
     }
     t->config = *c;
+    t->from = p->count;
     declare_tables(t, p);
     for (int64_t i = 0; i < c->layers; i++) declare_layer(&t->layer[i], p, c, i);
     if (c->final_norm) t->final = declare_norm(p, c, BRANCH, "final_norm");
@@ -209,6 +214,7 @@ static const rc_setting SETTINGS[] = {
     SETTING(INT, pool),
     SETTING(INT, pad_to),
     SETTING(INT, pad_id),
+    SETTING(DOUBLE, dropout),
     {NULL, RC_SETTING_INT, 0, 0},
 };
 
@@ -221,4 +227,5 @@ const rc_tower_kind rc_text_kind = {
     .measure = rc_text_measure,
     .plan = rc_text_plan_make,
     .forward = rc_text_forward,
+    .backward = rc_text_backward,
 };

@@ -26,6 +26,7 @@ typedef struct {
     int64_t buckets, max_distance; /* of T5's relative positions */
     int64_t gated, causal, biases, scaled, embed_norm, final_norm; /* 0 or 1 */
     int64_t pad_to, pad_id;                                        /* of RC_POOL_MEAN_PADDED */
+    double dropout; /* of the embedding and of both branches, in training */
 } rc_text_config;
 
 extern const rc_tower_kind rc_text_kind;

@@ -7,6 +7,7 @@
 
 typedef struct {
     rc_text_config config;
+    int64_t from;                           /* its first parameter */
     int64_t token, position, type, buckets; /* tables, -1 where absent */
     rc_pair norm, final, pooler;            /* used where the configuration says so */
     rc_block *layer;
@@ -19,5 +20,11 @@ rc_status rc_text_plan_make(void **body, rc_plan *plan, const void *tower, const
                             const rc_input_size *size, bool train);
 void rc_text_forward(const void *body, const rc_run *run, const rc_features *out,
                      const rc_input *in);
+
+/* text_back.c */
+void rc_text_backward(const void *body, const rc_run *run, const float *dy, const rc_input *in);
+
+/* Draws; blocks draw from behind it on. */
+enum { RC_TEXT_SITE = 1 << 20 };
 
 #endif

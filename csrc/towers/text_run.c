@@ -3,7 +3,7 @@
  * Sequences lie one after the other; only RC_POOL_MEAN_PADDED asks for rows of padding, which lie
  * behind the tokens of all sequences: they only ask, so keys and values are computed for the rows
  * in front. What rows that were added for roundness compute is never read. */
-#include "towers/text_inside.h"
+#include "towers/text_plan.h"
 
 #include "kernels/embed.h"
 #include "layers/norms.h"
@@ -14,57 +14,9 @@ enum { ROUND = 16, LEAST = 96 }; /* rows are a multiple; of many chunks, the few
 
 static const float UNSEEN = -1e30f; /* score of a later key under the causal mask */
 
-/* Numbers without another word are offsets in scratch. */
-typedef struct {
-    const rc_text *t;
-    const rc_params *p;
-    int64_t n, tokens, longest; /* texts; rows of tokens; of the longest text, with padding */
-    int64_t real;               /* rows, without rounding */
-    rc_block_rows rows, last;   /* of all layers but the last one, of that */
-    rc_block_plan **layer;
-    int64_t x, spans, kept, bias, mask, pooled;
-    rc_grid texts;
-    rc_linear pooler;
-} text_plan;
-
-typedef struct {
-    const text_plan *k;
-    const rc_run *run;
-    const rc_features *out;
-    const int32_t *id, *first;
-    float *x, *pooled;
-} text_call;
-
-static const float *value(const text_call *job, int64_t index)
+static const float *value(const rc_text_call *job, int64_t index)
 {
     return job->k->p->item[index].x;
-}
-
-static bool padded(const text_plan *k)
-{
-    return k->t->config.pool == RC_POOL_MEAN_PADDED;
-}
-
-/* Whether one row of a sequence stands for it. */
-static bool one_row(const text_plan *k)
-{
-    return !padded(k) && k->t->config.pool != RC_POOL_MEAN;
-}
-
-static int64_t tokens_of(const text_call *job, int64_t i)
-{
-    return job->first[i + 1] - job->first[i];
-}
-
-static int64_t padding_of(const text_call *job, int64_t i)
-{
-    return padded(job->k) ? job->k->t->config.pad_to - tokens_of(job, i) : 0;
-}
-
-/* The first row of padding of sequence i. */
-static int64_t padding_row(const text_call *job, int64_t i)
-{
-    return job->first[job->k->n] + i * job->k->t->config.pad_to - job->first[i];
 }
 
 /* ---- Input ----------------------------------------------------------------------------------- */
@@ -106,35 +58,82 @@ static int64_t chunk_rows(int64_t total)
                              : rc_chunk_rows(total, ROUND);
 }
 
-static rc_grid grid_of(const text_plan *k, int64_t rows)
+/* Backward knows rows only. */
+static rc_grid grid_of(const rc_text_plan *k, int64_t rows)
 {
-    return rc_linear_grid(k->p, k->t->layer->fc1, rows, chunk_rows(rows));
+    int64_t chunk = chunk_rows(rows);
+    return k->train ? rc_grid_rows(rows, chunk)
+                    : rc_linear_grid(k->p, k->t->layer->fc1, rows, chunk);
 }
 
-static void plan_rows(text_plan *k)
+static void plan_rows(rc_text_plan *k)
 {
-    k->real = padded(k) ? k->n * k->t->config.pad_to : k->tokens;
-    rc_grid all = grid_of(k, round_up(k->real)), keyed = all;
-    if (padded(k)) { /* some of the rounding is padding, or not a row of any text */
-        int64_t rows = round_up(k->tokens);
+    bool padded = rc_text_padded(k);
+    rc_grid all = grid_of(k, round_up(padded ? k->n * k->t->config.pad_to : k->tokens));
+    rc_grid keyed = all;
+    if (padded) { /* some of the rounding is padding, or not a row of any text */
+        int64_t rows = rc_min(round_up(k->tokens), all.total);
         keyed = all.columns ? rc_grid_columns(rows) : rc_grid_rows(rows, chunk_rows(rows));
     }
     k->rows = (rc_block_rows){.all = all, .keyed = keyed, .kept = all, .t = k->longest};
-    k->rows.n = padded(k) ? 2 * k->n : k->n;
+    k->rows.n = padded ? 2 * k->n : k->n;
     k->last = k->rows;
-    if (one_row(k)) k->last.kept = grid_of(k, round_up(k->n));
+    if (rc_text_keeps(k)) k->last.kept = grid_of(k, round_up(k->n));
 }
 
-static void take_scratch(text_plan *k, rc_plan *plan)
+static int64_t indices(int64_t count) /* as floats */
+{
+    return count * (int64_t)(sizeof(int64_t) / sizeof(float));
+}
+
+static void take_scratch(rc_text_plan *k, rc_plan *plan)
 {
     const rc_text_config *c = &k->t->config;
     int64_t side = k->longest * k->longest;
     k->x = rc_plan_take(plan, k->rows.all.total * c->width);
     k->spans = rc_plan_take(plan, k->rows.n * (int64_t)(sizeof(rc_span) / sizeof(float)));
-    k->kept = rc_plan_take(plan, k->n * (int64_t)(sizeof(int64_t) / sizeof(float)));
+    k->kept = rc_plan_take(plan, indices(k->n));
     k->pooled = rc_plan_take(plan, k->n * c->width);
     if (k->t->buckets >= 0) k->bias = rc_plan_take(plan, c->heads * side);
     if (c->causal) k->mask = rc_plan_take(plan, side);
+    if (!k->train) return;
+    k->place = rc_plan_take(plan, indices(k->rows.all.total));
+    k->normed = rc_plan_shares(plan, rc_plan_threads(plan), k->longest * c->width);
+}
+
+static void take_tape(rc_text_plan *k, rc_plan *plan)
+{
+    const rc_text_config *c = &k->t->config;
+    rc_text_tape *tape = &k->tape;
+    int64_t rows = k->rows.all.total, floats = rows * c->width;
+    const struct {
+        int64_t *at, floats;
+    } parts[] = {
+        {&tape->embed, c->embed_norm ? floats : 0},
+        {&tape->dembed, c->embed_norm ? floats : 0},
+        {&tape->position, k->t->position >= 0 ? indices(rows) : 0},
+        {&tape->y, k->n * c->width},
+        {&tape->ddense, k->n * c->width},
+        {&tape->embed_mean, rows},
+        {&tape->embed_rstd, rows},
+        {&tape->mean, rows},
+        {&tape->rstd, rows},
+        {&tape->dx, floats},
+        {&tape->da, c->final_norm ? floats : 0},
+        {&tape->dpooled, k->n * c->width},
+        {&tape->dbias, k->t->buckets >= 0 ? c->heads * k->longest * k->longest : 0},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        *parts[i].at = rc_plan_take(plan, parts[i].floats);
+}
+
+static rc_status plan_pooler(rc_text_plan *k, rc_plan *plan)
+{
+    if (k->t->config.pool != RC_POOL_POOLER) return RC_OK;
+    k->texts = rc_grid_rows(k->n, ROUND);
+    RC_TRY(rc_linear_plan(&k->pooler, plan, k->p, k->t->pooler, &k->texts, false));
+    if (!k->train) return RC_OK;
+    return rc_linear_back_plan(&k->pooler_back, plan, k->p, k->t->pooler, &k->texts);
 }
 
 rc_status rc_text_plan_make(void **body, rc_plan *plan, const void *tower, const rc_params *p,
@@ -142,85 +141,86 @@ rc_status rc_text_plan_make(void **body, rc_plan *plan, const void *tower, const
 {
     const rc_text *t = tower;
     const rc_text_config *c = &t->config;
-    RC_TRY(rc_plan_alloc(plan, body, sizeof(text_plan)));
-    text_plan *k = *body;
-    *k = (text_plan){.t = t, .p = p, .n = size->b, .tokens = size->rows, .longest = size->longest};
+    RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_text_plan)));
+    rc_text_plan *k = *body;
+    *k = (rc_text_plan){.t = t, .p = p, .train = train, .n = size->b, .tokens = size->rows};
+    k->longest = size->longest;
     RC_TRY(rc_plan_alloc(plan, (void **)&k->layer, c->layers * (int64_t)sizeof *k->layer));
     plan_rows(k);
     take_scratch(k, plan);
+    if (train) take_tape(k, plan);
     for (int64_t i = 0; i < c->layers; i++)
         RC_TRY(rc_block_plan_make(&k->layer[i], plan, &t->layer[i], p,
                                   i + 1 < c->layers ? &k->rows : &k->last, train));
-    if (c->pool != RC_POOL_POOLER) return RC_OK;
-    k->texts = rc_grid_rows(k->n, ROUND);
-    return rc_linear_plan(&k->pooler, plan, p, t->pooler, &k->texts, false);
+    return plan_pooler(k, plan);
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
-static void norm_in_place(const text_call *job, rc_pair norm, float *x, int64_t rows)
+int64_t rc_text_position(const rc_text_call *job, int32_t id, int64_t *counted)
 {
-    const text_plan *k = job->k;
-    rc_norm_forward(k->p, norm, (float)k->t->config.eps, x, NULL, NULL, x, rows);
+    int64_t offset = job->k->t->config.position_offset;
+    bool pad = offset > 0 && id == offset - 1;
+    return pad ? offset - 1 : offset + (*counted)++;
 }
 
-/* The rows of the table of positions that tokens take, from the `counted`-th on; returns how many
- * have been counted then. RoBERTa's padding token, wherever it stands, takes the row before the
- * first one and is not counted (create_position_ids_from_input_ids of transformers). */
-static int64_t add_positions(const text_call *job, float *x, const int32_t *id, int64_t rows,
-                             int64_t counted)
+/* A row of padding, or rows of tokens, of which so many have been counted. */
+static void embed_rows(const rc_text_call *job, int64_t row, const int32_t *id, int64_t rows,
+                       int64_t *counted)
 {
-    int64_t c = job->k->t->config.width, offset = job->k->t->config.position_offset;
-    const float *table = value(job, job->k->t->position);
-    for (int64_t j = 0; j < rows; j++) {
-        bool pad = offset > 0 && id[j] == offset - 1;
-        int64_t at = pad ? offset - 1 : offset + counted++;
-        rc_add(x + j * c, table + at * c, c);
-    }
-    return counted;
-}
-
-/* What tokens have besides their own rows; `counted` as above. */
-static int64_t embed_rows(const text_call *job, float *x, const int32_t *id, int64_t rows,
-                          int64_t counted)
-{
-    const rc_text *t = job->k->t;
+    const rc_text_plan *k = job->k;
+    const rc_text *t = k->t;
     int64_t c = t->config.width;
-    rc_lookup_forward(x, value(job, t->token), id, rows, c);
-    if (t->position >= 0) counted = add_positions(job, x, id, rows, counted);
-    for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(x + j * c, value(job, t->type), c);
-    if (t->config.embed_norm) norm_in_place(job, t->norm, x, rows);
-    return counted;
+    float *x = job->x + row * c, *mean = NULL, *rstd = NULL, *sum = x;
+    if (k->train && t->config.embed_norm) {
+        sum = rc_text_at(job, k->tape.embed) + row * c;
+        mean = rc_text_at(job, k->tape.embed_mean) + row;
+        rstd = rc_text_at(job, k->tape.embed_rstd) + row;
+    }
+    rc_lookup_forward(sum, value(job, t->token), id, rows, c);
+    for (int64_t j = 0; t->position >= 0 && j < rows; j++)
+        rc_add(sum + j * c, value(job, t->position) + rc_text_position(job, id[j], counted) * c, c);
+    for (int64_t j = 0; t->type >= 0 && j < rows; j++) rc_add(sum + j * c, value(job, t->type), c);
+    if (t->config.embed_norm)
+        rc_norm_forward(k->p, t->norm, (float)t->config.eps, x, mean, rstd, sum, rows);
+    if (k->train) rc_text_drop(job, x, row, rows);
+}
+
+void rc_text_drop(const rc_text_call *job, float *x, int64_t row, int64_t rows)
+{
+    const rc_text_config *c = &job->k->t->config;
+    const int64_t *place = (int64_t *)rc_text_at(job, job->k->place) + row;
+    rc_draw at = job->run->draw;
+    at.site = RC_TEXT_SITE;
+    for (int64_t i = 0; c->dropout > 0 && i < rows; i++)
+        rc_dropout(x + i * c->width, x + i * c->width, c->width, (float)c->dropout, at,
+                   place[i] * c->width);
 }
 
 static void embed_sequence(void *arg, int64_t i, int worker)
 {
     (void)worker;
-    const text_call *job = arg;
-    const rc_text_config *c = &job->k->t->config;
-    int64_t padding = padding_of(job, i), counted;
-    int32_t pad = (int32_t)c->pad_id;
-    counted = embed_rows(job, job->x + job->first[i] * c->width, job->id + job->first[i],
-                         tokens_of(job, i), 0);
+    const rc_text_call *job = arg;
+    int64_t padding = rc_text_padding(job, i), counted = 0;
+    int32_t pad = (int32_t)job->k->t->config.pad_id;
+    embed_rows(job, job->first[i], job->id + job->first[i], rc_text_tokens(job, i), &counted);
     for (int64_t j = 0; j < padding; j++)
-        counted = embed_rows(job, job->x + (padding_row(job, i) + j) * c->width, &pad, 1, counted);
+        embed_rows(job, rc_text_padding_row(job, i) + j, &pad, 1, &counted);
 }
 
 /* Rows for roundness are zero, so that what they compute stays finite. */
-static void embed_all(const text_call *job)
+static void embed_all(const rc_text_call *job)
 {
-    const text_plan *k = job->k;
-    int64_t c = k->t->config.width, extra = k->rows.all.total - k->real;
-    memset(job->x + k->real * c, 0, (size_t)(extra * c) * sizeof(float));
-    rc_parallel(job->run->pool, k->n, embed_sequence, (void *)job);
+    int64_t c = job->k->t->config.width, real = rc_text_real(job);
+    memset(job->x + real * c, 0, (size_t)((job->k->rows.all.total - real) * c) * sizeof(float));
+    rc_parallel(job->run->pool, job->k->n, embed_sequence, (void *)job);
 }
 
 /* ---- Sequences ------------------------------------------------------------------------------- */
 
-/* The row that stands for sequence i, where one does. */
-static int64_t pooled_row(const text_call *job, int64_t i)
+int64_t rc_text_pooled_row(const rc_text_call *job, int64_t i)
 {
-    int64_t tokens = tokens_of(job, i), nonzero = 0;
+    int64_t tokens = rc_text_tokens(job, i), nonzero = 0;
     const int32_t *id = job->id + job->first[i];
     switch (job->k->t->config.pool) {
     case RC_POOL_LAST:
@@ -234,68 +234,118 @@ static int64_t pooled_row(const text_call *job, int64_t i)
 }
 
 /* Tokens of all sequences, then their padding. */
-static void fill_spans(const text_call *job, rc_span *span, int64_t *keep)
+static void fill_spans(const rc_text_call *job)
 {
-    const text_plan *k = job->k;
+    const rc_text_plan *k = job->k;
+    int64_t *keep = (int64_t *)rc_text_at(job, k->kept);
+    rc_span *span = (rc_span *)rc_text_at(job, k->spans);
     for (int64_t i = 0; i < k->n; i++) {
-        int64_t at = job->first[i], tokens = tokens_of(job, i);
+        int64_t at = job->first[i], tokens = rc_text_tokens(job, i);
         span[i] = (rc_span){at, tokens, at, tokens, 0};
-        if (padded(k))
-            span[k->n + i] = (rc_span){padding_row(job, i), padding_of(job, i), at, tokens, tokens};
-        keep[i] = at + pooled_row(job, i);
+        if (rc_text_padded(k))
+            span[k->n + i] =
+                (rc_span){rc_text_padding_row(job, i), rc_text_padding(job, i), at, tokens, tokens};
+        keep[i] = at + rc_text_pooled_row(job, i);
     }
 }
 
-/* What the longest sequence adds to its scores; of shorter ones it is the upper left corner. */
-static rc_sequences open_sequences(const text_call *job)
+/* The place of each row in the whole batch: that of its text and, in it, its own; and its row in
+ * the table of positions. */
+static void fill_places(const rc_text_call *job)
 {
-    const text_plan *k = job->k;
+    const rc_text_plan *k = job->k;
+    int64_t *place = (int64_t *)rc_text_at(job, k->place), real = rc_text_real(job);
+    int64_t *position = (int64_t *)rc_text_at(job, k->tape.position);
+    for (int64_t i = 0; i < k->n; i++) {
+        int64_t tokens = rc_text_tokens(job, i), padding = rc_text_padding(job, i), counted = 0;
+        for (int64_t j = 0; j < tokens + padding; j++) {
+            bool pad = j >= tokens;
+            int64_t row = pad ? rc_text_padding_row(job, i) + j - tokens : job->first[i] + j;
+            int32_t id = pad ? (int32_t)k->t->config.pad_id : job->id[row];
+            place[row] = ((job->run->clip + i) << 20) + j;
+            if (k->t->position >= 0) position[row] = rc_text_position(job, id, &counted);
+        }
+    }
+    for (int64_t i = real; i < k->rows.all.total; i++) place[i] = 0;
+}
+
+/* Rows that are not pooled have statistics that change nothing. */
+static void clear_statistics(const rc_text_call *job)
+{
+    size_t bytes = (size_t)job->k->rows.all.total * sizeof(float);
+    memset(rc_text_at(job, job->k->tape.mean), 0, bytes);
+    memset(rc_text_at(job, job->k->tape.rstd), 0, bytes);
+}
+
+/* What the longest sequence adds to its scores; of shorter ones it is the upper left corner. */
+static void fill_tables(const rc_text_call *job)
+{
+    const rc_text_plan *k = job->k;
     const rc_text_config *c = &k->t->config;
-    float *scratch = job->run->scratch, *bias = scratch + k->bias, *mask = scratch + k->mask;
-    int64_t side = k->longest, *keep = (int64_t *)(scratch + k->kept);
-    rc_span *span = (rc_span *)(scratch + k->spans);
-    fill_spans(job, span, keep);
+    float *mask = rc_text_at(job, k->mask);
+    int64_t side = k->longest;
     if (k->t->buckets >= 0)
-        rc_t5_bias_forward(bias, value(job, k->t->buckets), side, c->heads, c->buckets,
-                           c->max_distance);
+        rc_t5_bias_forward(rc_text_at(job, k->bias), value(job, k->t->buckets), side, c->heads,
+                           c->buckets, c->max_distance);
     for (int64_t i = 0; c->causal && i < side; i++)
         for (int64_t j = 0; j < side; j++) mask[i * side + j] = j > i ? UNSEEN : 0;
-    return (rc_sequences){.span = span,
-                          .bias = k->t->buckets >= 0 ? bias : NULL,
-                          .mask = c->causal ? mask : NULL,
-                          .keep = one_row(k) ? keep : NULL,
+}
+
+rc_sequences rc_text_sequences(const rc_text_call *job)
+{
+    const rc_text_plan *k = job->k;
+    bool learns = k->train && k->t->buckets >= 0 && k->p->item[k->t->buckets].dx != NULL;
+    return (rc_sequences){.span = (rc_span *)rc_text_at(job, k->spans),
+                          .bias = k->t->buckets >= 0 ? rc_text_at(job, k->bias) : NULL,
+                          .dbias = learns ? rc_text_at(job, k->tape.dbias) : NULL,
+                          .mask = k->t->config.causal ? rc_text_at(job, k->mask) : NULL,
+                          .keep = rc_text_keeps(k) ? (int64_t *)rc_text_at(job, k->kept) : NULL,
                           .kept = k->n,
-                          .real = k->real};
+                          .real = rc_text_real(job),
+                          .keyed = job->first[k->n],
+                          .place = k->train ? (int64_t *)rc_text_at(job, k->place) : NULL};
 }
 
 /* ---- Pooling --------------------------------------------------------------------------------- */
 
-/* y += each of some rows of x, whose final norm replaces them. */
-static void add_normed(const text_call *job, float *y, float *x, int64_t rows)
+/* y += each of some rows of the stream, or its final norm, which replaces it but in training. */
+static void add_normed(const rc_text_call *job, float *y, int64_t row, int64_t rows, int worker)
 {
-    int64_t c = job->k->t->config.width;
-    if (job->k->t->config.final_norm) norm_in_place(job, job->k->t->final, x, rows);
-    rc_add_rows(y, x, rows, c, c);
+    const rc_text_plan *k = job->k;
+    int64_t c = k->t->config.width;
+    float *x = job->x + row * c, *to = x, *mean = NULL, *rstd = NULL;
+    if (!k->t->config.final_norm) {
+        rc_add_rows(y, x, rows, c, c);
+        return;
+    }
+    if (k->train) {
+        to = rc_share_of(job->run, k->normed, worker);
+        mean = rc_text_at(job, k->tape.mean) + row;
+        rstd = rc_text_at(job, k->tape.rstd) + row;
+    }
+    rc_norm_forward(k->p, k->t->final, (float)k->t->config.eps, to, mean, rstd, x, rows);
+    rc_add_rows(y, to, rows, c, c);
 }
 
 static void pool_sequence(void *arg, int64_t i, int worker)
 {
-    (void)worker;
-    const text_call *job = arg;
-    int64_t c = job->k->t->config.width, padding = padding_of(job, i);
-    bool one = one_row(job->k);
-    int64_t rows = one ? 1 : tokens_of(job, i);
-    float *x = job->x + (one ? i : job->first[i]) * c, *y = job->pooled + i * c;
+    const rc_text_call *job = arg;
+    const rc_text_plan *k = job->k;
+    int64_t c = k->t->config.width, padding = rc_text_padding(job, i);
+    bool one = rc_text_one_row(k);
+    int64_t rows = one ? 1 : rc_text_tokens(job, i);
+    int64_t row = rc_text_keeps(k) ? i : job->first[i] + (one ? rc_text_pooled_row(job, i) : 0);
+    float *y = job->pooled + i * c;
     memset(y, 0, (size_t)c * sizeof *y);
-    add_normed(job, y, x, rows);
-    if (padding > 0) add_normed(job, y, job->x + padding_row(job, i) * c, padding);
+    add_normed(job, y, row, rows, worker);
+    if (padding > 0) add_normed(job, y, rc_text_padding_row(job, i), padding, worker);
     for (int64_t j = 0; j < c; j++) y[j] /= (float)(rows + padding);
 }
 
 /* tanh of a dense layer, as BERT's and RoBERTa's poolers. */
 static void pooler_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
 {
-    const text_call *job = arg;
+    const rc_text_call *job = arg;
     int64_t c = job->k->t->config.width;
     float *y = job->out->y + at * c;
     rc_linear_run(&job->k->pooler, crew, y, rc_floats(job->pooled + at * c), rows);
@@ -307,17 +357,26 @@ static void pooler_chunk(void *arg, int64_t at, int64_t rows, rc_crew crew)
 void rc_text_forward(const void *body, const rc_run *run, const rc_features *out,
                      const rc_input *in)
 {
-    const text_plan *k = body;
+    const rc_text_plan *k = body;
     bool dense = k->t->config.pool == RC_POOL_POOLER;
-    text_call job = {.k = k, .run = run, .out = out, .id = in->id, .first = in->first};
-    job.x = run->scratch + k->x;
-    job.pooled = dense ? run->scratch + k->pooled : out->y;
+    rc_text_call job = {.k = k, .run = run, .out = out, .id = in->id, .first = in->first};
+    job.x = rc_text_at(&job, k->x);
+    job.pooled = dense ? rc_text_at(&job, k->pooled) : out->y;
+    fill_spans(&job);
+    fill_tables(&job);
+    if (k->train) {
+        fill_places(&job);
+        clear_statistics(&job);
+    }
     embed_all(&job);
-    rc_sequences all = open_sequences(&job), before = all;
+    rc_sequences all = rc_text_sequences(&job), before = all;
     before.keep = NULL;
     for (int64_t i = 0; i < k->t->config.layers; i++)
         rc_block_forward(k->layer[i], run, job.x, job.x,
                          i + 1 < k->t->config.layers ? &before : &all);
     rc_parallel(run->pool, k->n, pool_sequence, &job);
     if (dense) rc_grid_run(&k->texts, run->pool, pooler_chunk, &job);
+    if (dense && k->train)
+        memcpy(rc_text_at(&job, k->tape.y), out->y,
+               (size_t)(k->n * k->t->config.width) * sizeof(float));
 }

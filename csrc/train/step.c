@@ -52,6 +52,17 @@ static rc_status measure(rc_input_size *size, const rc_tower *t, const rc_input 
     return t->kind->measure(size, &t->shape, t->tower, in);
 }
 
+enum { ROWS = 64, TOKENS = 16 };
+
+/* Texts of a batch have as many tokens as they like; by a size of its own each would need a plan,
+ * so it is rounded up. */
+static void round_texts(rc_input_size *size, const rc_tower *t)
+{
+    if (t->kind == NULL) return;
+    size->rows = (size->rows + ROWS - 1) / ROWS * ROWS;
+    size->longest = rc_min((size->longest + TOKENS - 1) / TOKENS * TOKENS, t->shape.most);
+}
+
 rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t n,
                        const rc_step *how)
 {
@@ -61,6 +72,7 @@ rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, i
     t->embedded = NULL;
     RC_TRY(measure(&audio, &m->audio, &pairs->audio));
     RC_TRY(measure(&text, &m->text, &pairs->text));
+    round_texts(&text, &m->text);
     rc_plan_key key = {m->params.layout, RC_CALL_TRAIN, audio.b,
                        audio.rows,       audio.longest, {text.b, text.rows, text.longest, n}};
     RC_TRY(rc_context_plan(t->context, (const void **)&job->k, &key, make_plan, m));

@@ -161,7 +161,7 @@ class TextConfig(Settings):
             Field names to values, enumerations as indices.
         """
         kinds = {name: values.index(getattr(self, name)) for name, values in KINDS.items()}
-        fields = dataclasses.asdict(self) | kinds | {"kind": 0}
+        fields = dataclasses.asdict(self) | kinds | {"kind": 0, "dropout": 0.0}  # of training
         del fields["suffix"], fields["whole"]  # the tokenizer's
         return fields
 
