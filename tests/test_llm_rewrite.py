@@ -66,6 +66,17 @@ def test_rows_keep_order_and_columns(ask, thirty):
     assert (report.items, report.accepted, report.incomplete) == (30, 60, 0)
 
 
+def test_negatives_and_modules_stay_with_their_caption(ask, tmp_path):
+    further = {"negatives": ["no dog at all"], "modules": ["a dog"]}
+    first, second = captions(2)
+    plain = {"path": "a.wav", "caption": first} | further
+    listed = {"path": "b.wav", "captions": [{"caption": second} | further]}
+    _, rows, _ = ask(write_jsonl(tmp_path / "in.jsonl", [plain, listed]))
+    assert rows[0] == plain | {"rewrites": rows[0]["rewrites"]}
+    (caption,) = rows[1]["captions"]
+    assert caption == listed["captions"][0] | {"rewrites": caption["rewrites"]}
+
+
 def test_training_reads_the_result(ask, thirty, tmp_path):
     ask(thirty)
     rows = manifest.read(tmp_path / "out.jsonl", check_files=False)

@@ -115,6 +115,16 @@ def test_a_hidden_negative_costs_nothing():
     assert plain <= far < plain + 1e-6
 
 
+def test_a_tile_of_which_a_clip_sees_nothing_adds_nothing(rng):
+    args = case(rng, 3, 600)
+    args["owner"], args["role"] = np.zeros((2, 600), int)
+    args["owner"][:3], args["role"][3:] = np.arange(3), NEGATIVE  # all of the first clip
+    _, da, *_ = kernels.losses([("contrastive", 1.0)], **args)
+    few = {key: args[key][:3] for key in ("t", "owner", "role")}
+    _, want, *_ = kernels.losses([("contrastive", 1.0)], args["a"], log_scale=2.0, **few)
+    assert_close(da[1:], want[1:], terms=3, magnitude=np.exp(4) / 3)
+
+
 def test_a_negative_near_its_clip_costs():
     plain = two_clips([], [], [])[0]
     near = two_clips([[1.0, 0.0, 0.0, 0.0]], [0], [NEGATIVE])

@@ -55,6 +55,20 @@ def test_several_captions_with_rewrites_of_their_own(sounds):
     assert row.captions == (manifest.Caption("A", ("B", "C")), manifest.Caption("D"))
 
 
+def test_negatives_and_modules_are_lists_of_texts(sounds):
+    further = {"negatives": ["B", "C"], "modules": ["D"]}
+    want = manifest.Caption("A", (), ("B", "C"), ("D",))
+    row = {"path": "a.wav", "caption": "A"} | further
+    assert manifest.read(write(sounds, "m.jsonl", row))[0].captions == (want,)
+    listed = {"path": "a.wav", "captions": [{"caption": "A"} | further, {"caption": "E"}]}
+    found = manifest.read(write(sounds, "m.jsonl", listed))[0].captions
+    assert found == (want, manifest.Caption("E"))
+    cells = write(sounds, "m.csv", "path,caption,modules,negatives", "a.wav,A,\"['D']\",")
+    (row,) = manifest.read(cells)
+    assert row.captions == (manifest.Caption("A", (), (), ("D",)),)
+    assert row.extra == {}
+
+
 def test_reclap_column_holds_a_python_list(sounds):
     cell = """"['it\\'s', ""b""]\""""
     path = write(sounds, "m.csv", "audio,caption,rewritten_captions", f"a.wav,A,{cell}")
@@ -183,6 +197,15 @@ def test_bad_csv_is_named_with_its_line(sounds, lines, message):
             ['{"path": "a.wav", "captions": [{"caption": "A", "rewrite": []}]}'],
             r"m\.jsonl:1: captions\[0\]: unknown rewrite",
         ),
+        (
+            ['{"path": "a.wav", "captions": [{"caption": "A"}], "negatives": ["B"]}'],
+            r"m\.jsonl:1: negatives: belongs to a caption; move it into captions",
+        ),
+        (
+            ['{"path": "a.wav", "caption": "A dog", "negatives": ["B", "a dog"]}'],
+            r"1: negatives\[1\]: 'a dog' is a caption, rewrite or module of this sound",
+        ),
+        (['{"path": "a.wav", "caption": "A", "modules": "B"}'], r"1: modules: expected a list"),
     ],
 )
 def test_bad_json_line_is_named_with_its_line(sounds, lines, message):

@@ -7,8 +7,8 @@
  *     audio to text   mean over clips of  -1/P_i sum_p log softmax over V_i of z_ip
  *     text to audio   mean over positive texts of  -log softmax over all clips of z at its own
  *
- * The loss is half of both. Further roles give CompA's losses (Ghosh et al. 2023, section 3.3 and
- * 3.4) with texts that a clip does not see left out of its softmax. */
+ * The loss is half of both. Further roles give CompA's losses (Ghosh et al. 2023,
+ * arXiv 2310.08753) with texts that a clip does not see left out of its softmax. */
 #include "train/loss_inside.h"
 
 #include <math.h>

@@ -1,17 +1,16 @@
 """Manifests of sounds with captions: CSV, JSON lines or Parquet."""
 
-import ast
 import csv
 import dataclasses
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reclap.errors import FormatError, needs, one_line, shown_names
+from reclap.errors import FormatError, needs, one_line
+from reclap.io.captions import Caption, SharedCaptions, take_captions, text_of
 from reclap.io.excerpts import Excerpt, sound_of
 from reclap.io.files import StrPath, parse_json
 
@@ -28,31 +27,11 @@ __all__ = [
 ]
 
 FLAGS = "rewrite_flags"  # column of `reclap rewrite`: findings of the checks by text
-_PATH, _REWRITES = ("path", "audio"), ("rewrites", "rewritten_captions")
+_PATH = ("path", "audio")
 _NEEDED = (*_PATH, "caption", "captions")  # empty where a row of CSV is too short for them
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 _BATCH = 1024  # rows of Parquet read at once
 _LISTED = 5  # missing files, or faulty rows, that a message names
-# A printed Python list of texts. Nothing nests, so a cell of any length is read in
-# bounded depth.
-_LITERAL = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
-_PYTHON_LIST = re.compile(rf"\[\s*(?:{_LITERAL}\s*(?:,\s*{_LITERAL}\s*)*(?:,\s*)?)?\]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """A caption and its rewrites.
-
-    Attributes
-    ----------
-    text : str
-        The original, by a person.
-    rewrites : tuple of str
-        The same scene in other words; may be empty.
-    """
-
-    text: str
-    rewrites: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +84,9 @@ def read(
     path : path
         ``.csv`` with a header line, ``.jsonl`` with one object a line, or ``.parquet`` (which
         needs the extra ``parquet``). Columns: ``path`` (or
-        ``audio``); ``caption``, and optionally ``rewrites``, a list of strings; or instead of
-        both ``captions``, a list of ``{"caption": ..., "rewrites": ...}`` (in JSON lines) or
+        ``audio``); ``caption``, and optionally ``rewrites``, ``negatives`` and ``modules``, lists
+        of strings (see `Caption`); or instead of these
+        ``captions``, a list of ``{"caption": ..., "rewrites": ...}`` (in JSON lines) or
         ``file.json#key``, such a list kept once for many rows: the value of `key` in a JSON
         object beside the manifest.
         In CSV a list is a cell that holds a JSON list; ReCLAP's name ``rewritten_captions`` and
@@ -260,53 +240,13 @@ def _keep(at: str, item: dict[str, Any], allowed: Mapping[str, set[str]]) -> boo
     return all(str(item[column]) in values for column, values in allowed.items())
 
 
-class SharedCaptions:
-    """Captions kept once for many rows, read at their first use.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the manifest, where the files of captions are.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: dict[str, Any] = {}
-        self._lists: dict[str, tuple[Caption, ...]] = {}
-
-    def __call__(self, at: str, reference: str) -> tuple[Caption, ...]:
-        """Return the captions that ``file.json#key`` names."""
-        if reference not in self._lists:
-            name, _, key = reference.partition("#")
-            if not name or not key:
-                raise FormatError(f"{at}: captions: {reference!r} is no list; write file.json#key")
-            found = self._file(at, name)
-            if not isinstance(found, dict) or key not in found:
-                keys = shown_names(list(found), _LISTED, ", ") if isinstance(found, dict) else ""
-                there = f"has {keys}" if keys else "is no object of lists"
-                raise FormatError(
-                    f"{at}: captions: no {key!r} in {self.folder / name}, which {there}"
-                )
-            self._lists[reference] = _captions(f"{self.folder / name}: {key}", found[key])
-        return self._lists[reference]
-
-    def _file(self, at: str, name: str) -> Any:
-        if name not in self._files:
-            path = self.folder / name
-            try:
-                self._files[name] = json.loads(path.read_text("utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
-                raise FormatError(f"{at}: captions: cannot read {path}: {error}") from error
-        return self._files[name]
-
-
 def _row(
     at: str, item: dict[str, Any], root: Path, shared: SharedCaptions, check_files: bool
 ) -> Row:
     names = [name for name in _PATH if name in item]
     if not names:
         raise FormatError(f"{at}: no column path; has {', '.join(item)}")
-    sound = _text(at, names[0], item[names[0]])
+    sound = text_of(at, names[0], item[names[0]])
     if check_files and "://" in sound and not (root / sound).is_file():
         raise FormatError(f"{at}: {names[0]} {sound} is a URL: download the sound, give its path")
     captions = take_captions(at, item, shared)
@@ -314,83 +254,6 @@ def _row(
     found = sound_of(at, root / sound, item)
     extra = {k: _plain(v) for k, v in item.items()}
     return Row(root / sound, captions, extra, at, found if isinstance(found, Excerpt) else None)
-
-
-def take_captions(at: str, item: dict[str, Any], shared: SharedCaptions) -> tuple[Caption, ...]:
-    """Take the captions, and the rewrites of each, out of a row.
-
-    Parameters
-    ----------
-    at : str
-        File and line, for messages.
-    item : dict
-        The columns; those of captions are removed.
-    shared : SharedCaptions
-        Lists that are kept once for many rows.
-
-    Raises
-    ------
-    FormatError
-        If there is no caption, or something in its place.
-    """
-    listed = item.pop("captions", None)
-    is_empty = isinstance(listed, str) and not listed.strip()
-    if is_empty and "caption" not in item:
-        raise FormatError(f"{at}: captions is empty")
-    if listed is None or is_empty:
-        return (_caption(at, item),)
-    return shared(at, listed) if isinstance(listed, str) else _captions(at, listed)
-
-
-def _captions(at: str, value: Any) -> tuple[Caption, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
-        raise FormatError(f"{at}: captions: expected a list of objects with a caption each")
-    items = [dict(v) for v in value]
-    captions = tuple(_caption(f"{at}: captions[{i}]", item) for i, item in enumerate(items))
-    for i, rest in enumerate(items):
-        if rest:
-            raise FormatError(f"{at}: captions[{i}]: unknown {', '.join(rest)}")
-    return captions
-
-
-def _caption(at: str, item: dict[str, Any]) -> Caption:
-    """Take a caption and its rewrites out of a row."""
-    if "caption" not in item:
-        there = f"; has {', '.join(item)}" if item else ""
-        raise FormatError(f"{at}: no column caption{there}")
-    text = _text(at, "caption", item.pop("caption"))
-    names = [name for name in _REWRITES if name in item]
-    return Caption(text, _rewrites(at, names[0], item.pop(names[0])) if names else ())
-
-
-def _text(at: str, name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise FormatError(f"{at}: {name}: expected a text, got {value!r}")
-    if not value.strip():
-        raise FormatError(f"{at}: {name} is empty")
-    return value.strip()
-
-
-def _rewrites(at: str, name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = _parse_list(value) if value.strip() else []
-    if not isinstance(value, list):
-        raise FormatError(f"{at}: {name}: expected a list of texts")
-    return tuple(_text(at, f"{name}[{i}]", v) for i, v in enumerate(value))
-
-
-def _parse_list(text: str) -> Any:
-    """Read a JSON or a Python list; None for anything else."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if not _PYTHON_LIST.fullmatch(text.strip()):
-        return None
-    try:
-        return [ast.literal_eval(literal) for literal in re.findall(_LITERAL, text)]
-    except (ValueError, SyntaxError):  # such as a broken escape
-        return None
 
 
 def _plain(value: Any) -> str:

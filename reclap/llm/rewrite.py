@@ -70,9 +70,15 @@ class _Row:
 
     def digest(self) -> str:
         """Return the SHA-256 of its content, whatever its line."""
-        captions = [[c.text, list(c.rewrites)] for c in self.captions]
+        captions = [_content(c) for c in self.captions]
         text = json.dumps([self.others, captions, self.listed], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(caption: Caption) -> list[Any]:
+    """Return what a caption adds to the digest of its row: as before, where it has no more."""
+    further = [[*caption.negatives], [*caption.modules]]
+    return [caption.text, [*caption.rewrites], *(further if any(further) else [])]
 
 
 def survey(path: StrPath, plan: RewritePlan, *, small: bool) -> Estimate:
@@ -227,7 +233,7 @@ def _output(
 ) -> dict[str, Any]:
     """Return the output of a row."""
     pairs = [
-        {"caption": caption.text, "rewrites": list(texts)}
+        dataclasses.replace(caption, rewrites=tuple(texts)).columns()
         for caption, texts in zip(row.captions, rewrites, strict=True)
     ]
     before = row.others.get(FLAGS) or {}

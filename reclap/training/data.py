@@ -21,15 +21,16 @@ from reclap.runtime.prefetch import prefetch
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.bands import response
-from reclap.training.rng import BAND, ITEM, ORDER, PLAN, POOL, generator
+from reclap.training.rng import BAND, ITEM, ORDER, PLAN, TEXTS, generator
 from reclap.training.sections import Data
 from reclap.training.spectra import Cache, Spectrum, load, noises
+from reclap.training.texts import ClipTexts, TextDraws, joined
 
 __all__ = ["Batch", "Batches", "Data"]
 
 log = logging.getLogger(__name__)
 
-Example: TypeAlias = tuple[Floats, str, tuple[int, ...]]  # decibels, caption, rows
+Example: TypeAlias = tuple[Floats, ClipTexts, tuple[int, ...]]  # decibels, texts, rows
 
 _MOST_COMPOSED = 200_000
 _BAD_FILE = (OSError, ReclapError, ValueError)
@@ -46,7 +47,14 @@ class Batch:
     mel : ndarray of float32, shape (b, frames, mels)
         Log-mels in decibels.
     captions : tuple of str
-        Caption of each log-mel.
+        Caption of each log-mel: the first b of the texts.
+    texts : tuple of str
+        All n texts: captions, then further captions, modules and negatives clip by clip.
+    owner : ndarray of int32, shape (n,)
+        Log-mel that each text belongs to.
+    role : ndarray of int32, shape (n,)
+        0: a positive seen by all clips; 1: a positive seen by its own clip; 2: a hard negative
+        seen by its own clip.
     rows : tuple of tuple of int
         Indices of the manifest's rows in each log-mel.
     """
@@ -54,6 +62,9 @@ class Batch:
     step: int
     mel: Floats
     captions: tuple[str, ...]
+    texts: tuple[str, ...]
+    owner: npt.NDArray[np.int32]
+    role: npt.NDArray[np.int32]
     rows: tuple[tuple[int, ...], ...]
 
 
@@ -87,6 +98,7 @@ class Batches:
         self._bad: set[int] = set()
         self._lock = threading.Lock()
         self._check_groups()
+        self._draws = TextDraws(rows, data, how, self._members, seed)
 
     def _check_groups(self) -> None:
         groups, singles = len(self._members), self.data.batch - self.data.mixtures
@@ -107,6 +119,10 @@ class Batches:
     def epoch(self, step: int) -> int:
         """Return the number of epochs completed before a step."""
         return step * max(1, self.data.batch - self.data.mixtures) // len(self.rows)
+
+    def texts(self) -> list[str]:
+        """Return all texts that can occur, except those of mixtures with ``compositions = 0``."""
+        return self._draws.all()
 
     def batch(self, step: int) -> Batch:
         """Compute the batch of a step.
@@ -203,7 +219,8 @@ class Batches:
 
     def _example(self, step: int, item: int, rows: tuple[int, ...]) -> Example:
         rng, how = generator(self.seed, ITEM, step, item), self.how
-        band = generator(self.seed, BAND, step, item)  # its own, so that all else is drawn alike
+        # Of their own, so that all else is drawn alike without them.
+        band, more = (generator(self.seed, purpose, step, item) for purpose in (BAND, TEXTS))
         power, level, first = self._changed(rng, band, rows[0])
         used: tuple[int, ...] = (first,)
         if len(rows) == 2:
@@ -212,9 +229,9 @@ class Batches:
             join = augment.splice if sequence else augment.mix
             power = join(rng, power, other, how.snr_db)
             used = (first, second)
-            caption = self._composed(rng, first, second, sequence)
+            texts = self._draws.of_mixture(rng, more, (first, second), sequence=sequence)
         else:
-            caption = self._caption(rng, first)
+            texts = self._draws.of_clip(rng, more, first)
             if rng.random() < how.same:
                 partner = self._member(rng, self._group_of[first])
                 other, _, second = self._changed(rng, band, partner)
@@ -226,7 +243,7 @@ class Batches:
         if self.front.level_db is not None:
             level = 10 ** (self.front.level_db / 10)
         level *= 10 ** (rng.uniform(-how.gain_db, how.gain_db) / 10)
-        return augment.to_db(power * np.float32(level)), caption, used
+        return augment.to_db(power * np.float32(level)), texts, used
 
     def _changed(
         self, rng: np.random.Generator, band: np.random.Generator, row: int
@@ -297,48 +314,11 @@ class Batches:
             self._cache.put((row, speed), sound)
         return sound
 
-    # ---- Captions ------------------------------------------------------------------------------
-
-    def texts(self) -> list[str]:
-        """Return all texts that can occur, except those of mixtures with ``compositions = 0``."""
-        texts = [
-            text
-            for row in self.rows
-            for caption in row.captions
-            for text in (caption.text, *caption.rewrites)
-        ]
-        if self.data.mixtures:
-            pairs = itertools.permutations(range(len(self._members)), 2)
-            kinds = [kind for kind in (False, True) if abs(self.how.sequence - kind) < 1]
-            for (a, b), kind in itertools.product(pairs, kinds):
-                texts += [self._pooled(a, b, kind, k) for k in range(self.how.compositions)]
-        return list(dict.fromkeys(texts))
-
-    def _caption(self, rng: np.random.Generator, row: int) -> str:
-        """Draw a caption, then its original or one of its rewrites."""
-        captions = self.rows[row].captions
-        caption = captions[int(rng.integers(len(captions)))]
-        if rng.random() < self.data.original or not caption.rewrites:
-            return caption.text
-        return caption.rewrites[int(rng.integers(len(caption.rewrites)))]
-
-    def _composed(self, rng: np.random.Generator, a: int, b: int, sequence: bool) -> str:
-        if self.how.compositions:
-            k = int(rng.integers(self.how.compositions))
-            return self._pooled(self._group_of[a], self._group_of[b], sequence, k)
-        first, second = self._caption(rng, a), self._caption(rng, b)
-        return augment.compose(first, second, sequence=sequence)
-
-    def _pooled(self, a: int, b: int, sequence: bool, k: int) -> str:
-        """Return the k-th composed caption of two groups."""
-        rng = generator(self.seed, POOL, a, b, 2 * k + sequence)
-        first, second = (self._caption(rng, self._member(rng, g)) for g in (a, b))
-        return augment.compose(first, second, sequence=sequence)
-
 
 def _join(step: int, examples: Iterable[Example]) -> Batch:
-    mels, captions, rows = zip(*examples, strict=True)
-    return Batch(step, np.stack(mels), captions, rows)
+    mels, clips, rows = zip(*examples, strict=True)
+    captions = tuple(clip.caption for clip in clips)
+    return Batch(step, np.stack(mels), captions, *joined(clips), rows)
 
 
 def _group(rows: Sequence[Row], column: str) -> list[list[int]]:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-__all__ = ["BAND", "EVAL", "INIT", "ITEM", "NOISE", "ORDER", "PLAN", "POOL", "generator"]
+__all__ = ["BAND", "EVAL", "INIT", "ITEM", "NOISE", "ORDER", "PLAN", "POOL", "TEXTS", "generator"]
 
 # Purposes of generators; streams of different purposes never meet.
-ITEM, ORDER, PLAN, POOL, NOISE, INIT, BAND, EVAL = range(8)
+ITEM, ORDER, PLAN, POOL, NOISE, INIT, BAND, EVAL, TEXTS = range(9)
 
 
 def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:

@@ -179,6 +179,13 @@ class Data(Settings):
     original : float
         Probability of the original caption; otherwise one of its rewrites is drawn, with equal
         probability (ReCLAP, arXiv 2409.09213, section 3.2: 0.4).
+    captions : int
+        Captions of a row in one step, all of them positives; fewer where a row has fewer.
+    negatives, modules : int
+        Hard negatives of a caption, and modules (texts of parts of the scene, further positives),
+        in one step; fewer where a caption has fewer. A mixture has some of its own: its caption
+        with the other connective or order, and the captions of its parts. Only their own clip
+        sees them (CompA, arXiv 2310.08753).
     errors : {"raise", "skip"}
         Effect of an unreadable sound: it ends the run, or is replaced by the next readable row of
         its group, and reported once. Evaluation leaves it out.
@@ -208,6 +215,9 @@ class Data(Settings):
     group: str = ""
     per_group: Count = 0
     original: Probability = 0.4
+    captions: Positive = 1
+    negatives: Count = 0
+    modules: Count = 0
     errors: Errors = "raise"
     threads: Positive = 2
     ahead: Positive = 4
