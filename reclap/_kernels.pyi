@@ -99,6 +99,9 @@ def linear_forward(
 def linear_backward(
     dy: _A, x: _A, w: _A, threads: int = 1, rows: int = 64
 ) -> tuple[_F32, _F32, _F32]: ...
+def adapter(
+    x: _A, w: _A, a: _A, b: _A, scale: float, dy: _A, threads: int = 1, rows: int = 64, /
+) -> tuple[_F32, _F32, _F32, _F32]: ...
 def contrastive(
     a: _A, t: _A, log_scale: float, threads: int = 1, /
 ) -> tuple[float, _F32, _F32, float]: ...

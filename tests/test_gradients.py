@@ -216,6 +216,21 @@ def linear(packed, threads):
     return pair
 
 
+def adapter(threads):
+    def pair(rng, n, c):
+        w, scale, rank, out = f32(rng, c + 3, c), 0.75, 1 + n % 5, c + 3
+        return Pair(
+            [f32(rng, n, c), f32(rng, rank, c), f32(rng, out, rank)],
+            lambda x, a, b: x @ w.T + scale * (x @ a.T) @ b.T,
+            lambda x, a, b: kernels.adapter(x, w, a, b, scale, f32(rng, n, out), threads, 16)[0],
+            lambda dy, x, a, b: kernels.adapter(x, w, a, b, scale, dy, threads, 16)[1:],
+            n + c,
+            100,
+        )
+
+    return pair
+
+
 def contrastive(rng, n, c):
     """The loss is its own forward; dy scales it, as a scalar that is 1 where it matters."""
     scale = 2.0
@@ -294,6 +309,8 @@ PAIRS = {
     "meanpool": meanpool,
     "linear": linear(None, 1),
     "linear_packed_two_threads": linear("float32", 2),
+    "adapter": adapter(1),
+    "adapter_two_threads": adapter(2),
     "contrastive": contrastive,
     "contrastive_of_many": loss("contrastive"),
     "sigmoid_of_pairs": loss("sigmoid"),

@@ -10,8 +10,13 @@ DRAWS = AUDIO | {"drop_path": 0.2, "dropout": 0.1, "time_stripes": 1, "time_widt
 
 
 def rates_of(model, learns):
-    """Return 1 for each parameter whose name satisfies a condition, else 0."""
-    return np.array([float(learns(name)) for name, _, _ in model.parameters()], np.float32)
+    """Return 1 for each parameter whose name satisfies a condition, and for statistics if any of
+    the audio tower does, else 0."""
+    parameters = model.parameters()
+    audio = any(
+        learns(n) for n, _, kind in parameters if kind != 2 and n.startswith("audio_branch")
+    )
+    return np.array([audio if kind == 2 else learns(n) for n, _, kind in parameters], np.float32)
 
 
 def batch(rng, frames=250):
@@ -39,7 +44,10 @@ def test_gradients_of_what_learns_are_those_of_all(config, name):
         trainer = core.Trainer(model, 2, rates_of(model, learns))
         trainer.gradients(*batch(rng, 60), 7, 3)
         found.append(trainer.buffers(1))
-    names = [n for n, _, _ in model.parameters()]
+    names = [n for n, _, kind in model.parameters() if kind != 2]
+    found = [
+        [x for x, (_, _, k) in zip(g, model.parameters(), strict=True) if k != 2] for g in found
+    ]
     assert any(SOME[name](n) for n in names)
     for n, whole, part in zip(names, *found, strict=True):
         assert (part is None) == (not SOME[name](n)), n
@@ -56,10 +64,26 @@ def test_frozen_parameters_stay_bit_for_bit(rng, name):
     for (n, _, kind), before, now in zip(
         model.parameters(), values.values(), trainer.buffers(0), strict=True
     ):
-        learns = SOME[name](n) or (kind == 2 and name in ("weights", "biases", "one block"))
-        assert learns or np.array_equal(np.float32(before), now), n
-        if SOME[name](n):
-            assert not np.array_equal(np.float32(before), now), n
+        statistic = kind == 2 and name not in ("heads", "scale")
+        stays = np.array_equal(np.float32(before), now)
+        assert stays != (SOME[name](n) or statistic), n
+
+
+def test_frozen_statistics_stay_and_are_worked_with(rng):
+    model, values = new_model(rng, AUDIO)
+    frozen = rates_of(model, lambda _: True)
+    names = [n for n, _, _ in model.parameters()]
+    statistics = [i for i, n in enumerate(names) if "running" in n]
+    frozen[statistics] = 0
+    trainer = core.Trainer(model, 2, frozen)
+    mel, text = batch(rng)
+    same = core.Model(AUDIO, None, 24, 2, 2, 20)
+    same.bind(list(values.values()))
+    audio, _ = trainer.embed(mel, text, 3, 1)
+    np.testing.assert_allclose(audio, same.audio(core.Context(1), mel), atol=1e-6)
+    trainer.step(mel, text, 0, 0, lr=0.1)
+    for i in statistics:
+        np.testing.assert_array_equal(trainer.buffers(0)[i], values[names[i]])
 
 
 def test_frozen_tower_embeds_as_at_inference(rng):

@@ -82,6 +82,7 @@ rc_status rc_linear_plan(rc_linear *out, rc_plan *plan, const rc_params *p, rc_p
 {
     const rc_param *w = &p->item[pair.w];
     *out = outputs(p, pair, 0, w->size[0], w->packed);
+    RC_TRY(rc_adapter_plan(&out->adapter, plan, p, pair.w, 0, out->n, grid));
     return get(out, plan, grid, sum);
 }
 
@@ -91,6 +92,8 @@ rc_status rc_linear_plan_part(rc_linear *out, rc_plan *plan, const rc_params *p,
     const rc_param *w = &p->item[pair.w];
     *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, w->packed)
                             : outputs(p, pair, w->cut, w->size[0], w->behind);
+    RC_TRY(rc_adapter_plan(&out->adapter, plan, p, pair.w, part == RC_FIRST ? 0 : w->cut, out->n,
+                           grid));
     return get(out, plan, grid, false);
 }
 
@@ -125,15 +128,19 @@ static void run_share(void *arg, int64_t index, int worker)
     rc_product_run(product_of(l, job->rows, index < l->longer), worker, job->y + from, job->x, f);
 }
 
+static void run_shares(const rc_linear *l, rc_crew crew, float *y, rc_rows x, int64_t rows)
+{
+    share_job job = {l, y, rc_product_rows(product_of(l, rows, false), crew.worker, x), rows};
+    rc_each(crew, l->shares, run_share, &job);
+}
+
 void rc_linear_run(const rc_linear *l, rc_crew crew, float *y, rc_rows x, int64_t rows)
 {
-    rc_product *first = product_of(l, rows, false);
-    if (l->shares == 1) {
-        rc_product_run(first, crew.worker, y, x, l->f);
-        return;
-    }
-    share_job job = {l, y, rc_product_rows(first, crew.worker, x), rows};
-    rc_each(crew, l->shares, run_share, &job);
+    if (l->shares == 1)
+        rc_product_run(product_of(l, rows, false), crew.worker, y, x, l->f);
+    else
+        run_shares(l, crew, y, x, rows);
+    rc_adapter_run(&l->adapter, crew.worker, y, x.at, rows); /* floats: not packed */
 }
 
 int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
@@ -167,7 +174,7 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
                         rc_activation *activate, int64_t rows)
 {
     activate_job job = {sink, y, activate, rows};
-    if (l->shares == 1) {
+    if (l->shares == 1 && l->adapter.a == NULL) {
         rc_product_run_into(product_of(l, rows, false), crew.worker, sink, y, x, l->f, activate);
         return;
     }
@@ -211,6 +218,7 @@ static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *
                             .rows = rc_max(rc_min(grid->rows, grid->total), 1),
                             .total = grid->total};
     out->slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
+    RC_TRY(rc_adapter_back_plan(&out->adapter, plan, p, pair.w, from, n, grid));
     RC_TRY(plan_dx(out, plan, sum));
     return w->dx == NULL ? RC_OK : plan_dw(out, plan);
 }
@@ -234,6 +242,7 @@ void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const fl
 {
     rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy),
                    (rc_factor){.b = l->w->x + l->from * l->k});
+    rc_adapter_back_run(&l->adapter, worker, dx, dy, rows);
 }
 
 static bool learns(const rc_param *p)
@@ -261,6 +270,7 @@ static void weight_slice(void *arg, int64_t index, int worker)
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
 {
     weight_job job = {l, dy, x};
+    rc_adapter_back_weight(&l->adapter, pool, dy, x);
     if (l->w->dx == NULL && !learns(l->b)) return;
     rc_parallel(pool, (l->n + l->slice - 1) / l->slice, weight_slice, &job);
 }

@@ -3,19 +3,21 @@
 #ifndef RC_LINEAR_H
 #define RC_LINEAR_H
 
+#include "layers/adapter.h"
 #include "layers/grid.h"
 #include "layers/params.h"
 #include "layers/plan.h"
 
-/* y = x wᵀ + b over the chunks of a grid. Its outputs are cut
- * into shares, of which a grid of rows has one: the first `longer` ones have a step more outputs
- * than the others. */
+/* y = x wᵀ + b over the chunks of a grid, and what an adapter of w adds. Its outputs are cut into
+ * shares, of which a grid of rows has one: the first `longer` ones have a step more outputs than
+ * the others. */
 typedef struct {
     rc_factor f;
     const rc_packed *packed;
     int64_t n, k, rows; /* outputs, inputs; rows of a chunk but the last */
     int64_t shares, share, longer, step;
     rc_product *product[2][2]; /* [of the last, shorter chunk][of a longer share] */
+    rc_adapter adapter;
 } rc_linear;
 
 /* Outputs of a layer before the cut of its weight, or those from it on. */
@@ -50,6 +52,7 @@ typedef struct {
     const rc_param *w, *b;
     int64_t from, n, k, rows, total, slice; /* outputs from..from+n-1 */
     rc_product *dx[2], *dw[2];              /* [of the last, shorter chunk or slice] */
+    rc_adapter_back adapter;
 } rc_linear_back;
 
 rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
@@ -59,12 +62,12 @@ rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_param
 rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_params *p,
                                    rc_pair pair, rc_part part, const rc_grid *grid, bool sum);
 
-/* dx = dy w, of one chunk. */
+/* dx = dy w and what an adapter adds, of one chunk. */
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows);
 
-/* dw += dyᵀ x and db += column sums of dy over all rows, of what learns; each slice has one owner,
- * so that the number of workers changes nothing. */
+/* dw += dyᵀ x and db += column sums of dy over all rows, of what learns, and an adapter's; each
+ * slice has one owner, so that the number of workers changes nothing. */
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x);
 
 #endif

@@ -104,10 +104,53 @@ void rc_params_moved(rc_params *p)
     p->layout = __atomic_add_fetch(&layouts, 1, __ATOMIC_RELAXED);
 }
 
+static rc_status check_adapter(const rc_param *w, int64_t rank, double alpha)
+{
+    if (w->rank != 2 || w->packing == RC_PACK_NO)
+        return rc_fail(RC_EINVAL, "adapter: %s is not the weight of a linear layer", w->name);
+    if (w->adapter != 0) return rc_fail(RC_EINVAL, "adapter: %s has one already", w->name);
+    int64_t most = rc_min(w->size[0], w->size[1]);
+    if (rank < 1 || rank > most)
+        return rc_fail(RC_EINVAL, "adapter of %s: rank: expected 1 to %lld, got %lld", w->name,
+                       (long long)most, (long long)rank);
+    if (alpha > 0 && alpha <= 1e6) return RC_OK;
+    return rc_fail(RC_EINVAL, "adapter of %s: alpha: expected above 0, to 1e6, got %g", w->name,
+                   alpha);
+}
+
+rc_status rc_params_adapt(rc_params *p, int64_t i, int64_t rank, double alpha)
+{
+    RC_TRY(check_adapter(&p->item[i], rank, alpha));
+    char name[RC_NAME_MAX];
+    snprintf(name, sizeof name, "%s", p->item[i].name);
+    char *end = strrchr(name, '.'); /* of .weight */
+    if (end != NULL) *end = 0;
+    int64_t n = p->item[i].size[0], in = p->item[i].size[1], before = p->count;
+    int64_t a = rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){rank, in}, "%.90s.lora_A.weight", name);
+    rc_params_add(p, RC_WEIGHT, 2, (int64_t[]){n, rank}, "%.90s.lora_B.weight", name);
+    rc_status status = p->status;
+    if (status == RC_OK) {
+        p->item[i].adapter = a;
+        p->item[i].scale = (float)(alpha / (double)rank);
+        rc_params_moved(p);
+    } else {
+        p->count = before;
+        p->status = RC_OK; /* the table is as before */
+    }
+    return status;
+}
+
+static bool learns(const rc_params *p, int64_t i)
+{
+    int64_t a = p->item[i].adapter;
+    if (p->item[i].dx != NULL) return true;
+    return a != 0 && (p->item[a].dx != NULL || p->item[a + 1].dx != NULL);
+}
+
 bool rc_params_learn(const rc_params *p, int64_t from, int64_t to)
 {
     for (int64_t i = from; i < to; i++)
-        if (p->item[i].dx != NULL) return true;
+        if (learns(p, i)) return true;
     return false;
 }
 
@@ -162,4 +205,9 @@ rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix,
     norm.var = rc_params_add(p, RC_BUFFER, 1, &c, "%s%s.running_var", prefix, name);
     if (p->status == RC_OK) p->item[norm.var].variance = true;
     return norm;
+}
+
+bool rc_batch_norm_learns(const rc_params *p, const rc_batch_norm *norm)
+{
+    return p->item[norm->mean].dx != NULL;
 }

@@ -26,7 +26,9 @@ typedef struct {
     rc_packed *behind; /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
     int64_t cut;
     rc_packing packing;
-    bool variance; /* a statistic that cannot be negative */
+    bool variance;   /* a statistic that cannot be negative */
+    int64_t adapter; /* of a linear weight: the parameter A of its adapter, B is next; 0: none */
+    float scale;     /* of that */
 } rc_param;
 
 /* Parameters in the order of declaration; towers keep indices into it. */
@@ -61,7 +63,12 @@ rc_status rc_param_check(const rc_param *p, const float *x);
 /* Copy the values of a parameter, packed or not. */
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
 
-/* Whether any of parameters from..to-1 learns: has a gradient. */
+/* Declare an adapter (layers/adapter.h) of a linear weight (out, in), with A (rank, in) and B (out,
+ * rank): RC_EINVAL for another parameter, or a rank or alpha out of range. Its scale is alpha /
+ * rank. */
+rc_status rc_params_adapt(rc_params *p, int64_t i, int64_t rank, double alpha);
+
+/* Whether any of parameters from..to-1 or of their adapters learns: has a gradient. */
 bool rc_params_learn(const rc_params *p, int64_t from, int64_t to);
 
 /* Weight and bias indices; -1 for an absent bias. */
@@ -85,6 +92,10 @@ typedef struct {
     rc_pair scale;
     int64_t mean, var;
 } rc_batch_norm;
+
+/* Whether it works with the statistics of the batch in training; where its own are frozen it works
+ * with these, and they stay. */
+bool rc_batch_norm_learns(const rc_params *p, const rc_batch_norm *norm);
 
 rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix, const char *name);
 

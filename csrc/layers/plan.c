@@ -17,6 +17,7 @@ struct rc_plan {
     block *memory;
     rc_product **product;
     int64_t products, capacity;
+    rc_turns turns[2]; /* [rc_turns_of] */
 };
 
 rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn)
@@ -32,6 +33,7 @@ void rc_plan_free(rc_plan *plan)
     if (plan == NULL) return;
     for (int64_t i = 0; i < plan->products; i++) rc_product_release(plan->product[i]);
     free(plan->product);
+    for (int i = 0; i < 2; i++) rc_free(plan->turns[i].x);
     for (block *b = plan->memory, *next; b != NULL; b = next) {
         next = b->next;
         free(b);
@@ -107,6 +109,21 @@ void rc_plan_back(rc_plan *plan, int64_t mark)
 int64_t rc_plan_floats(const rc_plan *plan)
 {
     return plan->most;
+}
+
+rc_status rc_plan_turns(rc_plan *plan, const rc_turns **out, rc_turns_of owners, int64_t count)
+{
+    rc_turns *turns = &plan->turns[owners];
+    *out = turns;
+    int64_t size = rc_whole_lines(count), bytes;
+    if (size <= turns->size) return RC_OK;
+    RC_TRY(rc_mul(&bytes, size * (int64_t)sizeof(float),
+                  owners == RC_TURNS_WORKERS ? rc_plan_threads(plan) : 1));
+    rc_free(turns->x);
+    *turns = (rc_turns){0};
+    RC_TRY(rc_alloc((void **)&turns->x, bytes));
+    turns->size = size;
+    return RC_OK;
 }
 
 rc_shares rc_plan_shares(rc_plan *plan, int64_t owners, int64_t count)

@@ -19,6 +19,17 @@ rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes);
 rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shape,
                           const rc_packed *packed);
 
+/* Memory that layers use in turn, as much as the largest of them asks for while the plan is made:
+ * an owner's floats, of each worker while it runs a layer, or of the one layer that all work on. */
+typedef enum { RC_TURNS_WORKERS, RC_TURNS_ALL } rc_turns_of;
+
+typedef struct {
+    float *x;
+    int64_t size; /* of each owner */
+} rc_turns;
+
+rc_status rc_plan_turns(rc_plan *plan, const rc_turns **out, rc_turns_of owners, int64_t count);
+
 /* Where `count` floats of scratch lie, in floats behind its beginning, on a cache line of their
  * own. What was taken since a mark can be given to others by going back to it. Sizes that nobody
  * has count as 2^58 floats. */

@@ -180,6 +180,24 @@ PyObject *rc_py_model_pack(PyObject *object, PyObject *args, PyObject *kw)
     Py_RETURN_NONE;
 }
 
+PyObject *rc_py_model_adapt(PyObject *object, PyObject *args)
+{
+    rc_clap *m = ((rc_py_model *)object)->model;
+    long long place, rank;
+    double alpha;
+    if (!PyArg_ParseTuple(args, "LLd:adapt", &place, &rank, &alpha)) return NULL;
+    rc_status status = rc_clap_claim(m, "adapt");
+    if (status == RC_OK) {
+        status = rc_clap_adapt(m, place, rank, alpha);
+        rc_clap_release(m);
+    }
+    if (status != RC_OK) {
+        rc_py_raise(object, status);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject *rc_py_model_read(PyObject *object, PyObject *arg)
 {
     rc_py_model *self = (rc_py_model *)object;

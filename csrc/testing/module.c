@@ -16,6 +16,7 @@ static int module_exec(PyObject *module)
     if (PyModule_AddFunctions(module, rc_testing_kernel_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_testing_move_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_testing_layer_methods) < 0) return -1;
+    if (PyModule_AddFunctions(module, rc_testing_adapter_methods) < 0) return -1;
     if (PyModule_AddFunctions(module, rc_testing_loss_methods) < 0) return -1;
     return PyModule_AddFunctions(module, rc_testing_block_methods);
 }

@@ -13,6 +13,7 @@ PyArrayObject *rc_testing_zeros(int rank, const int64_t *sizes);
 
 /* Method tables of the other files, gathered by module.c. */
 extern PyMethodDef rc_testing_kernel_methods[], rc_testing_move_methods[],
-    rc_testing_layer_methods[], rc_testing_loss_methods[], rc_testing_block_methods[];
+    rc_testing_layer_methods[], rc_testing_adapter_methods[], rc_testing_loss_methods[],
+    rc_testing_block_methods[];
 
 #endif

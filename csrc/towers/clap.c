@@ -110,6 +110,14 @@ void rc_clap_leave(const rc_clap *m)
     rc_guard_read_end((rc_guard *)&m->guard);
 }
 
+rc_status rc_clap_adapt(rc_clap *m, int64_t i, int64_t rank, double alpha)
+{
+    RC_TRY(rc_check_range("adapter: place", i, 0, m->params.count - 1));
+    if (m->params.item[i].x != NULL || m->params.item[i].packed != NULL)
+        return rc_fail(RC_EINVAL, "adapter: this model has its parameters already");
+    return rc_params_adapt(&m->params, i, rank, alpha);
+}
+
 /* ---- Packing --------------------------------------------------------------------------------- */
 
 /* Until all are packed, x keeps what those that are new would go back to. */
@@ -131,6 +139,9 @@ rc_status rc_clap_pack(rc_clap *m, int64_t from, int64_t to, rc_type type)
     rc_dnn *dnn;
     if (m->training)
         return rc_fail(RC_EINVAL, "pack: this model is in training, its weights will change");
+    for (int64_t i = 0; i < m->params.count; i++)
+        if (m->params.item[i].adapter != 0)
+            return rc_fail(RC_EINVAL, "pack: this model has adapters, which are merged first");
     RC_TRY(rc_dnn_new(&dnn, 1));
     rc_status status = RC_OK;
     for (int64_t i = from; i < to && status == RC_OK; i++) {

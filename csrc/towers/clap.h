@@ -40,6 +40,10 @@ void rc_clap_release(rc_clap *m);
 rc_status rc_clap_enter(const rc_clap *m);
 void rc_clap_leave(const rc_clap *m);
 
+/* Give a linear weight an adapter, before values are bound; see rc_params_adapt. For who has
+ * claimed the model. */
+rc_status rc_clap_adapt(rc_clap *m, int64_t i, int64_t rank, double alpha);
+
 /* Lay out the linear weights among parameters from..to-1 for inference, in `type` where they may be
  * (RC_PACK_ANY), else in float32; the memory that they were bound to is not looked at again. All of
  * them or, on failure, none. For who has claimed the model. */

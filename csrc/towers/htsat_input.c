@@ -32,16 +32,21 @@ static void drop_stripes(const rc_htsat_call *job, float *x, int64_t clip)
 }
 
 /* The statistics that bn0 works with: of the batch, or running ones. */
+static bool of_batch(const rc_htsat_plan *k)
+{
+    return k->train && rc_batch_norm_learns(k->p, &k->t->bn);
+}
+
 static const float *mean_of(const rc_htsat_call *job)
 {
-    return job->k->train ? rc_htsat_at(job, job->k->input.bn_mean)
-                         : rc_htsat_value(job, job->k->t->bn.mean);
+    return of_batch(job->k) ? rc_htsat_at(job, job->k->input.bn_mean)
+                            : rc_htsat_value(job, job->k->t->bn.mean);
 }
 
 static const float *var_of(const rc_htsat_call *job)
 {
-    return job->k->train ? rc_htsat_at(job, job->k->input.bn_var)
-                         : rc_htsat_value(job, job->k->t->bn.var);
+    return of_batch(job->k) ? rc_htsat_at(job, job->k->input.bn_var)
+                            : rc_htsat_value(job, job->k->t->bn.var);
 }
 
 /* One log-mel: decibels (frames, mels) through bn0 and, in training, SpecAugment, then stretched to
@@ -99,7 +104,7 @@ static void input_clip(void *arg, int64_t clip, int worker)
 void rc_htsat_input_forward(rc_htsat_call *job)
 {
     const rc_htsat_plan *k = job->k;
-    if (k->train)
+    if (of_batch(k))
         rc_batchnorm_stats(rc_htsat_at(job, k->input.bn_mean), rc_htsat_at(job, k->input.bn_var),
                            job->in->x, k->b * k->frames, k->t->config.mels);
     rc_parallel(job->run->pool, k->b, input_clip, job);
@@ -110,6 +115,7 @@ void rc_htsat_commit(const void *body, const rc_run *run)
 {
     const rc_htsat_plan *k = body;
     const rc_htsat *t = k->t;
+    if (!of_batch(k)) return;
     int64_t n = k->b * k->frames;
     const float *batch_mean = run->scratch + k->input.bn_mean;
     const float *batch_var = run->scratch + k->input.bn_var;

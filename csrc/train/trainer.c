@@ -68,10 +68,14 @@ static rc_status open_trainer(rc_trainer *t, const rc_rates *rates, int threads)
     return RC_OK;
 }
 
-static bool learns(const rc_rates *rates, int64_t from, int64_t to)
+/* Whether any of parameters from..to-1 or of their adapters is to learn. */
+static bool learns(const rc_params *p, const rc_rates *rates, int64_t from, int64_t to)
 {
-    for (int64_t i = from; i < to; i++)
+    for (int64_t i = from; i < to; i++) {
+        int64_t a = p->item[i].adapter;
         if (rates->rate == NULL || rates->rate[i] > 0) return true;
+        if (a != 0 && (rates->rate[a] > 0 || rates->rate[a + 1] > 0)) return true;
+    }
     return false;
 }
 
@@ -94,9 +98,9 @@ static rc_status check_model(const rc_clap *m, const rc_rates *rates)
     if (m->training) return rc_fail(RC_EINVAL, "trainer: this model already has one");
     RC_TRY(check_rates(&m->params, rates));
     for (int i = 0; i < 2; i++)
-        if (learns(rates, towers[i]->from, towers[i]->to))
+        if (learns(&m->params, rates, towers[i]->from, towers[i]->to))
             RC_TRY(rc_tower_check_training(towers[i]));
-    if (learns(rates, 0, m->params.count)) return RC_OK;
+    if (learns(&m->params, rates, 0, m->params.count)) return RC_OK;
     return rc_fail(RC_EINVAL, "trainer: all parameters are frozen");
 }
 

@@ -19,7 +19,8 @@ typedef struct {
 } rc_step_result;
 
 /* By parameter: factors of the learning rate, 0 where it is frozen, and of the weight decay. NULL:
- * 1 for all. A tower all of which is frozen runs as at inference: no draws, running statistics. */
+ * 1 for all. A tower all of which is frozen, with its adapters, runs as at inference: no draws,
+ * running statistics. A batch norm whose statistics are frozen works with these. */
 typedef struct {
     const float *rate, *decay;
 } rc_rates;
