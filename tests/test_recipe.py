@@ -34,6 +34,15 @@ def test_file_gives_what_it_says(toml):
     assert plan.augment.noise_db == (10.0, 40.0)
 
 
+def test_saved_recipe_is_read_again(toml, tmp_path):
+    plan = recipe.load(toml, ["model.from=mini", "data.where.fold=[1, 2]", "eval.prompts.x=['a']"])
+    plan.save(tmp_path / "recipe.json")
+    assert recipe.load(tmp_path / "recipe.json") == plan
+    (tmp_path / "recipe.json").write_text("[1]")
+    with pytest.raises(FormatError, match=r"recipe\.json: expected a JSON object"):
+        recipe.load(tmp_path / "recipe.json")
+
+
 def test_relative_paths_start_at_the_recipe(toml, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "..")
     assert recipe.load(toml).data.manifest == str(tmp_path / "lists" / "m.jsonl")

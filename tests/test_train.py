@@ -323,6 +323,17 @@ def test_resuming_a_finished_run_does_nothing(plan, tmp_path):
     assert read_run(tmp_path) == before
 
 
+def test_run_is_resumed_by_the_recipe_that_it_holds(plan, sounds, tmp_path, monkeypatch):
+    monkeypatch.chdir(sounds.parent)
+    recipes = plan(data={"manifest": "manifest.jsonl"}, eval={"prompts": {"horn": ["a", "b"]}})
+    run_until(recipes, tmp_path / "out", 7, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    read = recipe.load("out/recipe.json")
+    assert read.data.manifest == str(sounds)
+    assert read.eval == recipes.eval
+    assert loop.train(read, "out", resume=True).step == 12
+
+
 def test_resume_without_a_checkpoint_begins(plan, whole, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     (tmp_path / ".step-0000000008.tmp").mkdir()

@@ -31,6 +31,11 @@ def add_train(commands: Commands) -> None:
         dest="settings",
         help="change a setting of the recipe; may be repeated",
     )
+    p.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write TensorBoard events, too, into DIR/tensorboard (extra: tensorboard)",
+    )
     options.add_threads(p)
     p.set_defaults(run=_run_train)
 
@@ -39,7 +44,8 @@ def _run_train(args: argparse.Namespace) -> int:
     from reclap.training import loop, recipe
 
     threads = [] if args.threads is None else [f"run.threads={args.threads}"]
-    plan = recipe.load(args.recipe, [*args.settings, *threads])
+    events = ["run.tensorboard=true"] if args.tensorboard else []
+    plan = recipe.load(args.recipe, [*args.settings, *threads, *events])
     result = loop.train(plan, args.out, resume=args.resume, progress=options.is_watched())
     if result.interrupted:
         print(f"reclap: stopped after step {result.step}; --resume continues", file=sys.stderr)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from reclap.training.recipe import Recipe, load
     from reclap.training.sections import Data, Eval, ModelPart, Optim, Run
     from reclap.training.splits import recipe_splits
+    from reclap.training.tensorboard import TensorBoard
     from reclap.training.text_encoder import TextEncoder
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "TensorBoard",
     "TextEncoder",
     "load",
     "recipe_splits",
@@ -39,6 +41,7 @@ _HOMES = {
     "Recipe": "reclap.training.recipe",
     "Result": "reclap.training.loop",
     "Run": "reclap.training.sections",
+    "TensorBoard": "reclap.training.tensorboard",
     "TextEncoder": "reclap.training.text_encoder",
     "load": "reclap.training.recipe",
     "recipe_splits": "reclap.training.splits",

@@ -18,14 +18,25 @@ from reclap.training.identity import VERSION
 from reclap.training.initial import TEXT
 from reclap.training.learner import STATE
 
-__all__ = ["BEST", "CAPTIONS", "LAST", "LOG", "STATE_INFO", "Checkpoint", "RunFolder"]
+__all__ = [
+    "BEST",
+    "CAPTIONS",
+    "EVENTS",
+    "LAST",
+    "LOG",
+    "RECIPE",
+    "STATE_INFO",
+    "Checkpoint",
+    "RunFolder",
+]
 
 log = logging.getLogger(__name__)
 
 LAST, BEST, LOG, CAPTIONS, LOCK = "last", "best", "log.jsonl", "captions.store", ".lock"
-STATE_INFO = "state.json"
+STATE_INFO, RECIPE = "state.json", "recipe.json"
+EVENTS = "tensorboard"  # folder of its events
 # The last one is of earlier versions.
-_OURS = (LAST, BEST, LOG, CAPTIONS, LOCK, "captions.safetensors")
+_OURS = (LAST, BEST, LOG, CAPTIONS, LOCK, RECIPE, EVENTS, "captions.safetensors")
 _STEP = re.compile(r"step-\d{10}")
 # Left by a process that was killed.
 _LEFT = re.compile(r"\.(step-.*|last|best|(reclap-)?[a-z0-9_]{8})\.tmp")

@@ -1,7 +1,7 @@
 """Training loop: initialisation, schedule, log, checkpoints, resuming.
 
-An output folder holds ``log.jsonl``, ``captions.store`` (features of the frozen text tower for the
-captions) and folders like ``step-0000001000``: complete models, and beside these
+An output folder holds ``recipe.json``, ``log.jsonl``, ``captions.store`` (features of the frozen
+text tower for the captions) and folders like ``step-0000001000``: complete models, and beside these
 ``state.safetensors`` (weights, moments) and ``state.json`` (step, recipe). The link ``last`` names
 the newest one, ``best`` the one of the best evaluation. A folder gets its name only when all of it
 is on disk, so a run that is killed at any moment can be continued (`reclap.training.folder`).
@@ -38,6 +38,7 @@ from reclap.training.folder import (
     CAPTIONS,
     LAST,
     LOG,
+    RECIPE,
     Checkpoint,
     RunFolder,
     refuse_begun,
@@ -48,6 +49,7 @@ from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe, changes
 from reclap.training.run_log import RunLog
 from reclap.training.signals import Signals
+from reclap.training.tensorboard import TensorBoard
 from reclap.training.text_encoder import TextEncoder
 
 __all__ = ["Result", "train"]
@@ -135,6 +137,8 @@ def train(
         If `out` cannot be written. The last complete checkpoint stays usable.
     TypeError
         If `callbacks` has something else.
+    MissingDependencyError
+        If `run.tensorboard` asks for events, and the package is missing.
     ValueError
         If the loss is no longer finite; the message names the clips of the batch.
     ReclapError
@@ -147,7 +151,8 @@ def train(
     >>> result.step  # doctest: +SKIP
     300
     """
-    out, told = Path(out), Callbacks(callbacks)
+    more = [TensorBoard()] if recipe.run.tensorboard else []
+    out, told = Path(out), Callbacks([*callbacks, *more])
     refuse_begun(out, resume=resume)
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
     _refuse_false_negatives(recipe, len(rows))
@@ -270,6 +275,7 @@ class _Loop:
         ):
             self._log = log_file
             try:
+                self._recipe.save(self._folder.path / RECIPE)
                 self._callbacks.begin(self._recipe, self._folder.path, first)
                 if is_new and (self._examine() or self._recipe.run.save_first):
                     self._save(0)

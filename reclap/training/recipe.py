@@ -13,7 +13,7 @@ from reclap.audio.front import AudioConfig
 from reclap.checkpoints import model_folder
 from reclap.config.towers import AUDIO, HtsatConfig
 from reclap.errors import FormatError
-from reclap.io import manifest
+from reclap.io import files, manifest
 from reclap.io.files import StrPath
 from reclap.io.settings import Settings, from_mapping
 from reclap.training.augment import Augment
@@ -48,7 +48,7 @@ _MODELS = {  # of [model]: names, or paths that hold this
 }
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
-    "run": ("threads", "save_every", "save_first", "keep"),
+    "run": ("threads", "save_every", "save_first", "keep", "tensorboard"),
 }
 
 
@@ -136,6 +136,25 @@ class Recipe(Settings):
         data = dataclasses.asdict(self)
         data["model"]["from"] = data["model"].pop("source")
         return data
+
+    def save(self, path: StrPath) -> None:
+        """Write the recipe, with all settings and absolute paths, as JSON that `load` reads.
+
+        Parameters
+        ----------
+        path : path
+            File to write or replace, atomically.
+
+        Examples
+        --------
+        >>> recipe = Recipe(Data("train.jsonl"), Run(steps=100))
+        >>> recipe.save("recipe.json")
+        >>> load("recipe.json").data.manifest == str(Path("train.jsonl").resolve())
+        True
+        """
+        data = self.to_json()
+        _absolute(data, Path.cwd())
+        files.write_text(Path(path), json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
     def identity(
         self,
@@ -244,7 +263,8 @@ def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
     Parameters
     ----------
     path : path
-        TOML file. Relative paths in it start at its folder.
+        TOML file, or JSON (``.json``) as `Recipe.save` writes it. Relative paths in it start at
+        its folder.
     overrides : iterable of str
         ``section.key=value``, the value in TOML, or else a text. Relative paths start at the
         working directory.
@@ -259,7 +279,7 @@ def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
     FileNotFoundError
         If there is no such file.
     FormatError
-        If it is no TOML, or a key is unknown, missing, ill-typed or out of range.
+        If it is no TOML or JSON, or a key is unknown, missing, ill-typed or out of range.
     TypeError
         If `overrides` is one text.
 
@@ -272,14 +292,18 @@ def load(path: StrPath, overrides: Iterable[str] = ()) -> Recipe:
     if isinstance(overrides, str):
         raise TypeError(f"overrides: expected a list of section.key=value, got {overrides!r}")
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
-        raise FormatError(f"{path}: expected a TOML recipe: {error}") from error
+    data = files.read_json(path) if path.suffix == ".json" else _read_toml(path)
     _absolute(data, path.parent)
     for text in overrides:
         _place(data, *_override(text))
     return Recipe.from_mapping(data, str(path))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
+        raise FormatError(f"{path}: expected a TOML recipe: {error}") from error
 
 
 def _absolute(data: dict[str, Any], folder: Path) -> None:

@@ -298,6 +298,9 @@ class Run(Settings):
         Save a checkpoint, and evaluate, before the first step.
     keep : int
         Number of checkpoints to keep; older ones are removed.
+    tensorboard : bool
+        Write TensorBoard events, too, into a folder ``tensorboard`` of the run (extra:
+        tensorboard).
     threads : int
         Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
         only for the same number.
@@ -318,6 +321,7 @@ class Run(Settings):
     save_every: Positive = 1000
     save_first: bool = False
     keep: Positive = 2
+    tensorboard: bool = False
     threads: Count = 0
 
     def __post_init__(self) -> None:
