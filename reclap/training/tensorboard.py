@@ -30,6 +30,15 @@ class TensorBoard(Callback):
     >>> from reclap.training import TensorBoard
     >>> reclap.train("recipes/smoke.toml", "runs/smoke",
     ...              callbacks=[TensorBoard()])  # doctest: +SKIP
+
+    What `train` calls, with numbers of another loop:
+
+    >>> events = TensorBoard()  # doctest: +SKIP
+    >>> events.on_begin(None, Path("runs/other"), 0)  # doctest: +SKIP
+    >>> events.on_step({"step": 1, "loss": 2.3})  # doctest: +SKIP
+    >>> events.on_eval({"step": 1, "eval": {"accuracy": 0.5}})  # doctest: +SKIP
+    >>> events.on_save(1, Path("runs/other/step-0000000001"))  # doctest: +SKIP
+    >>> events.on_end(None)  # doctest: +SKIP
     """
 
     def __init__(self) -> None:
