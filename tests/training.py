@@ -51,7 +51,8 @@ def settings(manifest: Path, text: Path, **changes: dict) -> dict:
         "run": {"steps": 12, "save_every": 4, "threads": 1},
         "eval": {"label": "group"},
     }
-    return {name: part | changes.get(name, {}) for name, part in sections.items()}
+    names = dict.fromkeys([*sections, *changes])
+    return {name: sections.get(name, {}) | changes.get(name, {}) for name in names}
 
 
 def recipe(manifest: Path, text: Path, **changes: dict) -> Recipe:
@@ -74,7 +75,8 @@ def to_toml(sections: dict) -> str:
 
 def read_run(out: Path) -> dict[str, bytes]:
     """Return every tensor of the last checkpoint, model and state, as bytes."""
-    files = (out / "last" / model_folder.MODEL, out / "last" / "state.safetensors")
+    names = (model_folder.MODEL, model_folder.TEXT, "state.safetensors")
+    files = [out / "last" / name for name in names]
     return {
         f"{path.name}:{name}": np.asarray(array).tobytes()
         for path in files

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from reclap.training.callbacks import Callback
     from reclap.training.loop import Result, train
     from reclap.training.recipe import Recipe, load
-    from reclap.training.sections import Data, Eval, ModelPart, Optim, Run
+    from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, Train
     from reclap.training.splits import recipe_splits
     from reclap.training.tensorboard import TensorBoard
     from reclap.training.text_encoder import TextEncoder
@@ -26,6 +26,7 @@ __all__ = [
     "Run",
     "TensorBoard",
     "TextEncoder",
+    "Train",
     "load",
     "recipe_splits",
     "train",
@@ -43,6 +44,7 @@ _HOMES = {
     "Run": "reclap.training.sections",
     "TensorBoard": "reclap.training.tensorboard",
     "TextEncoder": "reclap.training.text_encoder",
+    "Train": "reclap.training.sections",
     "load": "reclap.training.recipe",
     "recipe_splits": "reclap.training.splits",
     "train": "reclap.training.loop",

@@ -24,6 +24,7 @@ from reclap.training.recipe import Recipe
 from reclap.training.rng import EVAL, generator
 from reclap.training.sections import Eval
 from reclap.training.text_encoder import TextEncoder
+from reclap.training.tokens import Tokeniser
 
 __all__ = ["Evaluation"]
 
@@ -47,8 +48,8 @@ class Evaluation:
         One or more texts for each label that occurs; empty: no zero-shot accuracy.
     config : ClapConfig
         The model's front end.
-    encoder : TextEncoder
-        The model's text tower.
+    encoder : TextEncoder or Tokeniser
+        The model's text tower, or its tokens where it is trained.
     threads : int
         Threads of the prefetcher.
     cache_bytes : int
@@ -74,7 +75,7 @@ class Evaluation:
         column: str,
         prompts: Mapping[str, Sequence[str]],
         config: ClapConfig,
-        encoder: TextEncoder,
+        encoder: TextEncoder | Tokeniser,
         *,
         threads: int = 1,
         cache_bytes: int = 1 << 30,
@@ -133,7 +134,7 @@ class Evaluation:
         cls,
         recipe: Recipe,
         config: ClapConfig,
-        encoder: TextEncoder,
+        encoder: TextEncoder | Tokeniser,
         *,
         progress: bool = False,
     ) -> "Evaluation":

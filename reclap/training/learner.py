@@ -10,10 +10,13 @@ from reclap._types import Floats
 from reclap.checkpoints import model_folder
 from reclap.checkpoints.lazy import Tensors
 from reclap.config.model import ClapConfig
+from reclap.model.batching import TEXT_BATCH
 from reclap.runtime.libraries import core
+from reclap.training.rates import rates
 from reclap.training.recipe import Recipe
 from reclap.training.rng import INIT, generator
 from reclap.training.schedule import learning_rate
+from reclap.training.tokens import Tokens
 
 __all__ = ["STATE", "Learner", "initial_values"]
 
@@ -67,6 +70,8 @@ def _initial(
 ) -> Floats:
     if name == "logit_scale":
         return np.full(shape, math.log(1 / 0.07), np.float32)
+    if name.startswith("text_branch."):  # always begins with another model's
+        return np.zeros(shape, np.float32)
     if ".patch_embed.proj." in name:
         bound = fan_in[name.removesuffix("weight").removesuffix("bias")] ** -0.5
         return rng.uniform(-bound, bound, shape).astype(np.float32)
@@ -84,9 +89,9 @@ class Learner:
     Parameters
     ----------
     config : ClapConfig
-        Configuration of the model; its text tower is frozen and left out.
+        Configuration of the model; a frozen text tower is left out.
     recipe : Recipe
-        Gives seed, initialisation, optimizer and number of steps.
+        Gives seed, initialisation, what is trained, optimizer and number of steps.
     threads : int
         Threads of the core.
     start : int
@@ -100,22 +105,31 @@ class Learner:
 
     def __init__(self, config: ClapConfig, recipe: Recipe, threads: int, start: int = 0) -> None:
         self.config, self.recipe, self.start = config, recipe, start
-        trained = core.Model(**config.core_arguments(with_text=False))
+        self.with_text = recipe.train.text == "trained"
+        trained = self._new_model(recipe.train.text_dropout)
         parameters = trained.parameters()
         self.names = [name for name, _, _ in parameters]
         trained.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
-        self._trainer = core.Trainer(trained, threads)
+        rate, decay = rates(self.names, recipe.train)
+        self._trainer = core.Trainer(trained, threads, rate, decay)
         self._values = self._trainer.buffers(0)
         self._m, self._v = self._trainer.buffers(2), self._trainer.buffers(3)
         self._context = core.Context(threads)
         self.model = trained
         self._ema: list[Floats] = []
-        if recipe.optim.ema:
-            self._ema = [np.array(x) for x in self._values]
-            self.model = core.Model(**config.core_arguments(with_text=False))
+        if recipe.optim.ema:  # what is frozen is its own mean
+            pairs = zip(self._values, self._m, strict=True)
+            self._ema = [x if m is None else np.array(x) for x, m in pairs]
+            self.model = self._new_model(0.0)
             self.model.bind(self._ema)
 
-    def step(self, step: int, mel: Floats, features: Floats) -> dict[str, float]:
+    def _new_model(self, dropout: float) -> core.Model:
+        arguments = self.config.core_arguments(with_text=self.with_text)
+        if self.with_text:
+            arguments["text"]["dropout"] = dropout
+        return core.Model(**arguments)
+
+    def step(self, step: int, mel: Floats, features: Floats | Tokens) -> dict[str, float]:
         """Take one step; return loss, learning rate, gradient norm and logit scale."""
         optim = self.recipe.optim
         lr = learning_rate(step - self.start, self.recipe.run.steps - self.start, optim)
@@ -134,7 +148,8 @@ class Learner:
         )
         weight = np.float32(1 - min(optim.ema, (1 + step) / (10 + step)))  # with a warm-up
         for mean, value in zip(self._ema, self._values, strict=False):
-            mean += weight * (value - mean)
+            if mean is not value:
+                mean += weight * (value - mean)
         return {
             "loss": found["loss"],
             "lr": lr,
@@ -147,10 +162,19 @@ class Learner:
         embeddings: Floats = self.model.audio(self._context, mel)
         return embeddings
 
-    def embed_text(self, features: Floats) -> Floats:
-        """Embed text features (b, width) with the text head."""
+    def embed_text(self, features: Floats | Tokens) -> Floats:
+        """Embed texts: features (b, width) of a frozen tower, or tokens for the one in training."""
+        if isinstance(features, Tokens):
+            starts = range(0, len(features), TEXT_BATCH)
+            parts = [features.part(i, min(i + TEXT_BATCH, len(features))) for i in starts]
+            return np.concatenate([self.model.text(self._context, *part) for part in parts])
         embeddings: Floats = self.model.text_head(self._context, features)
         return embeddings
+
+    def untouched(self) -> list[str]:
+        """Return the names of matrices whose gradient was 0 throughout in the last step."""
+        pairs = zip(self.names, self._trainer.buffers(1), strict=True)
+        return [name for name, g in pairs if g is not None and g.ndim > 1 and not g.any()]
 
     def loss(self, audio: Floats, text: Floats) -> float:
         """Return the loss of pairs of embeddings (b, dim), with the EMA temperature."""
@@ -204,8 +228,10 @@ class Learner:
         """Resume from a checkpoint."""
         _copy_all(self.state(), model_folder.read_tensors(folder / STATE), folder / STATE)
         if self._ema:
-            path = folder / model_folder.MODEL
-            _copy_all(self.tensors(), model_folder.read_tensors(path), path)
+            have = dict(model_folder.read_tensors(folder / model_folder.MODEL))
+            if self.with_text:
+                have |= model_folder.read_tensors(folder / model_folder.TEXT)
+            _copy_all(self.tensors(), have, folder)
 
 
 def _copy_all(targets: Mapping[str, Floats], have: Tensors, path: Path) -> None:

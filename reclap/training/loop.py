@@ -51,6 +51,7 @@ from reclap.training.run_log import RunLog
 from reclap.training.signals import Signals
 from reclap.training.tensorboard import TensorBoard
 from reclap.training.text_encoder import TextEncoder
+from reclap.training.tokens import Tokeniser
 
 __all__ = ["Result", "train"]
 
@@ -183,21 +184,30 @@ def _train_into(
                 text, audio, source, rows=rows, version=version, progress=progress
             )
         start = _schedule_start(newest, same, threads)
-    encoder = TextEncoder(text, threads, progress=progress)
-    config = recipe.model.config(encoder.config.text)
+    config = recipe.model.config(model_folder.read_config(text).text)
     batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
     learner = Learner(config, recipe, threads, start)
     if newest:
         learner.load(newest.folder)
-    elif source and known:
-        _begin(learner, known, source, own_text=text == source)
-    elif audio:
-        tower = initial.audio_tower(audio, config.audio, config.front)
-        learner.begin(tower, audio, ["audio_branch."])
+    else:
+        if source and known:
+            _begin(learner, known, source, own_text=text == source)
+        elif audio:
+            tower = initial.audio_tower(audio, config.audio, config.front)
+            learner.begin(tower, audio, ["audio_branch."])
+        if learner.with_text:
+            tensors = model_folder.read_tensors(text / model_folder.TEXT)
+            learner.begin(tensors, text / model_folder.TEXT, ["text_branch."])
+    encoder: TextEncoder | Tokeniser
+    captions: Captions | Tokeniser
+    if learner.with_text:
+        encoder = captions = Tokeniser(text, config.text)
+    else:
+        encoder = TextEncoder(text, threads, progress=progress)
+        captions = Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
     exam = None
     if recipe.eval.every:
         exam = Evaluation.from_recipe(recipe, config, encoder, progress=progress)
-    captions = Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
     run = _Loop(recipe, folder, text, identity, learner, exam, captions, callbacks)
     return run.go(batches, newest.step if newest else 0, progress=progress)
 
@@ -249,7 +259,7 @@ class _Loop:
         identity: Mapping[str, Any],
         learner: Learner,
         exam: Evaluation | None,
-        captions: Captions,
+        captions: Captions | Tokeniser,
         callbacks: Callbacks,
     ) -> None:
         self._recipe, self._folder, self._identity = recipe, folder, identity
@@ -323,6 +333,10 @@ class _Loop:
             shown = f"the batch (all of it in {LOG}): {shown_names(clips, _SHOWN)}"
             raise ValueError(f"{one_line(error)}; {left}; {shown}") from error
         self._loss = made["loss"]
+        if batch.step == 0:
+            untouched = self._learner.untouched()
+            if untouched:
+                log.warning("no gradient reached %s", shown_names(untouched, _SHOWN))
         return {"step": batch.step + 1, "epoch": batches.epoch(batch.step), **made}
 
     def _tell(self, line: dict[str, Any], bar: Any) -> None:
@@ -375,9 +389,13 @@ class _Loop:
 
         def write(folder: Path) -> None:
             learner = self._learner
-            model_folder.save(
-                folder, learner.config, learner.tensors(), self._text.resolve(), link=self._link
-            )
+            if learner.with_text:
+                tokenizer = (self._text / model_folder.TOKENIZER).read_bytes()
+                model_folder.save_all(folder, learner.config, learner.tensors(), tokenizer)
+            else:
+                model_folder.save(
+                    folder, learner.config, learner.tensors(), self._text.resolve(), link=self._link
+                )
             model_folder.write_tensors(folder / STATE, learner.state())
             threads = self._recipe.run.threads or default_threads()
             best = dataclasses.asdict(self._best) if self._best.by else None

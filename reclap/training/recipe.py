@@ -25,7 +25,7 @@ from reclap.training.identity import (
     model_files,
     sha256,
 )
-from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, front_differences
+from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, Train, front_differences
 
 __all__ = [
     "Eval",
@@ -33,6 +33,7 @@ __all__ = [
     "Optim",
     "Recipe",
     "Run",
+    "Train",
     "changes",
     "defaults",
     "front_differences",
@@ -70,6 +71,8 @@ class Recipe(Settings):
         Section ``[optim]``.
     eval : Eval
         Section ``[eval]``.
+    train : Train
+        Section ``[train]``.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Recipe(Settings):
     augment: Augment = dataclasses.field(default_factory=Augment)
     optim: Optim = dataclasses.field(default_factory=Optim)
     eval: Eval = dataclasses.field(default_factory=Eval)
+    train: Train = dataclasses.field(default_factory=Train)
 
     @classmethod
     def from_mapping(cls, data: Any, where: str = "recipe") -> "Recipe":
@@ -215,6 +219,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "model": ModelPart,
     "data": Data,
     "augment": Augment,
+    "train": Train,
     "optim": Optim,
     "run": Run,
     "eval": Eval,
@@ -224,17 +229,24 @@ _SECTIONS: dict[str, type[Any]] = {
 def defaults(kind: str = HtsatConfig.kind) -> dict[str, Any]:
     """Return the defaults of all settings, as an identity holds them, with front end and tower."""
     found: dict[str, Any] = {
-        name: {
-            f.name: f.default
-            for f in dataclasses.fields(part)
-            if f.default is not dataclasses.MISSING
-        }
+        name: {f.name: _default(f) for f in dataclasses.fields(part) if _has_default(f)}
         for name, part in _SECTIONS.items()
     }
     tower = {"kind": kind} | vars(AUDIO[kind]())
     found["model"] |= {"front": AudioConfig().to_json(), "audio": tower}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    absent = dataclasses.MISSING
+    return field.default is not absent or field.default_factory is not absent
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

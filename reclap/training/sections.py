@@ -12,7 +12,7 @@ from reclap.config.towers import AUDIO, AudioTower, HtsatConfig
 from reclap.errors import Errors, FormatError
 from reclap.io.settings import Count, Fraction, Positive, Probability, Settings
 
-__all__ = ["Data", "Eval", "ModelPart", "Optim", "Run", "front_differences"]
+__all__ = ["Data", "Eval", "ModelPart", "Optim", "Run", "Train", "front_differences"]
 
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -280,6 +280,52 @@ class Optim(Settings):
     weight_decay: NotNegative = 0.0
     clip: NotNegative = 0.0
     ema: Fraction = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Settings):
+    """Section ``[train]``: what is trained, and how fast.
+
+    Parameters
+    ----------
+    text : {"frozen", "trained"}
+        A frozen text tower gives features of captions, which are computed once and kept in the
+        run folder; a trained one learns with the rest.
+    freeze : list of str
+        Patterns of names of parameters that stay as they are: ``"audio_branch.layers.0.*"``, or
+        the beginning of names, ``"audio_branch"``. A tower all of which is frozen runs as at
+        inference, with running statistics and without random draws.
+    rates, decays : dict of str to float
+        Patterns to factors of the learning rate and of the weight decay.
+    layer_decay : float
+        Factor of the learning rate of each block of a tower relative to the one above it; heads
+        have the whole rate. 1: all alike.
+    text_dropout : float
+        Dropout of the text tower's embedding and of both branches of its blocks.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Train(text="trained", rates={"text_branch": 0.1}, layer_decay=0.75).freeze
+    []
+    """
+
+    text: Literal["frozen", "trained"] = "frozen"
+    freeze: list[str] = dataclasses.field(default_factory=list)
+    rates: dict[str, NotNegative] = dataclasses.field(default_factory=dict)
+    decays: dict[str, NotNegative] = dataclasses.field(default_factory=dict)
+    layer_decay: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    text_dropout: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if self.text_dropout and self.text == "frozen":
+            raise ValueError("text_dropout: the text tower is frozen; it needs text = 'trained'")
 
 
 @dataclasses.dataclass(frozen=True)
