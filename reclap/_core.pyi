@@ -61,6 +61,7 @@ class Model:
         audio_head: int,
         text_head: int,
         dim: int,
+        logit_bias: bool = False,
     ) -> Model: ...
     def parameters(self) -> list[tuple[str, tuple[int, ...], int]]: ...
     def bind(
@@ -105,6 +106,7 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
         longer: npt.ArrayLike | None = None,
+        goal: dict[str, Any] | None = None,
     ) -> dict[str, float]: ...
     def gradients(
         self,
@@ -120,6 +122,7 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
         longer: npt.ArrayLike | None = None,
+        goal: dict[str, Any] | None = None,
     ) -> dict[str, float]: ...
     def embed(
         self,
@@ -129,8 +132,11 @@ class Trainer:
         step: int,
         clip: int = 0,
         longer: npt.ArrayLike | None = None,
+        texts_before: int = ...,
     ) -> tuple[_F32, _F32]: ...
-    def loss(self, audio: npt.ArrayLike, text: npt.ArrayLike, /) -> tuple[float, _F32, _F32]: ...
+    def loss(
+        self, audio: npt.ArrayLike, text: npt.ArrayLike, goal: dict[str, Any] | None = None
+    ) -> tuple[float, _F32, _F32]: ...
     def backward(
         self,
         daudio: npt.ArrayLike,
@@ -141,6 +147,7 @@ class Trainer:
         step: int,
         clip: int = 0,
         longer: npt.ArrayLike | None = None,
+        texts_before: int = ...,
     ) -> None: ...
     def update(
         self,
