@@ -44,7 +44,7 @@ if int(setuptools.__version__.partition(".")[0]) < 77:  # pyproject.toml's form 
 HERE = Path(__file__).parent
 WHEELS = ("onednn-devel-cpu-gomp", "onednn-cpu-gomp")
 CORE, KERNELS = "reclap._core", "reclap._kernels"
-BINDING_OF_BOTH = ("py_module.c", "py_array.c", "py_products.c", "py_loss.c")
+BINDING_OF_BOTH = ("py_module.c", "py_array.c", "py_products.c")
 
 
 class Dnnl(NamedTuple):

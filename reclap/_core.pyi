@@ -61,7 +61,6 @@ class Model:
         audio_head: int,
         text_head: int,
         dim: int,
-        logit_bias: bool = False,
     ) -> Model: ...
     def parameters(self) -> list[tuple[str, tuple[int, ...], int]]: ...
     def bind(
@@ -106,7 +105,6 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
         longer: npt.ArrayLike | None = None,
-        goal: dict[str, Any] | None = None,
     ) -> dict[str, float]: ...
     def gradients(
         self,
@@ -122,7 +120,6 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
         longer: npt.ArrayLike | None = None,
-        goal: dict[str, Any] | None = None,
     ) -> dict[str, float]: ...
     def embed(
         self,
@@ -132,11 +129,8 @@ class Trainer:
         step: int,
         clip: int = 0,
         longer: npt.ArrayLike | None = None,
-        texts_before: int = ...,
     ) -> tuple[_F32, _F32]: ...
-    def loss(
-        self, audio: npt.ArrayLike, text: npt.ArrayLike, goal: dict[str, Any] | None = None
-    ) -> tuple[float, _F32, _F32]: ...
+    def loss(self, audio: npt.ArrayLike, text: npt.ArrayLike, /) -> tuple[float, _F32, _F32]: ...
     def backward(
         self,
         daudio: npt.ArrayLike,
@@ -147,7 +141,6 @@ class Trainer:
         step: int,
         clip: int = 0,
         longer: npt.ArrayLike | None = None,
-        texts_before: int = ...,
     ) -> None: ...
     def update(
         self,

@@ -237,7 +237,7 @@ REFUSED = {
     "another width": ({"t": np.ones((3, 5))}, r"t: expected shape \(3, 24\), got \(3, 5\)"),
     "no terms": ({"terms": []}, "expected 1 to 4 terms, got 0"),
     "too many terms": ({"terms": [("sigmoid", 1.0)] * 5}, "expected 1 to 4 terms, got 5"),
-    "an unknown loss": ({"terms": [("hinge", 1.0)]}, "losses: unknown loss hinge"),
+    "an unknown loss": ({"terms": [("hinge", 1.0)]}, "unknown loss hinge"),
 }
 
 

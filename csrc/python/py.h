@@ -55,7 +55,6 @@ int rc_py_f32_or_none(PyObject *object, void *out);
 
 /* The same of integers, which must fit. */
 int rc_py_i32(PyObject *object, void *out);
-int rc_py_i32_or_none(PyObject *object, void *out);
 
 /* "O&" converter of one integer to uint64_t, which must fit. */
 int rc_py_u64(PyObject *object, void *out);
@@ -79,7 +78,8 @@ int rc_py_shape(PyArrayObject *array, const char *name, int rank, const int64_t 
 /* A new uninitialised array. */
 PyArrayObject *rc_py_new(int rank, const int64_t *sizes, int type);
 
-/* An array over memory from rc_alloc, which it frees with rc_free; so does a call that fails. */
+/* An array over memory from rc_alloc; the array frees it with rc_free, also when this call fails.
+ */
 PyArrayObject *rc_py_adopt(void *memory, int rank, const int64_t *sizes);
 
 /* A float32 array over memory that `owner` keeps alive. */

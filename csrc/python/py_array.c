@@ -66,13 +66,6 @@ int rc_py_i32(PyObject *object, void *out)
     return good;
 }
 
-int rc_py_i32_or_none(PyObject *object, void *out)
-{
-    if (object != Py_None) return rc_py_i32(object, out);
-    *(PyArrayObject **)out = NULL;
-    return 1;
-}
-
 int rc_py_u64(PyObject *object, void *out)
 {
     PyObject *index = PyNumber_Index(object);

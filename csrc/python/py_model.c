@@ -3,21 +3,18 @@
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"audio",     "text", "text_width", "audio_head",
-                            "text_head", "dim",  "logit_bias", NULL};
+    static char *names[] = {"audio", "text", "text_width", "audio_head", "text_head", "dim", NULL};
     PyObject *audio, *text;
     int audio_head, text_head;
     long long text_width, dim;
-    int logit_bias = 0;
     rc_clap_config c = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOLiiL|p:Model", names, &audio, &text, &text_width,
-                                     &audio_head, &text_head, &dim, &logit_bias))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOLiiL:Model", names, &audio, &text, &text_width,
+                                     &audio_head, &text_head, &dim))
         return NULL;
     c.text_width = text_width;
     c.audio_head = (rc_head_kind)audio_head;
     c.text_head = (rc_head_kind)text_head;
     c.dim = dim;
-    c.logit_bias = logit_bias;
     void *audio_config = NULL, *text_config = NULL;
     rc_py_model *self = NULL;
     rc_status status = RC_OK;
@@ -84,8 +81,7 @@ static PyMethodDef model_methods[] = {
 
 static PyType_Slot model_slots[] = {
     {Py_tp_doc,
-     "Model(audio, text, text_width, audio_head, text_head, dim, logit_bias=False): parameters and "
-     "shape."},
+     "Model(audio, text, text_width, audio_head, text_head, dim): parameters and shape."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_traverse, model_traverse},

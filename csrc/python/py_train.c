@@ -1,7 +1,7 @@
 /* The type Trainer. */
 #include "python/py_model.h"
 
-#include "python/py_loss.h"
+#include "train/trainer.h"
 
 typedef struct {
     PyObject_HEAD rc_trainer *trainer;
@@ -76,7 +76,7 @@ typedef struct {
     rc_pairs pairs;
     float *audio, *text; /* embeddings, or gradients to them */
     const float *from_audio, *from_text;
-    int64_t na, nt;
+    int64_t n;
 } step_job;
 
 static rc_status step_work(void *arg)
@@ -101,7 +101,7 @@ static rc_status loss_work(void *arg)
 {
     step_job *j = arg;
     return rc_trainer_loss(j->trainer, &j->result.loss, j->audio, j->text, j->from_audio,
-                           j->from_text, j->na, j->nt, &j->pairs.goal);
+                           j->from_text, j->n);
 }
 
 static rc_status backward_work(void *arg)
@@ -127,14 +127,12 @@ static step_job new_job(PyObject *object)
 /* What the pairs of a call lie in. */
 typedef struct {
     PyArrayObject *mel, *longer, *features, *id, *first;
-    rc_py_goal goal;
 } pair_arrays;
 
 static void free_pairs(pair_arrays *a)
 {
     PyArrayObject *arrays[] = {a->mel, a->longer, a->features, a->id, a->first};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) Py_XDECREF(arrays[i]);
-    rc_py_goal_free(&a->goal);
 }
 
 /* Clips and, where the tower has several log-mels of one, which of them are longer. */
@@ -149,16 +147,15 @@ static int set_clips(rc_input *in, const pair_arrays *a, const rc_tower_shape *s
     return rc_py_shape(a->longer, "longer", 1, &in->b);
 }
 
-/* A model with a text tower takes (ids, first), as Model.text does, one without features; of n
- * texts, or of any number where n is negative. */
-static int set_texts(rc_pairs *pairs, pair_arrays *a, PyObject *text, const rc_clap *m, int64_t n)
+/* A model with a text tower takes (ids, first), as Model.text does, one without features. */
+static int set_texts(rc_pairs *pairs, pair_arrays *a, PyObject *text, const rc_clap *m)
 {
-    int64_t ends = n < 0 ? n : n + 1, shape[2] = {n, m->config.text_width};
+    int64_t b = pairs->audio.b, shape[2] = {b, m->config.text_width};
+    pairs->text.b = b;
     if (m->text.kind == NULL) {
         if (!rc_py_f32(text, &a->features) || rc_py_shape(a->features, "text", 2, shape) < 0)
             return -1;
         pairs->features = rc_py_data(a->features);
-        pairs->text.b = rc_py_size(a->features, 0);
         return 0;
     }
     if (!PyTuple_Check(text)) {
@@ -167,49 +164,35 @@ static int set_texts(rc_pairs *pairs, pair_arrays *a, PyObject *text, const rc_c
         return -1;
     }
     if (!PyArg_ParseTuple(text, "O&O&:text", rc_py_i32, &a->id, rc_py_i32, &a->first)) return -1;
+    int64_t ends = b + 1;
     if (rc_py_check_first(a->id, a->first) < 0 || rc_py_shape(a->first, "first", 1, &ends) < 0)
         return -1;
     pairs->text.id = PyArray_DATA(a->id);
     pairs->text.first = PyArray_DATA(a->first);
-    pairs->text.b = rc_py_size(a->first, 0) - 1;
     return 0;
 }
 
-/* A whole batch: as many texts as clips, but where owners say whose each is. */
-static int set_batch(PyObject *object, rc_pairs *pairs, pair_arrays *a, PyObject *text)
+static int set_pairs(PyObject *object, rc_pairs *pairs, pair_arrays *a, PyObject *text,
+                     long long clip)
 {
     const rc_clap *m = ((rc_py_trainer *)object)->model->model;
-    if (set_clips(&pairs->audio, a, &m->audio.shape) < 0 ||
-        set_texts(pairs, a, text, m, a->goal.owner == NULL ? pairs->audio.b : -1) < 0 ||
-        rc_py_goal_set(&a->goal, pairs->audio.b, pairs->text.b) < 0)
-        return -1;
-    pairs->goal = a->goal.goal;
-    return 0;
-}
-
-/* Some clips and some texts of a batch. */
-static int set_part(PyObject *object, rc_pairs *pairs, pair_arrays *a, PyObject *text,
-                    const long long before[2])
-{
-    const rc_clap *m = ((rc_py_trainer *)object)->model->model;
-    pairs->clips_before = before[0];
-    pairs->texts_before = before[1] < 0 ? before[0] : before[1];
-    return set_clips(&pairs->audio, a, &m->audio.shape) < 0 ? -1 : set_texts(pairs, a, text, m, -1);
+    *pairs = (rc_pairs){.clip = clip};
+    return set_clips(&pairs->audio, a, &m->audio.shape) < 0 ? -1 : set_texts(pairs, a, text, m);
 }
 
 static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_work *work)
 {
     static char *names[] = {"mel", "text",         "seed", "step",    "lr",     "beta1", "beta2",
-                            "eps", "weight_decay", "clip", "coupled", "longer", "goal",  NULL};
+                            "eps", "weight_decay", "clip", "coupled", "longer", NULL};
     step_job job = new_job(object);
     rc_step *h = &job.how;
     pair_arrays a = {0};
     PyObject *result = NULL, *text;
-    if (PyArg_ParseTupleAndKeywords(
-            args, kw, "O&OO&O&|ddddddpO&O&:step", names, rc_py_f32, &a.mel, &text, rc_py_u64,
-            &h->seed, rc_py_u64, &h->step, &h->lr, &h->beta1, &h->beta2, &h->eps, &h->weight_decay,
-            &h->clip, &h->coupled, rc_py_bool_or_none, &a.longer, rc_py_goal_of, &a.goal) &&
-        set_batch(object, &job.pairs, &a, text) == 0 && rc_py_run(object, work, &job) == 0)
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&OO&O&|ddddddpO&:step", names, rc_py_f32, &a.mel,
+                                    &text, rc_py_u64, &h->seed, rc_py_u64, &h->step, &h->lr,
+                                    &h->beta1, &h->beta2, &h->eps, &h->weight_decay, &h->clip,
+                                    &h->coupled, rc_py_bool_or_none, &a.longer) &&
+        set_pairs(object, &job.pairs, &a, text, 0) == 0 && rc_py_run(object, work, &job) == 0)
         result = Py_BuildValue("{sdsdsd}", "loss", job.result.loss, "grad_norm",
                                job.result.grad_norm, "logit_scale", job.result.logit_scale);
     free_pairs(&a);
@@ -228,12 +211,11 @@ static PyObject *trainer_gradients(PyObject *self, PyObject *args, PyObject *kw)
 
 /* ---- A step in calls of its own -------------------------------------------------------------- */
 
-/* Two new arrays (na, dim), (nt, dim), whose memory the job fills. */
-static PyObject *new_pair(PyObject *object, step_job *job, int64_t na, int64_t nt)
+/* Two new arrays (n, dim), whose memory the job fills. */
+static PyObject *new_pair(PyObject *object, step_job *job, int64_t n)
 {
-    int64_t shape[2] = {na, ((rc_py_trainer *)object)->model->model->config.dim};
+    int64_t shape[2] = {n, ((rc_py_trainer *)object)->model->model->config.dim};
     PyArrayObject *audio = rc_py_new(2, shape, NPY_FLOAT32);
-    shape[0] = nt;
     PyArrayObject *text = rc_py_new(2, shape, NPY_FLOAT32);
     PyObject *pair = audio == NULL || text == NULL ? NULL : PyTuple_Pack(2, audio, text);
     if (pair != NULL) {
@@ -245,16 +227,14 @@ static PyObject *new_pair(PyObject *object, step_job *job, int64_t na, int64_t n
     return pair;
 }
 
-/* What loss and backward are given: (na, dim) of audio, (nt, dim) of text. */
+/* What loss and backward are given: (n, dim) of audio, as many of text. */
 static int set_embeddings(PyObject *object, step_job *job, PyArrayObject *audio,
-                          PyArrayObject *text, int64_t na, int64_t nt)
+                          PyArrayObject *text, int64_t n)
 {
-    int64_t shape[2] = {na, ((rc_py_trainer *)object)->model->model->config.dim};
+    int64_t shape[2] = {n, ((rc_py_trainer *)object)->model->model->config.dim};
     if (rc_py_shape(audio, "audio", 2, shape) < 0) return -1;
-    shape[0] = nt;
+    shape[0] = job->n = rc_py_size(audio, 0);
     if (rc_py_shape(text, "text", 2, shape) < 0) return -1;
-    job->na = rc_py_size(audio, 0);
-    job->nt = rc_py_size(text, 0);
     job->from_audio = rc_py_data(audio);
     job->from_text = rc_py_data(text);
     return 0;
@@ -262,72 +242,54 @@ static int set_embeddings(PyObject *object, step_job *job, PyArrayObject *audio,
 
 static PyObject *trainer_embed(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"mel", "text", "seed", "step", "clip", "longer", "texts_before", NULL};
+    static char *names[] = {"mel", "text", "seed", "step", "clip", "longer", NULL};
     step_job job = new_job(object);
     pair_arrays a = {0};
     PyObject *pair = NULL, *text;
-    long long before[2] = {0, -1};
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&OO&O&|LO&L:embed", names, rc_py_f32, &a.mel, &text,
-                                    rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step, &before[0],
-                                    rc_py_bool_or_none, &a.longer, &before[1]) &&
-        set_part(object, &job.pairs, &a, text, before) == 0 &&
-        (pair = new_pair(object, &job, job.pairs.audio.b, job.pairs.text.b)) != NULL &&
+    long long clip = 0;
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&OO&O&|LO&:embed", names, rc_py_f32, &a.mel, &text,
+                                    rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step, &clip,
+                                    rc_py_bool_or_none, &a.longer) &&
+        set_pairs(object, &job.pairs, &a, text, clip) == 0 &&
+        (pair = new_pair(object, &job, job.pairs.audio.b)) != NULL &&
         rc_py_run(object, embed_work, &job) < 0)
         Py_CLEAR(pair);
     free_pairs(&a);
     return pair;
 }
 
-static int set_loss(PyObject *object, step_job *job, PyArrayObject *audio, PyArrayObject *text,
-                    rc_py_goal *goal)
+static PyObject *trainer_loss(PyObject *object, PyObject *args)
 {
-    if (rc_py_rank(audio, 2, "audio") < 0) return -1;
-    int64_t nt = goal->owner == NULL ? rc_py_size(audio, 0) : -1;
-    if (set_embeddings(object, job, audio, text, -1, nt) < 0 ||
-        rc_py_goal_set(goal, job->na, job->nt) < 0)
-        return -1;
-    job->pairs.goal = goal->goal;
-    return 0;
-}
-
-static PyObject *trainer_loss(PyObject *object, PyObject *args, PyObject *kw)
-{
-    static char *names[] = {"audio", "text", "goal", NULL};
     step_job job = new_job(object);
-    rc_py_goal goal = {.goal = {0}};
     PyArrayObject *audio = NULL, *text = NULL;
     PyObject *pair = NULL, *result = NULL;
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&|O&:loss", names, rc_py_f32, &audio, rc_py_f32,
-                                    &text, rc_py_goal_of, &goal) &&
-        set_loss(object, &job, audio, text, &goal) == 0 &&
-        (pair = new_pair(object, &job, job.na, job.nt)) != NULL &&
-        rc_py_run(object, loss_work, &job) == 0)
+    if (PyArg_ParseTuple(args, "O&O&:loss", rc_py_f32, &audio, rc_py_f32, &text) &&
+        set_embeddings(object, &job, audio, text, -1) == 0 &&
+        (pair = new_pair(object, &job, job.n)) != NULL && rc_py_run(object, loss_work, &job) == 0)
         result = Py_BuildValue("(dOO)", job.result.loss, PyTuple_GET_ITEM(pair, 0),
                                PyTuple_GET_ITEM(pair, 1));
     Py_XDECREF(pair);
     Py_XDECREF(audio);
     Py_XDECREF(text);
-    rc_py_goal_free(&goal);
     return result;
 }
 
 static PyObject *trainer_backward(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"daudio", "dtext", "mel",    "text",         "seed",
-                            "step",   "clip",  "longer", "texts_before", NULL};
+    static char *names[] = {"daudio", "dtext", "mel",    "text", "seed",
+                            "step",   "clip",  "longer", NULL};
     step_job job = new_job(object);
     PyArrayObject *daudio = NULL, *dtext = NULL;
     pair_arrays a = {0};
     PyObject *text;
-    long long before[2] = {0, -1};
-    bool done =
-        PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&OO&O&|LO&L:backward", names, rc_py_f32,
-                                    &daudio, rc_py_f32, &dtext, rc_py_f32, &a.mel, &text, rc_py_u64,
-                                    &job.how.seed, rc_py_u64, &job.how.step, &before[0],
-                                    rc_py_bool_or_none, &a.longer, &before[1]) &&
-        set_part(object, &job.pairs, &a, text, before) == 0 &&
-        set_embeddings(object, &job, daudio, dtext, job.pairs.audio.b, job.pairs.text.b) == 0 &&
-        rc_py_run(object, backward_work, &job) == 0;
+    long long clip = 0;
+    bool done = PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&OO&O&|LO&:backward", names, rc_py_f32,
+                                            &daudio, rc_py_f32, &dtext, rc_py_f32, &a.mel, &text,
+                                            rc_py_u64, &job.how.seed, rc_py_u64, &job.how.step,
+                                            &clip, rc_py_bool_or_none, &a.longer) &&
+                set_pairs(object, &job.pairs, &a, text, clip) == 0 &&
+                set_embeddings(object, &job, daudio, dtext, job.pairs.audio.b) == 0 &&
+                rc_py_run(object, backward_work, &job) == 0;
     Py_XDECREF(daudio);
     Py_XDECREF(dtext);
     free_pairs(&a);
@@ -377,18 +339,17 @@ static PyObject *trainer_buffers(PyObject *object, PyObject *arg)
 
 static PyMethodDef trainer_methods[] = {
     {"step", (PyCFunction)(void (*)(void))trainer_step, METH_VARARGS | METH_KEYWORDS,
-     "step(mel, text, seed, step, lr=, ..., goal=None): one step of AdamW, or of Adam "
-     "(coupled=True); loss, "
+     "step(mel, text, seed, step, lr=, ...): one step of AdamW, or of Adam (coupled=True); loss, "
      "grad_norm, logit_scale before "
      "it."},
     {"gradients", (PyCFunction)(void (*)(void))trainer_gradients, METH_VARARGS | METH_KEYWORDS,
-     "gradients(mel, text, seed, step, goal=None): loss and gradients without an update."},
+     "gradients(mel, text, seed, step): loss and gradients without an update."},
     {"embed", (PyCFunction)(void (*)(void))trainer_embed, METH_VARARGS | METH_KEYWORDS,
-     "embed(mel, text, seed, step, clip=0, texts_before=clip): embeddings of clips and texts in "
-     "train mode; so many of the batch come before, so that draws are those of the whole batch."},
-    {"loss", (PyCFunction)(void (*)(void))trainer_loss, METH_VARARGS | METH_KEYWORDS,
-     "loss(audio, text, goal=None): loss, and its gradients to the embeddings; the gradients of a "
-     "step "
+     "embed(mel, text, seed, step, clip=0): embeddings of audio and text in train mode; clip of "
+     "the "
+     "batch come before, so that draws are those of the whole batch."},
+    {"loss", trainer_loss, METH_VARARGS,
+     "loss(audio, text): loss, and its gradients to the embeddings; the gradients of a step "
      "begin."},
     {"backward", (PyCFunction)(void (*)(void))trainer_backward, METH_VARARGS | METH_KEYWORDS,
      "backward(daudio, dtext, mel, text, seed, step, clip=0): embed, and add to the gradients."},
@@ -404,8 +365,7 @@ static PyType_Slot trainer_slots[] = {
     {Py_tp_doc, "Trainer(model, threads, rates=None, decays=None): owns values, gradients, moments "
                 "and activations. rates, decays: by parameter, factors of the learning rate (0: "
                 "frozen) and of the weight decay. Texts are features, or (ids, first) for a model "
-                "with a text tower. goal: a dictionary of losses, [(name, weight)], owner and role "
-                "of each text, teacher_a, teacher_t, teacher_log_scale."},
+                "with a text tower."},
     {Py_tp_new, trainer_new},
     {Py_tp_dealloc, trainer_dealloc},
     {Py_tp_traverse, trainer_traverse},

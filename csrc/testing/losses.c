@@ -2,11 +2,11 @@
 #include "testing/testing.h"
 
 #include "layers/context.h"
-#include "python/py_loss.h"
+#include "train/loss.h"
 
 typedef struct {
-    rc_py_terms terms;
-    int threads;
+    rc_loss_term term[RC_LOSSES_MAX];
+    int count, threads;
     rc_loss_size size;
     rc_loss_in in;
     rc_loss_out out;
@@ -19,18 +19,18 @@ static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, c
     (void)key;
     const loss_job *j = arg;
     RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_losses)));
-    return rc_losses_plan(*body, plan, j->terms.term, j->terms.count, &j->size);
+    return rc_losses_plan(*body, plan, j->term, j->count, &j->size);
 }
 
 static rc_status loss_run(loss_job *j, rc_context *c)
 {
     const void *k;
     rc_plan_key key = {0};
-    RC_TRY(rc_losses_check(j->terms.term, j->terms.count, &j->size, &j->in));
+    RC_TRY(rc_losses_check(j->term, j->count, &j->size, &j->in));
     RC_TRY(rc_context_plan(c, &k, &key, make_plan, j));
     rc_run run = rc_context_run(c, (rc_draw){0});
-    j->loss = rc_losses_forward(k, &run, j->terms.term, &j->in);
-    rc_losses_backward(k, &run, j->terms.term, &j->out, &j->in);
+    j->loss = rc_losses_forward(k, &run, &j->in);
+    rc_losses_backward(k, &run, &j->out, &j->in);
     return rc_dnn_check(c->dnn);
 }
 
@@ -102,7 +102,7 @@ static int run_loss(PyObject *module, loss_job *job, loss_arrays *x)
 /* contrastive(a, t, log_scale, threads=1): (loss, da, dt, dscale) */
 static PyObject *contrastive(PyObject *module, PyObject *args)
 {
-    loss_job job = {.terms = {{{RC_LOSS_CONTRASTIVE, 1}}, 1}, .threads = 1};
+    loss_job job = {.term = {{RC_LOSS_CONTRASTIVE, 1}}, .count = 1, .threads = 1};
     loss_arrays x = {0};
     PyObject *result = NULL;
     if (PyArg_ParseTuple(args, "O&O&f|i:contrastive", rc_py_f32, &x.a, rc_py_f32, &x.t,
@@ -111,6 +111,38 @@ static PyObject *contrastive(PyObject *module, PyObject *args)
         result = Py_BuildValue("(dOOf)", job.loss, x.da, x.dt, job.dscale);
     release(&x);
     return result;
+}
+
+static int i32_or_none(PyObject *object, void *out)
+{
+    if (object != Py_None) return rc_py_i32(object, out);
+    *(PyArrayObject **)out = NULL;
+    return 1;
+}
+
+static int kind_of(const char *name, int64_t *kind)
+{
+    for (*kind = 0; rc_loss_kind_of(*kind) != NULL; ++*kind)
+        if (strcmp(rc_loss_kind_of(*kind)->name, name) == 0) return 0;
+    PyErr_Format(PyExc_ValueError, "terms: unknown loss %s", name);
+    return -1;
+}
+
+/* A list of (name, weight). */
+static int parse_terms(PyObject *list, loss_job *job)
+{
+    job->count = (int)PyList_GET_SIZE(list);
+    for (int i = 0; i < job->count && i < RC_LOSSES_MAX; i++) {
+        const char *name;
+        PyObject *pair = PyList_GET_ITEM(list, i);
+        if (!PyTuple_Check(pair)) {
+            PyErr_SetString(PyExc_TypeError, "terms: expected pairs of name and weight");
+            return -1;
+        }
+        if (!PyArg_ParseTuple(pair, "sf:terms", &name, &job->term[i].weight)) return -1;
+        if (kind_of(name, &job->term[i].kind) < 0) return -1;
+    }
+    return 0;
 }
 
 /* losses(terms, a, t, log_scale, bias=0, owner=None, role=None, teacher_a=None, teacher_t=None,
@@ -122,13 +154,13 @@ static PyObject *losses(PyObject *module, PyObject *args, PyObject *kw)
                             "threads", NULL};
     loss_job job = {.threads = 1};
     loss_arrays x = {0};
-    PyObject *result = NULL;
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&f|fO&O&O&O&fi:losses", names, rc_py_terms_of,
-                                    &job.terms, rc_py_f32, &x.a, rc_py_f32, &x.t, &job.in.log_scale,
-                                    &job.in.bias, rc_py_i32_or_none, &x.owner, rc_py_i32_or_none,
-                                    &x.role, rc_py_f32_or_none, &x.teacher_a, rc_py_f32_or_none,
+    PyObject *terms, *result = NULL;
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O!O&O&f|fO&O&O&O&fi:losses", names, &PyList_Type,
+                                    &terms, rc_py_f32, &x.a, rc_py_f32, &x.t, &job.in.log_scale,
+                                    &job.in.bias, i32_or_none, &x.owner, i32_or_none, &x.role,
+                                    rc_py_f32_or_none, &x.teacher_a, rc_py_f32_or_none,
                                     &x.teacher_t, &job.in.teacher_log_scale, &job.threads) &&
-        run_loss(module, &job, &x) == 0)
+        parse_terms(terms, &job) == 0 && run_loss(module, &job, &x) == 0)
         result = Py_BuildValue("(dOOff)", job.loss, x.da, x.dt, job.dscale, job.dbias);
     release(&x);
     return result;

@@ -15,8 +15,7 @@ typedef struct {
     const void *audio_config, *text_config; /* of their sizes; only looked at by rc_clap_new */
     int64_t text_width;                     /* of the text features that enter the text head */
     rc_head_kind audio_head, text_head;
-    int64_t dim;     /* joint space */
-    bool logit_bias; /* a parameter of losses that have one */
+    int64_t dim; /* joint space */
 } rc_clap_config;
 
 typedef struct {
@@ -24,8 +23,8 @@ typedef struct {
     rc_params params;
     rc_tower audio, text;
     rc_head audio_head, text_head;
-    int64_t logit_scale, logit_bias; /* indices; -1: no bias */
-    bool training;                   /* a trainer has it */
+    int64_t logit_scale; /* index */
+    bool training;       /* a trainer has it */
     rc_guard guard;
 } rc_clap;
 

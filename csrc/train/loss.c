@@ -76,8 +76,8 @@ rc_status rc_losses_plan(rc_losses *k, rc_plan *plan, const rc_loss_term *term, 
 {
     *k = (rc_losses){.count = count, .size = *size};
     for (int i = 0; i < count; i++) {
-        k->kind[i] = rc_loss_kind_of(term[i].kind);
-        RC_TRY(k->kind[i]->plan((void **)&k->body[i], plan, size));
+        k->term[i] = term[i];
+        RC_TRY(rc_loss_kind_of(term[i].kind)->plan((void **)&k->body[i], plan, size));
     }
     if (count == 1) return RC_OK;
     k->da = rc_plan_take(plan, size->na * size->c);
@@ -85,12 +85,12 @@ rc_status rc_losses_plan(rc_losses *k, rc_plan *plan, const rc_loss_term *term, 
     return RC_OK;
 }
 
-double rc_losses_forward(const rc_losses *k, const rc_run *run, const rc_loss_term *term,
-                         const rc_loss_in *in)
+double rc_losses_forward(const rc_losses *k, const rc_run *run, const rc_loss_in *in)
 {
     double sum = 0;
     for (int i = 0; i < k->count; i++)
-        sum += (double)term[i].weight * k->kind[i]->forward(k->body[i], run, in);
+        sum += (double)k->term[i].weight *
+               rc_loss_kind_of(k->term[i].kind)->forward(k->body[i], run, in);
     return sum;
 }
 
@@ -104,16 +104,16 @@ static void scale(float *y, int64_t n, float weight)
     for (int64_t i = 0; weight != 1 && i < n; i++) y[i] *= weight;
 }
 
-void rc_losses_backward(const rc_losses *k, const rc_run *run, const rc_loss_term *term,
-                        const rc_loss_out *out, const rc_loss_in *in)
+void rc_losses_backward(const rc_losses *k, const rc_run *run, const rc_loss_out *out,
+                        const rc_loss_in *in)
 {
     int64_t na = k->size.na * k->size.c, nt = k->size.nt * k->size.c;
     for (int i = 0; i < k->count; i++) {
-        float weight = term[i].weight, dscale = 0, dbias = 0;
+        float weight = k->term[i].weight, dscale = 0, dbias = 0;
         rc_loss_out one = {out->da, out->dt, &dscale, &dbias};
         if (i > 0) one.da = run->scratch + k->da;
         if (i > 0) one.dt = run->scratch + k->dt;
-        k->kind[i]->backward(k->body[i], run, &one, in);
+        rc_loss_kind_of(k->term[i].kind)->backward(k->body[i], run, &one, in);
         if (out->dscale != NULL) *out->dscale += weight * dscale;
         if (out->dbias != NULL) *out->dbias += weight * dbias;
         if (i == 0) {

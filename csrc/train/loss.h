@@ -5,7 +5,7 @@
  *
  *     rc_losses_plan(&k->losses, plan, terms, count, &size)     in the plan of its step
  *     rc_losses_check(terms, count, &size, &in)                 before the step
- *     rc_losses_forward, then rc_losses_backward                with the same terms and input
+ *     rc_losses_forward, then rc_losses_backward                with the same input
  */
 #ifndef RC_LOSS_H
 #define RC_LOSS_H
@@ -73,7 +73,7 @@ typedef struct {
 typedef struct {
     int count;
     rc_loss_size size;
-    const rc_loss_kind *kind[RC_LOSSES_MAX];
+    rc_loss_term term[RC_LOSSES_MAX];
     const void *body[RC_LOSSES_MAX];
     int64_t da, dt; /* gradients of a term that is not the first, in scratch */
 } rc_losses;
@@ -83,12 +83,11 @@ typedef struct {
 rc_status rc_losses_check(const rc_loss_term *term, int count, const rc_loss_size *size,
                           const rc_loss_in *in);
 
-/* 1 to RC_LOSSES_MAX terms; na and nt of at least 1. Weights are those of each call. */
+/* 1 to RC_LOSSES_MAX terms; na and nt of at least 1. */
 rc_status rc_losses_plan(rc_losses *k, rc_plan *plan, const rc_loss_term *term, int count,
                          const rc_loss_size *size);
-double rc_losses_forward(const rc_losses *k, const rc_run *run, const rc_loss_term *term,
-                         const rc_loss_in *in);
-void rc_losses_backward(const rc_losses *k, const rc_run *run, const rc_loss_term *term,
-                        const rc_loss_out *out, const rc_loss_in *in);
+double rc_losses_forward(const rc_losses *k, const rc_run *run, const rc_loss_in *in);
+void rc_losses_backward(const rc_losses *k, const rc_run *run, const rc_loss_out *out,
+                        const rc_loss_in *in);
 
 #endif

@@ -166,10 +166,7 @@ static rc_status check_pairs(const rc_trainer *t, const rc_pairs *pairs)
                        "mel: expected at least 1 clip of %lld to %lld frames, got %lld of %lld",
                        (long long)s->least, (long long)s->most, (long long)pairs->audio.b,
                        (long long)pairs->audio.frames);
-    if (pairs->text.b < 1) return rc_fail(RC_EINVAL, "text: expected at least 1, got none");
-    RC_TRY(rc_check_range("clip", pairs->clips_before, 0, 1 << 24));
-    RC_TRY(rc_check_range("texts_before", pairs->texts_before, 0, 1 << 24));
-    RC_TRY(rc_check_batch("texts", pairs->text.b));
+    RC_TRY(rc_check_range("clip", pairs->clip, 0, 1 << 24));
     return rc_check_batch("clips", pairs->audio.b);
 }
 
@@ -180,7 +177,7 @@ static rc_status checked_gradients(rc_trainer *t, rc_step_result *result, const 
     const float *audio, *text;
     t->gradients = RC_GRADIENTS_NONE;
     RC_TRY(check_pairs(t, pairs));
-    RC_TRY(rc_step_open(&job, t, pairs, pairs->audio.b, pairs->text.b, how));
+    RC_TRY(rc_step_open(&job, t, pairs, pairs->audio.b, how));
     float *da = job.run.scratch + job.k->da, *dt = job.run.scratch + job.k->dt;
     rc_step_embed(&job, &audio, &text);
     result->loss = rc_step_loss(&job, da, dt, audio, text);
@@ -211,8 +208,7 @@ typedef struct {
     double *loss;
     float *audio, *text; /* embeddings, or gradients to them */
     const float *from_audio, *from_text;
-    int64_t na, nt;
-    const rc_goal *goal;
+    int64_t n;
 } trainer_call;
 
 typedef rc_status trainer_work(rc_trainer *t, const trainer_call *call);
@@ -258,11 +254,11 @@ static rc_status embed_work(rc_trainer *t, const trainer_call *call)
     rc_step_job job;
     const float *audio, *text;
     RC_TRY(check_pairs(t, call->pairs));
-    RC_TRY(rc_step_open(&job, t, call->pairs, 0, 0, call->how));
+    RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->audio.b, call->how));
     rc_step_embed(&job, &audio, &text);
-    size_t row = (size_t)t->model->config.dim * sizeof(float);
-    memcpy(call->audio, audio, (size_t)call->pairs->audio.b * row);
-    memcpy(call->text, text, (size_t)call->pairs->text.b * row);
+    size_t bytes = (size_t)(call->pairs->audio.b * t->model->config.dim) * sizeof(float);
+    memcpy(call->audio, audio, bytes);
+    memcpy(call->text, text, bytes);
     return rc_dnn_check(t->context->dnn);
 }
 
@@ -276,11 +272,11 @@ rc_status rc_trainer_embed(rc_trainer *t, float *audio, float *text, const rc_pa
 static rc_status loss_work(rc_trainer *t, const trainer_call *call)
 {
     rc_step_job job;
-    rc_pairs none = {.goal = *call->goal};
+    rc_pairs none = {0};
     rc_step how = {0};
     t->gradients = RC_GRADIENTS_NONE;
-    if (call->na < 1 || call->nt < 1) return rc_fail(RC_EINVAL, "loss: the batch is empty");
-    RC_TRY(rc_step_open(&job, t, &none, call->na, call->nt, &how));
+    if (call->n < 1) return rc_fail(RC_EINVAL, "contrastive loss: the batch is empty");
+    RC_TRY(rc_step_open(&job, t, &none, call->n, &how));
     *call->loss = rc_step_loss(&job, call->audio, call->text, call->from_audio, call->from_text);
     RC_TRY(rc_dnn_check(t->context->dnn));
     t->gradients = RC_GRADIENTS_BEGUN;
@@ -288,17 +284,14 @@ static rc_status loss_work(rc_trainer *t, const trainer_call *call)
 }
 
 rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dtext,
-                          const float *audio, const float *text, int64_t na, int64_t nt,
-                          const rc_goal *goal)
+                          const float *audio, const float *text, int64_t n)
 {
     trainer_call call = {.loss = loss,
                          .audio = daudio,
                          .text = dtext,
                          .from_audio = audio,
                          .from_text = text,
-                         .na = na,
-                         .nt = nt,
-                         .goal = goal};
+                         .n = n};
     return reading(t, loss_work, &call);
 }
 
@@ -310,7 +303,7 @@ static rc_status backward_work(rc_trainer *t, const trainer_call *call)
         return rc_fail(RC_EINVAL, "backward: the gradients of a step begin with loss");
     t->gradients = RC_GRADIENTS_NONE;
     RC_TRY(check_pairs(t, call->pairs));
-    RC_TRY(rc_step_open(&job, t, call->pairs, 0, 0, call->how));
+    RC_TRY(rc_step_open(&job, t, call->pairs, call->pairs->audio.b, call->how));
     rc_step_embed(&job, &audio, &text);
     rc_step_backward(&job, call->from_audio, call->from_text);
     RC_TRY(rc_dnn_check(t->context->dnn));

@@ -5,7 +5,6 @@
 #define RC_TRAINER_H
 
 #include "towers/clap.h"
-#include "train/loss.h"
 
 typedef struct rc_trainer rc_trainer;
 
@@ -38,25 +37,13 @@ float *rc_trainer_leave_values(rc_trainer *t);
  * moment. Of a frozen one there are values only, else NULL. */
 float *rc_trainer_at(rc_trainer *t, int which, int64_t param);
 
-/* What the embeddings of a batch are held to; the fields as in rc_loss_in. No terms: the
- * contrastive loss alone. */
-typedef struct {
-    const rc_loss_term *term;
-    int terms;
-    const int32_t *owner, *role; /* by text */
-    const float *teacher_a, *teacher_t;
-    float teacher_log_scale;
-    int64_t teacher; /* width of its embeddings */
-} rc_goal;
-
-/* Clips and texts of a batch, or some of them; for a model without a text tower features of texts
- * (text.b, text_width). So many clips and texts of the batch come before, so that random draws are
- * those of the whole batch. `goal` belongs to a whole batch, only calls with a loss look at it. */
+/* Pairs of a batch, or some of them: clips, and as many texts or, for a model without a text tower,
+ * features of texts (b, text_width). `clip` of the batch come before, so that random draws are
+ * those of the whole batch. */
 typedef struct {
     rc_input audio, text;
     const float *features;
-    int64_t clips_before, texts_before;
-    rc_goal goal;
+    int64_t clip;
 } rc_pairs;
 
 /* Loss and gradients of one batch. Nothing but the gradients changes. */
@@ -69,16 +56,14 @@ rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const rc_pairs 
 
 /* ---- A step in calls of its own, for batches that come in pieces ----------------------------- */
 
-/* Embeddings (audio.b, dim), (text.b, dim) in train mode; what is embedded together need not belong
- * together. */
+/* Embeddings (b, dim) of audio and text in train mode. */
 rc_status rc_trainer_embed(rc_trainer *t, float *audio, float *text, const rc_pairs *pairs,
                            const rc_step *how);
 
-/* The loss of na clips' and nt texts' embeddings and its gradients to them. Here the gradients of a
- * step begin: with those of scale and bias, else 0. */
+/* The loss of n pairs of embeddings and its gradients to them. Here the gradients of a step begin:
+ * with that of the scale, else 0. */
 rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dtext,
-                          const float *audio, const float *text, int64_t na, int64_t nt,
-                          const rc_goal *goal);
+                          const float *audio, const float *text, int64_t n);
 
 /* From gradients to the embeddings of some pairs, which are embedded once more, on to those of the
  * parameters, which are added to. */

@@ -51,10 +51,9 @@ typedef struct {
     const rc_pairs *pairs;
 } rc_step_job;
 
-/* step.c. For so many pairs at a time, none where only a loss is wanted, with a loss of so many
- * clips and texts, or none. */
-rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t na,
-                       int64_t nt, const rc_step *how);
+/* step.c. For so many pairs at a time, none where only a loss is wanted, and n in the loss. */
+rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t n,
+                       const rc_step *how);
 void rc_step_embed(rc_step_job *job, const float **audio, const float **text); /* unit rows */
 double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *audio,
                     const float *text);
