@@ -280,12 +280,12 @@ PACKAGES = (
     "store",  # stores of embeddings
     "retrieval",  # files of embeddings, the nearest
     "model",  # loading, embedding, zero-shot classification
-    "plotting",  # timelines
     "checks",  # on what a language model writes
     "datasets",  # checks, audits and counts of recordings
     "llm",  # language models
     "review",  # by a person
     "training",
+    "plotting",  # timelines, training runs, similarity matrices
     "tasks",  # training, describing, rewriting as single calls
     "",  # reclap itself: the public names
     "cli",

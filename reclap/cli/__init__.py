@@ -28,6 +28,7 @@ COMMANDS = {
     "check": "check",
     "compare": "compare",
     "train": "train",
+    "plot": "plot",
     "info": "info",
     "bench": "bench",
     "convert": "convert",

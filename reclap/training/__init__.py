@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from reclap.training.callbacks import Callback
     from reclap.training.loop import Result, train
     from reclap.training.recipe import Recipe, load
+    from reclap.training.run_log import read_log
     from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, Train
+    from reclap.training.similarity import Similarity, run_similarity
     from reclap.training.splits import recipe_splits
     from reclap.training.tensorboard import TensorBoard
     from reclap.training.text_encoder import TextEncoder
@@ -24,11 +26,14 @@ __all__ = [
     "Recipe",
     "Result",
     "Run",
+    "Similarity",
     "TensorBoard",
     "TextEncoder",
     "Train",
     "load",
+    "read_log",
     "recipe_splits",
+    "run_similarity",
     "train",
 ]
 
@@ -42,10 +47,13 @@ _HOMES = {
     "Recipe": "reclap.training.recipe",
     "Result": "reclap.training.loop",
     "Run": "reclap.training.sections",
+    "Similarity": "reclap.training.similarity",
     "TensorBoard": "reclap.training.tensorboard",
     "TextEncoder": "reclap.training.text_encoder",
     "Train": "reclap.training.sections",
     "load": "reclap.training.recipe",
+    "read_log": "reclap.training.run_log",
+    "run_similarity": "reclap.training.similarity",
     "recipe_splits": "reclap.training.splits",
     "train": "reclap.training.loop",
 }

@@ -22,11 +22,10 @@ from reclap.training.learner import Learner
 from reclap.training.ranking import retrieval
 from reclap.training.recipe import Recipe
 from reclap.training.rng import EVAL, generator
-from reclap.training.sections import Eval
 from reclap.training.text_encoder import TextEncoder
 from reclap.training.tokens import Tokeniser
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "prompts_of", "rows_of"]
 
 log = logging.getLogger(__name__)
 
@@ -139,15 +138,14 @@ class Evaluation:
         progress: bool = False,
     ) -> "Evaluation":
         """Prepare what section ``[eval]`` of a recipe asks for; see the class."""
-        part = recipe.eval
-        path = part.manifest or recipe.data.manifest
-        rows = manifest.read(path, recipe.data.root or None, part.where)
+        part, rows = recipe.eval, rows_of(recipe)
         if part.captions and len(rows) < 2:
+            path = part.manifest or recipe.data.manifest
             raise FormatError(f"eval.captions: {path}: one row only, which has no wrong pair")
         return cls(
             rows,
             part.label,
-            _prompts(path, rows, part, config) if part.label else {},
+            prompts_of(recipe, rows, config) if part.label else {},
             config,
             encoder,
             threads=recipe.data.threads,
@@ -212,10 +210,15 @@ class Evaluation:
         return {"loss": sum(losses) / len(rows), "retrieval": rounded}
 
 
-def _prompts(
-    path: str, rows: Sequence[Row], part: Eval, config: ClapConfig
-) -> dict[str, list[str]]:
-    """Return the prompts of each label that occurs."""
+def rows_of(recipe: Recipe) -> list[Row]:
+    """Return the rows that section ``[eval]`` of a recipe evaluates with."""
+    path = recipe.eval.manifest or recipe.data.manifest
+    return manifest.read(path, recipe.data.root or None, recipe.eval.where)
+
+
+def prompts_of(recipe: Recipe, rows: Sequence[Row], config: ClapConfig) -> dict[str, list[str]]:
+    """Return the prompts of each label that occurs; refuse what is no set of labels."""
+    part, path = recipe.eval, recipe.eval.manifest or recipe.data.manifest
     if any(part.label not in row.extra for row in rows):
         raise FormatError(
             f"eval.label: {path}: no column {part.label} to evaluate by (an empty label evaluates "

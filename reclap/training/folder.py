@@ -24,6 +24,7 @@ __all__ = [
     "EVENTS",
     "LAST",
     "LOG",
+    "PLOTS",
     "RECIPE",
     "STATE_INFO",
     "Checkpoint",
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 LAST, BEST, LOG, CAPTIONS, LOCK = "last", "best", "log.jsonl", "captions.store", ".lock"
 STATE_INFO, RECIPE = "state.json", "recipe.json"
 EVENTS = "tensorboard"  # folder of its events
+PLOTS = ("curves.", "similarity.")  # images of `reclap plot`
 # The last one is of earlier versions.
 _OURS = (LAST, BEST, LOG, CAPTIONS, LOCK, RECIPE, EVENTS, "captions.safetensors")
 _STEP = re.compile(r"step-\d{10}")
@@ -323,7 +325,7 @@ def _remove(folder: Path) -> None:
 def _is_ours(name: str) -> bool:
     return (
         name in _OURS
-        or name.startswith(("step-", f"{LAST}.", f"{BEST}.", TEXT))
+        or name.startswith(("step-", f"{LAST}.", f"{BEST}.", TEXT, *PLOTS))
         or name.endswith(".tmp")
     )
 

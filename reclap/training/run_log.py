@@ -50,7 +50,7 @@ class RunLog:
 
 
 def read_log(path: StrPath) -> list[dict[str, Any]]:
-    """Return the lines of a log, without one that is being written.
+    r"""Return the lines of a log, without one that is being written.
 
     Parameters
     ----------
@@ -66,6 +66,12 @@ def read_log(path: StrPath) -> list[dict[str, Any]]:
     ------
     OSError
         If it cannot be read.
+
+    Examples
+    --------
+    >>> _ = Path("log.jsonl").write_text('{"step": 1, "loss": 2.3}\n{"step": 2, "lo')
+    >>> read_log("log.jsonl")
+    [{'step': 1, 'loss': 2.3}]
     """
     lines = Path(path).read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines if _step_of(line) < math.inf]
