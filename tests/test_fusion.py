@@ -180,12 +180,6 @@ def test_fused_tower_refuses_what_does_not_fit(rng):
     assert model.audio(context, mel[:0], longer=np.zeros(0, bool)).shape == (0, 20)
 
 
-def test_fused_tower_cannot_be_trained_yet(rng):
-    model, _ = new_model(rng, FUSED)
-    with pytest.raises(ValueError, match="an audio tower with fusion cannot be trained yet"):
-        core.Trainer(model, 1)
-
-
 def test_sizes_too_small_for_fusion_are_refused():
     with pytest.raises(ValueError, match="fusion_ratio: expected 1 to 4096, got 0"):
         core.Model(FUSED | {"fusion_ratio": 0}, None, 24, MLP, MLP, 20)

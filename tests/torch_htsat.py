@@ -126,14 +126,14 @@ def merge(p, at, x, eps):
     return linear(p, at + "reduction", norm(p, at + "norm", torch.cat(four, -1), eps))
 
 
-def batch_norm(p, x, config, train):
-    """Over (b, frames, mels); running statistics are updated in place, as nn.BatchNorm2d does."""
-    at = AUDIO + "bn0."
+def batch_norm(p, at, x, config, train):
+    """Over the last axis; running statistics are updated in place, as nn.BatchNorm2d does."""
     if not train:
         mean, var = p[at + "running_mean"], p[at + "running_var"]
     else:
-        mean, var = x.mean((0, 1)), x.var((0, 1), unbiased=False)
-        n = x.shape[0] * x.shape[1]
+        rows = x.reshape(-1, x.shape[-1])
+        mean, var = rows.mean(0), rows.var(0, unbiased=False)
+        n = len(rows)
         with torch.no_grad():
             momentum = config["bn_momentum"]
             p[at + "running_mean"].lerp_(mean, momentum)
@@ -141,22 +141,68 @@ def batch_norm(p, x, config, train):
     return (x - mean) / torch.sqrt(var + config["eps"]) * p[at + "weight"] + p[at + "bias"]
 
 
-def features(p, mel, config, train=False, drop=None):
-    """(b, frames, mels) in dB -> (b, width)."""
-    drop, eps = drop or NoDraws(), config["eps"]
-    x = batch_norm(p, mel, config, train)
-    if train:
-        x = drop.stripes(x)
+def fold(x, config):
+    """(b, frames, mels) stretched and folded to (b, 1, spec, spec)."""
     spec, mels = config["spec_size"], config["mels"]
     frames = spec * spec // mels
     x = torch.from_numpy(reference.stretch_matrix(x.shape[1], frames)).to(x.dtype) @ x
-    # Quarter r of the time axis becomes rows r * mels .. of the picture.
-    x = x.reshape(-1, spec // mels, spec, mels).transpose(2, 3).reshape(-1, 1, spec, spec)
+    # Quarter r of the time axis becomes rows r * mels .. of the square.
+    return x.reshape(-1, spec // mels, spec, mels).transpose(2, 3).reshape(-1, 1, spec, spec)
+
+
+def attend_to(p, at, first, x, config, train):
+    """One branch of the attention of feature fusion over (n, side, side, c)."""
+
+    def conv(number, x):
+        return F.linear(x, p[f"{at}{number}.weight"][:, :, 0, 0], p[f"{at}{number}.bias"])
+
+    x = batch_norm(p, f"{at}{first + 1}.", conv(first, x), config, train)
+    return batch_norm(p, f"{at}{first + 4}.", conv(first + 3, x.relu()), config, train)
+
+
+def fuse(p, x, local, config, train):
+    """Patches x (n, side, side, c) of whole log-mels with local ones, folded (n, 3, spec, spec).
+
+    Dai et al. 2021 as LAION's clap_module/feature_fusion.py, class AFF.
+    """
+    at, side, patch = AUDIO + "patch_embed.", x.shape[1], config["patch"]
+    y = F.conv2d(
+        local.flatten(0, 1)[:, None],
+        p[at + "mel_conv2d.weight"],
+        p[at + "mel_conv2d.bias"],
+        stride=(patch, 3 * patch),
+    )
+    y = y.unflatten(0, local.shape[:2]).permute(0, 3, 1, 4, 2).flatten(2, 3)
+    y = F.pad(y, (0, 0, 0, side - y.shape[2]))
+    both, at = x + y, at + "fusion_model."
+    w = attend_to(p, at + "local_att.", 0, both, config, train)
+    mean = both.mean((1, 2), keepdim=True)
+    w = (w + attend_to(p, at + "global_att.", 1, mean, config, train)).sigmoid()
+    return 2 * x * w + 2 * y * (1 - w)
+
+
+def patches(p, mel, config, train, drop, longer):
+    """Patch embeddings (b, side, side, embed) of log-mels, (b, 4, frames, mels) with fusion."""
+    views = mel if config["fusion"] else mel[:, None]
+    if longer is not None:  # of a clip that is not longer all four are the same
+        views = torch.where(longer[:, None, None, None], views, views[:, :1])
+    x = batch_norm(p, AUDIO + "bn0.", views, config, train)
+    if train:
+        x = torch.stack([drop.stripes(view) for view in x.unbind(1)], 1)
+    x = torch.stack([fold(view, config)[:, 0] for view in x.unbind(1)], 1)
     at = AUDIO + "patch_embed."
-    x = F.conv2d(x, p[at + "proj.weight"], p[at + "proj.bias"], stride=config["patch"])
-    x = x.permute(0, 2, 3, 1)
-    if config["patch_norm"]:
-        x = norm(p, at + "norm", x, eps)
+    y = F.conv2d(x[:, :1], p[at + "proj.weight"], p[at + "proj.bias"], stride=config["patch"])
+    y = y.permute(0, 2, 3, 1)
+    if longer is not None and longer.any():
+        fused = fuse(p, y[longer], x[longer, 1:], config, train)
+        y = y.index_put((torch.where(longer)[0],), fused)
+    return norm(p, at + "norm", y, config["eps"]) if config["patch_norm"] else y
+
+
+def features(p, mel, config, train=False, drop=None, longer=None):
+    """(b, frames, mels) in dB, with fusion (b, 4, frames, mels) -> (b, width)."""
+    drop, eps = drop or NoDraws(), config["eps"]
+    x = patches(p, mel, config, train, drop, longer)
     number = 0
     for i, (depth, heads) in enumerate(zip(config["depths"], config["heads"], strict=True)):
         side = x.shape[1]
@@ -182,9 +228,9 @@ def head(p, name, x, kind):
     return F.normalize(x, dim=-1)
 
 
-def loss(p, mel, text, config, kinds=(2, 2), drop=None):
+def loss(p, mel, text, config, kinds=(2, 2), drop=None, longer=None):
     """Loss in train mode."""
-    a = head(p, "audio_projection", features(p, mel, config, True, drop), kinds[0])
+    a = head(p, "audio_projection", features(p, mel, config, True, drop, longer), kinds[0])
     t = head(p, "text_projection", text, kinds[1])
     logits = p["logit_scale"].exp() * a @ t.T
     target = torch.arange(len(a))

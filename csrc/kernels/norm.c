@@ -129,10 +129,10 @@ void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, cons
 
 /* ---- Batch norm ------------------------------------------------------------------------------ */
 
-enum { COLUMNS = 64 }; /* summed together, so that rows are read along */
+enum { COLUMNS = 64 }; /* worked on together, so that rows are read along */
 
 RC_CLONES
-static void column_moments(float *mean, float *var, const float *x, int64_t n, int64_t ld,
+static void column_moments(double *mean, double *square, const float *x, int64_t n, int64_t ld,
                            int64_t c)
 {
     double s[COLUMNS] = {0}, q[COLUMNS] = {0};
@@ -142,15 +142,37 @@ static void column_moments(float *mean, float *var, const float *x, int64_t n, i
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < c; j++) q[j] += (x[i * ld + j] - s[j]) * (x[i * ld + j] - s[j]);
     for (int64_t j = 0; j < c; j++) {
-        mean[j] = (float)s[j];
-        var[j] = (float)(q[j] / (double)n);
+        mean[j] = s[j];
+        square[j] = q[j];
     }
 }
 
-void rc_batchnorm_stats(float *mean, float *var, const float *x, int64_t n, int64_t c)
+void rc_moments_of(rc_moments *m, const float *x, int64_t n, int64_t ld, int64_t c)
 {
+    m->n = n;
     for (int64_t j = 0; j < c; j += COLUMNS)
-        column_moments(mean + j, var + j, x + j, n, c, rc_min(COLUMNS, c - j));
+        column_moments(m->mean + j, m->square + j, x + j, n, ld, rc_min(COLUMNS, c - j));
+}
+
+/* Chan, Golub and LeVeque 1979. */
+void rc_moments_merge(rc_moments *a, const rc_moments *b, int64_t c)
+{
+    int64_t n = a->n + b->n;
+    double share = n > 0 ? (double)b->n / (double)n : 0;
+    for (int64_t j = 0; j < c; j++) {
+        double apart = b->mean[j] - a->mean[j];
+        a->mean[j] += apart * share;
+        a->square[j] += b->square[j] + apart * apart * share * (double)a->n;
+    }
+    a->n = n;
+}
+
+void rc_moments_stats(float *mean, float *var, const rc_moments *m, int64_t c)
+{
+    for (int64_t j = 0; j < c; j++) {
+        mean[j] = (float)m->mean[j];
+        var[j] = (float)(m->square[j] / (double)m->n);
+    }
 }
 
 RC_CLONES
@@ -162,7 +184,6 @@ void rc_batchnorm_forward(float *y, const float *x, const float *mean, const flo
             y[i * c + j] = (x[i * c + j] - mean[j]) / sqrtf(var[j] + eps) * w[j] + b[j];
 }
 
-/* Sums over rows of dy and of dy times the normalised x, for up to COLUMNS columns. */
 RC_CLONES
 static void column_sums(double *s, double *q, const float *dy, const float *x, const float *mean,
                         const double *rstd, int64_t n, int64_t ld, int64_t c)
@@ -174,34 +195,47 @@ static void column_sums(double *s, double *q, const float *dy, const float *x, c
         }
 }
 
-static void batchnorm_columns(float *dx, float *dw, float *db, const float *dy, const float *x,
-                              const float *mean, const float *var, const float *w, int64_t n,
-                              int64_t ld, int64_t c, float eps, bool batch)
+static void reciprocal_roots(double *rstd, const float *var, int64_t c, float eps)
 {
-    double s[COLUMNS] = {0}, q[COLUMNS] = {0}, rstd[COLUMNS] = {0};
     for (int64_t j = 0; j < c; j++) rstd[j] = 1 / sqrt((double)var[j] + eps);
-    column_sums(s, q, dy, x, mean, rstd, n, ld, c);
-    for (int64_t j = 0; j < c; j++) {
-        if (dw != NULL) dw[j] += (float)q[j];
-        if (db != NULL) db[j] += (float)s[j];
-        s[j] = batch ? s[j] / (double)n : 0;
-        q[j] = batch ? q[j] / (double)n : 0;
+}
+
+void rc_batchnorm_sums(double *sum, double *dot, const float *dy, const float *x, const float *mean,
+                       const float *var, int64_t n, int64_t ld, int64_t c, float eps)
+{
+    for (int64_t j = 0; j < c; j += COLUMNS) {
+        double rstd[COLUMNS] = {0};
+        int64_t some = rc_min(COLUMNS, c - j);
+        reciprocal_roots(rstd, var + j, some, eps);
+        column_sums(sum + j, dot + j, dy + j, x + j, mean + j, rstd, n, ld, some);
     }
-    for (int64_t i = 0; dx != NULL && i < n; i++)
+}
+
+/* dx = k (dy - sum / n - xhat dot / n) */
+RC_CLONES
+static void columns_backward(float *dx, const float *dy, const float *x, const float *mean,
+                             const float *w, const double *rstd, const double *sum,
+                             const double *dot, double share, int64_t n, int64_t ld, int64_t c)
+{
+    for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < c; j++) {
             double xhat = ((double)x[i * ld + j] - mean[j]) * rstd[j];
-            dx[i * ld + j] = (float)(w[j] * rstd[j] * (dy[i * ld + j] - s[j] - xhat * q[j]));
+            double apart = dy[i * ld + j] - share * (sum[j] + xhat * dot[j]);
+            dx[i * ld + j] = (float)(w[j] * rstd[j] * apart);
         }
 }
 
-void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
-                           const float *mean, const float *var, const float *w, int64_t n,
-                           int64_t c, float eps, bool batch)
+void rc_batchnorm_backward(float *dx, const float *dy, const float *x, const float *mean,
+                           const float *var, const float *w, const double *sum, const double *dot,
+                           int64_t total, int64_t n, int64_t c, float eps)
 {
-    for (int64_t j = 0; j < c; j += COLUMNS)
-        batchnorm_columns(dx == NULL ? NULL : dx + j, dw == NULL ? NULL : dw + j,
-                          db == NULL ? NULL : db + j, dy + j, x + j, mean + j, var + j, w + j, n, c,
-                          rc_min(COLUMNS, c - j), eps, batch);
+    for (int64_t j = 0; j < c; j += COLUMNS) {
+        double rstd[COLUMNS] = {0};
+        int64_t some = rc_min(COLUMNS, c - j);
+        reciprocal_roots(rstd, var + j, some, eps);
+        columns_backward(dx + j, dy + j, x + j, mean + j, w + j, rstd, sum + j, dot + j,
+                         total > 0 ? 1 / (double)total : 0, n, c, some);
+    }
 }
 
 /* ---- L2 normalisation ------------------------------------------------------------------------ */

@@ -23,18 +23,33 @@ void rc_rmsnorm_backward(float *dx, const float *dy, const float *x, const float
 void rc_rmsnorm_backward_weight(float *dw, const float *dy, const float *x, const float *r,
                                 int64_t n, int64_t c, int64_t from, int64_t to);
 
-/* Mean and biased variance of each of c columns over n rows, summed in double. */
-void rc_batchnorm_stats(float *mean, float *var, const float *x, int64_t n, int64_t c);
+/* Moments of columns over n rows: means, and sums of squared deviations from them. */
+typedef struct {
+    int64_t n;
+    double *mean, *square;
+} rc_moments;
+
+/* Those of c columns of x, whose rows lie ld apart; and all of `b` added to `a`. */
+void rc_moments_of(rc_moments *m, const float *x, int64_t n, int64_t ld, int64_t c);
+void rc_moments_merge(rc_moments *a, const rc_moments *b, int64_t c);
+
+/* As the statistics of a batch: means and biased variances. */
+void rc_moments_stats(float *mean, float *var, const rc_moments *m, int64_t c);
 
 /* y = (x - mean) w / sqrt(var + eps) + b per column, with batch or running statistics. */
 void rc_batchnorm_forward(float *y, const float *x, const float *mean, const float *var,
                           const float *w, const float *b, int64_t n, int64_t c, float eps);
 
-/* `batch` says whether mean and var came from these very rows and so carry gradient. dx, dw and
- * db may be NULL. */
-void rc_batchnorm_backward(float *dx, float *dw, float *db, const float *dy, const float *x,
-                           const float *mean, const float *var, const float *w, int64_t n,
-                           int64_t c, float eps, bool batch);
+/* Of c columns whose rows lie ld apart: adds the sums of dy to `sum`, those of dy times the
+ * normalised x to `dot`, which are the gradients of b and w. */
+void rc_batchnorm_sums(double *sum, double *dot, const float *dy, const float *x, const float *mean,
+                       const float *var, int64_t n, int64_t ld, int64_t c, float eps);
+
+/* dx of some rows of a batch of `total`, whose statistics carry gradient, from its sums; 0 where
+ * these are not the batch's. dx may be dy. */
+void rc_batchnorm_backward(float *dx, const float *dy, const float *x, const float *mean,
+                           const float *var, const float *w, const double *sum, const double *dot,
+                           int64_t total, int64_t n, int64_t c, float eps);
 
 /* y = x / max(|x|, 1e-12) per row, as torch.nn.functional.normalize; length (n) keeps |x|. */
 void rc_l2norm_forward(float *y, float *length, const float *x, int64_t n, int64_t c);

@@ -123,13 +123,31 @@ static PyObject *rmsnorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
     return give(2, out);
 }
 
+enum { PIECE = 400 };
+
+/* Of pieces of rows, merged in order. */
+static void merged_moments(rc_moments *all, rc_moments *piece, const float *x, int64_t n, int64_t c)
+{
+    for (int64_t i = 0; i < n; i += PIECE) {
+        rc_moments_of(piece, x + i * c, rc_min(PIECE, n - i), c, c);
+        rc_moments_merge(all, piece, c);
+    }
+}
+
 static PyObject *batchnorm_stats(PyObject *Py_UNUSED(m), PyObject *args)
 {
     PyArrayObject *a[1] = {NULL}, *out[2] = {NULL};
     int64_t n, c;
     if (parse(args, "batchnorm_stats", 1, a, NULL) == 0 && fit(a, "m", &n, &c) == 0) {
+        double *memory = PyMem_Calloc((size_t)(4 * c), sizeof *memory);
+        rc_moments all = {0, memory, memory + c}, piece = {0, memory + 2 * c, memory + 3 * c};
         out[0] = NEW(1, c), out[1] = NEW(1, c);
-        if (out[0] && out[1]) rc_batchnorm_stats(OUT(0), OUT(1), DATA(0), n, c);
+        if (memory == NULL) PyErr_NoMemory();
+        if (memory && out[0] && out[1]) {
+            merged_moments(&all, &piece, DATA(0), n, c);
+            rc_moments_stats(OUT(0), OUT(1), &all, c);
+        }
+        PyMem_Free(memory);
     }
     drop(1, a);
     return give(2, out);
@@ -157,10 +175,19 @@ static PyObject *batchnorm_backward(PyObject *Py_UNUSED(m), PyObject *args)
     double eps;
     int64_t n, c;
     if (parse(args, "batchnorm_backward", 5, a, &eps) == 0 && fit(a, "mmccc", &n, &c) == 0) {
+        double *sum = PyMem_Calloc((size_t)(2 * c), sizeof *sum), *dot = sum + c;
         out[0] = NEW(2, n, c), out[1] = ZERO(1, c), out[2] = ZERO(1, c);
-        if (out[0] && out[1] && out[2])
-            rc_batchnorm_backward(OUT(0), OUT(1), OUT(2), DATA(0), DATA(1), DATA(2), DATA(3),
-                                  DATA(4), n, c, (float)eps, true);
+        if (sum == NULL) PyErr_NoMemory();
+        if (sum && out[0] && out[1] && out[2]) {
+            rc_batchnorm_sums(sum, dot, DATA(0), DATA(1), DATA(2), DATA(3), n, c, c, (float)eps);
+            rc_batchnorm_backward(OUT(0), DATA(0), DATA(1), DATA(2), DATA(3), DATA(4), sum, dot, n,
+                                  n, c, (float)eps);
+            for (int64_t j = 0; j < c; j++) {
+                OUT(1)[j] = (float)dot[j];
+                OUT(2)[j] = (float)sum[j];
+            }
+        }
+        PyMem_Free(sum);
     }
     drop(5, a);
     return give(3, out);

@@ -1,6 +1,6 @@
 /* Feature fusion inside the patch embedding, for clips longer than the window (LAION-AI/CLAP:
- * clap_module/feature_fusion.py, class AFF, type "aff_2d"; Dai et al. 2021, arXiv 2009.14082).
- * Inference only: its batch norms use their running statistics. */
+ * clap_module/feature_fusion.py, class AFF, type "aff_2d"; Dai et al. 2021, arXiv 2009.14082), at
+ * inference: its batch norms use their running statistics. */
 #include "towers/fusion.h"
 
 #include "base/clones.h"
@@ -112,16 +112,22 @@ rc_status rc_fusion_plan_make(rc_fusion_plan *k, rc_plan *plan, const rc_fusion 
     return rc_linear_plan(&k->branch_global[1], plan, p, g->widen, &pooled, false);
 }
 
+void rc_fusion_gather(const rc_fusion *f, float *pixels, const float *mels, int64_t row)
+{
+    int64_t n = f->across * f->area;
+    for (int i = 0; i < RC_LOCALS; i++)
+        rc_gather_rows(pixels + i * n, mels + i * f->floats, f->from + row * n, n, 1);
+}
+
 /* Front, middle and back side by side on the grid; the columns that are left on the right are 0. */
 static void local_patches(const rc_fusion_plan *k, const float *mels, int worker, float *scratch)
 {
     const rc_fusion *f = k->f;
-    int64_t n = f->across * f->area, filled = RC_LOCALS * f->across;
+    int64_t filled = RC_LOCALS * f->across;
     float *pixels = scratch + k->pixels;
     for (int64_t row = 0; row < f->side; row++) {
         float *to = scratch + k->local + row * f->side * f->c;
-        for (int i = 0; i < RC_LOCALS; i++)
-            rc_gather_rows(pixels + i * n, mels + i * f->floats, f->from + row * n, n, 1);
+        rc_fusion_gather(f, pixels, mels, row);
         rc_linear_run(&k->conv, rc_alone(worker), to, rc_floats(pixels), filled);
         memset(to + filled * f->c, 0, (size_t)((f->side - filled) * f->c) * sizeof *to);
     }
@@ -154,9 +160,8 @@ static void run_branch(const rc_fusion_plan *k, const rc_fusion_branch *branch,
     norm_rows(k, y, y, &branch->widen_norm, shift, n, c);
 }
 
-/* g = 2 g w + 2 l (1 - w). */
 RC_CLONES
-static void mix(float *g, const float *l, const float *w, int64_t n)
+void rc_fusion_mix(float *g, const float *l, const float *w, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) g[i] = 2 * (g[i] * w[i] + l[i] * (1 - w[i]));
 }
@@ -177,5 +182,5 @@ void rc_fusion_clip(const rc_fusion_plan *k, float *g, const float *mels, int wo
     rc_add(shift, value(k, f->local.widen_norm.scale.b), c); /* w = sigmoid(a + b) */
     run_branch(k, &f->local, k->branch_local, both, both, squeezed, shift, n, worker);
     rc_sigmoid_forward(both, both, n * c);
-    mix(g, local, both, n * c);
+    rc_fusion_mix(g, local, both, n * c);
 }

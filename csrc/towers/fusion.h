@@ -1,5 +1,5 @@
 /* fusion: attentional feature fusion (Dai et al. 2021) of a clip's log-mels, a part of the patch
- * embedding that knows nothing of the tower around it. Forward only. */
+ * embedding that knows nothing of the tower around it. Training stands in fusion_train.h. */
 #ifndef RC_FUSION_H
 #define RC_FUSION_H
 
@@ -43,6 +43,11 @@ typedef struct {
 
 rc_status rc_fusion_plan_make(rc_fusion_plan *k, rc_plan *plan, const rc_fusion *f,
                               const rc_params *p);
+
+/* Of one row of patches: the pixels of a row of the grid of all local log-mels (RC_LOCALS, floats);
+ * g and l, weighted with w (n): g = 2 g w + 2 l (1 - w). */
+void rc_fusion_gather(const rc_fusion *f, float *pixels, const float *mels, int64_t row);
+void rc_fusion_mix(float *g, const float *l, const float *w, int64_t n);
 
 /* g (side^2, c), the patches of a clip's whole log-mel, is fused with those of its local ones
  * (RC_LOCALS, floats), which are normed and stretched. */

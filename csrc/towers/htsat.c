@@ -327,4 +327,5 @@ const rc_tower_kind rc_htsat_kind = {
     .forward = rc_htsat_forward,
     .backward = rc_htsat_backward,
     .commit = rc_htsat_commit,
+    .moments = rc_htsat_moments,
 };

@@ -31,12 +31,13 @@ typedef struct {
 int64_t rc_htsat_width(const rc_htsat *t);  /* of the features */
 int64_t rc_htsat_frames(const rc_htsat *t); /* most frames of a log-mel */
 
-/* htsat_run.c, for the row of the table; htsat_input.c: commit. */
+/* htsat_run.c, for the row of the table; htsat_input.c: commit, moments. */
 rc_status rc_htsat_plan_make(void **body, rc_plan *plan, const void *tower, const rc_params *p,
                              const rc_input_size *size, bool train);
 void rc_htsat_forward(const void *body, const rc_run *run, const rc_features *out,
                       const rc_input *in);
 void rc_htsat_backward(const void *body, const rc_run *run, const float *dy, const rc_input *in);
 void rc_htsat_commit(const void *body, const rc_run *run);
+void rc_htsat_moments(const void *tower, rc_pool *pool, rc_moments *m, const rc_input *in);
 
 #endif

@@ -2,18 +2,22 @@
 #ifndef RC_HTSAT_PLAN_H
 #define RC_HTSAT_PLAN_H
 
+#include "towers/fusion_train.h"
 #include "towers/htsat_inside.h"
+#include "towers/input_norm.h"
 
 /* Numbers without another word are offsets in scratch.
  *
  * The input path. Kept for backward: statistics of the batch, patches, and the embedding before its
- * norm, if it has one. */
+ * norm, if it has one. Fusion has a plan for inference and one for training. */
 typedef struct {
     rc_linear patch;
     rc_linear_back back;
     rc_fusion_plan fusion;
+    rc_fusion_train fusion_train;
+    rc_input_norm norm;
     rc_shares worker, worker_back;
-    int64_t bn_mean, bn_var, pixels, embed, mean, rstd;
+    int64_t pixels, embed, mean, rstd;
     int64_t da, dx;
 } rc_htsat_input;
 

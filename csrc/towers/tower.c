@@ -28,8 +28,6 @@ rc_status rc_tower_check_training(const rc_tower *t)
 {
     if (t->kind->backward == NULL)
         return rc_fail(RC_EINVAL, "trainer: the tower %s cannot be trained yet", t->kind->name);
-    if (t->shape.views > 1)
-        return rc_fail(RC_EINVAL, "trainer: an audio tower with fusion cannot be trained yet");
     return RC_OK;
 }
 

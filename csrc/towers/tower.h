@@ -3,6 +3,7 @@
 #ifndef RC_TOWER_H
 #define RC_TOWER_H
 
+#include "kernels/norm.h"
 #include "layers/params.h"
 #include "layers/plan.h"
 #include "towers/setting.h"
@@ -16,11 +17,13 @@ typedef struct {
 
 /* The input of a call of b clips, x (b, views, channels, frames, mels) in dB, or of b texts: text i
  * is id[first[i]]..id[first[i + 1] - 1]. Where there are several views, longer (b) says which clips
- * have them; of the others the first is heard. What is not the tower's is NULL. */
+ * have them; of the others the first is heard. In training, where the call is a piece of a batch,
+ * `whole` may hold the moments of all its log-mels. What is not the tower's is NULL. */
 typedef struct {
     int64_t b, frames;
     const float *x;
     const bool *longer;
+    const rc_moments *whole;
     const int32_t *id, *first;
 } rc_input;
 
@@ -57,8 +60,11 @@ typedef struct {
 
     /* NULL, as what follows, where a tower cannot be trained. */
     void (*backward)(const void *body, const rc_run *run, const float *dy, const rc_input *in);
-    /* Mix the statistics of the batch into the running ones, for a step that is taken. */
+    /* Mix the statistics of the call into the running ones, for a step that is taken. */
     void (*commit)(const void *body, const rc_run *run);
+    /* Add the log-mels of a call to the moments (mels) of a batch, which become its pieces'
+     * rc_input.whole; NULL where the input goes through no batch norm. */
+    void (*moments)(const void *tower, rc_pool *pool, rc_moments *m, const rc_input *in);
 
     /* Tokens that each clip of so many frames has features of; NULL where it has none. */
     int64_t (*tokens)(const void *tower, int64_t rows);
