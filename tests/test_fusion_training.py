@@ -180,7 +180,10 @@ def test_frozen_parts_of_fusion_change_no_other_gradient(rng):
     for frozen in ((), ("fusion_model.local_att", "mel_conv2d.weight", "bn0.bias")):
         local = np.random.default_rng(2)
         model, _ = new_model(local, FUSED)
-        rates = [float(not any(part in n for part in frozen)) for n, _, _ in model.parameters()]
+        rates = [
+            float(kind == STATISTIC or not any(part in n for part in frozen))
+            for n, _, kind in model.parameters()
+        ]
         trainer = core.Trainer(model, 2, np.array(rates, np.float32))
         trainer.gradients(views(local, 5), texts(local, 5), 0, 0, longer=LONGER["mixed"])
         found.append(trainer.buffers(1))
@@ -216,3 +219,37 @@ def test_trainer_needs_a_flag_a_clip(rng):
         core.Trainer(plain, 1).gradients(
             decibels(rng, 2), texts(rng, 2), 0, 0, longer=[True, False]
         )
+
+
+def test_frozen_statistics_stay_and_norms_work_with_them(rng, oracle):
+    """As torch's batch norms in evaluation mode inside a model that trains."""
+    model, values = new_model(rng, FUSED)
+    mel, text, longer = views(rng, 5), texts(rng, 5), LONGER["mixed"]
+
+    def evaluated():
+        import torch
+        import torch_htsat
+
+        p = torch_parameters(model, values)
+        x, t = torch.tensor(mel, dtype=torch.float64), torch.tensor(text, dtype=torch.float64)
+        rows = torch_htsat.features(p, x, FUSED, longer=torch.tensor(longer))
+        a = torch_htsat.head(p, "audio_projection", rows, 2)
+        b = torch_htsat.head(p, "text_projection", t, 2)
+        logits, target = p["logit_scale"].exp() * a @ b.T, torch.arange(5)
+        entropy = torch.nn.functional.cross_entropy
+        loss = (entropy(logits, target) + entropy(logits.T, target)) / 2
+        loss.backward()
+        grads = {n: x.grad for n, x in p.items() if x.requires_grad}
+        norm = sum(float((g**2).sum()) for g in grads.values()) ** 0.5
+        return {"loss": loss.detach(), "norm": norm} | grads
+
+    want = oracle.sketch("fused_gradients/frozen_statistics", evaluated)
+    rates = [float(kind != STATISTIC) for _, _, kind in model.parameters()]
+    trainer = core.Trainer(model, 2, np.array(rates, np.float32))
+    got = trainer.step(mel, text, 0, 0, lr=0.0, longer=longer)
+    assert want.distance("loss", got["loss"]) <= 1e-5
+    gradients = zip(model.parameters(), trainer.buffers(1), trainer.buffers(0), strict=True)
+    for (name, _, kind), g, x in gradients:
+        np.testing.assert_array_equal(x, values[name])
+        if kind != STATISTIC:
+            assert want.distance(name, g) <= 1e-4, name
