@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import adapters
 import folders
 import mutations
 import numpy as np
@@ -12,6 +13,7 @@ import soundfile
 import training
 
 from reclap import audio
+from reclap.checkpoints import adapter
 from reclap.io import manifest
 from reclap.prompts.bank import PromptBank
 from reclap.retrieval.embeddings import Embeddings
@@ -37,6 +39,11 @@ def load_sound(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         audio.load(path, 22050)
+
+
+def load_adapter(path: Path) -> None:
+    """Read an adapter."""
+    adapter.load(path)
 
 
 def load_manifest(path: Path) -> None:
@@ -72,6 +79,7 @@ def load_recipe(path: Path) -> None:
 
 KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "safetensors": ("model/model.safetensors", mutations.load_tensors),
+    "adapter": ("adapter.safetensors", load_adapter),
     "config": ("model/config.json", mutations.load_config),
     "tokenizer": ("model/tokenizer.json", mutations.load_tokenizer),
     "wav": ("a.wav", load_sound),
@@ -91,7 +99,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def write_all(folder: Path) -> Path:
     """Write a right file of every kind; return the folder."""
-    folders.write_folder(folder / "model")
+    model = folders.write_folder(folder / "model")
+    adapter.save(folder / "adapter.safetensors", adapters.made_for(model, rank=2, alpha=1.0))
     tone = folders.tone(440, 0.2)
     for kind in ("wav", "flac", "ogg"):
         soundfile.write(folder / f"a.{kind}", tone, folders.RATE)

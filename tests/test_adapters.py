@@ -59,16 +59,7 @@ CASES = {
 }
 
 
-def linear_places(model):
-    """Return the places of the weights of linear layers that learn in these cases."""
-    return [
-        i
-        for i, (name, shape, _) in enumerate(model.parameters())
-        if len(shape) == 2 and name.endswith("weight") and not name.startswith("text_branch")
-    ]
-
-
-def adapted(rng, config, text, heads, rank=3, alpha=6.0, places=linear_places, dim=20):
+def adapted(rng, config, text, heads, rank=3, alpha=6.0, places=core.Model.linear, dim=20):
     """Return a model with adapters, its values by name, and the scale of each adapted weight."""
     width = text["width"] if text else 24
     model = core.Model(config, text, width, *heads, dim)
@@ -161,11 +152,8 @@ def test_embeddings_are_those_of_the_merged_model(rng, case):
 
 def text_weights(model):
     """Return the places of linear weights of the text tower."""
-    return [
-        i
-        for i, (name, shape, _) in enumerate(model.parameters())
-        if len(shape) == 2 and name.startswith("text_branch.layers.") and name.endswith("weight")
-    ]
+    names = [name for name, _, _ in model.parameters()]
+    return [i for i in model.linear() if names[i].startswith("text_branch.")]
 
 
 @pytest.mark.parametrize("name", ["roberta", "t5", "bert", "gpt2", "clip"])
@@ -258,6 +246,14 @@ def test_ten_steps_follow_torch(rng):
     for name, x in zip(names, trainer.buffers(0), strict=True):
         if name in want:
             assert np.abs(x - want[name]).max() <= 1e-4, name
+
+
+def test_linear_weights_are_those_of_products():
+    model = core.Model(AUDIO, None, 24, MLP, MLP, 20)
+    shapes = [(n, s) for n, s, _ in model.parameters()]
+    assert [shapes[i] for i in model.linear()] == [
+        (n, s) for n, s in shapes if len(s) == 2 and n.endswith("weight")
+    ]
 
 
 def test_wrong_adapters_are_named():

@@ -104,9 +104,14 @@ void rc_params_moved(rc_params *p)
     p->layout = __atomic_add_fetch(&layouts, 1, __ATOMIC_RELAXED);
 }
 
+bool rc_param_is_linear(const rc_param *p)
+{
+    return p->rank == 2 && p->packing != RC_PACK_NO;
+}
+
 static rc_status check_adapter(const rc_param *w, int64_t rank, double alpha)
 {
-    if (w->rank != 2 || w->packing == RC_PACK_NO)
+    if (!rc_param_is_linear(w))
         return rc_fail(RC_EINVAL, "adapter: %s is not the weight of a linear layer", w->name);
     if (w->adapter != 0) return rc_fail(RC_EINVAL, "adapter: %s has one already", w->name);
     int64_t most = rc_min(w->size[0], w->size[1]);

@@ -63,9 +63,10 @@ rc_status rc_param_check(const rc_param *p, const float *x);
 /* Copy the values of a parameter, packed or not. */
 rc_status rc_param_read(float *out, rc_dnn *dnn, const rc_param *p);
 
-/* Declare an adapter (layers/adapter.h) of a linear weight (out, in), with A (rank, in) and B (out,
- * rank): RC_EINVAL for another parameter, or a rank or alpha out of range. Its scale is alpha /
- * rank. */
+bool rc_param_is_linear(const rc_param *p); /* the weight of a linear layer, (out, in) */
+
+/* Declare its adapter (layers/adapter.h), A (rank, in) and B (out, rank), of scale alpha / rank.
+ * RC_EINVAL for another parameter, or a rank or alpha out of range. */
 rc_status rc_params_adapt(rc_params *p, int64_t i, int64_t rank, double alpha);
 
 /* Whether any of parameters from..to-1 or of their adapters learns: has a gradient. */
@@ -93,8 +94,7 @@ typedef struct {
     int64_t mean, var;
 } rc_batch_norm;
 
-/* Whether it works with the statistics of the batch in training; where its own are frozen it works
- * with these, and they stay. */
+/* Whether it takes the statistics of the batch in training: not where its own are frozen. */
 bool rc_batch_norm_learns(const rc_params *p, const rc_batch_norm *norm);
 
 rc_batch_norm rc_declare_batch_norm(rc_params *p, int64_t c, const char *prefix, const char *name);

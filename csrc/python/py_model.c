@@ -62,6 +62,8 @@ static PyMethodDef model_methods[] = {
     {"pack", (PyCFunction)(void (*)(void))rc_py_model_pack, METH_VARARGS | METH_KEYWORDS,
      "pack(dtype='float32'): lay out linear weights for inference, let their arrays go."},
     {"read", rc_py_model_read, METH_O, "Copy of the parameter at a place of parameters()."},
+    {"linear", rc_py_model_linear, METH_NOARGS,
+     "Places in parameters() of the weights of linear layers."},
     {"adapt", rc_py_model_adapt, METH_VARARGS,
      "adapt(place, rank, alpha): give the linear weight at a place of parameters() a low-rank "
      "adapter, before bind; its two parameters come last."},

@@ -40,6 +40,7 @@ PyObject *rc_py_model_parameters(PyObject *self, PyObject *none);
 PyObject *rc_py_model_bind(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_model_pack(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_model_read(PyObject *self, PyObject *place);
+PyObject *rc_py_model_linear(PyObject *self, PyObject *none);
 PyObject *rc_py_model_adapt(PyObject *self, PyObject *args);
 
 #endif

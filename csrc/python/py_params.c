@@ -180,6 +180,19 @@ PyObject *rc_py_model_pack(PyObject *object, PyObject *args, PyObject *kw)
     Py_RETURN_NONE;
 }
 
+PyObject *rc_py_model_linear(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    const rc_params *p = &((rc_py_model *)object)->model->params;
+    PyObject *list = PyList_New(0);
+    for (int64_t i = 0; list != NULL && i < p->count; i++) {
+        if (!rc_param_is_linear(&p->item[i])) continue;
+        PyObject *place = PyLong_FromLongLong(i);
+        if (place == NULL || PyList_Append(list, place) < 0) Py_CLEAR(list);
+        Py_XDECREF(place);
+    }
+    return list;
+}
+
 PyObject *rc_py_model_adapt(PyObject *object, PyObject *args)
 {
     rc_clap *m = ((rc_py_model *)object)->model;

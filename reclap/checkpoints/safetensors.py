@@ -13,10 +13,11 @@ from reclap.checkpoints.lazy import Lazy, Stored, Tensors, release
 from reclap.errors import FormatError, shown_name
 from reclap.io import files
 
-__all__ = ["FORMAT", "Tensors", "read_tensors", "write_tensors", "write_to"]
+__all__ = ["FORMAT", "Tensors", "read_metadata", "read_tensors", "write_tensors", "write_to"]
 
 
 FORMAT = "reclap-1"
+_METADATA = "__metadata__"
 _TYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -55,6 +56,22 @@ def read_tensors(path: Path) -> dict[str, Stored]:
         If the header is not what the format asks for, or the byte ranges do not cover the file one
         after the other.
     """
+    header, at = _read_header(path)
+    header.pop(_METADATA, None)
+    data = np.memmap(path, np.uint8, "r", at) if path.stat().st_size > at else np.empty(0, "u1")
+    found = {n: _tensor(f"{path}: {shown_name(n)}", x, data) for n, x in header.items()}
+    _check_cover(path, header, len(data))
+    return found
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata in the header of a safetensors file, as far as there are any."""
+    metadata = _read_header(path)[0].get(_METADATA)
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header, and where the data begins."""
     size = path.stat().st_size
     with path.open("rb") as f:
         head = f.read(64)
@@ -65,19 +82,10 @@ def read_tensors(path: Path) -> dict[str, Stored]:
                 what = "a zip file, as torch.save writes; call it .pt"
             raise FormatError(f"{path}: no safetensors file: {what}")
         f.seek(8)
-        header = _parse_header(path, f.read(length))
-    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.empty(0, "u1")
-    found = {n: _tensor(f"{path}: {shown_name(n)}", x, data) for n, x in header.items()}
-    _check_cover(path, header, len(data))
-    return found
-
-
-def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
-    header = files.parse_json(f"{path}: header", text, unique=True)
+        header = files.parse_json(f"{path}: header", f.read(length), unique=True)
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is a {type(header).__name__}, expected an object")
-    header.pop("__metadata__", None)
-    return header
+    return header, 8 + length
 
 
 def _check_cover(path: Path, header: Mapping[str, Any], size: int) -> None:
@@ -151,7 +159,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
 def write_to(f: IO[bytes], tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file into an open one; see `write_tensors`."""
     kinds = {kind: name for name, kind in _TYPES.items() if name not in _UNWRITTEN}
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, **(metadata or {})}}
+    header: dict[str, Any] = {_METADATA: {"format": FORMAT, **(metadata or {})}}
     at = 0
     for name, array in tensors.items():
         kind = kinds.get(array.dtype.newbyteorder("<"))

@@ -41,7 +41,9 @@ def _run_info(args: argparse.Namespace) -> int:
     from reclap.runtime import libraries
 
     path = locate(args.model, args.revision, offline=args.offline)
-    info = single_tower.describe(path, progress=options.is_watched())
+    info = None
+    if args.adapter is None:
+        info = single_tower.describe(path, progress=options.is_watched())
     if info is None:
         args.offline = True  # by now it is on this machine
         info = options.load_model(args).info() | libraries.describe()
@@ -67,6 +69,7 @@ def _lines(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokenizer", _tokenizer(info["tokenizer"])),
         *(_running(info) if "onednn" in info else []),
         ("digest", info["digest"]),
+        *([("adapter", info["adapter"])] if info.get("adapter") else []),
         *_ignored(info["ignored"]),
     ]
 

@@ -68,6 +68,12 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="activation of the CLIP text tower in a file of LAION-CLAP (default: gelu)",
     )
     parser.add_argument(
+        "--adapter",
+        type=named_path,
+        metavar="FILE",
+        help="low-rank adapter that was trained on this model, merged into it",
+    )
+    parser.add_argument(
         "--compat",
         choices=("upstream",),
         help="prepare sounds exactly as the checkpoint's own project does",
@@ -123,6 +129,7 @@ def load_model(args: argparse.Namespace) -> "Model":
         tokenizer=args.tokenizer,
         compat=args.compat,
         text_activation=args.text_activation,
+        adapter=args.adapter,
         revision=args.revision,
         offline=args.offline,
         progress=is_watched(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reclap.checkpoints import model_folder
+from reclap.checkpoints.adapter import Adapter
 from reclap.config.ranges import Dtype
 from reclap.errors import ReclapError
 from reclap.io.files import StrPath
@@ -74,12 +75,18 @@ class Model(ZeroShotClassifier):
 
     @classmethod
     def _from_folder(
-        cls, folder: Path, *, dtype: Dtype, threads: int | None, progress: bool = False
+        cls,
+        folder: Path,
+        *,
+        dtype: Dtype,
+        threads: int | None,
+        adapter: Adapter | None = None,
+        progress: bool = False,
     ) -> "Model":
         """Load a model folder; see `reclap.load`."""
         config = model_folder.read_config(folder)
         read = functools.partial(model_folder.read_parameters, folder)
-        weights = Weights(config, folder / model_folder.CONFIG, read, dtype, progress)
+        weights = Weights(config, folder / model_folder.CONFIG, read, dtype, progress, adapter)
         return cls(config, weights, folder / model_folder.TOKENIZER, folder, threads)
 
     @classmethod
@@ -91,13 +98,14 @@ class Model(ZeroShotClassifier):
         dtype: Dtype = "float32",
         threads: int | None = None,
         tokenizer: Path | None = None,
+        adapter: Adapter | None = None,
         progress: bool = False,
     ) -> "Model":
         """Build a model from another project's checkpoint, see `reclap.load`."""
         read = functools.partial(model_folder.match, found.tensors, where=str(source))
         return cls(
             found.config,
-            Weights(found.config, source, read, dtype, progress),
+            Weights(found.config, source, read, dtype, progress, adapter),
             tokenizer or found.tokenizer,
             source,
             threads,
@@ -144,6 +152,7 @@ class Model(ZeroShotClassifier):
             "threads": self.threads,
             "logit_scale": self.logit_scale,
             "digest": self.digest,
+            "adapter": self._weights.adapter,
             "config": self.config.to_json(),
         }
 

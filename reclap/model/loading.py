@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reclap.checkpoints import adapter as adapters
 from reclap.checkpoints import hub, model_folder
 from reclap.config.ranges import Dtype
 from reclap.errors import FormatError
@@ -37,6 +38,7 @@ def load(
     tokenizer: StrPath | None = None,
     compat: Literal["upstream"] | None = None,
     text_activation: Literal["gelu", "quick_gelu"] | None = None,
+    adapter: StrPath | None = None,
     revision: str | None = None,
     offline: bool = False,
     progress: bool = False,
@@ -71,6 +73,9 @@ def load(
     text_activation : {"gelu", "quick_gelu"}, optional
         For a file of LAION-CLAP with CLIP's text transformer, which does not tell: "gelu", the
         default, or "quick_gelu" where the tower began as OpenAI's.
+    adapter : path, optional
+        Low-rank adapter (`reclap.checkpoints.adapter`) that was trained on this model. It is merged
+        into the weights, so that the digest is another one.
     revision : str, optional
         Branch, tag or commit of a hub id.
     offline : bool
@@ -92,7 +97,8 @@ def load(
     MissingDependencyError
         For a hub id where the extra is not installed.
     FormatError
-        If a file of it is damaged; every missing, unexpected and misshapen tensor is named.
+        If a file of it is damaged; every missing, unexpected and misshapen tensor is named. If an
+        adapter was made for another model.
     ReclapError
         If the hub refuses.
     ValueError
@@ -117,6 +123,7 @@ def load(
     if compat not in (None, "upstream"):
         raise ValueError(f"compat is {compat!r}, expected upstream or None")
     path = locate(source, revision, offline=offline)
+    update = None if adapter is None else adapters.load(Path(adapter))
     if model_folder.is_foreign(path):
         from reclap.checkpoints.families import detect  # here, because it takes 40 ms
 
@@ -125,11 +132,19 @@ def load(
             found = _named(found, source.removeprefix(hub.PREFIX))
         of_text = _tokenizer(tokenizer)
         model = Model._from_foreign(
-            path, found, dtype=dtype, threads=threads, tokenizer=of_text, progress=progress
+            path,
+            found,
+            dtype=dtype,
+            threads=threads,
+            tokenizer=of_text,
+            adapter=update,
+            progress=progress,
         )
     elif path.is_dir():
         _refuse_options(path, tokenizer=tokenizer, compat=compat, text_activation=text_activation)
-        model = Model._from_folder(path, dtype=dtype, threads=threads, progress=progress)
+        model = Model._from_folder(
+            path, dtype=dtype, threads=threads, adapter=update, progress=progress
+        )
     else:
         raise FormatError(f"{path}: expected a model folder or a file of tensors, got another file")
     model._reduced = Opening(given | {"dtype": dtype, "progress": False}, path).reduced
@@ -148,13 +163,14 @@ class Opening:
     """
 
     def __init__(self, options: dict[str, Any], path: Path) -> None:
-        source, tokenizer = options["source"], options["tokenizer"]
+        source = options["source"]
         if hub.is_hub_id(source):
             options = options | {"source": hub.PREFIX + source.removeprefix(hub.PREFIX)}
         elif path == Path(source):  # no bundled name
             options = options | {"source": str(path.absolute())}
-        if tokenizer is not None:
-            options = options | {"tokenizer": str(Path(tokenizer).absolute())}
+        for name in ("tokenizer", "adapter"):
+            if options.get(name) is not None:
+                options = options | {name: str(Path(options[name]).absolute())}
         self.options = options
 
     def load(self) -> Model:

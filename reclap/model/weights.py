@@ -11,6 +11,7 @@ import numpy as np
 
 from reclap._types import Array, Floats
 from reclap.checkpoints import model_folder
+from reclap.checkpoints.adapter import Adapter, Shapes, merging
 from reclap.checkpoints.lazy import Lazy
 from reclap.config.model import ClapConfig
 from reclap.config.ranges import DTYPES, Dtype
@@ -19,8 +20,6 @@ from reclap.runtime.libraries import core, describe
 from reclap.runtime.progress import byte_bar
 
 __all__ = ["Weights", "choose_dtype"]
-
-Shapes = list[tuple[str, tuple[int, ...]]]
 
 
 def choose_dtype(dtype: Dtype | Literal["auto"]) -> Dtype:
@@ -72,6 +71,8 @@ class Weights:
         six products of them: meant for AMX, slower than float32 without it.
     progress : bool
         Show a progress bar where reading, and later the digest, takes longer than a second.
+    adapter : Adapter, optional
+        Low-rank adapter of this model, which is merged into what is read.
     changes
         Arguments of ``core.Model`` that differ from what `config` says.
 
@@ -79,6 +80,8 @@ class Weights:
     ----------
     core : core.Model
         The model.
+    adapter : str or None
+        File of the adapter.
     kernel : str
         Engine of the products: ``"oneDNN"``, with ``", 7-bit weights"`` where int8 has these,
         or ``"amx"``, ``"avx512"``, ``"plain"`` for our own on tiles. ``RECLAP_AMX=0`` in the
@@ -99,6 +102,7 @@ class Weights:
         read: Callable[[Shapes], Iterable[Array]],
         dtype: Dtype = "float32",
         progress: bool = False,
+        adapter: Adapter | None = None,
         **changes: Any,
     ) -> None:
         try:
@@ -109,6 +113,9 @@ class Weights:
         self.dtype, self._config = dtype, config
         self.shapes: Shapes = [(name, shape) for name, shape, _ in self.core.parameters()]
         arrays = read(self.shapes)
+        if adapter is not None:
+            arrays = merging(adapter, config, self.shapes, arrays)
+        self.adapter = adapter and adapter.path
         self._total = None if dtype == "float32" else model_folder.digesting(config)
         self._progress = progress
         if self._total is not None or progress:
