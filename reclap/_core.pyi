@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, final, overload
 
@@ -61,6 +61,7 @@ class Model:
         audio_head: int,
         text_head: int,
         dim: int,
+        logit_bias: bool = False,
     ) -> Model: ...
     def parameters(self) -> list[tuple[str, tuple[int, ...], int]]: ...
     def bind(
@@ -91,6 +92,9 @@ class Trainer:
         threads: int,
         rates: npt.ArrayLike | None = None,
         decays: npt.ArrayLike | None = None,
+        losses: Sequence[tuple[int, float]] | None = None,
+        teacher: int = 0,
+        teacher_log_scale: float = 0,
     ) -> Trainer: ...
     def step(
         self,
@@ -106,6 +110,9 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
         longer: npt.ArrayLike | None = None,
+        owner: npt.ArrayLike | None = None,
+        role: npt.ArrayLike | None = None,
+        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ) -> dict[str, float]: ...
     def gradients(
         self,
@@ -121,6 +128,9 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
         longer: npt.ArrayLike | None = None,
+        owner: npt.ArrayLike | None = None,
+        role: npt.ArrayLike | None = None,
+        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ) -> dict[str, float]: ...
     def embed(
         self,
@@ -130,8 +140,19 @@ class Trainer:
         step: int,
         clip: int = 0,
         longer: npt.ArrayLike | None = None,
+        caption: int = -1,
     ) -> tuple[_F32, _F32]: ...
-    def loss(self, audio: npt.ArrayLike, text: npt.ArrayLike, /) -> tuple[float, _F32, _F32]: ...
+    def loss(
+        self,
+        audio: npt.ArrayLike,
+        text: npt.ArrayLike,
+        owner: npt.ArrayLike | None = None,
+        role: npt.ArrayLike | None = None,
+        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    ) -> tuple[float, _F32, _F32]: ...
+    def measure(
+        self, clips: int, frames: int, texts: int, tokens: int, longest: int, na: int, nt: int
+    ) -> tuple[int, int]: ...
     def backward(
         self,
         daudio: npt.ArrayLike,
@@ -142,6 +163,7 @@ class Trainer:
         step: int,
         clip: int = 0,
         longer: npt.ArrayLike | None = None,
+        caption: int = -1,
     ) -> None: ...
     def update(
         self,

@@ -48,7 +48,8 @@ PRIVATE = {
         "sigmoid.c",
         "distillation.c",
     },
-    "train/trainer_inside.h": {"step.c", "trainer.c", "update.c"},
+    "train/trainer_inside.h": {"calls.c", "step.c", "trainer.c", "update.c"},
+    "python/py_train.h": {"py_pairs.c", "py_train.c", "py_trainer.c"},
 }
 FOREIGN = {
     "oneapi/dnnl/dnnl.h": {"product/dnn_inside.h"},

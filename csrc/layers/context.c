@@ -87,6 +87,18 @@ rc_status rc_context_plan(rc_context *c, const void **body, const rc_plan_key *k
     return reserve(c, floats);
 }
 
+rc_status rc_context_measure(rc_context *c, int64_t *floats, const rc_plan_key *key,
+                             rc_plan_make *make, const void *arg)
+{
+    rc_plan *plan;
+    void *body;
+    RC_TRY(rc_plan_new(&plan, c->dnn));
+    rc_status status = make(&body, plan, key, arg);
+    *floats = rc_plan_floats(plan);
+    rc_plan_free(plan);
+    return status;
+}
+
 rc_run rc_context_run(const rc_context *c, rc_draw draw)
 {
     return (rc_run){.pool = rc_dnn_pool(c->dnn), .scratch = c->scratch, .draw = draw};

@@ -26,6 +26,10 @@ void rc_context_leave(rc_context *c);
 rc_status rc_context_plan(rc_context *c, const void **body, const rc_plan_key *key,
                           rc_plan_make *make, const void *arg);
 
+/* The floats of scratch that a plan of this key would need; none is kept. */
+rc_status rc_context_measure(rc_context *c, int64_t *floats, const rc_plan_key *key,
+                             rc_plan_make *make, const void *arg);
+
 /* Scratch for a call without a plan. */
 rc_status rc_context_scratch(rc_context *c, float **out, int64_t floats);
 

@@ -66,7 +66,7 @@ static inline float *rc_share_of(const rc_run *run, rc_shares shares, int owner)
 typedef struct {
     uint64_t layout;
     int64_t call, b, rows, longest; /* one size of type only: no padding bytes to compare */
-    int64_t other[4];
+    int64_t other[5];
 } rc_plan_key;
 
 /* Make the body of a plan, in its memory. */

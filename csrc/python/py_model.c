@@ -3,18 +3,20 @@
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"audio", "text", "text_width", "audio_head", "text_head", "dim", NULL};
+    static char *names[] = {"audio",     "text", "text_width", "audio_head",
+                            "text_head", "dim",  "logit_bias", NULL};
     PyObject *audio, *text;
-    int audio_head, text_head;
+    int audio_head, text_head, logit_bias = 0;
     long long text_width, dim;
     rc_clap_config c = {0};
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOLiiL:Model", names, &audio, &text, &text_width,
-                                     &audio_head, &text_head, &dim))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "OOLiiL|p:Model", names, &audio, &text, &text_width,
+                                     &audio_head, &text_head, &dim, &logit_bias))
         return NULL;
     c.text_width = text_width;
     c.audio_head = (rc_head_kind)audio_head;
     c.text_head = (rc_head_kind)text_head;
     c.dim = dim;
+    c.logit_bias = logit_bias;
     void *audio_config = NULL, *text_config = NULL;
     rc_py_model *self = NULL;
     rc_status status = RC_OK;

@@ -44,6 +44,7 @@ static rc_status open_model(rc_clap *m)
     if (c->text_width > 0)
         rc_head_declare(&m->text_head, p, c->text_head, c->text_width, c->dim, "text_projection");
     m->logit_scale = rc_params_add(p, RC_BIAS, 0, NULL, "logit_scale");
+    m->logit_bias = c->logit_bias ? rc_params_add(p, RC_BIAS, 0, NULL, "logit_bias") : -1;
     RC_TRY(p->status);
     if ((c->audio != NULL && m->audio_head.out != c->dim) ||
         (c->text_width > 0 && m->text_head.out != c->dim))

@@ -15,7 +15,8 @@ typedef struct {
     const void *audio_config, *text_config; /* of their sizes; only looked at by rc_clap_new */
     int64_t text_width;                     /* of the text features that enter the text head */
     rc_head_kind audio_head, text_head;
-    int64_t dim; /* joint space */
+    int64_t dim;     /* joint space */
+    bool logit_bias; /* as SigLIP learns one */
 } rc_clap_config;
 
 typedef struct {
@@ -23,8 +24,8 @@ typedef struct {
     rc_params params;
     rc_tower audio, text;
     rc_head audio_head, text_head;
-    int64_t logit_scale; /* index */
-    bool training;       /* a trainer has it */
+    int64_t logit_scale, logit_bias; /* indices; -1: none */
+    bool training;                   /* a trainer has it */
     rc_guard guard;
 } rc_clap;
 

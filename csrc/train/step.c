@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-static const rc_loss_term TERMS[] = {{RC_LOSS_CONTRASTIVE, 1}};
-
 /* ---- Plan ------------------------------------------------------------------------------------ */
 
 static rc_status plan_side(rc_step_side *k, rc_plan *plan, const rc_clap *m, const rc_tower *tower,
@@ -28,16 +26,18 @@ static rc_status plan_tower(rc_step_side *k, rc_plan *plan, const rc_clap *m,
 
 static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, const void *arg)
 {
-    const rc_clap *m = arg;
-    int64_t pairs = key->other[3], dim = m->config.dim;
+    const rc_trainer *t = arg;
+    const rc_clap *m = t->model;
     rc_input_size audio = {key->b, key->rows, key->longest};
     rc_input_size text = {key->other[0], key->other[1], key->other[2]};
+    rc_loss_size loss = {key->other[3], key->other[4], m->config.dim, t->teacher};
     RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_step_plan)));
     rc_step_plan *k = *body;
-    k->da = rc_plan_take(plan, pairs * dim);
-    k->dt = rc_plan_take(plan, pairs * dim);
-    rc_loss_size loss = {.na = pairs, .nt = pairs, .c = dim};
-    RC_TRY(rc_losses_plan(&k->losses, plan, TERMS, 1, &loss));
+    if (loss.na > 0) {
+        k->da = rc_plan_take(plan, loss.na * loss.c);
+        k->dt = rc_plan_take(plan, loss.nt * loss.c);
+        RC_TRY(rc_losses_plan(&k->losses, plan, t->term, t->terms, &loss));
+    }
     if (audio.b == 0) return RC_OK;
     RC_TRY(plan_side(&k->audio, plan, m, &m->audio, &m->audio_head, audio.b));
     RC_TRY(plan_side(&k->text, plan, m, &m->text, &m->text_head, text.b));
@@ -63,8 +63,21 @@ static void round_texts(rc_input_size *size, const rc_tower *t)
     size->longest = rc_min((size->longest + TOKENS - 1) / TOKENS * TOKENS, t->shape.most);
 }
 
-rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t n,
-                       const rc_step *how)
+static rc_plan_key key_of(const rc_trainer *t, const rc_input_size *audio,
+                          const rc_input_size *text, int64_t na, int64_t nt)
+{
+    rc_input_size rounded = *text;
+    round_texts(&rounded, &t->model->text);
+    return (rc_plan_key){t->model->params.layout,
+                         RC_CALL_TRAIN,
+                         audio->b,
+                         audio->rows,
+                         audio->longest,
+                         {text->b, rounded.rows, rounded.longest, na, nt}};
+}
+
+rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t na,
+                       int64_t nt, const rc_step *how)
 {
     const rc_clap *m = t->model;
     rc_input_size audio, text;
@@ -72,13 +85,18 @@ rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, i
     t->embedded = NULL;
     RC_TRY(measure(&audio, &m->audio, &pairs->audio));
     RC_TRY(measure(&text, &m->text, &pairs->text));
-    round_texts(&text, &m->text);
-    rc_plan_key key = {m->params.layout, RC_CALL_TRAIN, audio.b,
-                       audio.rows,       audio.longest, {text.b, text.rows, text.longest, n}};
-    RC_TRY(rc_context_plan(t->context, (const void **)&job->k, &key, make_plan, m));
+    rc_plan_key key = key_of(t, &audio, &text, na, nt);
+    RC_TRY(rc_context_plan(t->context, (const void **)&job->k, &key, make_plan, t));
     job->run = rc_context_run(t->context, (rc_draw){.seed = how->seed, .step = how->step});
-    job->run.clip = pairs->clip;
     return RC_OK;
+}
+
+rc_status rc_step_measure(rc_trainer *t, int64_t *floats, const rc_call_size *size)
+{
+    rc_input_size audio = {.b = size->clips, .rows = size->frames};
+    rc_input_size text = {size->texts, size->tokens, size->longest};
+    rc_plan_key key = key_of(t, &audio, &text, size->na, size->nt);
+    return rc_context_measure(t->context, floats, &key, make_plan, t);
 }
 
 /* ---- Embed, loss, backward ------------------------------------------------------------------- */
@@ -94,12 +112,21 @@ static const float *features(const rc_step_job *job, const rc_step_side *side)
     return side->tower->kind == NULL ? job->pairs->features : at(job, side->features);
 }
 
+/* What the towers run on: draws count clips, and texts. */
+static rc_run run_of(const rc_step_job *job, const rc_step_side *side)
+{
+    rc_run run = job->run;
+    run.clip = side == &job->k->audio ? job->pairs->clip : job->pairs->caption;
+    return run;
+}
+
 static const float *embed(const rc_step_job *job, const rc_step_side *side, const rc_input *in)
 {
     rc_features out = {.y = at(job, side->features)};
     const rc_tower_kind *kind = side->tower->kind;
-    if (kind != NULL) kind->forward(side->body, &job->run, &out, in);
-    return rc_head_forward(&side->head, &job->run, features(job, side));
+    rc_run run = run_of(job, side);
+    if (kind != NULL) kind->forward(side->body, &run, &out, in);
+    return rc_head_forward(&side->head, &run, features(job, side));
 }
 
 void rc_step_embed(rc_step_job *job, const float **audio, const float **text)
@@ -109,17 +136,15 @@ void rc_step_embed(rc_step_job *job, const float **audio, const float **text)
     job->t->embedded = job->k;
 }
 
-double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *audio,
-                    const float *text)
+double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const rc_loss_in *in)
 {
     rc_trainer *t = job->t;
-    rc_param *scale = &t->model->params.item[t->model->logit_scale];
+    const rc_clap *m = t->model;
+    rc_loss_out out = {.da = daudio, .dt = dtext, .dscale = m->params.item[m->logit_scale].dx};
+    if (m->logit_bias >= 0) out.dbias = m->params.item[m->logit_bias].dx;
     memset(t->buffer[1], 0, (size_t)t->learned * sizeof(float));
-    int64_t n = job->k->losses.size.na;
-    rc_loss_in in = {.na = n, .nt = n, .a = audio, .t = text, .log_scale = scale->x[0]};
-    rc_loss_out out = {.da = daudio, .dt = dtext, .dscale = scale->dx};
-    double value = rc_losses_forward(&job->k->losses, &job->run, &in);
-    rc_losses_backward(&job->k->losses, &job->run, &out, &in);
+    double value = rc_losses_forward(&job->k->losses, &job->run, in);
+    rc_losses_backward(&job->k->losses, &job->run, &out, in);
     return value;
 }
 
@@ -127,8 +152,9 @@ static void backward(const rc_step_job *job, const rc_step_side *side, const flo
                      const rc_input *in)
 {
     float *dfeatures = side->learns ? at(job, side->dfeatures) : NULL;
-    rc_head_backward(&side->head, &job->run, dfeatures, dy, features(job, side));
-    if (side->learns) side->tower->kind->backward(side->body, &job->run, dfeatures, in);
+    rc_run run = run_of(job, side);
+    rc_head_backward(&side->head, &run, dfeatures, dy, features(job, side));
+    if (side->learns) side->tower->kind->backward(side->body, &run, dfeatures, in);
 }
 
 void rc_step_backward(rc_step_job *job, const float *daudio, const float *dtext)

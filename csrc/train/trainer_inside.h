@@ -2,8 +2,7 @@
 #ifndef RC_TRAINER_INSIDE_H
 #define RC_TRAINER_INSIDE_H
 
-#include "train/loss.h"
-#include "train/trainer.h"
+#include "train/calls.h"
 
 enum {
     RC_TRAINER_BUFFERS = 4,
@@ -41,6 +40,10 @@ struct rc_trainer {
     int64_t learning;                  /* so many */
     float *rate, *decay;
     int64_t size, learned; /* of all values; of those that learn, which the other buffers hold */
+    rc_loss_term term[RC_LOSSES_MAX];
+    int terms;
+    int64_t teacher; /* width of its embeddings */
+    float teacher_log_scale;
     rc_guard guard;
 };
 
@@ -51,12 +54,13 @@ typedef struct {
     const rc_pairs *pairs;
 } rc_step_job;
 
-/* step.c. For so many pairs at a time, none where only a loss is wanted, and n in the loss. */
-rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t n,
-                       const rc_step *how);
+/* step.c. For some pairs at a time, none where only a loss is wanted; na clips and nt texts in the
+ * loss, none where it is not wanted. */
+rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, int64_t na,
+                       int64_t nt, const rc_step *how);
+rc_status rc_step_measure(rc_trainer *t, int64_t *floats, const rc_call_size *size);
 void rc_step_embed(rc_step_job *job, const float **audio, const float **text); /* unit rows */
-double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const float *audio,
-                    const float *text);
+double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const rc_loss_in *in);
 void rc_step_backward(rc_step_job *job, const float *daudio, const float *dtext);
 void rc_step_commit(const rc_step_plan *k, const rc_run *run); /* statistics of the batch */
 
