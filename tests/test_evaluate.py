@@ -31,7 +31,7 @@ class Learner:
     def embed_text(self, features):
         return np.eye(3, dtype="f4")[features[:, 0].astype(int)]
 
-    def embed(self, mel):
+    def embed(self, mel, longer=None):
         loudest = mel.mean(axis=1).argmax(axis=1)
         heard = np.digitize(loudest, [4, 9])
         return np.eye(3, dtype="f4")[[self.confused.get(int(h), int(h)) for h in heard]]

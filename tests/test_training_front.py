@@ -105,19 +105,20 @@ class Recorder:
     """A model that keeps what it is given."""
 
     def __init__(self):
-        self.heard = []
+        self.heard, self.longer = [], []
 
     def embed_text(self, features):
         return np.eye(1, 3, dtype="f4")
 
-    def embed(self, mel):
+    def embed(self, mel, longer=None):
         self.heard.extend(mel)
+        self.longer.append(longer)
         return np.ones((len(mel), 3), "f4")
 
     features = staticmethod(lambda texts: np.ones((len(texts), 2), "f4"))
 
 
-@pytest.mark.parametrize("change", FRONTS, ids=str)
+@pytest.mark.parametrize("change", [*FRONTS, {"truncation": "fusion"}], ids=str)
 def test_evaluation_hears_the_features_of_inference(sounds, change):
     front = front_of(change)
     audio = HtsatConfig(mels=front.mels, fusion=front.truncation == "fusion")
@@ -126,3 +127,7 @@ def test_evaluation_hears_the_features_of_inference(sounds, change):
     Evaluation(sounds, "label", {"tone": ["a tone"]}, config, model)(model)
     expected = np.concatenate([inference(row, front) for row in sounds])
     np.testing.assert_array_equal(np.stack(model.heard), expected)
+    if audio.fusion:
+        assert [list(x) for x in model.longer] == [[False, True]]
+    else:
+        assert model.longer == [None]

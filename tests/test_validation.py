@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -82,11 +83,13 @@ def captioned(sounds):
     return [row.path for row in rows], [row.captions[0].text for row in rows]
 
 
+@pytest.mark.parametrize("text", ["frozen", "trained"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_loss_is_that_of_the_saved_model(plan, sounds, tmp_path, ema):
+def test_loss_is_that_of_the_saved_model(plan, sounds, tmp_path, ema, text):
     part = plan(
         data={"batch": 10},
         optim={"ema": ema, "lr": 1e-2},
+        train={"text": text},
         run={"save_first": True, "save_every": 6, "keep": 9},
         eval={"every": 6, "captions": True},
     )
@@ -126,9 +129,11 @@ def test_loss_is_the_mean_over_batches_of_the_recipe(plan, sounds, tmp_path):
     assert found.keys() == {"loss", "retrieval", "clips"}
 
 
-def test_evaluation_by_captions_leaves_training_alone(plan, tmp_path):
-    loop.train(plan(optim={"ema": 0.9}), tmp_path / "a")
-    loop.train(plan(optim={"ema": 0.9}, eval={"every": 1, "captions": True}), tmp_path / "b")
+@pytest.mark.parametrize("text", ["frozen", "trained"])
+def test_evaluation_by_captions_leaves_training_alone(plan, tmp_path, text):
+    part = {"optim": {"ema": 0.9}, "train": {"text": text}}
+    loop.train(plan(**part), tmp_path / "a")
+    loop.train(plan(**part, eval={"every": 1, "captions": True}), tmp_path / "b")
     assert read_run(tmp_path / "a") == read_run(tmp_path / "b")
 
 
@@ -345,3 +350,42 @@ def test_command_says_why_it_stopped_and_which_is_best(sounds, small_folder, tmp
     )
     assert "last: 1 steps of 5, stopped early: accuracy got no better, loss " in run.stdout
     assert "best: step-0000000000, the best by accuracy" in run.stdout
+    again = subprocess.run(  # noqa: S603
+        [sys.executable, *words, "--resume"], capture_output=True, text=True, check=True
+    )
+    assert "1 steps, stopped early before; a larger eval.patience continues" in again.stdout
+
+
+@pytest.mark.slow
+def test_run_killed_at_random_keeps_its_best_and_stops_at_the_same_step(
+    sounds, small_folder, tmp_path, rng
+):
+    exam = {"every": 2, "captions": True, "best": "loss", "patience": 12}
+    how = {"steps": 600, "save_every": 7, "keep": 1}
+    sections = training.settings(
+        sounds, small_folder, optim={"lr": 0.02}, run=how, eval=exam, train={"text": "trained"}
+    )
+    (tmp_path / "recipe.toml").write_text(training.to_toml(sections))
+    out = tmp_path / "out"
+    words = ["-m", "reclap", "train", str(tmp_path / "recipe.toml"), "--out", str(out), "--resume"]
+    log_file = out / "log.jsonl"
+    for _ in range(10):
+        before = log_file.read_bytes().count(b"\n") if log_file.exists() else 0
+        with subprocess.Popen([sys.executable, *words]) as process:  # noqa: S603
+            while process.poll() is None and (
+                not log_file.exists() or log_file.read_bytes().count(b"\n") < before + 8
+            ):
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.05))
+            process.kill()
+        for path in out.glob("best"):
+            reclap.load(path, threads=1)
+    subprocess.run([sys.executable, *words], check=True)  # noqa: S603
+    whole = tmp_path / "whole"
+    loop.train(training.recipe(sounds, small_folder, optim={"lr": 0.02}, run=how, eval=exam,
+                               train={"text": "trained"}), whole)  # fmt: skip
+    assert state_of(out)["best"] == state_of(whole)["best"]
+    assert folders(out) == folders(whole)
+    assert read_run(out) == read_run(whole)
+    logs = [[(x["step"], x.get("loss"), x.get("eval")) for x in read_log(p)] for p in (out, whole)]
+    assert logs[0] == logs[1]

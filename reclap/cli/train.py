@@ -51,7 +51,8 @@ def _run_train(args: argparse.Namespace) -> int:
         print(f"reclap: stopped after step {result.step}; --resume continues", file=sys.stderr)
         return INTERRUPTED
     if result.loss is None:
-        print(f"{result.folder}: {result.step} steps, finished before; nothing to do")
+        how = "stopped early before; a larger eval.patience continues" if result.early else ""
+        print(f"{result.folder}: {result.step} steps, {how or 'finished before; nothing to do'}")
         return 0
     accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.3f}"
     early = ""

@@ -10,6 +10,7 @@ import numpy as np
 
 from reclap._types import Floats
 from reclap.audio import inputs
+from reclap.audio.fusion import LogMel
 from reclap.config.model import ClapConfig
 from reclap.errors import Errors, FormatError
 from reclap.io import manifest
@@ -95,18 +96,19 @@ class Evaluation:
             texts = list(dict.fromkeys(c.text for row in rows for c in row.captions))
             self._texts = {text: i for i, text in enumerate(texts)}
             self._caption_features = encoder.features(texts)
-        self._kept: list[tuple[int, Floats]] | None = []
+        self._fusion = config.audio.fusion
+        self._kept: list[tuple[int, LogMel]] | None = []
         with progress_bar(len(rows), "clip", shown=progress) as bar:
             for item in self._decoded():  # all of them, so that a bad sound is found beforehand
                 bar.update(item[0] + 1 - bar.n)
-                cache_bytes -= item[1].nbytes
+                cache_bytes -= item[1].mel.nbytes
                 if self._kept is not None and cache_bytes >= 0:
                     self._kept.append(item)
                 else:
                     self._kept = None
             bar.update(len(rows) - bar.n)  # where the last ones were skipped
 
-    def _decoded(self) -> Iterator[tuple[int, Floats]]:
+    def _decoded(self) -> Iterator[tuple[int, LogMel]]:
         """Yield the log-mel of each window as inference computes it, with the index of its row."""
         good = [i for i in range(len(self._rows)) if i not in self._bad]
         sounds = [self._rows[i].sound for i in good]
@@ -116,7 +118,7 @@ class Evaluation:
                 if isinstance(result, Exception):
                     self._fail(good[at], result)
                 else:
-                    yield good[at], result.mel
+                    yield good[at], result
 
     def _fail(self, row: int, fault: Exception) -> None:
         """Refuse a sound that cannot be read, or leave it out."""
@@ -173,7 +175,8 @@ class Evaluation:
         """Return an embedding of unit length for each row; 0 for those that cannot be read."""
         sums: Floats | None = None
         for part in batches(self._decoded() if self._kept is None else self._kept, _BATCH):
-            windows = learner.embed(np.stack([mel for _, mel in part]))
+            longer = np.array([one.longer for _, one in part]) if self._fusion else None
+            windows = learner.embed(np.stack([one.mel for _, one in part]), longer)
             if sums is None:
                 sums = np.zeros((len(self._rows), windows.shape[1]), np.float32)
             np.add.at(sums, [i for i, _ in part], windows)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from reclap._types import Floats
 from reclap.checkpoints import model_folder
@@ -24,7 +25,7 @@ __all__ = ["STATE", "Learner", "initial_values"]
 STATE = "state.safetensors"
 
 
-_OF_LOSS = ("logit_scale",)  # parameters of the loss
+_OF_LOSS = "logit_"  # how the names of its parameters begin
 _POSITIONS = ("relative_position_bias_table", "pos_embed")
 
 
@@ -157,9 +158,13 @@ class Learner:
             "logit_scale": math.exp(found["logit_scale"]),
         }
 
-    def embed(self, mel: Floats) -> Floats:
-        """Embed log-mels (b, frames, mels) with the EMA weights, which are what is saved."""
-        embeddings: Floats = self.model.audio(self._context, mel)
+    def embed(self, mel: Floats, longer: npt.NDArray[np.bool_] | None = None) -> Floats:
+        """Embed log-mels (b, frames, mels) with the EMA weights, which are what is saved.
+
+        With fusion they have shape (b, 4, frames, mels), and `longer` says of which clips all
+        four count.
+        """
+        embeddings: Floats = self.model.audio(self._context, mel, longer=longer)
         return embeddings
 
     def embed_text(self, features: Floats | Tokens) -> Floats:
@@ -178,7 +183,8 @@ class Learner:
 
     def loss(self, audio: Floats, text: Floats) -> float:
         """Return the loss of pairs of embeddings (b, dim), with the EMA temperature."""
-        kept = {n: x for n, x in zip(self.names, self._values, strict=True) if n in _OF_LOSS}
+        values = zip(self.names, self._values, strict=True)
+        kept = {name: x for name, x in values if name.startswith(_OF_LOSS)}
         trained = {name: x.copy() for name, x in kept.items()}
         for name, x in kept.items():
             x[...] = self.tensors()[name]

@@ -119,9 +119,9 @@ class TensorBoard(Callback):
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of nested mappings, each with the path to it."""
+    """Yield the numbers of nested mappings, each with the path to it; not what is no number."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(f"{name}/{key}", inner)
-    else:
+    elif isinstance(value, int | float):
         yield name, float(value)
