@@ -95,6 +95,7 @@ class Trainer:
         losses: Sequence[tuple[int, float]] | None = None,
         teacher: int = 0,
         teacher_log_scale: float = 0,
+        dtype: str = "float32",
     ) -> Trainer: ...
     def step(
         self,
@@ -176,6 +177,7 @@ class Trainer:
         clip: float = 0,
         coupled: bool = False,
     ) -> dict[str, float]: ...
+    def refresh(self) -> None: ...
     @overload
     def buffers(self, which: Literal[0], /) -> list[_F32]: ...
     @overload

@@ -97,7 +97,7 @@ def linear_forward(
     x: _A, w: _A, b: _A | None, threads: int = 1, rows: int = 64, packed: str | None = None
 ) -> _F32: ...
 def linear_backward(
-    dy: _A, x: _A, w: _A, threads: int = 1, rows: int = 64
+    dy: _A, x: _A, w: _A, threads: int = 1, rows: int = 64, dtype: str = "float32"
 ) -> tuple[_F32, _F32, _F32]: ...
 def adapter(
     x: _A, w: _A, a: _A, b: _A, scale: float, dy: _A, threads: int = 1, rows: int = 64, /

@@ -218,7 +218,7 @@ def test_refused_models_and_calls_keep_nothing(rng):
         bind_half,
         lambda: core.Context(0),
         lambda: core.Context("two"),
-        lambda: core.Trainer(model, 1),
+        lambda: core.Trainer(model, 1, dtype="int8"),
         lambda: core.Trainer(None, 1),
         lambda: model.audio(context, other),
         lambda: model.audio(None, mel),

@@ -243,7 +243,7 @@ def test_documented_defaults_are_those_of_the_code():
         assert {name for s, name in found if s == section} == set(fields)
     run = text.split("### `[run]`")[1].split("\n### ")[0]
     defaults = dataclasses.asdict(Run(steps=1))
-    told = {n: json.loads(v) for n, v in re.findall(r"`(\w+)`\s(\d+|false)", run)}
+    told = {n: json.loads(v) for n, v in re.findall(r"`(\w+)`\s`?(\d+|false|\"\w+\")", run)}
     assert told | {"steps": 1} == defaults
 
 

@@ -24,6 +24,7 @@ from reclap.checkpoints import model_folder
 from reclap.config import ClapConfig
 from reclap.errors import FormatError
 from reclap.io import manifest
+from reclap.runtime import libraries
 from reclap.runtime.libraries import core
 from reclap.store import Store
 from reclap.training import loop, recipe
@@ -286,9 +287,11 @@ def test_smoke_recipe_names_the_sounds_of_the_clone(tmp_path):
 # ---- Going on --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_resumed_run_equals_uninterrupted_run(plan, tmp_path, monkeypatch, ema):
-    averaged = plan(optim={"ema": ema})
+@pytest.mark.parametrize(("ema", "precision"), [(0, "float32"), (0.9, "float32"), (0, "bfloat16")])
+def test_resumed_run_equals_uninterrupted_run(plan, tmp_path, monkeypatch, ema, precision):
+    if precision != "float32" and "bf16" not in " ".join(libraries.describe()["cpu"]):
+        pytest.skip("no bfloat16 products on this processor")
+    averaged = plan(optim={"ema": ema}, run={"precision": precision})
     loop.train(averaged, tmp_path / "whole")
     run_until(averaged, tmp_path / "out", 7, monkeypatch)
     assert len(read_log(tmp_path / "out")) == 7

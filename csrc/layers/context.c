@@ -3,11 +3,12 @@
 
 #include <stdlib.h>
 
-rc_status rc_context_new(rc_context **out, int threads)
+rc_status rc_context_new(rc_context **out, int threads, rc_type type)
 {
     *out = NULL;
     rc_context *c = calloc(1, sizeof *c);
     if (c == NULL) return rc_fail(RC_ENOMEM, "out of memory: context");
+    c->plans.type = type;
     rc_status status = rc_dnn_new(&c->dnn, threads);
     if (status != RC_OK) {
         rc_context_free(c);
@@ -37,7 +38,7 @@ static rc_status begin_anew(rc_context *c)
         return status;
     }
     c->dnn = dnn;
-    c->plans = (rc_plans){0};
+    c->plans = (rc_plans){.type = c->plans.type};
     c->scratch = NULL;
     c->floats = 0;
     return RC_OK;
@@ -92,7 +93,7 @@ rc_status rc_context_measure(rc_context *c, int64_t *floats, const rc_plan_key *
 {
     rc_plan *plan;
     void *body;
-    RC_TRY(rc_plan_new(&plan, c->dnn));
+    RC_TRY(rc_plan_new(&plan, c->dnn, c->plans.type));
     rc_status status = make(&body, plan, key, arg);
     *floats = rc_plan_floats(plan);
     rc_plan_free(plan);

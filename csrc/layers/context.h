@@ -13,7 +13,8 @@ typedef struct {
     int64_t floats; /* of scratch */
 } rc_context;
 
-rc_status rc_context_new(rc_context **out, int threads);
+/* `type` is that of the products of weights in training, where some are to be. */
+rc_status rc_context_new(rc_context **out, int threads, rc_type type);
 void rc_context_free(rc_context *c);
 
 /* RC_EBUSY when another thread is inside. Where one was when this process was forked, the child

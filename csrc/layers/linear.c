@@ -30,6 +30,13 @@ static rc_linear outputs(const rc_params *p, rc_pair pair, int64_t from, int64_t
     return l;
 }
 
+/* Of outputs before the cut of a weight (0) or from it on (1), as the plan wants it. */
+static const rc_packed *packed_of(const rc_plan *plan, const rc_param *w, int piece)
+{
+    if (rc_plan_type(plan) != RC_F32 && w->low[piece] != NULL) return w->low[piece];
+    return piece == 0 ? w->packed : w->behind;
+}
+
 static rc_product_shape shape_of(const rc_linear *l, int64_t m, int64_t n, bool sum)
 {
     int64_t ldb = l->packed != NULL ? l->n : l->k;
@@ -81,7 +88,7 @@ rc_status rc_linear_plan(rc_linear *out, rc_plan *plan, const rc_params *p, rc_p
                          const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
-    *out = outputs(p, pair, 0, w->size[0], w->packed);
+    *out = outputs(p, pair, 0, w->size[0], packed_of(plan, w, 0));
     RC_TRY(rc_adapter_plan(&out->adapter, plan, p, pair.w, 0, out->n, grid));
     return get(out, plan, grid, sum);
 }
@@ -90,8 +97,8 @@ rc_status rc_linear_plan_part(rc_linear *out, rc_plan *plan, const rc_params *p,
                               rc_part part, const rc_grid *grid)
 {
     const rc_param *w = &p->item[pair.w];
-    *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, w->packed)
-                            : outputs(p, pair, w->cut, w->size[0], w->behind);
+    *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, packed_of(plan, w, 0))
+                            : outputs(p, pair, w->cut, w->size[0], packed_of(plan, w, 1));
     RC_TRY(rc_adapter_plan(&out->adapter, plan, p, pair.w, part == RC_FIRST ? 0 : w->cut, out->n,
                            grid));
     return get(out, plan, grid, false);
@@ -146,7 +153,8 @@ void rc_linear_run(const rc_linear *l, rc_crew crew, float *y, rc_rows x, int64_
 int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
 {
     const rc_param *w = &p->item[pair.w];
-    rc_type type = w->packed == NULL ? RC_F32 : rc_packed_type(w->packed);
+    rc_type type =
+        w->packed != NULL ? rc_packed_type(w->packed) : (w->low[0] != NULL ? RC_BF16 : RC_F32);
     return (rc_form_bytes(type, rows, inputs(w)) + 63) / 64 * 16;
 }
 
@@ -184,25 +192,37 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-enum { SLICES = 8, SLICE_UNIT = 16 };
+enum {
+    SLICES = 8,
+    SLICE_UNIT = 16,
+    SUMMED = 512, /* rows that a product for a gradient of weights sums over */
+    ROUNDED = 64  /* rows that are rounded at a time */
+};
 
 static rc_status plan_dx(rc_linear_back *l, rc_plan *plan, bool sum)
 {
     rc_product_shape s = {.n = l->k, .k = l->n, .lda = l->n, .ldb = l->k, .ldc = l->k, .sum = sum};
     s.m = l->rows;
-    RC_TRY(rc_plan_product(plan, &l->dx[0], s, NULL));
+    RC_TRY(rc_plan_product(plan, &l->dx[0], s, l->back));
     s.m = l->total % l->rows;
-    return rc_plan_product(plan, &l->dx[1], s, NULL);
+    return rc_plan_product(plan, &l->dx[1], s, l->back);
 }
 
 static rc_status plan_dw(rc_linear_back *l, rc_plan *plan)
 {
-    rc_product_shape s = {.n = l->k, .k = l->total, .lda = l->n, .ldb = l->k, .ldc = l->k};
+    rc_product_shape s = {.lda = l->n, .n = l->k, .ldb = l->k, .ldc = l->k};
+    int64_t slices[2] = {l->slice, l->n % l->slice};
+    int64_t rows[2] = {rc_min(SUMMED, l->total), l->total % SUMMED};
     s.ta = s.sum = 1;
-    s.m = l->slice;
-    RC_TRY(rc_plan_product(plan, &l->dw[0], s, NULL));
-    s.m = l->n % l->slice;
-    return rc_plan_product(plan, &l->dw[1], s, NULL);
+    s.narrow = l->narrow;
+    if (l->narrow) RC_TRY(rc_plan_reserve(plan, l->total * l->n, l->total * l->k));
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            s.m = slices[i];
+            s.k = rows[j];
+            RC_TRY(rc_plan_product(plan, &l->dw[i][j], s, NULL));
+        }
+    return RC_OK;
 }
 
 static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
@@ -217,6 +237,8 @@ static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *
                             .k = inputs(w),
                             .rows = rc_max(rc_min(grid->rows, grid->total), 1),
                             .total = grid->total};
+    if (rc_plan_type(plan) != RC_F32) out->back = w->back[from > 0];
+    out->narrow = out->back != NULL;
     out->slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
     RC_TRY(rc_adapter_back_plan(&out->adapter, plan, p, pair.w, from, n, grid));
     RC_TRY(plan_dx(out, plan, sum));
@@ -240,8 +262,9 @@ rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows)
 {
-    rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy),
-                   (rc_factor){.b = l->w->x + l->from * l->k});
+    rc_factor w =
+        l->narrow ? rc_packed_factor(l->back, 0) : (rc_factor){.b = l->w->x + l->from * l->k};
+    rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy), w);
     rc_adapter_back_run(&l->adapter, worker, dx, dy, rows);
 }
 
@@ -253,24 +276,58 @@ static bool learns(const rc_param *p)
 typedef struct {
     const rc_linear_back *l;
     const float *dy, *x;
+    rc_narrow_room room; /* both rounded */
 } weight_job;
 
+static void round_rows(void *arg, int64_t index, int worker)
+{
+    (void)worker;
+    const weight_job *job = arg;
+    const rc_linear_back *l = job->l;
+    int64_t from = index * ROUNDED, rows = rc_min(ROUNDED, l->total - from);
+    rc_to_bf16(job->room.a + from * l->n, job->dy + from * l->n, rows * l->n);
+    rc_to_bf16(job->room.b + from * l->k, job->x + from * l->k, rows * l->k);
+}
+
+/* What the factors are: rows first.. of outputs from.. and of inputs. */
+static void factors_at(const weight_job *job, int64_t first, int64_t from, rc_rows *dy,
+                       rc_factor *x)
+{
+    const rc_linear_back *l = job->l;
+    int64_t left = first * l->n + from, right = first * l->k;
+    *dy = rc_floats(job->dy + left);
+    *x = (rc_factor){.b = job->x + right};
+    if (!l->narrow) return;
+    *dy = (rc_rows){job->room.a + left, RC_BF16};
+    x->b = (const float *)(const void *)(job->room.b + right);
+}
+
+/* A stretch of rows at a time, which stays in the cache. */
 static void weight_slice(void *arg, int64_t index, int worker)
 {
     const weight_job *job = arg;
     const rc_linear_back *l = job->l;
     int64_t from = index * l->slice, columns = rc_min(l->slice, l->n - from);
-    if (l->w->dx != NULL)
-        rc_product_run(l->dw[columns != l->slice], worker, l->w->dx + (l->from + from) * l->k,
-                       rc_floats(job->dy + from), (rc_factor){.b = job->x});
+    float *dw = l->w->dx + (l->from + from) * l->k;
+    for (int64_t first = 0; l->w->dx != NULL && first < l->total; first += SUMMED) {
+        bool last = l->total - first < SUMMED && first > 0;
+        rc_rows dy;
+        rc_factor x;
+        factors_at(job, first, from, &dy, &x);
+        rc_product_run(l->dw[columns != l->slice][last], worker, dw, dy, x);
+    }
     if (learns(l->b))
         rc_add_rows(l->b->dx + l->from + from, job->dy + from, l->total, l->n, columns);
 }
 
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
 {
-    weight_job job = {l, dy, x};
+    weight_job job = {.l = l, .dy = dy, .x = x};
     rc_adapter_back_weight(&l->adapter, pool, dy, x);
     if (l->w->dx == NULL && !learns(l->b)) return;
+    if (l->w->dx != NULL && l->narrow && l->total > 0) {
+        job.room = rc_product_room(l->dw[0][0]);
+        rc_parallel(pool, (l->total + ROUNDED - 1) / ROUNDED, round_rows, &job);
+    }
     rc_parallel(pool, (l->n + l->slice - 1) / l->slice, weight_slice, &job);
 }

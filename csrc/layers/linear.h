@@ -50,8 +50,11 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
  * of its weight over all rows, cut into slices of outputs. */
 typedef struct {
     const rc_param *w, *b;
+    const rc_packed *back; /* of the weight, where products are narrow */
+    bool narrow;
     int64_t from, n, k, rows, total, slice; /* outputs from..from+n-1 */
-    rc_product *dx[2], *dw[2];              /* [of the last, shorter chunk or slice] */
+    rc_product *dx[2];                      /* [of the last, shorter chunk] */
+    rc_product *dw[2][2]; /* [of the last, shorter slice][of the last, shorter stretch of rows] */
     rc_adapter_back adapter;
 } rc_linear_back;
 

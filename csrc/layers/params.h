@@ -24,6 +24,7 @@ typedef struct {
     float *dx;         /* gradient; NULL outside training, and where it is frozen */
     rc_packed *packed; /* a linear weight in oneDNN's layout, NULL while training */
     rc_packed *behind; /* outputs from `cut` on, which are packed apart; NULL where cut is 0 */
+    rc_packed *low[2], *back[2]; /* low.h */
     int64_t cut;
     rc_packing packing;
     bool variance;   /* a statistic that cannot be negative */
@@ -56,8 +57,7 @@ void rc_param_cut(rc_params *p, int64_t i, int64_t cut);
 rc_status rc_param_pack(rc_param *p, rc_dnn *dnn, rc_type type);
 void rc_param_unpack(rc_param *p); /* free what is packed */
 
-/* RC_EINVAL, naming the parameter, where its values (count) are not all finite, or where variances
- * are negative. */
+/* RC_EINVAL, naming it, where its values (count) are not all finite, or variances negative. */
 rc_status rc_param_check(const rc_param *p, const float *x);
 
 /* Copy the values of a parameter, packed or not. */

@@ -13,6 +13,7 @@ typedef struct block {
 
 struct rc_plan {
     rc_dnn *dnn;
+    rc_type type;
     int64_t used, most;
     block *memory;
     rc_product **product;
@@ -20,11 +21,12 @@ struct rc_plan {
     rc_turns turns[2]; /* [rc_turns_of] */
 };
 
-rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn)
+rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn, rc_type type)
 {
     *out = calloc(1, sizeof **out);
     if (*out == NULL) return rc_fail(RC_ENOMEM, "out of memory: plan");
     (*out)->dnn = dnn;
+    (*out)->type = type;
     return RC_OK;
 }
 
@@ -44,6 +46,11 @@ void rc_plan_free(rc_plan *plan)
 int rc_plan_threads(const rc_plan *plan)
 {
     return rc_dnn_threads(plan->dnn);
+}
+
+rc_type rc_plan_type(const rc_plan *plan)
+{
+    return plan->type;
 }
 
 rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes)
@@ -76,6 +83,11 @@ rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shap
     RC_TRY(rc_product_get(plan->dnn, out, shape, packed));
     plan->product[plan->products++] = *out;
     return RC_OK;
+}
+
+rc_status rc_plan_reserve(rc_plan *plan, int64_t a, int64_t b)
+{
+    return rc_dnn_reserve(plan->dnn, a, b);
 }
 
 /* ---- Scratch --------------------------------------------------------------------------------- */
@@ -158,7 +170,7 @@ static rc_status replace(rc_plans *plans, int i, rc_dnn *dnn, const rc_plan_key 
 {
     rc_plan *plan;
     void *body;
-    RC_TRY(rc_plan_new(&plan, dnn));
+    RC_TRY(rc_plan_new(&plan, dnn, plans->type));
     rc_status status = make(&body, plan, key, arg);
     if (status != RC_OK) {
         rc_plan_free(plan);

@@ -8,9 +8,11 @@
 
 typedef struct rc_plan rc_plan;
 
-rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn);
+/* `type` is that of the products of weights in training, RC_F32 or RC_BF16. */
+rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn, rc_type type);
 void rc_plan_free(rc_plan *plan);
 int rc_plan_threads(const rc_plan *plan);
+rc_type rc_plan_type(const rc_plan *plan);
 
 /* Zeroed memory that lives as long as the plan. */
 rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes);
@@ -18,6 +20,7 @@ rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes);
 /* A product that the plan holds. */
 rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shape,
                           const rc_packed *packed);
+rc_status rc_plan_reserve(rc_plan *plan, int64_t a, int64_t b); /* rc_dnn_reserve */
 
 /* Memory that layers use in turn, as much as the largest of them asks for while the plan is made:
  * an owner's floats, of each worker while it runs a layer, or of the one layer that all work on. */
@@ -83,6 +86,7 @@ typedef struct {
         uint64_t used;
     } item[RC_PLANS_MAX];
     uint64_t clock;
+    rc_type type; /* of them all */
 } rc_plans;
 
 /* The body of the plan of a key, made where there is none, and the floats of scratch it runs on. */

@@ -19,11 +19,12 @@ typedef struct rc_packed rc_packed; /* a weight in oneDNN's preferred layout: pa
 typedef struct rc_dnn rc_dnn; /* engine, one stream and scratchpad per worker, primitive cache */
 typedef struct rc_product rc_product; /* one compiled product of the cache */
 
-/* c (m, n) = op(a) (m, k) op(b) (k, n) [+ bias (n)] [+ c].  Leading dimensions count floats per
+/* c (m, n) = op(a) (m, k) op(b) (k, n) [+ bias (n)] [+ c].  Leading dimensions count values per
  * stored row; op transposes where ta, tb are 1, so a is stored (m, k) or (k, m), b (k, n) or (n,
- * k). */
+ * k). With `narrow` both factors are bfloat16 rows, and b is not packed. */
 typedef struct {
-    int64_t m, n, k, lda, ldb, ldc, ta, tb, bias, sum; /* one type only: no padding bytes to hash */
+    int64_t m, n, k, lda, ldb, ldc, ta, tb, bias, sum, narrow; /* one type only: no padding bytes
+                                                                  to hash */
 } rc_product_shape;
 
 /* RC_EBACKEND if oneDNN refuses. `threads` is the most workers that will ever run products. */
@@ -46,6 +47,16 @@ void rc_product_run(rc_product *product, int worker, float *c, rc_rows a, rc_fac
 
 /* A first factor in the form that the product wants: `a` itself, or laid in memory of `worker`. */
 rc_rows rc_product_rows(const rc_product *product, int worker, rc_rows a);
+
+/* Memory for so many values of either factor of a product of bfloat16 rows; all products of an
+ * rc_dnn share it, so it is there for one at a time. */
+typedef struct {
+    uint16_t *a, *b;
+} rc_narrow_room;
+
+rc_status rc_dnn_reserve(rc_dnn *dnn, int64_t a, int64_t b);
+
+rc_narrow_room rc_product_room(const rc_product *product);
 
 /* Where rows go that become the first factor of a product: the one place that knows whether they
  * are laid or stay float rows. What fills it does so a few rows at a time, the last ones last. */

@@ -62,6 +62,8 @@ struct rc_dnn {
     int threads;
     int failed; /* status of a failed run, 0 if none; written atomically */
     int64_t scratch_bytes, narrow_bytes;
+    uint16_t *room[2]; /* rc_product_room */
+    int64_t room_bytes[2];
     rc_dnn_counts counts;
     rc_product *bucket[BUCKETS]; /* by shape */
 };
@@ -71,13 +73,15 @@ struct rc_packed {
     rc_type type;
     char *base; /* scales of int8 columns, padded to whole cache lines, then the layout */
     int64_t n, k;
+    bool turned;          /* its values come as (k, n) */
     int64_t unit, stride; /* outputs can be cut at multiples of unit, which lie `stride` values
                              apart; unit 0: not at all */
 };
 
 static inline rc_type rc_key_type(const product_key *key)
 {
-    return key->packed == 0 ? RC_F32 : (rc_type)(key->packed - 1);
+    if (key->packed == 0) return key->shape.narrow ? RC_BF16 : RC_F32;
+    return (rc_type)(key->packed - 1);
 }
 
 /* Whether a result goes elsewhere first, and where: behind the laid first factor. */

@@ -113,6 +113,7 @@ bool rc_result_apart(const rc_product_shape *s, rc_type type)
 
 int64_t rc_result_at(const product_key *key)
 {
+    if (key->shape.narrow) return 0; /* its factors lie elsewhere */
     return (rc_form_bytes(rc_key_type(key), key->shape.m, key->shape.k) + 63) / 64 * 64;
 }
 
@@ -129,6 +130,11 @@ rc_rows rc_product_rows(const rc_product *p, int worker, rc_rows a)
     void *form = p->dnn->worker[worker].narrow;
     lay(p, form, a.at, 0, p->key.shape.m);
     return (rc_rows){form, rc_key_type(&p->key)};
+}
+
+rc_narrow_room rc_product_room(const rc_product *p)
+{
+    return (rc_narrow_room){p->dnn->room[0], p->dnn->room[1]};
 }
 
 void rc_product_run(rc_product *p, int worker, float *c, rc_rows a, rc_factor b)

@@ -39,7 +39,7 @@ static rc_status describe_b(matmul_parts *p, const rc_product_shape *s, const rc
         DNN_TRY(dnnl_memory_desc_create_with_tag(&p->b, 2, dims, rc_engine_of(*any)->input,
                                                  dnnl_format_tag_any));
     else
-        DNN_TRY(rc_matrix_desc(&p->b, s->k, s->n, s->ldb, s->tb, dnnl_f32));
+        DNN_TRY(rc_matrix_desc(&p->b, s->k, s->n, s->ldb, s->tb, s->narrow ? dnnl_bf16 : dnnl_f32));
     return RC_OK;
 }
 
@@ -58,9 +58,10 @@ static rc_status describe_attributes(matmul_parts *p, bool sum)
 rc_status rc_parts_describe(rc_dnn *dnn, matmul_parts *p, const rc_product_shape *s,
                             const rc_packed *packed, const rc_type *any)
 {
-    rc_type type = packed != NULL ? packed->type : any != NULL ? *any : RC_F32;
+    rc_type plain = s->narrow ? RC_BF16 : RC_F32;
+    rc_type type = packed != NULL ? packed->type : any != NULL ? *any : plain;
     bool integer = type == RC_S8;
-    int64_t lda = type == RC_F32 ? s->lda : s->k;
+    int64_t lda = type == plain ? s->lda : s->k;
     bool sum = s->sum && !integer && !rc_result_apart(s, type);
     DNN_TRY(rc_matrix_desc(&p->a, s->m, s->k, lda, s->ta, rc_engine_of(type)->input));
     RC_TRY(describe_b(p, s, packed, any));

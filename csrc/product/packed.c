@@ -9,7 +9,7 @@
 enum { PACK_ROWS = 256 };
 
 static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc, const void *from,
-                         const_dnnl_memory_desc_t from_desc)
+                         const_dnnl_memory_desc_t from_desc, int worker)
 {
     dnnl_memory_t src = NULL, dst = NULL;
     dnnl_primitive_desc_t desc = NULL;
@@ -24,7 +24,8 @@ static rc_status reorder(rc_dnn *dnn, void *to, const_dnnl_memory_desc_t to_desc
     if (st == dnnl_success) st = dnnl_primitive_create(&primitive, desc);
     rc_library_leave();
     dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, src}, {DNNL_ARG_TO, dst}};
-    if (st == dnnl_success) st = dnnl_primitive_execute(primitive, dnn->worker[0].stream, 2, args);
+    if (st == dnnl_success)
+        st = dnnl_primitive_execute(primitive, dnn->worker[worker].stream, 2, args);
     rc_library_threads(before);
     if (primitive != NULL) dnnl_primitive_destroy(primitive);
     if (desc != NULL) dnnl_primitive_desc_destroy(desc);
@@ -44,11 +45,13 @@ static void *layout(const rc_packed *packed)
     return packed->base + (packed->type == RC_S8 ? scale_bytes(packed->n) : 0);
 }
 
-static rc_status fill(rc_packed *packed, rc_dnn *dnn, const void *w, dnnl_data_type_t type)
+static rc_status fill(rc_packed *packed, rc_dnn *dnn, const void *w, dnnl_data_type_t type,
+                      int worker)
 {
     dnnl_memory_desc_t plain;
-    DNN_TRY(rc_matrix_desc(&plain, packed->k, packed->n, packed->k, 1, type));
-    rc_status status = reorder(dnn, layout(packed), packed->desc, w, plain);
+    int64_t ld = packed->turned ? packed->n : packed->k;
+    DNN_TRY(rc_matrix_desc(&plain, packed->k, packed->n, ld, !packed->turned, type));
+    rc_status status = reorder(dnn, layout(packed), packed->desc, w, plain, worker);
     dnnl_memory_desc_destroy(plain);
     return status;
 }
@@ -72,7 +75,7 @@ static rc_status fill_int8(rc_packed *packed, rc_dnn *dnn, const float *w)
     int8_t *rounded;
     RC_TRY(rc_alloc((void **)&rounded, packed->n * packed->k));
     rc_quantize_rows(rounded, (float *)packed->base, w, packed->n, packed->k, rc_int8_weight());
-    rc_status status = fill(packed, dnn, rounded, dnnl_s8);
+    rc_status status = fill(packed, dnn, rounded, dnnl_s8, 0);
     rc_free(rounded);
     return status;
 }
@@ -96,7 +99,7 @@ static rc_status pack(rc_packed *packed, rc_dnn *dnn, matmul_parts *parts, const
     int64_t bytes = (int64_t)dnnl_memory_desc_get_size(packed->desc);
     if (packed->type == RC_S8) bytes += scale_bytes(n);
     RC_TRY(rc_alloc((void **)&packed->base, bytes));
-    return packed->type == RC_S8 ? fill_int8(packed, dnn, w) : fill(packed, dnn, w, dnnl_f32);
+    return packed->type == RC_S8 ? fill_int8(packed, dnn, w) : fill(packed, dnn, w, dnnl_f32, 0);
 }
 
 /* How many outputs lie together, which is the product of the blocks of columns. */
@@ -153,13 +156,12 @@ static void find_cuts(rc_packed *packed)
     if (packed->stride < 0) packed->unit = 0;
 }
 
-rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
-                        rc_type type)
+static rc_status new_packed(rc_packed **out, rc_dnn *dnn, const float *w, rc_packed how)
 {
     *out = NULL;
     rc_packed *packed = calloc(1, sizeof *packed);
     if (packed == NULL) return rc_fail(RC_ENOMEM, "out of memory: packed weight");
-    *packed = (rc_packed){.type = type, .n = n, .k = k};
+    *packed = how;
     matmul_parts parts = {0};
     rc_status status = pack(packed, dnn, &parts, w);
     rc_parts_free(&parts);
@@ -170,6 +172,23 @@ rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n,
     find_cuts(packed);
     *out = packed;
     return RC_OK;
+}
+
+rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
+                        rc_type type)
+{
+    return new_packed(out, dnn, w, (rc_packed){.type = type, .n = n, .k = k});
+}
+
+rc_status rc_packed_turned(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k)
+{
+    return new_packed(out, dnn, w, (rc_packed){.type = RC_BF16, .n = n, .k = k, .turned = true});
+}
+
+void rc_packed_refill(rc_packed *packed, rc_dnn *dnn, const float *w, int worker)
+{
+    rc_status status = fill(packed, dnn, w, dnnl_f32, worker);
+    if (status != RC_OK) __atomic_store_n(&dnn->failed, (int)dnnl_runtime_error, __ATOMIC_RELAXED);
 }
 
 void rc_packed_free(rc_packed *packed)
@@ -186,7 +205,7 @@ rc_status rc_packed_read(float *w, rc_dnn *dnn, const rc_packed *packed)
     if (packed->type != RC_F32)
         return rc_fail(RC_EINVAL, "a weight that was rounded to a narrower type cannot be read");
     DNN_TRY(rc_matrix_desc(&plain, packed->k, packed->n, packed->k, 1, dnnl_f32));
-    rc_status status = reorder(dnn, w, plain, layout(packed), packed->desc);
+    rc_status status = reorder(dnn, w, plain, layout(packed), packed->desc, 0);
     dnnl_memory_desc_destroy(plain);
     return status;
 }

@@ -8,6 +8,14 @@
  * where oneDNN has no such product on this processor. */
 rc_status rc_packed_new(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k,
                         rc_type type);
+
+/* Of w (k, n), the weight of y = x w, in bfloat16. */
+rc_status rc_packed_turned(rc_packed **out, rc_dnn *dnn, const float *w, int64_t n, int64_t k);
+
+/* Other values in the place of those of a bfloat16 weight, by a worker; a refusal by oneDNN is
+ * remembered for rc_dnn_check. */
+void rc_packed_refill(rc_packed *packed, rc_dnn *dnn, const float *w, int worker);
+
 void rc_packed_free(rc_packed *packed);
 
 rc_type rc_packed_type(const rc_packed *packed);

@@ -8,7 +8,7 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kw)
     if (!PyArg_ParseTupleAndKeywords(args, kw, "i:Context", names, &threads)) return NULL;
     rc_py_context *self = (rc_py_context *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
-    rc_status status = rc_context_new(&self->context, threads);
+    rc_status status = rc_context_new(&self->context, threads, RC_F32);
     if (status != RC_OK) {
         rc_py_raise((PyObject *)self, status);
         Py_CLEAR(self);

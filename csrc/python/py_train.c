@@ -237,3 +237,14 @@ PyObject *rc_py_trainer_update(PyObject *object, PyObject *args, PyObject *kw)
     return Py_BuildValue("{sdsd}", "grad_norm", job.result.grad_norm, "logit_scale",
                          job.result.logit_scale);
 }
+
+static rc_status refresh_work(void *arg)
+{
+    return rc_trainer_refresh(arg);
+}
+
+PyObject *rc_py_trainer_refresh(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    if (rc_py_run(object, refresh_work, ((rc_py_trainer *)object)->trainer) < 0) return NULL;
+    Py_RETURN_NONE;
+}

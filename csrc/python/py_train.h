@@ -39,6 +39,7 @@ PyObject *rc_py_trainer_embed(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_loss(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_backward(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_update(PyObject *self, PyObject *args, PyObject *kw);
+PyObject *rc_py_trainer_refresh(PyObject *self, PyObject *none);
 PyObject *rc_py_trainer_measure(PyObject *self, PyObject *args, PyObject *kw);
 
 #endif

@@ -53,7 +53,7 @@ static int open_trainer(rc_py_trainer *self, rc_py_model *model, PyArrayObject *
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 {
     static char *names[] = {"model",   "threads",           "rates", "decays", "losses",
-                            "teacher", "teacher_log_scale", NULL};
+                            "teacher", "teacher_log_scale", "dtype", NULL};
     int threads;
     long long teacher = 0;
     rc_trainer_config config = {0};
@@ -63,10 +63,10 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kw)
     rc_py_trainer *self = (rc_py_trainer *)type->tp_alloc(type, 0);
     if (self == NULL) return NULL;
     rc_state *state = rc_py_state((PyObject *)self);
-    bool parsed =
-        PyArg_ParseTupleAndKeywords(args, kw, "O!i|O&O&OLf:Trainer", names, state->model_type,
-                                    &model, &threads, rc_py_f32_or_none, &rate, rc_py_f32_or_none,
-                                    &decay, &losses, &teacher, &config.teacher_log_scale);
+    bool parsed = PyArg_ParseTupleAndKeywords(
+        args, kw, "O!i|O&O&OLfO&:Trainer", names, state->model_type, &model, &threads,
+        rc_py_f32_or_none, &rate, rc_py_f32_or_none, &decay, &losses, &teacher,
+        &config.teacher_log_scale, rc_py_type, &config.type);
     config.teacher = teacher;
     if (!parsed || set_losses(&config, losses) < 0 ||
         open_trainer(self, model, rate, decay, &config, threads) < 0)
@@ -145,6 +145,8 @@ static PyMethodDef trainer_methods[] = {
      "backward(daudio, dtext, mel, text, seed, step, clip=0): embed, and add to the gradients."},
     {"update", (PyCFunction)(void (*)(void))rc_py_trainer_update, METH_VARARGS | METH_KEYWORDS,
      "update(step, lr=, ...): clipping, AdamW, running statistics; grad_norm, logit_scale."},
+    {"refresh", rc_py_trainer_refresh, METH_NOARGS,
+     "refresh(): to be called after values were written into their views."},
     {"buffers", trainer_buffers, METH_O,
      "Views of the values (0), gradients (1), first (2) and second (3) moments, by parameter; None "
      "of frozen ones."},
@@ -152,10 +154,12 @@ static PyMethodDef trainer_methods[] = {
 };
 
 static PyType_Slot trainer_slots[] = {
-    {Py_tp_doc, "Trainer(model, threads, rates=None, decays=None): owns values, gradients, moments "
-                "and activations. rates, decays: by parameter, factors of the learning rate (0: "
-                "frozen) and of the weight decay. Texts are features, or (ids, first) for a model "
-                "with a text tower."},
+    {Py_tp_doc,
+     "Trainer(model, threads, rates=None, decays=None, ..., dtype='float32'): owns values, "
+     "gradients, moments and activations. rates, decays: by parameter, factors of the "
+     "learning rate (0: frozen) and of the weight decay. dtype: of the factors of "
+     "products in the towers, float32 or bfloat16. Texts are features, or (ids, first) "
+     "for a model with a text tower."},
     {Py_tp_new, trainer_new},
     {Py_tp_dealloc, trainer_dealloc},
     {Py_tp_traverse, trainer_traverse},

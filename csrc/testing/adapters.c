@@ -41,7 +41,7 @@ static rc_status adapter_work(void *arg)
     rc_dnn *dnn;
     rc_plan *plan = NULL;
     RC_TRY(rc_dnn_new(&dnn, job->threads));
-    rc_status status = rc_plan_new(&plan, dnn);
+    rc_status status = rc_plan_new(&plan, dnn, RC_F32);
     if (status == RC_OK) status = adapter_run(job, dnn, plan);
     rc_plan_free(plan);
     rc_dnn_free(dnn);

@@ -71,7 +71,7 @@ static rc_status block_work(void *arg)
     block_job *job = arg;
     rc_context *c;
     float *stream = NULL;
-    RC_TRY(rc_context_new(&c, job->threads));
+    RC_TRY(rc_context_new(&c, job->threads, RC_F32));
     rc_status status = rc_alloc((void **)&stream, (job->rows + 15) * job->block.c * 4);
     if (status == RC_OK) status = run_block(job, c, stream);
     rc_free(stream);

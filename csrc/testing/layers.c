@@ -6,6 +6,7 @@
 #include "kernels/optim.h"
 #include "layers/context.h"
 #include "layers/linear.h"
+#include "layers/low.h"
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
@@ -96,7 +97,10 @@ static rc_status linear_run(linear_job *job, rc_dnn *dnn, rc_plan *plan)
 {
     rc_params p = {.item = job->item, .count = 2};
     rc_pair pair = {0, job->item[1].x == NULL && job->item[1].dx == NULL ? -1 : 1};
-    RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
+    if (job->dy == NULL)
+        RC_TRY(rc_param_pack(&job->item[0], dnn, job->type));
+    else if (job->type != RC_F32)
+        RC_TRY(rc_param_lower(&job->item[0], dnn, job->item[0].x, true));
     int64_t rows = job->rows == 0 ? rc_max(job->n, 1) : rc_min(job->rows, rc_max(job->n, 1));
     rc_grid grid = job->rows == 0 && job->dy == NULL ? rc_linear_grid(&p, pair, job->n, rows)
                                                      : rc_grid_rows(job->n, rows);
@@ -115,9 +119,10 @@ static rc_status linear_work(void *arg)
     rc_dnn *dnn;
     rc_plan *plan = NULL;
     RC_TRY(rc_dnn_new(&dnn, job->threads));
-    rc_status status = rc_plan_new(&plan, dnn);
+    rc_status status = rc_plan_new(&plan, dnn, job->dy == NULL ? RC_F32 : job->type);
     if (status == RC_OK) status = linear_run(job, dnn, plan);
     rc_param_unpack(&job->item[0]);
+    rc_param_raise(&job->item[0]);
     rc_plan_free(plan);
     rc_dnn_free(dnn);
     return status;
@@ -179,16 +184,18 @@ done:
     return (PyObject *)y;
 }
 
-/* linear_backward(dy (n, out), x (n, in), w (out, in), threads=1, rows=64): (dx, dw, db) */
+/* linear_backward(dy (n, out), x (n, in), w (out, in), threads=1, rows=64, dtype="float32"): (dx,
+ * dw, db) */
 static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"dy", "x", "w", "threads", "rows", NULL};
+    static char *names[] = {"dy", "x", "w", "threads", "rows", "dtype", NULL};
     PyArrayObject *dy = NULL, *x = NULL, *w = NULL, *dx = NULL, *dw = NULL, *db = NULL;
     PyObject *result = NULL;
     linear_job job = {.threads = 1};
     long long rows = 64;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iL:linear_backward", names, rc_py_f32, &dy,
-                                     rc_py_f32, &x, rc_py_f32, &w, &job.threads, &rows))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O&O&O&|iLO&:linear_backward", names, rc_py_f32, &dy,
+                                     rc_py_f32, &x, rc_py_f32, &w, &job.threads, &rows, rc_py_type,
+                                     &job.type))
         goto done;
     if (rc_py_rank(w, 2, "w") < 0 || rc_py_rank(x, 2, "x") < 0 || check_linear(w, rows, 1) < 0)
         goto done;
@@ -203,6 +210,7 @@ static PyObject *linear_backward(PyObject *module, PyObject *args, PyObject *kw)
     memset(PyArray_DATA(dw), 0, (size_t)PyArray_NBYTES(dw));
     memset(PyArray_DATA(db), 0, (size_t)PyArray_NBYTES(db));
     fill_items(&job, w, NULL);
+    job.item[0].packing = RC_PACK_ANY;
     job.item[0].dx = rc_py_data(dw);
     job.item[1].dx = rc_py_data(db);
     job.x = rc_py_data(x);

@@ -38,7 +38,7 @@ static rc_status loss_work(void *arg)
 {
     loss_job *j = arg;
     rc_context *c;
-    RC_TRY(rc_context_new(&c, j->threads));
+    RC_TRY(rc_context_new(&c, j->threads, RC_F32));
     rc_status status = loss_run(j, c);
     rc_context_free(c);
     return status;

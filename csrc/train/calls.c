@@ -274,3 +274,16 @@ rc_status rc_trainer_measure(rc_trainer *t, int64_t *scratch, int64_t *buffers,
     *buffers = (t->size + (RC_TRAINER_BUFFERS - 1) * t->learned) * (int64_t)sizeof(float);
     return rc_mul(scratch, *scratch, (int64_t)sizeof(float));
 }
+
+static rc_status refresh_work(rc_trainer *t, const trainer_call *call)
+{
+    (void)call;
+    rc_update_lower(t, true);
+    return rc_dnn_check(t->context->dnn);
+}
+
+rc_status rc_trainer_refresh(rc_trainer *t)
+{
+    trainer_call call = {0};
+    return changing(t, refresh_work, &call);
+}

@@ -71,4 +71,7 @@ typedef struct {
 rc_status rc_trainer_measure(rc_trainer *t, int64_t *scratch, int64_t *buffers,
                              const rc_call_size *size);
 
+/* To be called where values were written from outside. */
+rc_status rc_trainer_refresh(rc_trainer *t);
+
 #endif

@@ -4,6 +4,7 @@
  * optimizer, the gradient norm and a checkpoint are each one loop. */
 #include "train/trainer.h"
 
+#include "layers/low.h"
 #include "train/trainer_inside.h"
 
 #include <math.h>
@@ -46,28 +47,6 @@ static void lay_out(rc_trainer *t)
     }
 }
 
-static rc_status open_trainer(rc_trainer *t, const rc_trainer_config *config, int threads)
-{
-    rc_params *p = &t->model->params;
-    RC_TRY(rc_context_new(&t->context, threads));
-    RC_TRY(take_rates(t, config));
-    lay_out(t);
-    for (int k = 0; k < RC_TRAINER_BUFFERS; k++)
-        RC_TRY(rc_alloc((void **)&t->buffer[k],
-                        (k == 0 ? t->size : t->learned) * (int64_t)sizeof(float)));
-    for (int64_t i = 0; i < p->count; i++)
-        RC_TRY(rc_param_read(t->buffer[0] + t->offset[i], t->context->dnn, &p->item[i]));
-    for (int64_t i = 0; i < p->count; i++) { /* nothing fails from here on */
-        rc_param *item = &p->item[i];
-        item->x = t->buffer[0] + t->offset[i];
-        item->dx = rc_trainer_at(t, 1, i);
-        rc_param_unpack(item); /* would keep the values of before the first step */
-    }
-    t->model->training = true;
-    rc_params_moved(p);
-    return RC_OK;
-}
-
 /* Whether any of parameters from..to-1 or of their adapters is to learn. */
 static bool learns(const rc_params *p, const rc_trainer_config *config, int64_t from, int64_t to)
 {
@@ -77,6 +56,49 @@ static bool learns(const rc_params *p, const rc_trainer_config *config, int64_t 
         if (a != 0 && (config->rate[a] > 0 || config->rate[a + 1] > 0)) return true;
     }
     return false;
+}
+
+/* Weights in the type of products; the way back needs those of towers that learn. */
+static rc_status lower_all(rc_trainer *t, const rc_trainer_config *config)
+{
+    const rc_tower *towers[] = {&t->model->audio, &t->model->text};
+    rc_params *p = &t->model->params;
+    for (int k = 0; k < 2; k++) {
+        int64_t from = towers[k]->from, to = towers[k]->to;
+        bool back = learns(p, config, from, to);
+        for (int64_t i = from; i < to; i++)
+            RC_TRY(rc_param_lower(&p->item[i], t->context->dnn, rc_trainer_at(t, 0, i), back));
+    }
+    return RC_OK;
+}
+
+static void raise_all(rc_clap *m)
+{
+    for (int64_t i = 0; i < m->params.count; i++) rc_param_raise(&m->params.item[i]);
+}
+
+static rc_status open_trainer(rc_trainer *t, const rc_trainer_config *config, int threads)
+{
+    rc_params *p = &t->model->params;
+    t->type = config->type;
+    RC_TRY(rc_context_new(&t->context, threads, t->type));
+    RC_TRY(take_rates(t, config));
+    lay_out(t);
+    for (int k = 0; k < RC_TRAINER_BUFFERS; k++)
+        RC_TRY(rc_alloc((void **)&t->buffer[k],
+                        (k == 0 ? t->size : t->learned) * (int64_t)sizeof(float)));
+    for (int64_t i = 0; i < p->count; i++)
+        RC_TRY(rc_param_read(t->buffer[0] + t->offset[i], t->context->dnn, &p->item[i]));
+    if (t->type != RC_F32) RC_TRY(lower_all(t, config));
+    for (int64_t i = 0; i < p->count; i++) { /* nothing fails from here on */
+        rc_param *item = &p->item[i];
+        item->x = t->buffer[0] + t->offset[i];
+        item->dx = rc_trainer_at(t, 1, i);
+        rc_param_unpack(item); /* would keep the values of before the first step */
+    }
+    t->model->training = true;
+    rc_params_moved(p);
+    return RC_OK;
 }
 
 static rc_status check_rates(const rc_params *p, const rc_trainer_config *config)
@@ -136,6 +158,8 @@ static void take_losses(rc_trainer *t, const rc_trainer_config *config)
 static rc_status new_trainer(rc_trainer **out, rc_clap *m, const rc_trainer_config *config,
                              int threads)
 {
+    if (config->type != RC_F32 && config->type != RC_BF16)
+        return rc_fail(RC_EINVAL, "trainer: dtype: expected float32 or bfloat16");
     RC_TRY(check_model(m, config));
     rc_trainer *t = calloc(1, sizeof *t);
     if (t == NULL) return rc_fail(RC_ENOMEM, "out of memory: trainer");
@@ -143,6 +167,7 @@ static rc_status new_trainer(rc_trainer **out, rc_clap *m, const rc_trainer_conf
     take_losses(t, config);
     rc_status status = open_trainer(t, config, threads);
     if (status != RC_OK) {
+        raise_all(m);
         rc_trainer_free(t);
         return status;
     }
@@ -175,6 +200,7 @@ float *rc_trainer_leave_values(rc_trainer *t)
 {
     float *values = t->buffer[0];
     for (int64_t i = 0; i < t->model->params.count; i++) t->model->params.item[i].dx = NULL;
+    raise_all(t->model);
     t->model->training = false;
     rc_params_moved(&t->model->params);
     t->buffer[0] = NULL;

@@ -11,13 +11,15 @@ typedef struct rc_trainer rc_trainer;
 /* By parameter: factors of the learning rate, 0 where it is frozen, and of the weight decay. NULL:
  * 1 for all. A tower all of which is frozen, with its adapters, runs as at inference: no draws,
  * running statistics. A batch norm whose statistics are frozen works with these. The loss is a
- * weighted sum; none: the contrastive one. A teacher has embeddings so wide, 0 without. */
+ * weighted sum; none: the contrastive one. A teacher has embeddings so wide, 0 without. `type`,
+ * RC_F32 or RC_BF16, is that of both factors of the products of towers; all else is float32. */
 typedef struct {
     const float *rate, *decay;
     rc_loss_term term[RC_LOSSES_MAX];
     int terms;
     int64_t teacher;
     float teacher_log_scale;
+    rc_type type;
 } rc_trainer_config;
 
 /* Claims the model while it is made. */

@@ -32,6 +32,7 @@ typedef struct {
 struct rc_trainer {
     rc_clap *model; /* the caller's; its parameters point into our buffers */
     rc_context *context;
+    rc_type type;                 /* of products */
     const rc_step_plan *embedded; /* of the pairs that were embedded last, or NULL */
     rc_gradients gradients;
     float *buffer[RC_TRAINER_BUFFERS]; /* values, gradients, first moment, second moment */
@@ -67,6 +68,8 @@ void rc_step_commit(const rc_step_plan *k, const rc_run *run); /* statistics of 
 /* update.c */
 rc_status rc_update_check(const rc_step *how);
 rc_status rc_update_norm(rc_trainer *t, double *norm); /* of all gradients */
+/* New values of weights in the type of products: of those that learn, or of all. */
+void rc_update_lower(rc_trainer *t, bool all);
 void rc_update(rc_trainer *t, double grad_norm, const rc_step *how);
 
 #endif

@@ -2,6 +2,7 @@
 #include "train/trainer_inside.h"
 
 #include "kernels/optim.h"
+#include "layers/low.h"
 
 #include <math.h>
 
@@ -93,6 +94,27 @@ static void clamp_scale(rc_trainer *t)
     *s = fminf(fmaxf(*s, 0), 4.6051702f);
 }
 
+/* ---- Weights in the type of products --------------------------------------------------------- */
+
+typedef struct {
+    rc_trainer *t;
+    bool all;
+} lower_job;
+
+static void lower_one(void *arg, int64_t index, int worker)
+{
+    const lower_job *job = arg;
+    rc_param *p = &job->t->model->params.item[index];
+    if (job->all || p->dx != NULL) rc_param_lower_again(p, job->t->context->dnn, worker);
+}
+
+void rc_update_lower(rc_trainer *t, bool all)
+{
+    lower_job job = {t, all};
+    if (t->type == RC_F32) return;
+    rc_parallel(rc_dnn_pool(t->context->dnn), t->model->params.count, lower_one, &job);
+}
+
 rc_status rc_update_check(const rc_step *how)
 {
     const struct {
@@ -127,6 +149,7 @@ void rc_update(rc_trainer *t, double grad_norm, const rc_step *how)
                          .coupled = how->coupled};
     rc_watch *watch = rc_watch_set(NULL); /* half an update would be worse than a late end */
     rc_parallel(rc_dnn_pool(t->context->dnn), (t->learned + PIECE - 1) / PIECE, update_piece, &job);
+    rc_update_lower(t, false);
     rc_watch_set(watch);
     clamp_scale(t);
     rc_run run = rc_context_run(t->context, (rc_draw){0});

@@ -12,6 +12,7 @@ from reclap.checkpoints import model_folder
 from reclap.checkpoints.lazy import Tensors
 from reclap.config.model import ClapConfig
 from reclap.model.batching import TEXT_BATCH
+from reclap.model.weights import choose_dtype
 from reclap.runtime.libraries import core
 from reclap.training.rates import rates
 from reclap.training.recipe import Recipe
@@ -112,7 +113,8 @@ class Learner:
         self.names = [name for name, _, _ in parameters]
         trained.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
         rate, decay = rates(self.names, recipe.train)
-        self._trainer = core.Trainer(trained, threads, rate, decay)
+        dtype = choose_dtype(recipe.run.precision)
+        self._trainer = core.Trainer(trained, threads, rate, decay, dtype=dtype)
         self._values = self._trainer.buffers(0)
         self._m, self._v = self._trainer.buffers(2), self._trainer.buffers(3)
         self._context = core.Context(threads)
@@ -229,6 +231,7 @@ class Learner:
             named = dict(zip(self.names, values, strict=True))
             inside = {n: x for n, x in named.items() if n.startswith(tuple(parts))}
             _copy_all(inside, {n: x for n, x in have.items() if n.startswith(tuple(parts))}, path)
+        self._trainer.refresh()
 
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint."""
@@ -238,6 +241,7 @@ class Learner:
             if self.with_text:
                 have |= model_folder.read_tensors(folder / model_folder.TEXT)
             _copy_all(self.tensors(), have, folder)
+        self._trainer.refresh()
 
 
 def _copy_all(targets: Mapping[str, Floats], have: Tensors, path: Path) -> None:

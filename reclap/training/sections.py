@@ -350,6 +350,10 @@ class Run(Settings):
     threads : int
         Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
         only for the same number.
+    precision : {"float32", "bfloat16"}
+        Type of both factors of the products of towers. Weights, sums, gradients of weights, moments
+        and all between products are float32 (mixed precision: Micikevicius et al. 2018). bfloat16
+        needs instructions for it (AMX or AVX-512 bf16).
 
     Raises
     ------
@@ -369,6 +373,7 @@ class Run(Settings):
     keep: Positive = 2
     tensorboard: bool = False
     threads: Count = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         """Check."""
