@@ -118,6 +118,9 @@ def losses(
     teacher_log_scale: float = 0,
     threads: int = 1,
 ) -> tuple[float, _F32, _F32, float, float]: ...
+def token_loss(
+    a: _A, t: _A, count_a: _A, count_t: _A, log_scale: float, threads: int = 1, /
+) -> tuple[float, _F32, _F32, float]: ...
 def adamw_step(
     w: _F32,
     m: _F32,

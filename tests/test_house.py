@@ -47,6 +47,7 @@ PRIVATE = {
         "contrastive.c",
         "sigmoid.c",
         "distillation.c",
+        "token_loss.c",
     },
     "train/trainer_inside.h": {"calls.c", "step.c", "trainer.c", "update.c"},
     "python/py_train.h": {"py_pairs.c", "py_train.c", "py_trainer.c"},

@@ -3,6 +3,7 @@
 
 #include "layers/context.h"
 #include "train/loss.h"
+#include "train/token_loss.h"
 
 typedef struct {
     rc_loss_term term[RC_LOSSES_MAX];
@@ -166,6 +167,82 @@ static PyObject *losses(PyObject *module, PyObject *args, PyObject *kw)
     return result;
 }
 
+/* ---- Tokens ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    rc_token_in in;
+    float *da, *dt, dscale;
+    double loss;
+    int threads;
+} token_job;
+
+static rc_status make_token_plan(void **body, rc_plan *plan, const rc_plan_key *key,
+                                 const void *arg)
+{
+    (void)key;
+    return rc_token_loss_plan(body, plan, &((const token_job *)arg)->in.size);
+}
+
+static rc_status token_run(token_job *j, rc_context *c)
+{
+    const void *k;
+    rc_plan_key key = {0};
+    RC_TRY(rc_token_loss_check(&j->in));
+    RC_TRY(rc_context_plan(c, &k, &key, make_token_plan, j));
+    rc_run run = rc_context_run(c, (rc_draw){0});
+    j->loss = rc_token_loss_forward(k, &run, &j->in);
+    rc_token_loss_backward(k, &run, j->da, j->dt, &j->dscale, &j->in);
+    return rc_dnn_check(c->dnn);
+}
+
+static rc_status token_work(void *arg)
+{
+    token_job *j = arg;
+    rc_context *c;
+    RC_TRY(rc_context_new(&c, j->threads));
+    rc_status status = token_run(j, c);
+    rc_context_free(c);
+    return status;
+}
+
+/* a, t, their counts, da, dt; the first four are the caller's. */
+static int set_tokens(token_job *job, PyArrayObject *x[6])
+{
+    if (rc_py_rank(x[0], 3, "a") < 0 || rc_py_rank(x[1], 3, "t") < 0) return -1;
+    rc_token_size size = {rc_py_size(x[0], 0), rc_py_size(x[0], 1), rc_py_size(x[1], 1),
+                          rc_py_size(x[0], 2)};
+    if (rc_py_shape(x[1], "t", 3, (int64_t[]){size.n, size.text_tokens, size.c}) < 0 ||
+        rc_py_shape(x[2], "count_a", 1, &size.n) < 0 ||
+        rc_py_shape(x[3], "count_t", 1, &size.n) < 0)
+        return -1;
+    x[4] = NEW(3, size.n, size.clip_tokens, size.c);
+    x[5] = NEW(3, size.n, size.text_tokens, size.c);
+    if (x[4] == NULL || x[5] == NULL) return -1;
+    job->in.size = size;
+    job->in.a = rc_py_data(x[0]);
+    job->in.t = rc_py_data(x[1]);
+    job->in.count_a = PyArray_DATA(x[2]);
+    job->in.count_t = PyArray_DATA(x[3]);
+    job->da = rc_py_data(x[4]);
+    job->dt = rc_py_data(x[5]);
+    return 0;
+}
+
+/* token_loss(a (n, la, c), t (n, lt, c), count_a, count_t, log_scale, threads=1): (loss, da, dt,
+ * dscale) */
+static PyObject *token_loss(PyObject *module, PyObject *args)
+{
+    token_job job = {.threads = 1};
+    PyArrayObject *x[6] = {NULL};
+    PyObject *result = NULL;
+    if (PyArg_ParseTuple(args, "O&O&O&O&f|i:token_loss", rc_py_f32, &x[0], rc_py_f32, &x[1],
+                         rc_py_i32, &x[2], rc_py_i32, &x[3], &job.in.log_scale, &job.threads) &&
+        set_tokens(&job, x) == 0 && rc_py_run(module, token_work, &job) == 0)
+        result = Py_BuildValue("(dOOf)", job.loss, x[4], x[5], job.dscale);
+    for (int i = 0; i < 6; i++) Py_XDECREF(x[i]);
+    return result;
+}
+
 PyMethodDef rc_testing_loss_methods[] = {
     {"contrastive", contrastive, METH_VARARGS,
      "contrastive(a, t, log_scale, threads=1): (loss, da, dt, ds)."},
@@ -173,5 +250,8 @@ PyMethodDef rc_testing_loss_methods[] = {
      "losses(terms, a, t, log_scale, bias=0, owner=None, role=None, teacher_a=None, "
      "teacher_t=None, teacher_log_scale=0, threads=1): (loss, da, dt, ds, dbias) of a weighted sum "
      "of losses, a list of name and weight."},
+    {"token_loss", token_loss, METH_VARARGS,
+     "token_loss(a, t, count_a, count_t, log_scale, threads=1): (loss, da, dt, ds) of late "
+     "interaction between tokens."},
     {NULL, NULL, 0, NULL},
 };

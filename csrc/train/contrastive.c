@@ -23,7 +23,7 @@ static rc_status plan_contrastive(void **body, rc_plan *plan, const rc_loss_size
 {
     RC_TRY(rc_plan_alloc(plan, body, sizeof(contrastive)));
     contrastive *k = *body;
-    RC_TRY(rc_pair_tiles_plan(&k->tiles, plan, size));
+    RC_TRY(rc_pair_tiles_plan(&k->tiles, plan, size, RC_PAIR_TILE, RC_PAIR_TILE, true));
     rc_pair_sums_plan(&k->sums, plan, &k->tiles);
     k->positives = rc_plan_take(plan, size->na + 1);
     return RC_OK;

@@ -21,8 +21,8 @@ static rc_status plan_distillation(void **body, rc_plan *plan, const rc_loss_siz
     distillation *k = *body;
     rc_loss_size teacher = *size;
     teacher.c = size->teacher;
-    RC_TRY(rc_pair_tiles_plan(&k->student, plan, size));
-    RC_TRY(rc_pair_tiles_plan_logits(&k->teacher, plan, &teacher));
+    RC_TRY(rc_pair_tiles_plan(&k->student, plan, size, RC_PAIR_TILE, RC_PAIR_TILE, true));
+    RC_TRY(rc_pair_tiles_plan(&k->teacher, plan, &teacher, RC_PAIR_TILE, RC_PAIR_TILE, false));
     rc_pair_sums_plan(&k->of_student, plan, &k->student);
     rc_pair_sums_plan(&k->of_teacher, plan, &k->teacher);
     k->sum = rc_plan_take(plan, 2 * size->na);

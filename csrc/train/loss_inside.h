@@ -1,9 +1,7 @@
 /* loss_inside: what the files of the losses share: logits of all pairs of clips and texts, in
- * tiles, never as a whole.
- *
- * A tile is computed where it is needed: once for sums, once for the gradient of its rows and once
- * for that of its columns. Each row and each column has one owner at a time and takes tiles in
- * order, so results do not depend on the number of threads. */
+ * tiles, never as a whole. A tile is computed where it is needed: once for sums, once for the
+ * gradient of its rows and once for that of its columns. Each row and each column has one owner at
+ * a time and takes tiles in order, so results do not depend on the number of threads. */
 #ifndef RC_LOSS_INSIDE_H
 #define RC_LOSS_INSIDE_H
 
@@ -45,8 +43,9 @@ typedef struct {
     double scale, bias;
 } rc_partial;
 
-rc_status rc_pair_tiles_plan(rc_pair_tiles *k, rc_plan *plan, const rc_loss_size *size);
-rc_status rc_pair_tiles_plan_logits(rc_pair_tiles *k, rc_plan *plan, const rc_loss_size *size);
+/* Of so many rows and columns each; logits, and gradients where they are wanted. */
+rc_status rc_pair_tiles_plan(rc_pair_tiles *k, rc_plan *plan, const rc_loss_size *size,
+                             int64_t rows, int64_t columns, bool gradients);
 rc_pair_block rc_pair_rows(const rc_pair_tiles *k, int64_t index);
 rc_pair_block rc_pair_columns(const rc_pair_tiles *k, int64_t index);
 float *rc_pair_tile_of(const rc_pair_tiles *k, const rc_run *run, int worker);
@@ -68,6 +67,7 @@ struct rc_pair_job {
     rc_loss_out out;
     float scale;
     const void *loss; /* the body of the loss that `slopes` belongs to */
+    const void *more; /* input of a loss that takes more than `in` */
     rc_pair_slopes *slopes;
 };
 
@@ -75,6 +75,15 @@ struct rc_pair_job {
 void rc_pair_backward(rc_pair_job *job);
 
 /* ---- Sums ------------------------------------------------------------------------------------ */
+
+/* The largest of some cosines, and the sum of exp(scale (x - best)). */
+typedef struct {
+    float best;
+    double sum;
+} rc_line_sum;
+
+rc_line_sum rc_line_join(rc_line_sum x, rc_line_sum y, float scale);
+float rc_line_log(rc_line_sum s, float scale); /* log-sum-exp */
 
 /* log-sum-exp of the logits of each clip over the texts that it sees, and of each text over all
  * clips; the cosine of each text with its own clip. */

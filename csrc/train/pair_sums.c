@@ -11,12 +11,6 @@ typedef struct {
     float scale;
 } sums_job;
 
-/* The largest of some cosines, and the sum of exp(scale (x - best)). */
-typedef struct {
-    float best;
-    double sum;
-} line_sum;
-
 void rc_pair_sums_plan(rc_pair_sums *k, rc_plan *plan, const rc_pair_tiles *tiles)
 {
     k->rows = rc_plan_take(plan, tiles->na);
@@ -32,23 +26,23 @@ static float base_of(float best)
     return best == -INFINITY ? 0 : best;
 }
 
-static line_sum sum_line(const float *x, int64_t n, int64_t stride, float scale)
+static rc_line_sum sum_line(const float *x, int64_t n, int64_t stride, float scale)
 {
-    line_sum s = {.best = x[0]};
+    rc_line_sum s = {.best = x[0]};
     for (int64_t i = 1; i < n; i++) s.best = fmaxf(s.best, x[i * stride]);
     float base = base_of(s.best);
     for (int64_t i = 0; i < n; i++) s.sum += exp((double)scale * (x[i * stride] - base));
     return s;
 }
 
-static line_sum join(line_sum x, line_sum y, float scale)
+rc_line_sum rc_line_join(rc_line_sum x, rc_line_sum y, float scale)
 {
     float best = fmaxf(x.best, y.best), base = base_of(best);
-    return (line_sum){best, x.sum * exp((double)scale * (x.best - base)) +
-                                y.sum * exp((double)scale * (y.best - base))};
+    return (rc_line_sum){best, x.sum * exp((double)scale * (x.best - base)) +
+                                   y.sum * exp((double)scale * (y.best - base))};
 }
 
-static float log_sum_exp(line_sum s, float scale)
+float rc_line_log(rc_line_sum s, float scale)
 {
     return (float)((double)scale * s.best + log(s.sum));
 }
@@ -84,24 +78,24 @@ static void sum_rows(void *arg, int64_t index, int worker)
     float *tile = rc_pair_tile_of(tiles, job->run, worker);
     float *best = job->run->scratch + job->k->best + index * tiles->nt;
     double *sum = (double *)(job->run->scratch + job->k->sum) + index * tiles->nt;
-    line_sum line[RC_PAIR_TILE];
+    rc_line_sum line[RC_PAIR_TILE];
     for (int64_t b = 0; b < tiles->column_blocks; b++) {
         rc_pair_block columns = rc_pair_columns(tiles, b);
         rc_pair_cosines(tiles, tile, job->in, rows, columns, worker);
         keep_own(job, tile, rows, columns);
         for (int64_t j = 0; j < columns.size; j++) {
-            line_sum s = sum_line(tile + j, rows.size, columns.size, job->scale);
+            rc_line_sum s = sum_line(tile + j, rows.size, columns.size, job->scale);
             best[columns.from + j] = s.best;
             sum[columns.from + j] = s.sum;
         }
         hide(job->in, tile, rows, columns);
         for (int64_t i = 0; i < rows.size; i++) {
-            line_sum s = sum_line(tile + i * columns.size, columns.size, 1, job->scale);
-            line[i] = b == 0 ? s : join(line[i], s, job->scale);
+            rc_line_sum s = sum_line(tile + i * columns.size, columns.size, 1, job->scale);
+            line[i] = b == 0 ? s : rc_line_join(line[i], s, job->scale);
         }
     }
     for (int64_t i = 0; i < rows.size; i++)
-        job->run->scratch[job->k->rows + rows.from + i] = log_sum_exp(line[i], job->scale);
+        job->run->scratch[job->k->rows + rows.from + i] = rc_line_log(line[i], job->scale);
 }
 
 static void join_columns(const sums_job *job)
@@ -110,10 +104,10 @@ static void join_columns(const sums_job *job)
     const float *best = job->run->scratch + job->k->best;
     const double *sum = (const double *)(job->run->scratch + job->k->sum);
     for (int64_t j = 0; j < n; j++) {
-        line_sum line = {best[j], sum[j]};
+        rc_line_sum line = {best[j], sum[j]};
         for (int64_t i = n + j; i < job->tiles->row_blocks * n; i += n)
-            line = join(line, (line_sum){best[i], sum[i]}, job->scale);
-        job->run->scratch[job->k->columns + j] = log_sum_exp(line, job->scale);
+            line = rc_line_join(line, (rc_line_sum){best[i], sum[i]}, job->scale);
+        job->run->scratch[job->k->columns + j] = rc_line_log(line, job->scale);
     }
 }
 

@@ -24,9 +24,11 @@ static rc_status plan_gradients(rc_pair_tiles *k, rc_plan *plan)
     return RC_OK;
 }
 
-rc_status rc_pair_tiles_plan_logits(rc_pair_tiles *k, rc_plan *plan, const rc_loss_size *size)
+rc_status rc_pair_tiles_plan(rc_pair_tiles *k, rc_plan *plan, const rc_loss_size *size,
+                             int64_t rows_of_tile, int64_t columns_of_tile, bool gradients)
 {
-    int64_t m = rc_min(size->na, RC_PAIR_TILE), n = rc_min(size->nt, RC_PAIR_TILE), c = size->c;
+    int64_t m = rc_min(size->na, rows_of_tile), n = rc_min(size->nt, columns_of_tile);
+    int64_t c = size->c;
     *k = (rc_pair_tiles){.na = size->na, .nt = size->nt, .c = c, .rows = m, .columns = n};
     k->row_blocks = (k->na + m - 1) / m;
     k->column_blocks = (k->nt + n - 1) / n;
@@ -40,14 +42,8 @@ rc_status rc_pair_tiles_plan_logits(rc_pair_tiles *k, rc_plan *plan, const rc_lo
             shape.tb = 1;
             RC_TRY(rc_plan_product(plan, &k->logits[i][j], shape, NULL));
         }
-    return RC_OK;
-}
-
-rc_status rc_pair_tiles_plan(rc_pair_tiles *k, rc_plan *plan, const rc_loss_size *size)
-{
-    RC_TRY(rc_pair_tiles_plan_logits(k, plan, size));
-    int64_t floats = (int64_t)(sizeof(rc_partial) / sizeof(float));
-    k->partial = rc_plan_take(plan, k->na * floats);
+    if (!gradients) return RC_OK;
+    k->partial = rc_plan_take(plan, k->na * (int64_t)(sizeof(rc_partial) / sizeof(float)));
     return plan_gradients(k, plan);
 }
 

@@ -25,7 +25,7 @@ static rc_status plan_sigmoid(void **body, rc_plan *plan, const rc_loss_size *si
 {
     RC_TRY(rc_plan_alloc(plan, body, sizeof(sigmoid_loss)));
     sigmoid_loss *k = *body;
-    RC_TRY(rc_pair_tiles_plan(&k->tiles, plan, size));
+    RC_TRY(rc_pair_tiles_plan(&k->tiles, plan, size, RC_PAIR_TILE, RC_PAIR_TILE, true));
     k->sum = rc_plan_take(plan, 2 * size->na);
     return RC_OK;
 }
