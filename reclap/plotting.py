@@ -1,5 +1,6 @@
 """Plots of timelines, training runs and similarity matrices; the extra ``plot`` (matplotlib)."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,19 @@ with needs("matplotlib", "drawing", "plot"):
 if TYPE_CHECKING:
     from reclap.model.results import Timeline
 
-__all__ = ["curves", "require_format", "save", "save_timeline", "similarity"]
+__all__ = ["Plot", "curves", "require_format", "save", "save_timeline", "similarity"]
 
 _SMOOTH = 50  # of the steps of a run, one part is averaged for the smooth line
 _WRITTEN = 15  # rows and columns at most of a matrix whose values are written into its cells
+
+
+class Plot(Figure):
+    """Figure that a notebook shows as the value of a cell, whatever matplotlib is set to."""
+
+    def _repr_png_(self) -> bytes:
+        with io.BytesIO() as f:
+            self.savefig(f, format="png")
+            return f.getvalue()
 
 
 def require_format(path: StrPath) -> str:
@@ -104,7 +114,7 @@ def save(figure: Figure, path: StrPath) -> None:
 # ---- Curves of a run ---------------------------------------------------------------------------
 
 
-def curves(run: StrPath) -> Figure:
+def curves(run: StrPath) -> Plot:
     """Plot a training run: loss, evaluations, learning rate, clips per second, by step.
 
     Parameters
@@ -114,9 +124,9 @@ def curves(run: StrPath) -> Figure:
 
     Returns
     -------
-    matplotlib.figure.Figure
-        For `save`; a notebook shows it. Without evaluations it has the norm of the gradient
-        instead. A dotted line marks the best checkpoint.
+    Plot
+        A matplotlib figure, for `save`; a notebook shows it. Without evaluations it has the norm
+        of the gradient instead. A dotted line marks the best checkpoint.
 
     Raises
     ------
@@ -131,7 +141,7 @@ def curves(run: StrPath) -> Figure:
     exams = [line for line in lines if "eval" in line]
     if not steps:
         raise ValueError(f"{run / LOG}: no step yet, nothing to draw")
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure = Plot(figsize=(10, 6.4), layout="constrained")
     (loss, second), (rate, speed) = figure.subplots(2, 2, sharex=True)
     figure.suptitle(run.name, x=0.01, ha="left")
     _noisy(loss, steps, "loss", "training")
@@ -214,7 +224,7 @@ def similarity(
     rows: Sequence[str],
     columns: Sequence[str] | None = None,
     title: str = "",
-) -> Figure:
+) -> Plot:
     """Plot a similarity matrix: cosines of sounds (rows) with texts (columns).
 
     Parameters
@@ -228,9 +238,9 @@ def similarity(
 
     Returns
     -------
-    matplotlib.figure.Figure
-        For `save`; a notebook shows it. The greatest value of each row is in bold, or has a ring
-        where the matrix is too large to write values into it.
+    Plot
+        A matplotlib figure, for `save`; a notebook shows it. The greatest value of each row is in
+        bold, or has a ring where the matrix is too large to write values into it.
 
     Raises
     ------
@@ -246,7 +256,7 @@ def similarity(
         )
     cell = 0.4 if max(values.shape) <= _WRITTEN else 0.2  # inches
     width, height = min(3.2 + cell * len(columns), 24), min(2.4 + cell * len(rows), 24)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Plot(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     mesh = axes.imshow(values, cmap="Blues", aspect="auto")
     axes.set_xticks(np.arange(len(columns)), map(_short, columns), rotation=45, ha="right")

@@ -175,6 +175,11 @@ def test_similarity_refuses_other_sizes(matrix, names):
         plotting.similarity(matrix, names)
 
 
+def test_notebook_shows_a_plot():
+    figure = plotting.similarity(np.eye(2), ["a", "b"])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 # ---- The command -------------------------------------------------------------------------------
 
 
