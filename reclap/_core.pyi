@@ -150,7 +150,12 @@ class Trainer:
         owner: npt.ArrayLike | None = None,
         role: npt.ArrayLike | None = None,
         teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        factor: float = 1,
+        more: bool = False,
     ) -> tuple[float, _F32, _F32]: ...
+    def moments(
+        self, mel: npt.ArrayLike, longer: npt.ArrayLike | None = None, first: bool = False
+    ) -> None: ...
     def measure(
         self, clips: int, frames: int, texts: int, tokens: int, longest: int, na: int, nt: int
     ) -> tuple[int, int]: ...

@@ -8,8 +8,9 @@ void rc_py_free_pairs(rc_py_pairs *a)
 }
 
 /* Clips and, where the tower has several log-mels of one, which of them are longer. */
-static int set_clips(rc_input *in, const rc_py_pairs *a, const rc_tower_shape *shape)
+int rc_py_set_clips(PyObject *object, rc_input *in, const rc_py_pairs *a)
 {
+    const rc_tower_shape *shape = &((rc_py_trainer *)object)->model->model->audio.shape;
     if (rc_py_log_mels(a->mel, shape) < 0) return -1;
     in->b = rc_py_size(a->mel, 0);
     in->frames = rc_py_size(a->mel, PyArray_NDIM(a->mel) - 2);
@@ -52,7 +53,7 @@ int rc_py_set_pairs(PyObject *object, rc_pairs *pairs, rc_py_pairs *a, PyObject 
 {
     const rc_clap *m = ((rc_py_trainer *)object)->model->model;
     *pairs = (rc_pairs){.clip = clip, .caption = caption};
-    if (set_clips(&pairs->audio, a, &m->audio.shape) < 0) return -1;
+    if (rc_py_set_clips(object, &pairs->audio, a) < 0) return -1;
     return set_texts(pairs, a, text, m, owned ? -1 : pairs->audio.b);
 }
 

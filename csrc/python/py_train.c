@@ -10,6 +10,8 @@ typedef struct {
     float *audio, *text; /* embeddings, or gradients to them */
     const float *from_audio, *from_text;
     int64_t na, nt;
+    rc_share share;
+    int first;
     rc_call_size size;
     int64_t scratch, buffers;
 } step_job;
@@ -36,7 +38,7 @@ static rc_status loss_work(void *arg)
 {
     step_job *j = arg;
     return rc_trainer_loss(j->trainer, &j->result.loss, j->audio, j->text, j->from_audio, j->na,
-                           j->from_text, j->nt, &j->targets);
+                           j->from_text, j->nt, &j->targets, &j->share);
 }
 
 static rc_status backward_work(void *arg)
@@ -51,6 +53,12 @@ static rc_status update_work(void *arg)
     return rc_trainer_update(j->trainer, &j->result, &j->how);
 }
 
+static rc_status moments_work(void *arg)
+{
+    step_job *j = arg;
+    return rc_trainer_moments(j->trainer, &j->pairs.audio, j->first);
+}
+
 static rc_status measure_work(void *arg)
 {
     step_job *j = arg;
@@ -60,6 +68,7 @@ static rc_status measure_work(void *arg)
 static step_job new_job(PyObject *object)
 {
     return (step_job){.trainer = ((rc_py_trainer *)object)->trainer,
+                      .share = {.factor = 1},
                       .how = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}};
 }
 
@@ -140,6 +149,20 @@ static int set_embeddings(PyObject *object, step_job *job, PyArrayObject *audio,
     return 0;
 }
 
+PyObject *rc_py_trainer_moments(PyObject *object, PyObject *args, PyObject *kw)
+{
+    static char *names[] = {"mel", "longer", "first", NULL};
+    step_job job = new_job(object);
+    rc_py_pairs a = {0};
+    bool done = PyArg_ParseTupleAndKeywords(args, kw, "O&|O&p:moments", names, rc_py_f32, &a.mel,
+                                            rc_py_bool_or_none, &a.longer, &job.first) &&
+                rc_py_set_clips(object, &job.pairs.audio, &a) == 0 &&
+                rc_py_run(object, moments_work, &job) == 0;
+    rc_py_free_pairs(&a);
+    if (!done) return NULL;
+    Py_RETURN_NONE;
+}
+
 PyObject *rc_py_trainer_embed(PyObject *object, PyObject *args, PyObject *kw)
 {
     static char *names[] = {"mel", "text", "seed", "step", "clip", "longer", "caption", NULL};
@@ -161,19 +184,20 @@ PyObject *rc_py_trainer_embed(PyObject *object, PyObject *args, PyObject *kw)
 
 PyObject *rc_py_trainer_loss(PyObject *object, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"audio", "text", "owner", "role", "teacher", NULL};
+    static char *names[] = {"audio", "text", "owner", "role", "teacher", "factor", "more", NULL};
     step_job job = new_job(object);
+    int more = 0;
     PyArrayObject *audio = NULL, *text = NULL;
     rc_py_targets t = {0};
     PyObject *pair = NULL, *result = NULL, *teacher = NULL;
-    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&|O&O&O:loss", names, rc_py_f32, &audio,
+    if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&|O&O&Ofp:loss", names, rc_py_f32, &audio,
                                     rc_py_f32, &text, i32_or_none, &t.owner, i32_or_none, &t.role,
-                                    &teacher) &&
+                                    &teacher, &job.share.factor, &more) &&
         rc_py_set_teacher(&t, teacher) == 0 &&
         set_embeddings(object, &job, audio, text, -1, -1) == 0 &&
         rc_py_set_targets(object, &job.targets, &t, job.na, job.nt) == 0 &&
         (pair = new_pair(object, &job, job.na, job.nt)) != NULL &&
-        rc_py_run(object, loss_work, &job) == 0)
+        (job.share.more = more, rc_py_run(object, loss_work, &job)) == 0)
         result = Py_BuildValue("(dOO)", job.result.loss, PyTuple_GET_ITEM(pair, 0),
                                PyTuple_GET_ITEM(pair, 1));
     Py_XDECREF(pair);

@@ -16,7 +16,10 @@ typedef struct {
     PyArrayObject *mel, *longer, *features, *id, *first;
 } rc_py_pairs;
 
-/* Arrays of log-mels and flags are there. With `owned` texts say which clips they belong to, else
+/* Of log-mels and flags that are there: the clips. -1 with an exception. */
+int rc_py_set_clips(PyObject *self, rc_input *in, const rc_py_pairs *a);
+
+/* The same with texts. With `owned` texts say which clips they belong to, else
  * text i belongs to clip i. -1 with an exception. */
 int rc_py_set_pairs(PyObject *self, rc_pairs *pairs, rc_py_pairs *a, PyObject *text, bool owned,
                     long long clip, long long caption);
@@ -35,6 +38,7 @@ void rc_py_free_targets(rc_py_targets *a);
 /* py_train.c: methods of Trainer. */
 PyObject *rc_py_trainer_step(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_gradients(PyObject *self, PyObject *args, PyObject *kw);
+PyObject *rc_py_trainer_moments(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_embed(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_loss(PyObject *self, PyObject *args, PyObject *kw);
 PyObject *rc_py_trainer_backward(PyObject *self, PyObject *args, PyObject *kw);

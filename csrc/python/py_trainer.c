@@ -131,13 +131,17 @@ static PyMethodDef trainer_methods[] = {
     {"gradients", (PyCFunction)(void (*)(void))rc_py_trainer_gradients,
      METH_VARARGS | METH_KEYWORDS,
      "gradients(mel, text, seed, step): loss and gradients without an update."},
+    {"moments", (PyCFunction)(void (*)(void))rc_py_trainer_moments, METH_VARARGS | METH_KEYWORDS,
+     "moments(mel, longer=None, first=False): add clips to what is known of their batch, whose "
+     "statistics embed and backward then use, until the update; or begin with them."},
     {"embed", (PyCFunction)(void (*)(void))rc_py_trainer_embed, METH_VARARGS | METH_KEYWORDS,
      "embed(mel, text, seed, step, clip=0, longer=None, caption=clip): embeddings of audio and "
      "text in train mode; clip of "
      "the batch come before, so that draws are those of the whole batch."},
     {"loss", (PyCFunction)(void (*)(void))rc_py_trainer_loss, METH_VARARGS | METH_KEYWORDS,
-     "loss(audio, text, owner=None, role=None, teacher=None): loss, and its gradients to the "
-     "embeddings; the gradients of a step begin."},
+     "loss(audio, text, owner=None, role=None, teacher=None, factor=1, more=False): loss, and its "
+     "gradients to the embeddings times factor; the gradients of a step begin, or with more go "
+     "on."},
     {"measure", (PyCFunction)(void (*)(void))rc_py_trainer_measure, METH_VARARGS | METH_KEYWORDS,
      "measure(clips, frames, texts, tokens, longest, na, nt): bytes of scratch that a call needs, "
      "and of values, gradients and moments."},

@@ -16,6 +16,9 @@ typedef struct {
     float *audio, *text; /* embeddings, or gradients to them */
     const float *from_audio, *from_text;
     int64_t na, nt;
+    const rc_share *share;
+    const rc_input *clips;
+    bool first;
     const rc_call_size *size;
     int64_t *scratch;
 } trainer_call;
@@ -78,12 +81,29 @@ static rc_status gradients_work(rc_trainer *t, const trainer_call *call)
     RC_TRY(rc_step_open(&job, t, pairs, na, nt, call->how));
     float *da = job.run.scratch + job.k->da, *dt = job.run.scratch + job.k->dt;
     rc_step_embed(&job, &in.a, &in.t);
-    result->loss = rc_step_loss(&job, da, dt, &in);
+    result->loss = rc_step_loss(&job, da, dt, &in, &(rc_share){.factor = 1});
     rc_step_backward(&job, da, dt);
     result->logit_scale = in.log_scale;
     RC_TRY(rc_update_norm(t, &result->grad_norm));
     RC_TRY(rc_dnn_check(t->context->dnn));
     t->gradients = RC_GRADIENTS_THERE;
+    return RC_OK;
+}
+
+static rc_status moments_work(rc_trainer *t, const trainer_call *call)
+{
+    const rc_tower *tower = &t->model->audio;
+    rc_input_size size;
+    RC_TRY(tower->kind->measure(&size, &tower->shape, tower->tower, call->clips));
+    RC_TRY(rc_check_batch("clips", call->clips->b));
+    size_t bytes = (size_t)tower->shape.mels * sizeof(double);
+    if (call->first || t->whole.n == 0) {
+        memset(t->whole.mean, 0, bytes);
+        memset(t->whole.square, 0, bytes);
+        t->whole.n = 0;
+    }
+    if (tower->kind->moments != NULL)
+        tower->kind->moments(tower->tower, rc_dnn_pool(t->context->dnn), &t->whole, call->clips);
     return RC_OK;
 }
 
@@ -107,10 +127,17 @@ static rc_status loss_work(rc_trainer *t, const trainer_call *call)
     rc_step how = {0};
     rc_loss_in in =
         loss_input(t, call->na, call->nt, call->from_audio, call->from_text, call->targets);
+    bool there = t->gradients == RC_GRADIENTS_THERE;
     t->gradients = RC_GRADIENTS_NONE;
+    if (call->share->more && !there)
+        return rc_fail(RC_EINVAL,
+                       "loss: more needs the gradients of a batch before, from backward");
+    if (!(fabsf(call->share->factor) <= 1e6f))
+        return rc_fail(RC_EINVAL, "factor: expected -1e6 to 1e6, got %g",
+                       (double)call->share->factor);
     RC_TRY(check_loss(t, &in));
     RC_TRY(rc_step_open(&job, t, &none, call->na, call->nt, &how));
-    *call->loss = rc_step_loss(&job, call->audio, call->text, &in);
+    *call->loss = rc_step_loss(&job, call->audio, call->text, &in, call->share);
     RC_TRY(rc_dnn_check(t->context->dnn));
     t->gradients = RC_GRADIENTS_BEGUN;
     return RC_OK;
@@ -231,6 +258,12 @@ rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const rc_pairs 
     return changing(t, step_work, &call);
 }
 
+rc_status rc_trainer_moments(rc_trainer *t, const rc_input *clips, bool first)
+{
+    trainer_call call = {.clips = clips, .first = first};
+    return reading(t, moments_work, &call);
+}
+
 rc_status rc_trainer_embed(rc_trainer *t, float *audio, float *text, const rc_pairs *pairs,
                            const rc_step *how)
 {
@@ -240,7 +273,7 @@ rc_status rc_trainer_embed(rc_trainer *t, float *audio, float *text, const rc_pa
 
 rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dtext,
                           const float *audio, int64_t na, const float *text, int64_t nt,
-                          const rc_targets *targets)
+                          const rc_targets *targets, const rc_share *share)
 {
     trainer_call call = {.loss = loss,
                          .audio = daudio,
@@ -249,7 +282,8 @@ rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dte
                          .from_text = text,
                          .na = na,
                          .nt = nt,
-                         .targets = targets};
+                         .targets = targets,
+                         .share = share};
     return reading(t, loss_work, &call);
 }
 

@@ -39,15 +39,26 @@ rc_status rc_trainer_step(rc_trainer *t, rc_step_result *result, const rc_pairs 
 
 /* ---- A step in calls of its own, for batches that come in pieces ----------------------------- */
 
+/* Add the log-mels of some clips to what is known of their batch, or begin with them. The input
+ * norms of embed and backward then have the statistics of the whole batch, until the update. */
+rc_status rc_trainer_moments(rc_trainer *t, const rc_input *clips, bool first);
+
 /* Embeddings (b, dim) of audio and text in train mode. */
 rc_status rc_trainer_embed(rc_trainer *t, float *audio, float *text, const rc_pairs *pairs,
                            const rc_step *how);
 
-/* The loss of na clips and nt texts by their embeddings, and its gradients to these. Here the
- * gradients of a step begin: with those of scale and bias, else 0. */
+/* The share of a batch in the gradients of a step, which add up where it has several batches; those
+ * after the first come with `more`. */
+typedef struct {
+    float factor;
+    bool more;
+} rc_share;
+
+/* The loss of na clips and nt texts by their embeddings, and its gradients to these, times the
+ * share's factor. Here the gradients of a step begin: with those of scale and bias, else 0. */
 rc_status rc_trainer_loss(rc_trainer *t, double *loss, float *daudio, float *dtext,
                           const float *audio, int64_t na, const float *text, int64_t nt,
-                          const rc_targets *targets);
+                          const rc_targets *targets, const rc_share *share);
 
 /* From gradients to the embeddings of some pairs, which are embedded once more, on to those of the
  * parameters, which are added to. */

@@ -41,8 +41,8 @@ static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, c
     if (audio.b == 0) return RC_OK;
     RC_TRY(plan_side(&k->audio, plan, m, &m->audio, &m->audio_head, audio.b));
     RC_TRY(plan_side(&k->text, plan, m, &m->text, &m->text_head, text.b));
-    RC_TRY(plan_tower(&k->text, plan, m, &text));
-    return plan_tower(&k->audio, plan, m, &audio);
+    RC_TRY(plan_tower(&k->audio, plan, m, &audio));
+    return plan_tower(&k->text, plan, m, &text);
 }
 
 static rc_status measure(rc_input_size *size, const rc_tower *t, const rc_input *in)
@@ -86,6 +86,7 @@ rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, i
     RC_TRY(measure(&audio, &m->audio, &pairs->audio));
     RC_TRY(measure(&text, &m->text, &pairs->text));
     rc_plan_key key = key_of(t, &audio, &text, na, nt);
+    job->piece = na == 0;
     RC_TRY(rc_context_plan(t->context, (const void **)&job->k, &key, make_plan, t));
     job->run = rc_context_run(t->context, (rc_draw){.seed = how->seed, .step = how->step});
     return RC_OK;
@@ -120,47 +121,73 @@ static rc_run run_of(const rc_step_job *job, const rc_step_side *side)
     return run;
 }
 
-static const float *embed(const rc_step_job *job, const rc_step_side *side, const rc_input *in)
+/* What they take: pieces of a batch know of the whole. */
+static rc_input input_of(const rc_step_job *job, const rc_step_side *side)
+{
+    if (side == &job->k->text) return job->pairs->text;
+    rc_input in = job->pairs->audio;
+    if (job->piece && job->t->whole.n > 0) in.whole = &job->t->whole;
+    return in;
+}
+
+static const float *embed(const rc_step_job *job, const rc_step_side *side)
 {
     rc_features out = {.y = at(job, side->features)};
     const rc_tower_kind *kind = side->tower->kind;
     rc_run run = run_of(job, side);
-    if (kind != NULL) kind->forward(side->body, &run, &out, in);
+    rc_input in = input_of(job, side);
+    if (kind != NULL) kind->forward(side->body, &run, &out, &in);
     return rc_head_forward(&side->head, &run, features(job, side));
 }
 
 void rc_step_embed(rc_step_job *job, const float **audio, const float **text)
 {
-    *text = embed(job, &job->k->text, &job->pairs->text);
-    *audio = embed(job, &job->k->audio, &job->pairs->audio);
+    *audio = embed(job, &job->k->audio);
+    *text = embed(job, &job->k->text);
     job->t->embedded = job->k;
 }
 
-double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const rc_loss_in *in)
+/* Adds to a gradient, if there is one. */
+static void add(const rc_clap *m, int64_t param, float value)
+{
+    if (param >= 0 && m->params.item[param].dx != NULL) *m->params.item[param].dx += value;
+}
+
+static void scale(float *x, int64_t n, float factor)
+{
+    for (int64_t i = 0; factor != 1 && i < n; i++) x[i] *= factor;
+}
+
+double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const rc_loss_in *in,
+                    const rc_share *share)
 {
     rc_trainer *t = job->t;
     const rc_clap *m = t->model;
-    rc_loss_out out = {.da = daudio, .dt = dtext, .dscale = m->params.item[m->logit_scale].dx};
-    if (m->logit_bias >= 0) out.dbias = m->params.item[m->logit_bias].dx;
-    memset(t->buffer[1], 0, (size_t)t->learned * sizeof(float));
+    float dscale = 0, dbias = 0;
+    rc_loss_out out = {daudio, dtext, &dscale, &dbias};
+    if (!share->more) memset(t->buffer[1], 0, (size_t)t->learned * sizeof(float));
     double value = rc_losses_forward(&job->k->losses, &job->run, in);
     rc_losses_backward(&job->k->losses, &job->run, &out, in);
+    scale(daudio, in->na * m->config.dim, share->factor);
+    scale(dtext, in->nt * m->config.dim, share->factor);
+    add(m, m->logit_scale, dscale * share->factor);
+    add(m, m->logit_bias, dbias * share->factor);
     return value;
 }
 
-static void backward(const rc_step_job *job, const rc_step_side *side, const float *dy,
-                     const rc_input *in)
+static void backward(const rc_step_job *job, const rc_step_side *side, const float *dy)
 {
     float *dfeatures = side->learns ? at(job, side->dfeatures) : NULL;
     rc_run run = run_of(job, side);
+    rc_input in = input_of(job, side);
     rc_head_backward(&side->head, &run, dfeatures, dy, features(job, side));
-    if (side->learns) side->tower->kind->backward(side->body, &run, dfeatures, in);
+    if (side->learns) side->tower->kind->backward(side->body, &run, dfeatures, &in);
 }
 
 void rc_step_backward(rc_step_job *job, const float *daudio, const float *dtext)
 {
-    backward(job, &job->k->audio, daudio, &job->pairs->audio);
-    backward(job, &job->k->text, dtext, &job->pairs->text);
+    backward(job, &job->k->text, dtext);
+    backward(job, &job->k->audio, daudio);
 }
 
 void rc_step_commit(const rc_step_plan *k, const rc_run *run)

@@ -20,7 +20,11 @@ static rc_status take_rates(rc_trainer *t, const rc_trainer_config *config)
     t->order = calloc(n, sizeof *t->order);
     t->rate = calloc(n, sizeof *t->rate);
     t->decay = calloc(n, sizeof *t->decay);
-    if (t->offset == NULL || t->order == NULL || t->rate == NULL || t->decay == NULL)
+    size_t mels = (size_t)t->model->audio.shape.mels;
+    t->whole.mean = calloc(mels, sizeof *t->whole.mean);
+    t->whole.square = calloc(mels, sizeof *t->whole.square);
+    if (t->offset == NULL || t->order == NULL || t->rate == NULL || t->decay == NULL ||
+        t->whole.mean == NULL || t->whole.square == NULL)
         return rc_fail(RC_ENOMEM, "out of memory: trainer");
     for (size_t i = 0; i < n; i++) {
         t->rate[i] = config->rate == NULL ? 1 : config->rate[i];
@@ -193,6 +197,8 @@ void rc_trainer_free(rc_trainer *t)
     free(t->order);
     free(t->rate);
     free(t->decay);
+    free(t->whole.mean);
+    free(t->whole.square);
     free(t);
 }
 

@@ -21,8 +21,9 @@ typedef struct {
     int64_t features, dfeatures;
 } rc_step_side;
 
-/* The text tower's scratch comes before the audio tower's. What a tower needs only while it works
- * lies where the other one keeps its tape: texts go forward first and back last. */
+/* The audio tower's scratch comes before the text tower's. What the audio tower needs only while it
+ * works lies where the text tower keeps its tape: texts go forward last and back first. So the
+ * statistics on the audio tower's tape are there when a step is taken. */
 typedef struct {
     rc_step_side audio, text;
     rc_losses losses;
@@ -41,6 +42,7 @@ struct rc_trainer {
     int64_t learning;                  /* so many */
     float *rate, *decay;
     int64_t size, learned; /* of all values; of those that learn, which the other buffers hold */
+    rc_moments whole;      /* of the log-mels of a batch in pieces; none: 0 */
     rc_loss_term term[RC_LOSSES_MAX];
     int terms;
     int64_t teacher; /* width of its embeddings */
@@ -53,6 +55,7 @@ typedef struct {
     const rc_step_plan *k;
     rc_run run;
     const rc_pairs *pairs;
+    bool piece; /* of a batch, without a loss of its own */
 } rc_step_job;
 
 /* step.c. For some pairs at a time, none where only a loss is wanted; na clips and nt texts in the
@@ -61,7 +64,8 @@ rc_status rc_step_open(rc_step_job *job, rc_trainer *t, const rc_pairs *pairs, i
                        int64_t nt, const rc_step *how);
 rc_status rc_step_measure(rc_trainer *t, int64_t *floats, const rc_call_size *size);
 void rc_step_embed(rc_step_job *job, const float **audio, const float **text); /* unit rows */
-double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const rc_loss_in *in);
+double rc_step_loss(rc_step_job *job, float *daudio, float *dtext, const rc_loss_in *in,
+                    const rc_share *share);
 void rc_step_backward(rc_step_job *job, const float *daudio, const float *dtext);
 void rc_step_commit(const rc_step_plan *k, const rc_run *run); /* statistics of the batch */
 

@@ -156,4 +156,5 @@ void rc_update(rc_trainer *t, double grad_norm, const rc_step *how)
     rc_step_commit(t->embedded, &run);
     t->gradients = RC_GRADIENTS_NONE;
     t->embedded = NULL;
+    t->whole.n = 0;
 }
