@@ -199,7 +199,7 @@ static rc_status token_work(void *arg)
 {
     token_job *j = arg;
     rc_context *c;
-    RC_TRY(rc_context_new(&c, j->threads));
+    RC_TRY(rc_context_new(&c, j->threads, RC_F32));
     rc_status status = token_run(j, c);
     rc_context_free(c);
     return status;
