@@ -501,6 +501,25 @@ def test_batch_without_true_wrong_pairs_is_refused(plan, tmp_path, data, message
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"caption": "A bell.", "rewrites": []},
+            r"jsonl: 'A bell\.' is the only caption of 10 rows",
+        ),
+        ({"group": "bell"}, r"data\.group: .*jsonl: 'bell' is the only group, whose sounds"),
+    ],
+)
+def test_one_label_is_refused(small_folder, tmp_path, change, message):
+    sounds = training.write_set(tmp_path / "sounds")
+    rows = [json.loads(line) | change for line in sounds.read_text().splitlines()]
+    sounds.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(FormatError, match=message):
+        loop.train(training.recipe(sounds, small_folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_unreadable_sound_names_its_line_and_leaves_the_steps_before(
     small_folder, tmp_path, monkeypatch
 ):

@@ -19,7 +19,7 @@ import numpy as np
 
 from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
-from reclap.errors import FormatError, one_line, shown_names
+from reclap.errors import FormatError, one_line, shown_name, shown_names
 from reclap.io import manifest
 from reclap.io.files import StrPath
 from reclap.io.manifest import Row
@@ -156,7 +156,7 @@ def train(
     out, told = Path(out), Callbacks([*callbacks, *more])
     refuse_begun(out, resume=resume)
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
-    _refuse_false_negatives(recipe, len(rows))
+    _refuse_false_negatives(recipe, rows)
     with RunFolder.opened(out, resume=resume) as folder:
         if resume and not folder.newest:
             log.warning("nothing to resume in %s: starting a run", out)
@@ -230,7 +230,7 @@ def _begin(learner: Learner, known: ClapConfig, source: Path, *, own_text: bool)
     learner.begin(model_folder.read_tensors(source / model_folder.MODEL), source, parts)
 
 
-def _refuse_false_negatives(recipe: Recipe, rows: int) -> None:
+def _refuse_false_negatives(recipe: Recipe, rows: Sequence[Row]) -> None:
     """Refuse batches whose examples have no wrong pair, or one that is in truth a right one."""
     data = recipe.data
     if data.batch < 2:
@@ -238,10 +238,23 @@ def _refuse_false_negatives(recipe: Recipe, rows: int) -> None:
             f"data.batch is {data.batch}: the loss compares each pair with the others of its "
             "batch, and is 0 without any; expected at least 2"
         )
-    if data.batch - data.mixtures > rows:
+    if data.batch - data.mixtures > len(rows):
         raise FormatError(
-            f"data.batch is {data.batch}, {data.batch - data.mixtures} of them unmixed, for {rows} "
-            "rows: a row would come twice, as its own wrong pair; expected at most as many as rows"
+            f"data.batch is {data.batch}, {data.batch - data.mixtures} of them unmixed, for "
+            f"{len(rows)} rows: a row would come twice, as its own wrong pair; expected at most as "
+            "many as rows"
+        )
+    texts = {text for row in rows for c in row.captions for text in (c.text, *c.rewrites)}
+    if len(texts) < 2:
+        raise FormatError(
+            f"data.manifest: {data.manifest}: {shown_name(texts.pop())!r} is the only caption of "
+            f"{len(rows)} rows, so every wrong pair is a right one; expected at least two"
+        )
+    groups = {row.extra[data.group] for row in rows if data.group in row.extra}
+    if len(groups) == 1:
+        raise FormatError(
+            f"data.group: {data.manifest}: {shown_name(groups.pop())!r} is the only "
+            f"{data.group}, whose sounds are alike; expected at least two"
         )
 
 
