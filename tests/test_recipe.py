@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -60,6 +61,20 @@ def test_model_folder_beside_the_recipe_is_found(toml, tmp_path):
     (tmp_path / "tower" / "config.json").touch()
     toml.write_text(toml.read_text().replace(str(tmp_path / "text"), "tower"))
     assert recipe.load(toml).model.text == str(tmp_path / "tower")
+
+
+@pytest.mark.parametrize("key", ["from", "text", "audio_from"])
+def test_folder_that_is_no_model_leaves_a_bundled_name_alone(toml, tmp_path, key):
+    (tmp_path / "mini").mkdir()
+    text = toml.read_text().replace(f'text = "{tmp_path}/text"', f'{key} = "mini"')
+    toml.write_text(text)
+    assert recipe.load(toml).to_json()["model"][key] == "mini"
+    (tmp_path / "mini" / "config.json").touch()
+    assert recipe.load(toml).to_json()["model"][key] == str(tmp_path / "mini")
+    shutil.rmtree(tmp_path / "mini")
+    (tmp_path / "mini").touch()
+    is_path = recipe.load(toml).to_json()["model"][key] != "mini"
+    assert is_path == (key != "text")
 
 
 @pytest.mark.parametrize(

@@ -663,3 +663,14 @@ def test_run_killed_twenty_times_equals_the_uninterrupted_one(command, plan, tmp
     assert read_run(out) == read_run(tmp_path / "whole")
     assert [line["step"] for line in read_log(out)] == list(range(1, steps + 1))
     assert [x["loss"] for x in read_log(out)] == [x["loss"] for x in read_log(tmp_path / "whole")]
+
+
+@pytest.mark.slow
+def test_recipe_of_fine_tuning_begins_with_what_the_model_knows_and_ends_no_worse(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    plan = recipe.load(root / "recipes" / "finetune.toml", ["run.steps=40"])
+    result = loop.train(plan, tmp_path)
+    exams = [line["eval"] for line in read_log(tmp_path) if "eval" in line]
+    assert exams[0]["accuracy"] == 1.0  # of its own ten kinds
+    assert min(x["loss"] for x in exams[1:]) < exams[0]["loss"]
+    assert result.best.readlink().name > "step-0000000000"

@@ -42,11 +42,7 @@ __all__ = [
 
 # Settings that hold a path, and settings that may change between a run and its continuation.
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
-_MODELS = {  # of [model]: names, or paths that hold this
-    "from": "",
-    "text": model_folder.CONFIG,
-    "audio_from": "",
-}
+_MODELS = {"from": True, "text": False, "audio_from": True}  # names or folders; files, too?
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
     "run": ("threads", "save_every", "save_first", "keep", "tensorboard"),
@@ -327,10 +323,13 @@ def _absolute(data: dict[str, Any], folder: Path) -> None:
     model = data.get("model")
     if not isinstance(model, dict):
         return
-    for key, inside in _MODELS.items():
+    for key, may_be_file in _MODELS.items():
         name = model.get(key)
-        if isinstance(name, str) and name and (folder / name / inside).exists():
-            model[key] = os.path.normpath(folder / name)
+        if not isinstance(name, str) or not name:
+            continue
+        path = folder / name  # a folder of that name need not be a model's: "mini" is bundled
+        if (path / model_folder.CONFIG).exists() or (may_be_file and path.is_file()):
+            model[key] = os.path.normpath(path)
 
 
 def _override(text: str) -> tuple[Sequence[str], Any]:
