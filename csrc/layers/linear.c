@@ -30,10 +30,15 @@ static rc_linear outputs(const rc_params *p, rc_pair pair, int64_t from, int64_t
     return l;
 }
 
-/* Of outputs before the cut of a weight (0) or from it on (1), as the plan wants it. */
-static const rc_packed *packed_of(const rc_plan *plan, const rc_param *w, int piece)
+/* Of outputs before the cut of a weight (0) or from it on (1), as the plan wants it. An adapter
+ * that is frozen may lie in a tower that runs as at inference, where rows are laid for the product:
+ * it needs floats. */
+static const rc_packed *packed_of(const rc_plan *plan, const rc_params *p, const rc_param *w,
+                                  int piece)
 {
-    if (rc_plan_type(plan) != RC_F32 && w->low[piece] != NULL) return w->low[piece];
+    bool low = rc_plan_type(plan) != RC_F32 && w->low[piece] != NULL;
+    if (low && (w->adapter == 0 || rc_params_learn(p, w->adapter, w->adapter + 2)))
+        return w->low[piece];
     return piece == 0 ? w->packed : w->behind;
 }
 
@@ -88,7 +93,7 @@ rc_status rc_linear_plan(rc_linear *out, rc_plan *plan, const rc_params *p, rc_p
                          const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
-    *out = outputs(p, pair, 0, w->size[0], packed_of(plan, w, 0));
+    *out = outputs(p, pair, 0, w->size[0], packed_of(plan, p, w, 0));
     RC_TRY(rc_adapter_plan(&out->adapter, plan, p, pair.w, 0, out->n, grid));
     return get(out, plan, grid, sum);
 }
@@ -97,8 +102,8 @@ rc_status rc_linear_plan_part(rc_linear *out, rc_plan *plan, const rc_params *p,
                               rc_part part, const rc_grid *grid)
 {
     const rc_param *w = &p->item[pair.w];
-    *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, packed_of(plan, w, 0))
-                            : outputs(p, pair, w->cut, w->size[0], packed_of(plan, w, 1));
+    *out = part == RC_FIRST ? outputs(p, pair, 0, w->cut, packed_of(plan, p, w, 0))
+                            : outputs(p, pair, w->cut, w->size[0], packed_of(plan, p, w, 1));
     RC_TRY(rc_adapter_plan(&out->adapter, plan, p, pair.w, part == RC_FIRST ? 0 : w->cut, out->n,
                            grid));
     return get(out, plan, grid, false);
@@ -147,7 +152,7 @@ void rc_linear_run(const rc_linear *l, rc_crew crew, float *y, rc_rows x, int64_
         rc_product_run(product_of(l, rows, false), crew.worker, y, x, l->f);
     else
         run_shares(l, crew, y, x, rows);
-    rc_adapter_run(&l->adapter, crew.worker, y, x.at, rows); /* floats: not packed */
+    rc_adapter_run(&l->adapter, crew.worker, y, x.at, rows); /* floats: see packed_of */
 }
 
 int64_t rc_linear_form(const rc_params *p, rc_pair pair, int64_t rows)
