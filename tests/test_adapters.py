@@ -8,6 +8,7 @@ from needs import kernels, needs
 from test_text_gradients import TINY
 from test_text_towers import KINDS_OF_TOWERS, LENGTHS, texts
 
+import reclap
 from reclap.runtime.libraries import core
 
 SIZES = [(1, 1, 1), (7, 5, 3), (65, 96, 97), (200, 130, 17), (129, 7, 288)]
@@ -285,3 +286,35 @@ def test_wrong_adapters_are_named():
         model.adapt(names.index("audio_projection.0.weight"), 4, 8.0)
     with pytest.raises(ValueError, match="has adapters, which are merged first"):
         model.pack()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_products_in_bfloat16_are_those_of_float32_rounded(rng, case):
+    config, text, heads = CASES[case]
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        g = np.random.default_rng(8)
+        model, _, _ = adapted(g, config, text, heads)
+        try:
+            trainer = core.Trainer(model, 2, rates_of(model), dtype=dtype)
+        except reclap.BackendError as error:
+            pytest.skip(str(error))
+        trainer.gradients(*batch(g), 0, 0)
+        found.append(np.concatenate([x.ravel() for x in trainer.buffers(1) if x is not None]))
+    a, b = found
+    assert 0 < np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frozen_adapters_count(rng, dtype):
+    """All of the tower is frozen, with its adapters, and runs as at inference."""
+    model, values, scales = adapted(rng, AUDIO, None, (MLP, MLP))
+    names = [name for name, _, _ in model.parameters()]
+    rates = np.array([name == "logit_scale" for name in names], np.float32)
+    mel, text = batch(rng)
+    want = whole(AUDIO, (MLP, MLP), merged(values, scales)).audio(core.Context(1), mel)
+    try:
+        trainer = core.Trainer(model, 2, rates, dtype=dtype)
+    except reclap.BackendError as error:
+        pytest.skip(str(error))
+    np.testing.assert_allclose(trainer.embed(mel, text, 0, 0)[0], want, atol=1e-5)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from models import AUDIO, VIT, decibels, new_model
+from closeness import f32
+from models import AUDIO, TEXT, VIT, decibels, new_model
 
 from reclap.runtime.libraries import core
 
@@ -84,6 +85,22 @@ def test_frozen_statistics_stay_and_are_worked_with(rng):
     trainer.step(mel, text, 0, 0, lr=0.1)
     for i in statistics:
         np.testing.assert_array_equal(trainer.buffers(0)[i], values[names[i]])
+
+
+@pytest.mark.parametrize("longest", [3, 40])
+def test_running_statistics_do_not_depend_on_the_text_tower(rng, longest):
+    mel, found = decibels(rng, 4, 250), []
+    first = np.arange(5, dtype=np.int32) * longest
+    ids = rng.integers(3, 90, first[-1]).astype(np.int32)
+    for text, given in ((None, f32(rng, 4, 48)), (TEXT, (ids, first))):
+        model, _ = new_model(np.random.default_rng(1), AUDIO, text, 48)
+        trainer = core.Trainer(model, 2)
+        for step in range(2):
+            trainer.step(mel, given, 0, step, lr=0.0)
+        names = [n for n, _, _ in model.parameters()]
+        values = dict(zip(names, trainer.buffers(0), strict=True))
+        found.append(np.stack([x for n, x in values.items() if "running" in n]))
+    np.testing.assert_array_equal(*found)
 
 
 def test_frozen_tower_embeds_as_at_inference(rng):

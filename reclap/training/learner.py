@@ -8,12 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reclap._types import Floats
+from reclap.checkpoints import adapter as adapters
 from reclap.checkpoints import model_folder
+from reclap.checkpoints.adapter import Adapter, AdapterConfig
 from reclap.checkpoints.lazy import Tensors
 from reclap.config.model import ClapConfig
 from reclap.model.batching import TEXT_BATCH
 from reclap.model.weights import choose_dtype
 from reclap.runtime.libraries import core
+from reclap.training import lora
 from reclap.training.rates import rates
 from reclap.training.recipe import Recipe
 from reclap.training.rng import INIT, generator
@@ -54,7 +57,7 @@ def initial_values(
     Linear layers by `init`, their biases 0; norms 1 and 0; running mean 0 and variance 1; tables
     of positions normal with standard deviation 0.02 (timm truncates at 2, a hundred deviations
     away); the patch convolution uniform within 1 / sqrt(fan-in), bias too, as torch's
-    default; logit scale ln(1 / 0.07).
+    default; logit scale ln(1 / 0.07). Of adapters A uniform within 1 / sqrt(fan-in), B 0.
     """
     fan_in = {name.removesuffix("weight"): math.prod(s[1:]) for name, s, _ in parameters if s}
     return [
@@ -72,6 +75,9 @@ def _initial(
 ) -> Floats:
     if name == "logit_scale":
         return np.full(shape, math.log(1 / 0.07), np.float32)
+    if lora.is_adapter(name):  # as peft: B A is 0, A is torch's default for linear layers
+        bound = shape[1] ** -0.5 if ".lora_A." in name else 0.0
+        return rng.uniform(-bound, bound, shape).astype(np.float32)
     if name.startswith("text_branch."):  # always begins with another model's
         return np.zeros(shape, np.float32)
     if ".patch_embed.proj." in name:
@@ -98,6 +104,8 @@ class Learner:
         Threads of the core.
     start : int
         Step at which the schedule of the learning rate begins.
+    adapter : AdapterConfig, optional
+        What the adapters of the recipe are made for.
 
     Attributes
     ----------
@@ -105,14 +113,24 @@ class Learner:
         The model that is saved and evaluated: with the EMA weights, or else the trained ones.
     """
 
-    def __init__(self, config: ClapConfig, recipe: Recipe, threads: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        config: ClapConfig,
+        recipe: Recipe,
+        threads: int,
+        start: int = 0,
+        adapter: AdapterConfig | None = None,
+    ) -> None:
         self.config, self.recipe, self.start = config, recipe, start
+        self._adapter = adapter
         self.with_text = recipe.train.text == "trained"
         trained = self._new_model(recipe.train.text_dropout)
         parameters = trained.parameters()
         self.names = [name for name, _, _ in parameters]
         trained.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
         rate, decay = rates(self.names, recipe.train)
+        if adapter is not None:
+            lora.freeze_base(rate, self.names, recipe.lora)
         dtype = choose_dtype(recipe.run.precision)
         self._trainer = core.Trainer(trained, threads, rate, decay, dtype=dtype)
         self._values = self._trainer.buffers(0)
@@ -130,7 +148,10 @@ class Learner:
         arguments = self.config.core_arguments(with_text=self.with_text)
         if self.with_text:
             arguments["text"]["dropout"] = dropout
-        return core.Model(**arguments)
+        model = core.Model(**arguments)
+        if self._adapter is not None:
+            lora.adapt(model, self.recipe.lora)
+        return model
 
     def step(self, step: int, mel: Floats, features: Floats | Tokens) -> dict[str, float]:
         """Take one step; return loss, learning rate, gradient norm and logit scale."""
@@ -181,7 +202,12 @@ class Learner:
     def untouched(self) -> list[str]:
         """Return the names of matrices whose gradient was 0 throughout in the last step."""
         pairs = zip(self.names, self._trainer.buffers(1), strict=True)
-        return [name for name, g in pairs if g is not None and g.ndim > 1 and not g.any()]
+        touched = (lora.A,)  # in a first step B is 0, and so is the gradient of A
+        return [
+            name
+            for name, g in pairs
+            if g is not None and g.ndim > 1 and not g.any() and not name.endswith(touched)
+        ]
 
     def loss(self, audio: Floats, text: Floats) -> float:
         """Return the loss of pairs of embeddings (b, dim), with the EMA temperature."""
@@ -189,7 +215,7 @@ class Learner:
         kept = {name: x for name, x in values if name.startswith(_OF_LOSS)}
         trained = {name: x.copy() for name, x in kept.items()}
         for name, x in kept.items():
-            x[...] = self.tensors()[name]
+            x[...] = self._kept()[name]
         try:
             found: float = self._trainer.loss(audio, text)[0]
         finally:
@@ -198,8 +224,23 @@ class Learner:
         return found
 
     def tensors(self) -> dict[str, Floats]:
-        """Return the tensors of the model that would be saved."""
+        """Return the tensors of the model that would be saved, with adapters merged."""
+        kept = self._kept()
+        return kept if self._adapter is None else lora.merge(kept, self.recipe.lora)
+
+    def adapter(self) -> Adapter | None:
+        """Return the adapter of `tensors`: all that learns, if the recipe asks for adapters."""
+        if self._adapter is None:
+            return None
+        return Adapter(self._adapter, self._learnt())
+
+    def _kept(self) -> dict[str, Floats]:
+        """Return the parameters with the EMA weights, where there are any."""
         return dict(zip(self.names, self._ema or self._values, strict=True))
+
+    def _learnt(self) -> dict[str, Floats]:
+        pairs = zip(self._kept().items(), self._m, strict=True)
+        return {name: x for (name, x), m in pairs if m is not None}
 
     def state(self) -> dict[str, Floats]:
         """Return the state that resuming needs beside `tensors`: parameters and AdamW moments."""
@@ -229,14 +270,21 @@ class Learner:
         """
         for values in filter(None, (self._values, self._ema)):
             named = dict(zip(self.names, values, strict=True))
-            inside = {n: x for n, x in named.items() if n.startswith(tuple(parts))}
+            inside = {
+                n: x
+                for n, x in named.items()
+                if n.startswith(tuple(parts)) and not lora.is_adapter(n)
+            }
             _copy_all(inside, {n: x for n, x in have.items() if n.startswith(tuple(parts))}, path)
         self._trainer.refresh()
 
     def load(self, folder: Path) -> None:
         """Resume from a checkpoint."""
         _copy_all(self.state(), model_folder.read_tensors(folder / STATE), folder / STATE)
-        if self._ema:
+        if self._ema and self._adapter is not None:
+            path = folder / lora.ADAPTER
+            _copy_all(self._learnt(), adapters.load(path).tensors, path)
+        elif self._ema:
             have = dict(model_folder.read_tensors(folder / model_folder.MODEL))
             if self.with_text:
                 have |= model_folder.read_tensors(folder / model_folder.TEXT)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from reclap.checkpoints import adapter as adapters
 from reclap.checkpoints import model_folder
 from reclap.config.model import ClapConfig
 from reclap.errors import FormatError, one_line, shown_name, shown_names
@@ -27,7 +28,7 @@ from reclap.model.loading import locate
 from reclap.runtime.memory import resident
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
-from reclap.training import initial
+from reclap.training import initial, lora
 from reclap.training.best import Best
 from reclap.training.callbacks import Callbacks
 from reclap.training.captions import Captions
@@ -186,7 +187,10 @@ def _train_into(
         start = _schedule_start(newest, same, threads)
     config = recipe.model.config(model_folder.read_config(text).text)
     batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
-    learner = Learner(config, recipe, threads, start)
+    made_for = None
+    if recipe.lora.targets:
+        made_for = lora.base_of(recipe.lora, config, known, source, text)
+    learner = Learner(config, recipe, threads, start, made_for)
     if newest:
         learner.load(newest.folder)
     else:
@@ -410,6 +414,8 @@ class _Loop:
                     folder, learner.config, learner.tensors(), self._text.resolve(), link=self._link
                 )
             model_folder.write_tensors(folder / STATE, learner.state())
+            if adapter := learner.adapter():
+                adapters.save(folder / lora.ADAPTER, adapter)
             threads = self._recipe.run.threads or default_threads()
             best = dataclasses.asdict(self._best) if self._best.by else None
             write_state(Checkpoint(folder, step, threads, self._identity, learner.start, best=best))

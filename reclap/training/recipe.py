@@ -25,10 +25,12 @@ from reclap.training.identity import (
     model_files,
     sha256,
 )
+from reclap.training.lora import Lora
 from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, Train, front_differences
 
 __all__ = [
     "Eval",
+    "Lora",
     "ModelPart",
     "Optim",
     "Recipe",
@@ -69,6 +71,8 @@ class Recipe(Settings):
         Section ``[eval]``.
     train : Train
         Section ``[train]``.
+    lora : Lora
+        Section ``[lora]``.
 
     Raises
     ------
@@ -90,6 +94,7 @@ class Recipe(Settings):
     optim: Optim = dataclasses.field(default_factory=Optim)
     eval: Eval = dataclasses.field(default_factory=Eval)
     train: Train = dataclasses.field(default_factory=Train)
+    lora: Lora = dataclasses.field(default_factory=Lora)
 
     @classmethod
     def from_mapping(cls, data: Any, where: str = "recipe") -> "Recipe":
@@ -216,6 +221,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "data": Data,
     "augment": Augment,
     "train": Train,
+    "lora": Lora,
     "optim": Optim,
     "run": Run,
     "eval": Eval,
