@@ -94,6 +94,8 @@ def test_any_object_with_one_of_the_methods_is_a_callback(plan, tmp_path):
 def test_what_is_no_callback_is_refused_before_anything_is_made(plan, tmp_path, wrong):
     with pytest.raises(TypeError, match="callbacks: expected objects with some of on_begin, on_st"):
         loop.train(plan(), tmp_path / "out", callbacks=[wrong])
+    with pytest.raises(TypeError, match="callbacks: expected "):
+        loop.train(plan(), tmp_path / "out", callbacks=Told() if wrong is print else wrong)
     assert not (tmp_path / "out").exists()
 
 

@@ -96,8 +96,8 @@ class Callbacks:
 
     Parameters
     ----------
-    items : iterable of object
-        See `Callback`.
+    items, more : iterable of object
+        See `Callback`; those of the caller, and others after them.
 
     Attributes
     ----------
@@ -107,18 +107,19 @@ class Callbacks:
     Raises
     ------
     TypeError
-        If one has none of the methods, or one that cannot be called.
+        If they are no list, or one has none of the methods, or one that cannot be called.
     """
 
-    def __init__(self, items: Iterable[object]) -> None:
-        self._items = list(items)
+    def __init__(self, items: Iterable[object], more: Iterable[object] = ()) -> None:
+        wanted = f"objects with some of {', '.join(_METHODS)}"
+        if not isinstance(items, Iterable):
+            raise TypeError(f"callbacks: expected a list of {wanted}, got {items!r}")
+        self._items = [*items, *more]
         self.failed: Exception | None = None
         for item in self._items:
             found = [getattr(item, name) for name in _METHODS if hasattr(item, name)]
             if not found or isinstance(item, type) or not all(map(callable, found)):
-                raise TypeError(
-                    f"callbacks: expected objects with some of {', '.join(_METHODS)}, got {item!r}"
-                )
+                raise TypeError(f"callbacks: expected {wanted}, got {item!r}")
 
     def begin(self, recipe: "Recipe", folder: Path, step: int) -> None:
         """Call `Callback.on_begin` of all."""

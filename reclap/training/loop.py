@@ -154,7 +154,7 @@ def train(
     300
     """
     more = [TensorBoard()] if recipe.run.tensorboard else []
-    out, told = Path(out), Callbacks([*callbacks, *more])
+    out, told = Path(out), Callbacks(callbacks, more)
     refuse_begun(out, resume=resume)
     rows = manifest.read(recipe.data.manifest, recipe.data.root or None, recipe.data.where)
     _refuse_false_negatives(recipe, rows)
