@@ -21,7 +21,8 @@ class Counting:
     """A text tower that counts, and is killed in a block."""
 
     def __init__(self, encoder, dies_at=None, digest=None):
-        self.config, self._encoder, self._dies_at = encoder.config, encoder, dies_at
+        self.name, self.width = encoder.name, encoder.width
+        self._encoder, self._dies_at = encoder, dies_at
         self.asked, self.digest = [], digest or encoder.digest
 
     def features(self, texts):

@@ -1,9 +1,10 @@
-"""Caption features of the frozen text tower, cached on disk."""
+"""Caption features of the frozen text tower, or of a teacher, cached on disk."""
 
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,9 +13,31 @@ from reclap.errors import FormatError
 from reclap.model.batching import TEXT_BATCH
 from reclap.runtime.progress import bar as progress_bar
 from reclap.store import Header, Store, Writer
-from reclap.training.text_encoder import TextEncoder
 
-__all__ = ["Captions"]
+__all__ = ["Captions", "Encoder", "fill_blocks"]
+
+
+class Encoder(Protocol):
+    """What gives features of texts: a text tower, or a whole model."""
+
+    @property
+    def digest(self) -> str:
+        """Which one it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width of the features."""
+        ...
+
+    def features(self, texts: Sequence[str], /) -> Floats:
+        """Return the features of texts, shape (n, width)."""
+        ...
 
 
 class Captions:
@@ -22,8 +45,8 @@ class Captions:
 
     Parameters
     ----------
-    encoder : TextEncoder
-        The text tower.
+    encoder : Encoder
+        The text tower, or a teacher.
     texts : sequence of str
         Known captions, each once.
     path : Path
@@ -41,29 +64,16 @@ class Captions:
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: Encoder,
         texts: Sequence[str],
         path: Path,
         *,
         progress: bool,
     ) -> None:
         self._encoder = encoder
-        width, name = encoder.config.text.width, encoder.config.name
-        header = Header(encoder.digest, width, "caption features", name)
-        if _is_other(path, header):
-            shutil.rmtree(path)
-        with (
-            Writer(path, header) as writer,
-            progress_bar(len(texts), "text", shown=progress) as bar,
-        ):
-            known = set(writer.items)
-            for start in range(0, len(texts), TEXT_BATCH):
-                block = texts[start : start + TEXT_BATCH]
-                missing = [i for i, text in enumerate(block) if text not in known]
-                if missing:
-                    features = encoder.features(block)
-                    writer.append(features[missing], [block[i] for i in missing])
-                bar.update(len(block))
+        header = Header(encoder.digest, encoder.width, "caption features", encoder.name)
+        with progress_bar(len(texts), "text", shown=progress) as bar:
+            fill_blocks(path, header, texts, TEXT_BATCH, encoder.features, bar)
         store = Store(path)
         self._features: Floats = store.rows
         self._index = dict(zip(store.items, itertools.count()))
@@ -75,6 +85,30 @@ class Captions:
         found = [made[t] if t in made else self._features[self._index[t]] for t in texts]
         features: Floats = np.stack(found)
         return features
+
+
+def fill_blocks(
+    path: Path,
+    header: Header,
+    items: Sequence[str],
+    size: int,
+    features: Callable[[Sequence[str]], Floats],
+    bar: Any,
+) -> None:
+    """Fill a store with the features of items, computed in the same blocks wherever it begins.
+
+    A store of another header is replaced.
+    """
+    if _is_other(path, header):
+        shutil.rmtree(path)
+    with Writer(path, header) as writer:
+        known = set(writer.items)
+        for start in range(0, len(items), size):
+            block = items[start : start + size]
+            missing = [i for i, item in enumerate(block) if item not in known]
+            if missing:
+                writer.append(features(block)[missing], [block[i] for i in missing])
+            bar.update(len(block))
 
 
 def _is_other(path: Path, header: Header) -> bool:

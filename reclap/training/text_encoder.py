@@ -79,6 +79,16 @@ class TextEncoder:
         """Pickle the folder and the digest."""
         return _reopen, (self._path, self.threads, self.digest)
 
+    @property
+    def name(self) -> str:
+        """Name of its model."""
+        return self.config.name
+
+    @property
+    def width(self) -> int:
+        """Width of the features."""
+        return self.config.text.width
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over settings and weights of the tower, and its tokenizer.
