@@ -31,7 +31,15 @@ AUDIO = {
     "eps": 1e-5,
     "block_eps": 1e-5,
 }
-CNN14 = {"kind": 1, "mels": 16, "widths": [4, 6, 10], "eps": 1e-5}
+CNN14 = {
+    "kind": 1,
+    "mels": 16,
+    "widths": [4, 6, 10],
+    "dropout": 0.0,
+    "fc_dropout": 0.0,
+    "bn_momentum": 0.1,
+    "eps": 1e-5,
+}
 VIT = {
     "kind": 2,
     "mels": 16,

@@ -48,7 +48,7 @@ def test_small_towers_match_torch(rng, request, oracle, config, b, frames):
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [690, 1001], ids=["microsoft", "laion"])
 def test_tower_of_full_size_matches_torch(rng, request, oracle, frames):
-    config = {"kind": 1, "mels": 64, "eps": 1e-5, "widths": list(Cnn14Config().widths)}
+    config = CNN14 | {"mels": 64, "widths": list(Cnn14Config().widths)}
     assert_matches(rng, oracle, "cnn14/" + request.node.callspec.id, config, 2, frames)
 
 
@@ -116,6 +116,9 @@ def test_one_context_serves_both_kinds_of_towers(rng):
         ({"mels": 3}, r"audio\.mels: 3 blocks need 4 to 1024, got 3"),
         ({"mels": 2000}, r"audio\.mels: 3 blocks need 4 to 1024, got 2000"),
         ({"kind": 9}, "unknown kind 9 of audio tower"),
+        ({"dropout": 1.0}, r"dropout 1 and fc_dropout 0 must lie in \[0, 1\)"),
+        ({"fc_dropout": float("nan")}, "must lie in"),
+        ({"bn_momentum": 1.5}, r"audio\.bn_momentum: expected 0 to 1, got 1\.5"),
     ],
 )
 def test_sizes_out_of_range_are_refused(change, message):
@@ -145,19 +148,16 @@ def test_log_mels_that_do_not_fit_are_refused(rng):
     assert model.audio(context, decibels(rng, 1, 4)).shape == (1, 20)
 
 
-def test_tower_cannot_be_trained_yet(rng):
-    model, _ = new_model(rng, CNN14)
-    with pytest.raises(ValueError, match="the tower Cnn14 cannot be trained yet"):
-        core.Trainer(model, 1)
-
-
 # ---- Configurations ----------------------------------------------------------------------------
 
 
 def test_configuration_tells_the_kinds_apart():
     config = ClapConfig(audio=Cnn14Config(widths=(8, 16)))
     data = config.to_json()
-    assert data["audio"] == {"kind": "cnn14", "mels": 64, "widths": (8, 16), "eps": 1e-5}
+    training = {"dropout": 0.2, "fc_dropout": 0.5, "bn_momentum": 0.1}
+    sizes = {"kind": "cnn14", "mels": 64, "widths": (8, 16), "eps": 1e-5}
+    assert data["audio"] == sizes | training
+    assert ClapConfig.from_json({"audio": sizes}) == config  # as folders had them before
     assert ClapConfig.from_json(data) == config
     htsat = ClapConfig()
     assert htsat.to_json()["audio"]["kind"] == "htsat"
@@ -166,6 +166,7 @@ def test_configuration_tells_the_kinds_apart():
         ({"kind": "resnet"}, r"model\.audio\.kind is 'resnet', expected one of htsat, cnn14"),
         ({"kind": ["cnn14"]}, r"model\.audio\.kind is \['cnn14'\]"),
         ({"kind": "cnn14", "embed": 96}, r"model\.audio: unknown embed; known are mels, widths"),
+        ({"kind": "cnn14", "fc_dropout": 1.0}, r"model\.audio\.fc_dropout: expected"),
         (
             {"kind": "cnn14", "widths": [1.5]},
             r"model\.audio\.widths: expected a list of int from 1 to 8192",

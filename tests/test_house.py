@@ -36,6 +36,7 @@ PRIVATE = {
     "product/matmul.h": {"dnn.c", "matmul.c", "packed.c"},
     "product/split_blocks.h": {"split.c", "split_blocks.c"},
     "layers/block_job.h": {"block.c", "block_forward.c", "block_backward.c"},
+    "towers/cnn14_inside.h": {"cnn14.c", "cnn14_train.c"},
     "towers/htsat_inside.h": {"htsat.c", "htsat_plan.h"},
     "towers/htsat_plan.h": {"htsat_input.c", "htsat_run.c"},
     "towers/text_inside.h": {"text.c", "text_plan.h"},

@@ -22,6 +22,11 @@ class Block(nn.Module):
         return nn.functional.avg_pool2d(torch.relu(self.bn2(self.conv2(x))), pool)
 
 
+def nothing(x, site):
+    """Drop nothing of x, channels first, at a site: the block, or "pooled", or "features"."""
+    return x
+
+
 class Cnn14(nn.Module):
     """(b, frames, mels) in dB -> (b, widths[-1])."""
 
@@ -33,12 +38,14 @@ class Cnn14(nn.Module):
         self.fc1 = nn.Linear(widths[-1], widths[-1])
         self.blocks = len(widths)
 
-    def forward(self, mel):
+    def forward(self, mel, drop=nothing):
         x = self.bn0(mel[:, None].transpose(1, 3)).transpose(1, 3)
         for i in range(self.blocks):
             x = getattr(self, f"conv_block{i + 1}")(x, 2 if i + 1 < self.blocks else 1)
+            x = drop(x, i)
         x = x.mean(dim=3)
-        return torch.relu(self.fc1(x.max(dim=2).values + x.mean(dim=2)))
+        x = drop(x.max(dim=2).values + x.mean(dim=2), "pooled")
+        return drop(torch.relu(self.fc1(x)), "features")
 
 
 def random_cnn14(seed=0, **sizes):
@@ -61,13 +68,18 @@ def random_cnn14(seed=0, **sizes):
     return tower
 
 
-def to_core(tower):
-    """Return the tower's parameters by the core's names, kernels as (out, 3, 3, in)."""
+def core_names(named):
+    """Return tensors of the tower by the core's names, kernels as (out, 3, 3, in)."""
     return {
-        f"audio_branch.{name}": (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous().numpy()
-        for name, x in tower.state_dict().items()
+        f"audio_branch.{name}": (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous()
+        for name, x in named.items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def to_core(tower):
+    """Return the tower's parameters by the core's names."""
+    return {name: x.numpy() for name, x in core_names(tower.state_dict()).items()}
 
 
 def from_core(values):

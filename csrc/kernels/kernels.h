@@ -12,6 +12,7 @@
 
 #include "kernels/act.h"
 #include "kernels/attention.h"
+#include "kernels/conv.h"
 #include "kernels/embed.h"
 #include "kernels/norm.h"
 #include "kernels/optim.h"

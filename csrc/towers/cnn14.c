@@ -1,4 +1,4 @@
-/* The audio tower Cnn14 (Kong et al. 2020, arXiv 1912.10211), forward only.
+/* The audio tower Cnn14 (Kong et al. 2020, arXiv 1912.10211): its parameters, its row, inference.
  * Mathematics: qiuqiangkong/audioset_tagging_cnn pytorch/models.py, class Cnn14, which MS-CLAP
  * (msclap/models/audio.py) and LAION-CLAP (clap_module/pann_model.py) took over.
  *
@@ -6,37 +6,19 @@
  * runs of 3 c numbers and a convolution is a product of neighbourhoods with weights (n, 3, 3, c).
  * Chunks of rows of pixels go through neighbourhoods, product, norm, ReLU and pooling while they
  * are warm in the cache. */
-#include "towers/cnn14.h"
+#include "towers/cnn14_inside.h"
 
 #include "base/vector.h"
 #include "kernels/act.h"
+#include "kernels/conv.h"
 #include "kernels/norm.h"
-#include "layers/linear.h"
+#include "layers/convolution.h"
+#include "towers/input_norm.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { TAPS = 9, EMBED_CLIPS = 8 };
-
-/* Pixels of a chunk: fewer would wait for the kernels, 150 MB in the last layer, to come from
- * memory. */
-enum { LEAST = 32 };
-
-/* One convolution, c -> n channels, and its norm. */
-typedef struct {
-    int64_t c, n;
-    rc_pair conv;
-    rc_batch_norm norm;
-} conv_layer;
-
-typedef struct {
-    rc_cnn14_config config;
-    rc_batch_norm bn;
-    conv_layer layer[2 * RC_STAGES_MAX];
-    rc_pair fc;
-} rc_cnn14;
 
 /* Most frames accepted: a bound of memory only. */
 enum { MOST_FRAMES = 8192 };
@@ -58,10 +40,15 @@ static rc_status check_config(const rc_cnn14_config *c)
     if (c->mels < least || c->mels > 1024)
         return rc_fail(RC_EINVAL, "audio.mels: %lld blocks need %lld to 1024, got %lld",
                        (long long)c->blocks, (long long)least, (long long)c->mels);
+    if (!(c->dropout >= 0 && c->dropout < 1 && c->fc_dropout >= 0 && c->fc_dropout < 1))
+        return rc_fail(RC_EINVAL, "audio.dropout %g and fc_dropout %g must lie in [0, 1)",
+                       c->dropout, c->fc_dropout);
+    if (!(c->bn_momentum >= 0 && c->bn_momentum <= 1))
+        return rc_fail(RC_EINVAL, "audio.bn_momentum: expected 0 to 1, got %g", c->bn_momentum);
     return rc_check_eps("audio.eps", c->eps);
 }
 
-static void declare_layer(conv_layer *l, rc_params *p, int64_t block, int64_t number)
+static void declare_layer(rc_cnn14_layer *l, rc_params *p, int64_t block, int64_t number)
 {
     char at[RC_NAME_MAX], name[8];
     snprintf(at, sizeof at, BRANCH "conv_block%d.", (int)block + 1);
@@ -71,11 +58,6 @@ static void declare_layer(conv_layer *l, rc_params *p, int64_t block, int64_t nu
     l->conv.b = -1;
     rc_param_packs(p, l->conv.w, l->c > 1 ? RC_PACK_ANY : RC_PACK_F32);
     l->norm = rc_declare_batch_norm(p, l->n, at, name);
-}
-
-static int64_t width_of(const rc_cnn14 *t)
-{
-    return t->config.widths[t->config.blocks - 1];
 }
 
 static rc_status open_tower(void **out, rc_tower_shape *shape, const void *config, rc_params *p)
@@ -100,7 +82,7 @@ static rc_status open_tower(void **out, rc_tower_shape *shape, const void *confi
                          .channels = 1,
                          .least = (int64_t)1 << (c->blocks - 1), /* every pooling halves them */
                          .most = MOST_FRAMES,
-                         .width = width_of(t)};
+                         .width = rc_cnn14_width(t)};
     *out = t;
     return RC_OK;
 }
@@ -122,7 +104,8 @@ typedef struct {
     const rc_cnn14 *t;
     const rc_params *p;
     int64_t b, frames;
-    int64_t in, mid; /* what enters a block, what lies between its convolutions */
+    rc_cnn14_train *train; /* what works instead in training, or NULL */
+    int64_t in, mid;       /* what enters a block, what lies between its convolutions */
     conv_plan layer[2 * RC_STAGES_MAX];
     int64_t last_frames, last_mels; /* of the last block's output */
     rc_grid clips;
@@ -156,35 +139,10 @@ static void normalise_clip(void *arg, int64_t clip, int worker)
 
 /* ---- Convolution ----------------------------------------------------------------------------- */
 
-/* Columns x - 1 to x + 1 of one row of pixels for every x, TAPS c numbers apart; 0 outside. */
-static void gather_row(float *y, const float *row, int64_t mels, int64_t c)
-{
-    for (int64_t x = 0; x < mels; x++, y += TAPS * c) {
-        int64_t first = rc_max(x - 1, 0), last = rc_min(x + 1, mels - 1), left = first - (x - 1);
-        if (left > 0) memset(y, 0, (size_t)c * sizeof *y);
-        memcpy(y + left * c, row + first * c, (size_t)((last - first + 1) * c) * sizeof *y);
-        if (last == x) memset(y + 2 * c, 0, (size_t)c * sizeof *y);
-    }
-}
-
-/* The neighbourhoods of one row of pixels of a clip: (mels, 3, 3, c). */
-static void neighbourhoods(float *y, const float *clip, int64_t row, int64_t frames, int64_t mels,
-                           int64_t c)
-{
-    for (int64_t k = 0; k < 3; k++) {
-        int64_t from = row + k - 1;
-        if (from >= 0 && from < frames)
-            gather_row(y + k * 3 * c, clip + from * mels * c, mels, c);
-        else
-            for (int64_t x = 0; x < mels; x++)
-                memset(y + (x * TAPS + k * 3) * c, 0, (size_t)(3 * c) * sizeof *y);
-    }
-}
-
 /* A batch norm on its running statistics is a line: x scale + shift. */
 static void fold_norm(const cnn14_call *job)
 {
-    const conv_layer *l = &job->k->t->layer[job->layer];
+    const rc_cnn14_layer *l = &job->k->t->layer[job->layer];
     const conv_plan *k = &job->k->layer[job->layer];
     float *by = job->run->scratch + k->scale, *plus = job->run->scratch + k->shift;
     const float *mean = value(job, l->norm.mean), *var = value(job, l->norm.var);
@@ -206,39 +164,28 @@ static void norm_relu(float *x, const float *scale, const float *shift, int64_t 
         }
 }
 
-/* Two rows of pixels to one of half the width; the last of an odd number is left out. */
-RC_CLONES
-static void pool_rows(float *y, const float *x, int64_t mels, int64_t c)
-{
-    const float *below = x + mels * c;
-    for (int64_t i = 0; i < mels / 2; i++)
-        for (int64_t j = 0; j < c; j++) {
-            int64_t left = 2 * i * c + j, right = left + c;
-            y[i * c + j] = ((x[left] + x[right]) + (below[left] + below[right])) / 4;
-        }
-}
-
 /* Neighbourhoods, product, norm, ReLU and pooling of some rows of y. */
 static void conv_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const cnn14_call *job = arg;
-    const conv_layer *l = &job->k->t->layer[job->layer];
+    const rc_cnn14_layer *l = &job->k->t->layer[job->layer];
     const conv_plan *k = &job->k->layer[job->layer];
     int64_t mels = k->mels, pool = k->pool, per_clip = k->frames / pool;
     int64_t out = mels / pool * l->n; /* floats of a row of y */
     float *around = rc_share_of(job->run, k->worker, crew.worker);
-    float *full = around + k->grid.rows * pool * mels * TAPS * l->c, *y = job->y + first * out;
+    float *full = around + k->grid.rows * pool * mels * RC_TAPS * l->c, *y = job->y + first * out;
     if (pool == 1) full = y;
     for (int64_t i = 0; i < rows * pool; i++) {
         int64_t row = first + i / pool, clip = row / per_clip;
-        neighbourhoods(around + i * mels * TAPS * l->c, job->x + clip * k->frames * mels * l->c,
-                       row % per_clip * pool + i % pool, k->frames, mels, l->c);
+        rc_neighbourhoods(around + i * mels * RC_TAPS * l->c,
+                          job->x + clip * k->frames * mels * l->c, row % per_clip * pool + i % pool,
+                          k->frames, mels, l->c);
     }
     rc_linear_run(&k->linear, crew, full, rc_floats(around), rows * pool * mels);
     norm_relu(full, job->run->scratch + k->scale, job->run->scratch + k->shift, rows * pool * mels,
               l->n);
     for (int64_t i = 0; pool > 1 && i < rows; i++)
-        pool_rows(y + i * out, full + i * pool * mels * l->n, mels, l->n);
+        rc_halve_rows(y + i * out, full + i * pool * mels * l->n, mels, l->n);
 }
 
 /* y = pool(relu(norm(conv(x)))). */
@@ -253,62 +200,43 @@ static void convolve(cnn14_call *job, int64_t layer, float *y, const float *x)
 
 static rc_status plan_conv(cnn14_plan *k, rc_plan *plan, int64_t layer)
 {
-    const conv_layer *l = &k->t->layer[layer];
+    const rc_cnn14_layer *l = &k->t->layer[layer];
     conv_plan *c = &k->layer[layer];
     int64_t unit = c->pool * c->mels; /* pixels of x behind a row of y */
     int64_t total = k->b * (c->frames / c->pool);
-    int64_t rows = rc_max(rc_chunk_rows(total * unit, unit), LEAST) / unit;
+    int64_t rows = rc_convolution_rows(total, unit);
     rc_grid pixels = rc_grid_rows(total * unit, rows * unit);
     int64_t mark = rc_plan_mark(plan);
     c->grid = rc_grid_rows(total, rows);
     c->scale = rc_plan_take(plan, l->n);
     c->shift = rc_plan_take(plan, l->n);
     c->worker = rc_plan_shares(plan, rc_plan_threads(plan),
-                               rows * unit * (TAPS * l->c + (c->pool > 1 ? l->n : 0)));
+                               rows * unit * (RC_TAPS * l->c + (c->pool > 1 ? l->n : 0)));
     rc_plan_back(plan, mark);
     return rc_linear_plan(&c->linear, plan, k->p, l->conv, &pixels, false);
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
 
-/* y (c): of the means over mels, the largest plus the mean over time. */
-RC_CLONES
-static void pool_pixels(float *y, float *sum, const float *x, int64_t frames, int64_t mels,
-                        int64_t c)
-{
-    for (int64_t j = 0; j < c; j++) {
-        y[j] = -INFINITY;
-        sum[j] = 0;
-    }
-    for (int64_t i = 0; i < frames; i++, x += mels * c)
-        for (int64_t j = 0; j < c; j++) {
-            float row = 0;
-            for (int64_t k = 0; k < mels; k++) row += x[k * c + j];
-            row /= (float)mels;
-            y[j] = y[j] > row ? y[j] : row;
-            sum[j] += row;
-        }
-    for (int64_t j = 0; j < c; j++) y[j] += sum[j] / (float)frames;
-}
-
 static void embed_chunk(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const cnn14_call *job = arg;
     const cnn14_plan *k = job->k;
-    int64_t c = width_of(k->t), size = k->last_frames * k->last_mels * c;
+    int64_t c = rc_cnn14_width(k->t), size = k->last_frames * k->last_mels * c;
     float *pooled = rc_share_of(job->run, k->worker, crew.worker),
           *sum = pooled + k->clips.rows * c;
     for (int64_t i = 0; i < rows; i++)
-        pool_pixels(pooled + i * c, sum, job->x + (first + i) * size, k->last_frames, k->last_mels,
-                    c);
+        rc_peak_mean_forward(pooled + i * c, sum, job->x + (first + i) * size, k->last_frames,
+                             k->last_mels, c);
     rc_linear_run(&k->fc, crew, job->y + first * c, rc_floats(pooled), rows);
     rc_relu_forward(job->y + first * c, job->y + first * c, rows * c);
 }
 
 static rc_status plan_embedding(cnn14_plan *k, rc_plan *plan)
 {
-    k->clips = rc_grid_rows(k->b, rc_min(EMBED_CLIPS, k->b));
-    k->worker = rc_plan_shares(plan, rc_plan_threads(plan), (k->clips.rows + 1) * width_of(k->t));
+    k->clips = rc_grid_rows(k->b, rc_min(RC_CNN14_CLIPS, k->b));
+    k->worker =
+        rc_plan_shares(plan, rc_plan_threads(plan), (k->clips.rows + 1) * rc_cnn14_width(k->t));
     return rc_linear_plan(&k->fc, plan, k->p, k->t->fc, &k->clips, false);
 }
 
@@ -336,11 +264,11 @@ static void plan_streams(cnn14_plan *k, rc_plan *plan)
 static rc_status make_plan(void **body, rc_plan *plan, const void *tower, const rc_params *p,
                            const rc_input_size *size, bool train)
 {
-    (void)train;
     const rc_cnn14 *t = tower;
     RC_TRY(rc_plan_alloc(plan, body, sizeof(cnn14_plan)));
     cnn14_plan *k = *body;
     *k = (cnn14_plan){.t = t, .p = p, .b = size->b, .frames = size->rows};
+    if (train) return rc_cnn14_train_plan(&k->train, plan, t, p, size);
     plan_streams(k, plan);
     for (int64_t i = 0; i < 2 * t->config.blocks; i++) RC_TRY(plan_conv(k, plan, i));
     return plan_embedding(k, plan);
@@ -351,6 +279,10 @@ static void forward(const void *body, const rc_run *run, const rc_features *out,
     const cnn14_plan *k = body;
     float *x = run->scratch + k->in, *mid = run->scratch + k->mid;
     cnn14_call job = {.k = k, .run = run, .x = in->x, .y = x};
+    if (k->train != NULL) {
+        rc_cnn14_train_forward(k->train, run, out->y, in);
+        return;
+    }
     rc_parallel(run->pool, k->b, normalise_clip, &job);
     for (int64_t i = 0; i < k->t->config.blocks; i++) {
         convolve(&job, 2 * i, mid, x);
@@ -361,9 +293,30 @@ static void forward(const void *body, const rc_run *run, const rc_features *out,
     rc_grid_run(&k->clips, run->pool, embed_chunk, &job);
 }
 
+static void backward(const void *body, const rc_run *run, const float *dy, const rc_input *in)
+{
+    const cnn14_plan *k = body;
+    rc_cnn14_train_backward(k->train, run, dy, in);
+}
+
+static void commit(const void *body, const rc_run *run)
+{
+    const cnn14_plan *k = body;
+    rc_cnn14_train_commit(k->train, run);
+}
+
+static void moments(const void *tower, rc_pool *pool, rc_moments *m, const rc_input *in)
+{
+    const rc_cnn14 *t = tower;
+    rc_input_moments(pool, m, in, 1, t->config.mels);
+}
+
 static const rc_setting SETTINGS[] = {
     RC_SETTING(rc_cnn14_config, INT, mels),
     RC_SETTING_OF(rc_cnn14_config, widths, blocks),
+    RC_SETTING(rc_cnn14_config, DOUBLE, dropout),
+    RC_SETTING(rc_cnn14_config, DOUBLE, fc_dropout),
+    RC_SETTING(rc_cnn14_config, DOUBLE, bn_momentum),
     RC_SETTING(rc_cnn14_config, DOUBLE, eps),
     {NULL, RC_SETTING_INT, 0, 0},
 };
@@ -377,4 +330,7 @@ const rc_tower_kind rc_cnn14_kind = {
     .measure = rc_measure_log_mels,
     .plan = make_plan,
     .forward = forward,
+    .backward = backward,
+    .commit = commit,
+    .moments = moments,
 };

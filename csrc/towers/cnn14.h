@@ -1,4 +1,4 @@
-/* cnn14: Cnn14, the other audio tower, forward only. */
+/* cnn14: Cnn14, the convolutional audio tower. */
 #ifndef RC_CNN14_H
 #define RC_CNN14_H
 
@@ -8,7 +8,8 @@
  * mels. */
 typedef struct {
     int64_t mels, blocks, widths[RC_STAGES_MAX];
-    double eps;
+    double dropout, fc_dropout; /* training only: after blocks; before and after the last layer */
+    double bn_momentum, eps;
 } rc_cnn14_config;
 
 extern const rc_tower_kind rc_cnn14_kind;

@@ -207,8 +207,7 @@ class HtsatConfig(Settings):
 class Cnn14Config(Settings):
     """Settings of Cnn14 (Kong et al. 2020, arXiv 1912.10211); the defaults are the paper's.
 
-    MS-CLAP 2022 and LAION-CLAP's PANN-14 models have it. Such models embed, but cannot be trained
-    yet.
+    MS-CLAP 2022 and LAION-CLAP's PANN-14 models have it.
 
     Parameters
     ----------
@@ -217,6 +216,10 @@ class Cnn14Config(Settings):
     widths : tuple of int
         Channels of each block of two convolutions, 1 to 8 blocks; all but the last halve time and
         mel. The last is the width of the embedding, too.
+    dropout, fc_dropout : float
+        In training: dropout after every block; before and after the last layer.
+    bn_momentum : float
+        Momentum of the running statistics of the batch norms.
     eps : float
         Epsilon of the batch norms.
 
@@ -234,11 +237,14 @@ class Cnn14Config(Settings):
 
     kind: ClassVar[str] = "cnn14"
     fusion: ClassVar[bool] = False
-    trainable: ClassVar[bool] = False
+    trainable: ClassVar[bool] = True
     same: ClassVar[tuple[str, ...]] = ("mels", "widths")
 
     mels: Mels = 64
     widths: Annotated[tuple[Channels, ...], STAGES] = (64, 128, 256, 512, 1024, 2048)
+    dropout: Fraction = 0.2
+    fc_dropout: Fraction = 0.5
+    bn_momentum: Probability = 0.1
     eps: Eps = 1e-5
 
     @property
