@@ -1,5 +1,6 @@
 """Model folders: round trips, foreign files, damaged files."""
 
+import dataclasses
 import json
 import random
 import re
@@ -14,7 +15,7 @@ import safetensors.numpy
 
 import reclap
 from reclap.checkpoints import model_folder
-from reclap.config import ClapConfig, TextConfig
+from reclap.config import ClapConfig, Cnn14Config, TextConfig
 from reclap.errors import FormatError
 from reclap.text import Tokenizer
 
@@ -95,6 +96,15 @@ def test_digest_knows_weights_and_preprocessing_but_nothing_else(folder, small):
     assert reclap.load(folder).digest == small.digest
     path.write_text(json.dumps(data | {"front": data["front"] | {"padding": "pad"}}))
     assert reclap.load(folder).digest != small.digest
+
+
+def test_digest_of_a_cnn14_does_not_know_how_it_is_trained():
+    weights = [("a", np.zeros(3, np.float32))]
+    tower = Cnn14Config(widths=(8, 16))
+    how = {"dropout": 0.1, "fc_dropout": 0.3, "bn_momentum": 0.2}
+    towers = (tower, dataclasses.replace(tower, **how))
+    digests = {model_folder.digest(ClapConfig(audio=tower), weights) for tower in towers}
+    assert len(digests) == 1
 
 
 def test_digest_knows_the_names_of_the_weights(small):

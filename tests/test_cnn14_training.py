@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+import training
+from folders import CONFIG
 from models import CNN14, MLP, STATISTIC, decibels, new_model
 from needs import kernels
 from test_cnn14 import ODD, ONE
 from test_towers import assert_gradients_match
 
+import reclap
+from reclap.config import Cnn14Config
 from reclap.runtime.libraries import core
+from reclap.training import loop
+from reclap.training.recipe import Recipe
 
 DROPS = {"dropout": 0.2, "fc_dropout": 0.5}
 ROW = CNN14 | {"mels": 2, "widths": [3, 5]}  # one mel is left
@@ -212,3 +218,28 @@ def test_trained_statistics_serve_inference(rng):
     again = core.Model(CNN14, None, 24, MLP, MLP, 20)
     again.bind(values)
     np.testing.assert_array_equal(again.audio(core.Context(1), mel), after)
+
+
+# ---- From Python -------------------------------------------------------------------------------
+
+
+def test_a_recipe_trains_it(tmp_path, small_folder):
+    """Two runs give the same model, which loads and goes on from where it was."""
+    sizes = {"mels": CONFIG["front"]["mels"], "widths": [4, 8, 12], "dropout": 0.1}
+    sections = training.settings(training.write_set(tmp_path / "sounds"), small_folder)
+    sections["model"] = sections["model"] | {"audio": {"kind": "cnn14"} | sizes}
+    recipe = Recipe.from_mapping(sections)
+    for name in ("one", "two"):
+        loop.train(recipe, tmp_path / name)
+    losses = [row["loss"] for row in training.read_log(tmp_path / "one") if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert training.read_run(tmp_path / "one") == training.read_run(tmp_path / "two")
+    model = reclap.load(tmp_path / "one" / "last")
+    assert model.config.audio == Cnn14Config(**sizes | {"widths": (4, 8, 12)})
+    more = sections | {"model": {"from": str(tmp_path / "one" / "last")}, "optim": {"lr": 0.0}}
+    loop.train(Recipe.from_mapping(more | {"run": {"steps": 1}}), tmp_path / "more")
+    again = reclap.load(tmp_path / "more" / "last")
+    assert again.config.audio == model.config.audio
+    sounds = sorted((tmp_path / "sounds").glob("*.wav"))
+    rows = model.embed_audio(sounds), again.embed_audio(sounds)
+    assert 0 < np.abs(rows[0] - rows[1]).max() < 0.5  # running statistics moved, and nothing else

@@ -199,6 +199,26 @@ def test_fan_in_counts_all_that_a_value_sums():
         assert 0.8 * 32**-0.5 < np.abs(values).max() <= 32**-0.5
 
 
+def test_convolutions_begin_as_upstream():
+    """Those of Cnn14 by all taps on both sides, those of fusion as torch's."""
+    at = "audio_branch.patch_embed."
+    shapes = [
+        ("audio_branch.conv_block2.conv1.weight", (128, 3, 3, 64), 0),
+        (f"{at}mel_conv2d.weight", (96, 1, 4, 12), 0),
+        (f"{at}mel_conv2d.bias", (96,), 1),
+        (f"{at}fusion_model.local_att.0.weight", (24, 96, 1, 1), 0),
+        (f"{at}fusion_model.local_att.1.weight", (24,), 1),
+        (f"{at}fusion_model.local_att.1.bias", (24,), 1),
+        (f"{at}norm.bias", (96,), 1),
+    ]
+    cnn, wide, bias, squeeze, scale, *zeros = initial_values(shapes, 1, "xavier_uniform")
+    assert np.abs(cnn).max() == pytest.approx(math.sqrt(6 / (9 * (128 + 64))), rel=1e-3)
+    for values, fan in ((wide, 48), (bias, 48), (squeeze, 96)):
+        assert 0.8 * fan**-0.5 < np.abs(values).max() <= fan**-0.5
+    assert (scale == 1).all()
+    assert not any(x.any() for x in zeros)
+
+
 def test_evaluation_leaves_training_alone(plan, whole, tmp_path):
     result = loop.train(plan(eval={"every": 3}), tmp_path)
     assert read_run(tmp_path) == read_run(whole)

@@ -50,7 +50,7 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
 TENSOR_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # of other projects
 
-_TRAINING = ("drop_path", "dropout", "bn_momentum")
+_TRAINING = ("drop_path", "dropout", "fc_dropout", "bn_momentum")
 _STRIPES = ("time_stripes", "time_width", "freq_stripes", "freq_width")
 _USUAL_ONCE = {"silence": "keep"}  # settings whose default changed: their digests did, too
 # Settings of the front end that every folder says; later ones stand at their defaults.

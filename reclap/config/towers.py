@@ -97,7 +97,6 @@ class HtsatConfig(Settings):
     """
 
     kind: ClassVar[str] = "htsat"
-    trainable: ClassVar[bool] = True
     same: ClassVar[tuple[str, ...]] = (  # as the tower had them whose weights one begins with
         *("mels", "patch", "embed", "depths", "heads", "window", "mlp_ratio", "activation"),
         *("qkv_bias", "patch_norm", "fusion"),
@@ -237,7 +236,6 @@ class Cnn14Config(Settings):
 
     kind: ClassVar[str] = "cnn14"
     fusion: ClassVar[bool] = False
-    trainable: ClassVar[bool] = True
     same: ClassVar[tuple[str, ...]] = ("mels", "widths")
 
     mels: Mels = 64
@@ -319,7 +317,6 @@ class VitConfig(Settings):
 
     kind: ClassVar[str] = "vit"
     fusion: ClassVar[bool] = False
-    trainable: ClassVar[bool] = True
     same: ClassVar[tuple[str, ...]] = (
         *("mels", "frames", "patch_time", "patch_mel", "width", "depth", "heads", "mlp"),
         *("activation", "pool"),

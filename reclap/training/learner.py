@@ -54,12 +54,14 @@ def initial_values(
 
     Notes
     -----
-    Linear layers by `init`, their biases 0; norms 1 and 0; running mean 0 and variance 1; tables
-    of positions normal with standard deviation 0.02 (timm truncates at 2, a hundred deviations
-    away); the patch convolution uniform within 1 / sqrt(fan-in), bias too, as torch's
-    default; logit scale ln(1 / 0.07). Of adapters A uniform within 1 / sqrt(fan-in), B 0.
+    Linear layers and Cnn14's convolutions by `init`, their biases 0; norms 1 and 0; running mean 0
+    and variance 1; tables of positions normal with standard deviation 0.02 (timm truncates at 2, a
+    hundred deviations away); convolutions of HTS-AT uniform within 1 / sqrt(fan-in), bias too, as
+    torch's default; logit scale ln(1 / 0.07). Of adapters A uniform within 1 / sqrt(fan-in), B 0.
     """
-    fan_in = {name.removesuffix("weight"): math.prod(s[1:]) for name, s, _ in parameters if s}
+    fan_in = {
+        name.removesuffix("weight"): math.prod(s[1:]) for name, s, _ in parameters if len(s) == 4
+    }
     return [
         _initial(generator(seed, INIT, i), name, shape, init, fan_in)
         for i, (name, shape, _) in enumerate(parameters)
@@ -80,14 +82,17 @@ def _initial(
         return rng.uniform(-bound, bound, shape).astype(np.float32)
     if name.startswith("text_branch."):  # always begins with another model's
         return np.zeros(shape, np.float32)
-    if ".patch_embed.proj." in name:
-        bound = fan_in[name.removesuffix("weight").removesuffix("bias")] ** -0.5
+    convolution = name.removesuffix("weight").removesuffix("bias")
+    if ".patch_embed." in name and convolution in fan_in:
+        bound = fan_in[convolution] ** -0.5
         return rng.uniform(-bound, bound, shape).astype(np.float32)
     if len(shape) < 2:
         return np.full(shape, name.endswith((".weight", ".running_var")), np.float32)
     if init == "trunc_normal" or name.endswith(_POSITIONS):
         return (0.02 * rng.standard_normal(shape)).astype(np.float32)
-    bound = math.sqrt(6 / sum(shape))
+    # A kernel of Cnn14 is (out, 3, 3, in), and each of its taps counts.
+    fans = math.prod(shape[1:-1]) * (shape[0] + shape[-1])
+    bound = math.sqrt(6 / fans)
     return rng.uniform(-bound, bound, shape).astype(np.float32)
 
 

@@ -8,7 +8,7 @@ import msgspec
 from reclap.audio.front import AudioConfig
 from reclap.config.model import ClapConfig, Dim, Head, audio_from_json
 from reclap.config.text_tower import TextConfig
-from reclap.config.towers import AUDIO, AudioTower, HtsatConfig
+from reclap.config.towers import AudioTower
 from reclap.errors import Errors, FormatError
 from reclap.io.settings import Count, Fraction, Positive, Probability, Settings
 
@@ -40,7 +40,7 @@ class ModelPart(Settings):
         model that `reclap.load` takes. Random initialisation if empty.
     front, audio : dict
         Tables ``[model.front]`` (`AudioConfig`) and ``[model.audio]``: ``kind`` and the settings of
-        `HtsatConfig`, which is the default, or `VitConfig`.
+        `HtsatConfig`, which is the default, `Cnn14Config` or `VitConfig`.
     name, audio_head, text_head, dim, template : optional
         See `ClapConfig`.
     init : {"xavier_uniform", "trunc_normal"}
@@ -74,9 +74,6 @@ class ModelPart(Settings):
     def __post_init__(self) -> None:
         """Check; `config` checks the rest."""
         super().__post_init__()
-        kind = self.audio.get("kind", HtsatConfig.kind)
-        if kind in list(AUDIO) and not AUDIO[kind].trainable:
-            raise ValueError(f"audio.kind: {kind!r} cannot be trained yet")
         if self.audio.get("fusion"):
             raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
         if not self.source:  # otherwise they are only a part
@@ -87,8 +84,6 @@ class ModelPart(Settings):
 
     def _tower_of(self, tower: AudioTower) -> dict[str, Any]:
         """Return the settings of the tower of the ``from`` model, with those of the recipe."""
-        if not tower.trainable:
-            raise FormatError(f"model.from: the audio tower {tower.kind} cannot be trained yet")
         kind = self.audio.get("kind", tower.kind)
         if kind != tower.kind:
             raise FormatError(
@@ -113,7 +108,7 @@ class ModelPart(Settings):
         ------
         FormatError
             If the front end would differ from the one that the tower of `source` was trained with,
-            or that tower is of another kind or cannot be trained.
+            or that tower is of another kind.
         """
         known: ClapConfig | type[ClapConfig] = ClapConfig
         front, audio = self.front, self.audio
