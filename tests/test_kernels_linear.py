@@ -36,6 +36,21 @@ def test_linear_backward_matches_formula(rng, n, k, out):
     assert_close(db, dy64.sum(0), terms=n, magnitude=4)
 
 
+# Tiles of a weight gradient along outputs and inputs, groups of rows, stretches of 512 with tails.
+@pytest.mark.parametrize(
+    ("n", "k", "out"),
+    [(5000, 20, 30), (1100, 600, 40), (700, 1100, 530), (513, 17, 1300), (4097, 16, 16)],
+)
+def test_weight_gradients_are_whole_in_tiles_and_groups(rng, n, k, out):
+    dy, x, w = f32(rng, n, out), f32(rng, n, k), f32(rng, out, k)
+    dx, dw, db = kernels.linear_backward(dy, x, w, threads=2)
+    dy64, x64 = double(dy, x)
+    assert_close(dw, dy64.T @ x64, terms=n)
+    assert_close(db, dy64.sum(0), terms=n, magnitude=4 + np.sqrt(n))
+    for again, first in zip(kernels.linear_backward(dy, x, w), (dx, dw, db), strict=True):
+        np.testing.assert_array_equal(again, first)
+
+
 @pytest.mark.parametrize("rows", [1, 16, 64, 128, 1000])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 200])
 def test_linear_does_not_depend_on_the_chunk(rng, n, rows):

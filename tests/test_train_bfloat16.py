@@ -60,7 +60,15 @@ def backward(*factors, **how):
         pytest.skip(f"no bfloat16 product on this processor: {error}")
 
 
-SIZES = [(1, 1, 1), (7, 5, 3), (64, 96, 384), (65, 96, 97), (513, 33, 17), (1030, 48, 144)]
+SIZES = [
+    (1, 1, 1),
+    (7, 5, 3),
+    (64, 96, 384),
+    (65, 96, 97),
+    (513, 33, 17),
+    (1030, 48, 144),
+    (700, 1100, 40),
+]
 
 
 @pytest.mark.parametrize(("n", "k", "out"), SIZES)

@@ -197,12 +197,7 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-enum {
-    SLICES = 8,
-    SLICE_UNIT = 16,
-    SUMMED = 512, /* rows that a product for a gradient of weights sums over */
-    ROUNDED = 64  /* rows that are rounded at a time */
-};
+enum { BIASES = 64 }; /* gradients of biases that one worker sums */
 
 static rc_status plan_dx(rc_linear_back *l, rc_plan *plan, bool sum)
 {
@@ -213,28 +208,10 @@ static rc_status plan_dx(rc_linear_back *l, rc_plan *plan, bool sum)
     return rc_plan_product(plan, &l->dx[1], s, l->back);
 }
 
-static rc_status plan_dw(rc_linear_back *l, rc_plan *plan)
-{
-    rc_product_shape s = {.lda = l->n, .n = l->k, .ldb = l->k, .ldc = l->k};
-    int64_t slices[2] = {l->slice, l->n % l->slice};
-    int64_t rows[2] = {rc_min(SUMMED, l->total), l->total % SUMMED};
-    s.ta = s.sum = 1;
-    s.narrow = l->narrow;
-    if (l->narrow) RC_TRY(rc_plan_reserve(plan, l->total * l->n, l->total * l->k));
-    for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) {
-            s.m = slices[i];
-            s.k = rows[j];
-            RC_TRY(rc_plan_product(plan, &l->dw[i][j], s, NULL));
-        }
-    return RC_OK;
-}
-
 static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
                            int64_t from, int64_t n, const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
-    int64_t slice = (n + SLICES - 1) / SLICES;
     *out = (rc_linear_back){.w = w,
                             .b = pair.b < 0 ? NULL : &p->item[pair.b],
                             .from = from,
@@ -244,10 +221,10 @@ static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *
                             .total = grid->total};
     if (rc_plan_type(plan) != RC_F32) out->back = w->back[from > 0];
     out->narrow = out->back != NULL;
-    out->slice = rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
     RC_TRY(rc_adapter_back_plan(&out->adapter, plan, p, pair.w, from, n, grid));
     RC_TRY(plan_dx(out, plan, sum));
-    return w->dx == NULL ? RC_OK : plan_dw(out, plan);
+    if (w->dx == NULL) return RC_OK;
+    return rc_weight_gradient_plan(&out->dw, plan, n, out->k, grid->total, out->narrow);
 }
 
 rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
@@ -280,59 +257,23 @@ static bool learns(const rc_param *p)
 
 typedef struct {
     const rc_linear_back *l;
-    const float *dy, *x;
-    rc_narrow_room room; /* both rounded */
-} weight_job;
+    const float *dy;
+} bias_job;
 
-static void round_rows(void *arg, int64_t index, int worker)
+static void sum_biases(void *arg, int64_t index, int worker)
 {
     (void)worker;
-    const weight_job *job = arg;
+    const bias_job *job = arg;
     const rc_linear_back *l = job->l;
-    int64_t from = index * ROUNDED, rows = rc_min(ROUNDED, l->total - from);
-    rc_to_bf16(job->room.a + from * l->n, job->dy + from * l->n, rows * l->n);
-    rc_to_bf16(job->room.b + from * l->k, job->x + from * l->k, rows * l->k);
-}
-
-/* What the factors are: rows first.. of outputs from.. and of inputs. */
-static void factors_at(const weight_job *job, int64_t first, int64_t from, rc_rows *dy,
-                       rc_factor *x)
-{
-    const rc_linear_back *l = job->l;
-    int64_t left = first * l->n + from, right = first * l->k;
-    *dy = rc_floats(job->dy + left);
-    *x = (rc_factor){.b = job->x + right};
-    if (!l->narrow) return;
-    *dy = (rc_rows){job->room.a + left, RC_BF16};
-    x->b = (const float *)(const void *)(job->room.b + right);
-}
-
-/* A stretch of rows at a time, which stays in the cache. */
-static void weight_slice(void *arg, int64_t index, int worker)
-{
-    const weight_job *job = arg;
-    const rc_linear_back *l = job->l;
-    int64_t from = index * l->slice, columns = rc_min(l->slice, l->n - from);
-    float *dw = l->w->dx + (l->from + from) * l->k;
-    for (int64_t first = 0; l->w->dx != NULL && first < l->total; first += SUMMED) {
-        bool last = l->total - first < SUMMED && first > 0;
-        rc_rows dy;
-        rc_factor x;
-        factors_at(job, first, from, &dy, &x);
-        rc_product_run(l->dw[columns != l->slice][last], worker, dw, dy, x);
-    }
-    if (learns(l->b))
-        rc_add_rows(l->b->dx + l->from + from, job->dy + from, l->total, l->n, columns);
+    int64_t from = index * BIASES;
+    rc_add_rows(l->b->dx + l->from + from, job->dy + from, l->total, l->n,
+                rc_min(BIASES, l->n - from));
 }
 
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
 {
-    weight_job job = {.l = l, .dy = dy, .x = x};
+    bias_job job = {l, dy};
     rc_adapter_back_weight(&l->adapter, pool, dy, x);
-    if (l->w->dx == NULL && !learns(l->b)) return;
-    if (l->w->dx != NULL && l->narrow && l->total > 0) {
-        job.room = rc_product_room(l->dw[0][0]);
-        rc_parallel(pool, (l->total + ROUNDED - 1) / ROUNDED, round_rows, &job);
-    }
-    rc_parallel(pool, (l->n + l->slice - 1) / l->slice, weight_slice, &job);
+    if (l->w->dx != NULL) rc_weight_gradient_run(&l->dw, pool, l->w->dx + l->from * l->k, dy, x);
+    if (learns(l->b)) rc_parallel(pool, (l->n + BIASES - 1) / BIASES, sum_biases, &job);
 }

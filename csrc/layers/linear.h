@@ -7,6 +7,7 @@
 #include "layers/grid.h"
 #include "layers/params.h"
 #include "layers/plan.h"
+#include "layers/weight_gradient.h"
 
 /* y = x wᵀ + b over the chunks of a grid, and what an adapter of w adds. Its outputs are cut into
  * shares, of which a grid of rows has one: the first `longer` ones have a step more outputs than
@@ -47,14 +48,14 @@ void rc_linear_run_into(const rc_linear *l, rc_crew crew, const rc_sink *sink, f
                         rc_activation *activate, int64_t rows);
 
 /* The way back of a layer over the chunks of a grid: the gradient of its input chunk by chunk; that
- * of its weight over all rows, cut into slices of outputs. */
+ * of its weight over all rows. */
 typedef struct {
     const rc_param *w, *b;
     const rc_packed *back; /* of the weight, where products are narrow */
     bool narrow;
-    int64_t from, n, k, rows, total, slice; /* outputs from..from+n-1 */
-    rc_product *dx[2];                      /* [of the last, shorter chunk] */
-    rc_product *dw[2][2]; /* [of the last, shorter slice][of the last, shorter stretch of rows] */
+    int64_t from, n, k, rows, total; /* outputs from..from+n-1 */
+    rc_product *dx[2];               /* [of the last, shorter chunk] */
+    rc_weight_gradient dw;
     rc_adapter_back adapter;
 } rc_linear_back;
 
@@ -69,8 +70,8 @@ rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows);
 
-/* dw += dyᵀ x and db += column sums of dy over all rows, of what learns, and an adapter's; each
- * slice has one owner, so that the number of workers changes nothing. */
+/* dw += dyᵀ x and db += column sums of dy over all rows, of what learns, and an adapter's; each sum
+ * has one owner, so that the number of workers changes nothing. */
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x);
 
 #endif

@@ -85,11 +85,6 @@ rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shap
     return RC_OK;
 }
 
-rc_status rc_plan_reserve(rc_plan *plan, int64_t a, int64_t b)
-{
-    return rc_dnn_reserve(plan->dnn, a, b);
-}
-
 /* ---- Scratch --------------------------------------------------------------------------------- */
 
 enum { LINE = 16 };

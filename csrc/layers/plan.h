@@ -20,7 +20,6 @@ rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes);
 /* A product that the plan holds. */
 rc_status rc_plan_product(rc_plan *plan, rc_product **out, rc_product_shape shape,
                           const rc_packed *packed);
-rc_status rc_plan_reserve(rc_plan *plan, int64_t a, int64_t b); /* rc_dnn_reserve */
 
 /* Memory that layers use in turn, as much as the largest of them asks for while the plan is made:
  * an owner's floats, of each worker while it runs a layer, or of the one layer that all work on. */

@@ -77,7 +77,6 @@ void rc_dnn_free(rc_dnn *dnn)
         rc_free(dnn->worker[i].scratch);
         rc_free(dnn->worker[i].narrow);
     }
-    for (int i = 0; i < 2; i++) rc_free(dnn->room[i]);
     free(dnn->worker);
     if (dnn->engine != NULL) dnnl_engine_destroy(dnn->engine);
     free(dnn);
@@ -112,18 +111,6 @@ static rc_status grow_scratch(rc_dnn *dnn, int64_t bytes)
     if (bytes <= dnn->scratch_bytes) return RC_OK;
     for (int i = 0; i < dnn->threads; i++) RC_TRY(grow(&dnn->worker[i].scratch, bytes));
     dnn->scratch_bytes = bytes;
-    return RC_OK;
-}
-
-rc_status rc_dnn_reserve(rc_dnn *dnn, int64_t a, int64_t b)
-{
-    int64_t values[2] = {a, b}, bytes;
-    for (int i = 0; i < 2; i++) {
-        RC_TRY(rc_mul(&bytes, values[i], (int64_t)sizeof(uint16_t)));
-        if (bytes <= dnn->room_bytes[i]) continue;
-        RC_TRY(grow((void **)&dnn->room[i], bytes));
-        dnn->room_bytes[i] = bytes;
-    }
     return RC_OK;
 }
 

@@ -48,16 +48,6 @@ void rc_product_run(rc_product *product, int worker, float *c, rc_rows a, rc_fac
 /* A first factor in the form that the product wants: `a` itself, or laid in memory of `worker`. */
 rc_rows rc_product_rows(const rc_product *product, int worker, rc_rows a);
 
-/* Memory for so many values of either factor of a product of bfloat16 rows; all products of an
- * rc_dnn share it, so it is there for one at a time. */
-typedef struct {
-    uint16_t *a, *b;
-} rc_narrow_room;
-
-rc_status rc_dnn_reserve(rc_dnn *dnn, int64_t a, int64_t b);
-
-rc_narrow_room rc_product_room(const rc_product *product);
-
 /* Where rows go that become the first factor of a product: the one place that knows whether they
  * are laid or stay float rows. What fills it does so a few rows at a time, the last ones last. */
 typedef struct {

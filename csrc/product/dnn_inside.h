@@ -62,8 +62,6 @@ struct rc_dnn {
     int threads;
     int failed; /* status of a failed run, 0 if none; written atomically */
     int64_t scratch_bytes, narrow_bytes;
-    uint16_t *room[2]; /* rc_product_room */
-    int64_t room_bytes[2];
     rc_dnn_counts counts;
     rc_product *bucket[BUCKETS]; /* by shape */
 };

@@ -132,11 +132,6 @@ rc_rows rc_product_rows(const rc_product *p, int worker, rc_rows a)
     return (rc_rows){form, rc_key_type(&p->key)};
 }
 
-rc_narrow_room rc_product_room(const rc_product *p)
-{
-    return (rc_narrow_room){p->dnn->room[0], p->dnn->room[1]};
-}
-
 void rc_product_run(rc_product *p, int worker, float *c, rc_rows a, rc_factor b)
 {
     if (p != NULL) p->engine->run(p, worker, c, rc_product_rows(p, worker, a).at, b);
