@@ -20,9 +20,16 @@ void rc_adamw_step(float *w, float *m, float *v, const float *g, int64_t n, cons
     }
 }
 
+enum { LANES = 32 }; /* sums that do not wait for each other */
+
+RC_CLONES
 double rc_sum_squares(const float *x, int64_t n)
 {
-    double s = 0;
-    for (int64_t i = 0; i < n; i++) s += (double)x[i] * x[i];
-    return s;
+    double lane[LANES] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) lane[k] += (double)x[i + k] * x[i + k];
+    for (int k = 0; i + k < n; k++) lane[k] += (double)x[i + k] * x[i + k];
+    for (int k = 0; k < LANES; k++) sum += lane[k];
+    return sum;
 }
