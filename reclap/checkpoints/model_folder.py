@@ -58,7 +58,7 @@ _FRONT = (
     *("rate", "samples", "n_fft", "hop", "mels", "fmin", "fmax", "mel_scale", "mel_norm"),
     *("bank_rate", "padding", "quantize", "window_hop", "level_db"),
 )
-_NOT_IN_DIGEST = frozenset({"name", "template", *_TRAINING, *_STRIPES})
+_NOT_IN_DIGEST = frozenset({"name", "template", "logit_bias", *_TRAINING, *_STRIPES})
 
 
 def resolve(name: StrPath) -> Path:

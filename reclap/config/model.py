@@ -42,6 +42,9 @@ class ClapConfig(Settings):
         Width of the joint space.
     template : str
         Prompt of a label; ``{label}`` stands for the label.
+    logit_bias : float, optional
+        Bias of the logits that a model trained by the sigmoid loss has learned; embeddings and
+        cosines do not depend on it.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class ClapConfig(Settings):
     text_head: Head = "mlp"
     dim: Dim = 512
     template: str = "This is a sound of {label}."
+    logit_bias: float | None = None
 
     def __post_init__(self) -> None:
         """Check; the C core checks which sizes fit together."""

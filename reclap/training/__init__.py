@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from reclap.training.loop import Result, train
     from reclap.training.recipe import Recipe, load
     from reclap.training.run_log import read_log
-    from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, Train
+    from reclap.training.sections import Data, Eval, Loss, ModelPart, Optim, Run, Train
     from reclap.training.similarity import Similarity, run_similarity
     from reclap.training.splits import recipe_splits
     from reclap.training.tensorboard import TensorBoard
@@ -21,6 +21,7 @@ __all__ = [
     "Callback",
     "Data",
     "Eval",
+    "Loss",
     "ModelPart",
     "Optim",
     "Recipe",
@@ -42,6 +43,7 @@ _HOMES = {
     "Callback": "reclap.training.callbacks",
     "Data": "reclap.training.sections",
     "Eval": "reclap.training.sections",
+    "Loss": "reclap.training.sections",
     "ModelPart": "reclap.training.sections",
     "Optim": "reclap.training.sections",
     "Recipe": "reclap.training.recipe",

@@ -66,6 +66,8 @@ class Checkpoint:
         Format of `recipe`.
     best : dict, optional
         The best evaluation until then, `reclap.training.best.Best`; None for none.
+    piece : int
+        Clips that went through the towers at a time; 0: all of a batch, or not known.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class Checkpoint:
     start: int
     version: int = VERSION
     best: Mapping[str, Any] | None = None
+    piece: int = 0
 
 
 class RunFolder:
@@ -284,11 +287,12 @@ def _read(folder: Path) -> Checkpoint:
         step, threads, was = int(state["step"]), int(state["threads"]), dict(state["recipe"])
         start, version = int(state.get("start", 0)), int(state.get("version", 1))
         best = None if state.get("best") is None else dict(state["best"])
+        piece = int(state.get("piece", 0))
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: not the state of a run: {error!r}") from error
     if _STEP.fullmatch(folder.name) and folder.name != _name(step):
         raise FormatError(f"{path}: the state of step {step}")
-    return Checkpoint(folder, step, threads, was, start, version, best)
+    return Checkpoint(folder, step, threads, was, start, version, best, piece)
 
 
 def _named(found: Checkpoint) -> Checkpoint:
@@ -337,6 +341,6 @@ def _name(step: int) -> str:
 
 def write_state(made: Checkpoint) -> None:
     """Write what a `Checkpoint` says beside its tensors."""
-    names = ("step", "threads", "start", "version", "best", "recipe")
+    names = ("step", "threads", "start", "version", "best", "piece", "recipe")
     state = {name: getattr(made, name) for name in names}
     files.write_text(made.folder / STATE_INFO, json.dumps(state, indent=1) + "\n")

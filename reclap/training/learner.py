@@ -1,8 +1,10 @@
 """Trainable state (parameters, moments of the optimizer, EMA), and initialisation."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,12 @@ from reclap.model.batching import TEXT_BATCH
 from reclap.model.weights import choose_dtype
 from reclap.runtime.libraries import core
 from reclap.training import lora
+from reclap.training.pieces import Memory, Whole, gradients, plan
 from reclap.training.rates import rates
 from reclap.training.recipe import Recipe
 from reclap.training.rng import INIT, generator
 from reclap.training.schedule import learning_rate
+from reclap.training.sections import Loss
 from reclap.training.tokens import Tokens
 
 __all__ = ["STATE", "Learner", "initial_values"]
@@ -29,6 +33,8 @@ __all__ = ["STATE", "Learner", "initial_values"]
 STATE = "state.safetensors"
 
 
+_LOSSES = ("contrastive", "sigmoid")  # as the core counts them
+_BIAS = "logit_bias"  # of the loss: a model keeps it in its configuration
 _OF_LOSS = "logit_"  # how the names of its parameters begin
 _POSITIONS = ("relative_position_bias_table", "pos_embed")
 
@@ -132,20 +138,28 @@ class Learner:
         trained = self._new_model(recipe.train.text_dropout)
         parameters = trained.parameters()
         self.names = [name for name, _, _ in parameters]
-        trained.bind(initial_values(parameters, recipe.run.seed, recipe.model.init))
+        values = initial_values(parameters, recipe.run.seed, recipe.model.init)
+        for name, value in _initial_logits(config, recipe.loss).items():
+            if name in self.names:
+                values[self.names.index(name)][...] = value
+        trained.bind(values)
         rate, decay = rates(self.names, recipe.train)
         if adapter is not None:
             lora.freeze_base(rate, self.names, recipe.lora)
         dtype = choose_dtype(recipe.run.precision)
-        self._trainer = core.Trainer(trained, threads, rate, decay, dtype=dtype)
+        losses = [(_LOSSES.index(recipe.loss.kind), 1.0)]
+        self._trainer = core.Trainer(trained, threads, rate, decay, losses, dtype=dtype)
+        self.piece = 0  # clips that go through the towers at a time; 0: all of a batch
         self._values = self._trainer.buffers(0)
         self._m, self._v = self._trainer.buffers(2), self._trainer.buffers(3)
         self._context = core.Context(threads)
         self.model = trained
         self._ema: list[Floats] = []
-        if recipe.optim.ema:  # what is frozen is its own mean
-            pairs = zip(self._values, self._m, strict=True)
-            self._ema = [x if m is None else np.array(x) for x, m in pairs]
+        if recipe.optim.ema:  # what is frozen is its own mean, and the bias that no model has
+            known = zip(self.names, self._values, self._m, strict=True)
+            own = [m is None or name == _BIAS for name, _, m in known]
+            pairs = zip(own, self._values, strict=True)
+            self._ema = [x if is_own else np.array(x) for is_own, x in pairs]
             self.model = self._new_model(0.0)
             self.model.bind(self._ema)
 
@@ -153,28 +167,61 @@ class Learner:
         arguments = self.config.core_arguments(with_text=self.with_text)
         if self.with_text:
             arguments["text"]["dropout"] = dropout
-        model = core.Model(**arguments)
+        is_sigmoid = self.recipe.loss.kind == "sigmoid"
+        model = core.Model(**arguments, logit_bias=is_sigmoid)
         if self._adapter is not None:
             lora.adapt(model, self.recipe.lora)
         return model
 
-    def step(self, step: int, mel: Floats, features: Floats | Tokens) -> dict[str, float]:
-        """Take one step; return loss, learning rate, gradient norm and logit scale."""
+    def plan(self, batch: int, frames: int, texts: int, available: int | None) -> Memory:
+        """Choose the pieces of batches by the memory there is; see `reclap.training.pieces`."""
+        longest = self.config.text.longest if self.with_text else 0
+        longest = min(longest, self.config.text.max_tokens) if longest else 0
+        found = plan(
+            self._trainer,
+            batch,
+            frames,
+            texts,
+            longest,
+            piece=self.piece or self.recipe.run.piece,
+            available=available,
+        )
+        self.piece = found.piece
+        return found
+
+    def step(
+        self,
+        step: int,
+        mel: Floats,
+        features: Floats | Tokens,
+        owner: npt.NDArray[np.int32] | None = None,
+        role: npt.NDArray[np.int32] | None = None,
+        longer: npt.NDArray[np.bool_] | None = None,
+    ) -> dict[str, float]:
+        """Take one step; return loss, learning rate, gradient norm and logit scale.
+
+        Texts belong to the clips that `owner` says, as what `role` says; without it text i belongs
+        to clip i. `longer` says which clips have all four log-mels of fusion.
+        """
         optim = self.recipe.optim
         lr = learning_rate(step - self.start, self.recipe.run.steps - self.start, optim)
-        found = self._trainer.step(
-            mel,
-            features,
-            self.recipe.run.seed,
-            step,
-            lr=lr,
-            beta1=optim.beta1,
-            beta2=optim.beta2,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            clip=optim.clip,
-            coupled=optim.algorithm == "adam",
-        )
+        how: dict[str, Any] = {
+            "lr": lr,
+            "beta1": optim.beta1,
+            "beta2": optim.beta2,
+            "eps": optim.eps,
+            "weight_decay": optim.weight_decay,
+            "clip": optim.clip,
+            "coupled": optim.algorithm == "adam",
+        }
+        seed, trainer = self.recipe.run.seed, self._trainer
+        batch = Whole(mel, features, owner, role, longer).ordered()  # draws know their place in it
+        if 0 < self.piece < len(mel):
+            loss = gradients(trainer, batch, self.piece, seed, step)
+            found = {"loss": loss, **trainer.update(step, **how)}
+        else:
+            targets: dict[str, Any] = {"owner": batch.owner, "role": batch.role}
+            found = trainer.step(mel, batch.features, seed, step, **how, longer=longer, **targets)
         weight = np.float32(1 - min(optim.ema, (1 + step) / (10 + step)))  # with a warm-up
         for mean, value in zip(self._ema, self._values, strict=False):
             if mean is not value:
@@ -230,8 +277,15 @@ class Learner:
 
     def tensors(self) -> dict[str, Floats]:
         """Return the tensors of the model that would be saved, with adapters merged."""
-        kept = self._kept()
+        kept = {name: x for name, x in self._kept().items() if name != _BIAS}
         return kept if self._adapter is None else lora.merge(kept, self.recipe.lora)
+
+    def saved_config(self) -> ClapConfig:
+        """Return the configuration of the model that would be saved, with the bias as it is now."""
+        if _BIAS not in self.names:
+            return self.config
+        bias = float(self._values[self.names.index(_BIAS)])
+        return dataclasses.replace(self.config, logit_bias=bias)
 
     def adapter(self) -> Adapter | None:
         """Return the adapter of `tensors`: all that learns, if the recipe asks for adapters."""
@@ -245,7 +299,7 @@ class Learner:
 
     def _learnt(self) -> dict[str, Floats]:
         pairs = zip(self._kept().items(), self._m, strict=True)
-        return {name: x for (name, x), m in pairs if m is not None}
+        return {name: x for (name, x), m in pairs if m is not None and name != _BIAS}
 
     def state(self) -> dict[str, Floats]:
         """Return the state that resuming needs beside `tensors`: parameters and AdamW moments."""
@@ -295,6 +349,11 @@ class Learner:
                 have |= model_folder.read_tensors(folder / model_folder.TEXT)
             _copy_all(self.tensors(), have, folder)
         self._trainer.refresh()
+
+
+def _initial_logits(config: ClapConfig, loss: Loss) -> dict[str, float]:
+    bias = loss.bias if config.logit_bias is None else config.logit_bias
+    return {"logit_scale": math.log(loss.initial_scale), _BIAS: bias}
 
 
 def _copy_all(targets: Mapping[str, Floats], have: Tensors, path: Path) -> None:

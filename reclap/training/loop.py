@@ -25,7 +25,7 @@ from reclap.io import manifest
 from reclap.io.files import StrPath
 from reclap.io.manifest import Row
 from reclap.model.loading import locate
-from reclap.runtime.memory import resident
+from reclap.runtime.memory import available, resident
 from reclap.runtime.progress import bar as progress_bar
 from reclap.runtime.threads import default_threads
 from reclap.training import initial, lora
@@ -49,6 +49,7 @@ from reclap.training.identity import VERSION
 from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe, changes
 from reclap.training.run_log import RunLog
+from reclap.training.sections import Data
 from reclap.training.signals import Signals
 from reclap.training.tensorboard import TensorBoard
 from reclap.training.text_encoder import TextEncoder
@@ -186,6 +187,8 @@ def _train_into(
             )
         start = _schedule_start(newest, same, threads)
     config = recipe.model.config(model_folder.read_config(text).text)
+    if known:
+        config = dataclasses.replace(config, logit_bias=known.logit_bias)
     batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
     made_for = None
     if recipe.lora.targets:
@@ -209,11 +212,21 @@ def _train_into(
     else:
         encoder = TextEncoder(text, threads, progress=progress)
         captions = Captions(encoder, batches.texts(), out / CAPTIONS, progress=progress)
+    if newest:
+        learner.piece = recipe.run.piece or newest.piece
+    _plan_memory(learner, recipe.data, config, out)
     exam = None
     if recipe.eval.every:
         exam = Evaluation.from_recipe(recipe, config, encoder, progress=progress)
     run = _Loop(recipe, folder, text, identity, learner, exam, captions, callbacks)
     return run.go(batches, newest.step if newest else 0, progress=progress)
+
+
+def _plan_memory(learner: Learner, data: Data, config: ClapConfig, out: Path) -> None:
+    """Choose the pieces that batches come in, and say what the run needs."""
+    texts = data.batch * (data.captions + data.negatives + data.modules)
+    found = learner.plan(data.batch, config.front.frames, texts, available())
+    log.info("%s: %s", out, found)
 
 
 def _text_tower(recipe: Recipe, source: Path | None, out: Path, progress: bool) -> Path:
@@ -339,9 +352,11 @@ class _Loop:
 
     def _step(self, batch: Batch, batches: Batches) -> dict[str, Any]:
         """Take a step; where its loss is not finite, say which clips it was of."""
-        features = self._captions(batch.captions)
+        texts = self._captions(batch.texts)
+        plain = len(batch.texts) == len(batch.mel)
+        owner, role = (None, None) if plain else (batch.owner, batch.role)
         try:
-            made = self._learner.step(batch.step, batch.mel, features)
+            made = self._learner.step(batch.step, batch.mel, texts, owner, role)
         except ValueError as error:
             clips = _clips(batch, batches)
             self._log.write({"step": batch.step + 1, "failed": one_line(error), "batch": clips})
@@ -408,17 +423,18 @@ class _Loop:
             learner = self._learner
             if learner.with_text:
                 tokenizer = (self._text / model_folder.TOKENIZER).read_bytes()
-                model_folder.save_all(folder, learner.config, learner.tensors(), tokenizer)
+                model_folder.save_all(folder, learner.saved_config(), learner.tensors(), tokenizer)
             else:
-                model_folder.save(
-                    folder, learner.config, learner.tensors(), self._text.resolve(), link=self._link
-                )
+                config, text = learner.saved_config(), self._text.resolve()
+                model_folder.save(folder, config, learner.tensors(), text, link=self._link)
             model_folder.write_tensors(folder / STATE, learner.state())
             if adapter := learner.adapter():
                 adapters.save(folder / lora.ADAPTER, adapter)
             threads = self._recipe.run.threads or default_threads()
             best = dataclasses.asdict(self._best) if self._best.by else None
-            write_state(Checkpoint(folder, step, threads, self._identity, learner.start, best=best))
+            start, piece = learner.start, learner.piece
+            made = Checkpoint(folder, step, threads, self._identity, start, best=best, piece=piece)
+            write_state(made)
 
         self._text = self._folder.save(step, self._recipe.run.keep, write)
         self._link, self._saved = True, step

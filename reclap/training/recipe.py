@@ -26,11 +26,21 @@ from reclap.training.identity import (
     sha256,
 )
 from reclap.training.lora import Lora
-from reclap.training.sections import Data, Eval, ModelPart, Optim, Run, Train, front_differences
+from reclap.training.sections import (
+    Data,
+    Eval,
+    Loss,
+    ModelPart,
+    Optim,
+    Run,
+    Train,
+    front_differences,
+)
 
 __all__ = [
     "Eval",
     "Lora",
+    "Loss",
     "ModelPart",
     "Optim",
     "Recipe",
@@ -47,7 +57,7 @@ _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
 _MODELS = {"from": True, "text": False, "audio_from": True}  # names or folders; files, too?
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
-    "run": ("threads", "save_every", "save_first", "keep", "tensorboard"),
+    "run": ("threads", "save_every", "save_first", "keep", "tensorboard", "piece"),
 }
 
 
@@ -73,6 +83,8 @@ class Recipe(Settings):
         Section ``[train]``.
     lora : Lora
         Section ``[lora]``.
+    loss : Loss
+        Section ``[loss]``.
 
     Raises
     ------
@@ -95,6 +107,7 @@ class Recipe(Settings):
     eval: Eval = dataclasses.field(default_factory=Eval)
     train: Train = dataclasses.field(default_factory=Train)
     lora: Lora = dataclasses.field(default_factory=Lora)
+    loss: Loss = dataclasses.field(default_factory=Loss)
 
     @classmethod
     def from_mapping(cls, data: Any, where: str = "recipe") -> "Recipe":
@@ -222,6 +235,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "augment": Augment,
     "train": Train,
     "lora": Lora,
+    "loss": Loss,
     "optim": Optim,
     "run": Run,
     "eval": Eval,

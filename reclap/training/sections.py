@@ -12,7 +12,7 @@ from reclap.config.towers import AudioTower
 from reclap.errors import Errors, FormatError
 from reclap.io.settings import Count, Fraction, Positive, Probability, Settings
 
-__all__ = ["Data", "Eval", "ModelPart", "Optim", "Run", "Train", "front_differences"]
+__all__ = ["Data", "Eval", "Loss", "ModelPart", "Optim", "Run", "Train", "front_differences"]
 
 NotNegative: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -324,6 +324,49 @@ class Train(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Loss(Settings):
+    """Section ``[loss]``: the loss of a batch of clips and texts.
+
+    Parameters
+    ----------
+    kind : {"contrastive", "sigmoid"}
+        Symmetric InfoNCE, with several positives and hard negatives where rows have some; or
+        SigLIP's loss of each pair by itself (Zhai et al. 2023).
+    scale : float
+        Logits are cosines times a learned scale, which begins with this; 0: 1 / 0.07, or 10 for
+        the sigmoid loss, as SigLIP and GLAP.
+    bias : float
+        Where the learned bias of logits begins; of the sigmoid loss alone.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a value is out of range or of the wrong type.
+
+    Examples
+    --------
+    >>> Loss(kind="sigmoid").initial_scale
+    10.0
+    """
+
+    kind: Literal["contrastive", "sigmoid"] = "contrastive"
+    scale: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    bias: Annotated[float, msgspec.Meta(ge=-1000, le=1000)] = -10.0
+
+    @property
+    def initial_scale(self) -> float:
+        """The scale that logits begin with."""
+        usual = 10.0 if self.kind == "sigmoid" else 1 / 0.07
+        return self.scale or usual
+
+    def __post_init__(self) -> None:
+        """Check."""
+        super().__post_init__()
+        if 0 < self.scale < 1:
+            raise ValueError(f"scale is {self.scale}, expected 1 to 100, or 0 for the usual one")
+
+
+@dataclasses.dataclass(frozen=True)
 class Run(Settings):
     """Section ``[run]``: length, seed, checkpoints, threads.
 
@@ -342,6 +385,12 @@ class Run(Settings):
     tensorboard : bool
         Write TensorBoard events, too, into a folder ``tensorboard`` of the run (extra:
         tensorboard).
+    piece : int
+        Clips of a batch that go through the towers at a time: embeddings of all pieces first, then
+        the loss over all, then each piece once more and back (GradCache, Gao et al. 2021). Draws
+        and the statistics of the input norm are those of the whole batch, so the gradients are,
+        too; deeper batch norms, those of fusion and of Cnn14, see their piece. 0: as many as fit
+        into the memory that is free.
     threads : int
         Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
         only for the same number.
@@ -367,6 +416,7 @@ class Run(Settings):
     save_first: bool = False
     keep: Positive = 2
     tensorboard: bool = False
+    piece: Count = 0
     threads: Count = 0
     precision: Literal["float32", "bfloat16"] = "float32"
 

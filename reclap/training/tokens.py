@@ -28,6 +28,13 @@ class Tokens(NamedTuple):
     ids: npt.NDArray[np.int32]
     first: npt.NDArray[np.int32]
 
+    def take(self, order: npt.NDArray[np.intp]) -> "Tokens":
+        """Return texts in another order."""
+        parts = [self.ids[self.first[i] : self.first[i + 1]] for i in order]
+        lengths = np.diff(self.first)[order]
+        first = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return Tokens(np.concatenate(parts), first)
+
     def part(self, start: int, stop: int) -> "Tokens":
         """Return the texts from `start` to before `stop`."""
         first = self.first[start : stop + 1]
