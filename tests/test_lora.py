@@ -1,6 +1,9 @@
 """Training of low-rank adapters by recipes."""
 
 import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from reclap.checkpoints import model_folder
 from reclap.errors import FormatError
 from reclap.training import loop
 from reclap.training.lora import ADAPTER
+from reclap.training.rates import matching
 from reclap.training.recipe import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +136,11 @@ def test_running_statistics_stay(plan, small_folder, tmp_path):
 @pytest.mark.parametrize(
     ("lora", "changes", "message"),
     [
-        ({"targets": ["audio_branch.layer.*.qkv"]}, {}, r"lora\.targets: '.*' matches no .*; near"),
+        (
+            {"targets": ["audio_branch.layer.*.qkv"]},
+            {},
+            r"lora\.targets: '.*' matches no linear layer; near",
+        ),
         ({"targets": ["audio_branch.norm"]}, {}, r"lora\.targets: 'audio_branch\.norm' matches no"),
         ({"targets": ["text_branch.layers.0"]}, {}, "adapters in it need train.text = 'trained'"),
         ({"train": ["logit"]}, {}, r"lora\.train: 'logit' matches no parameter; near: logit_scale"),
@@ -146,6 +154,18 @@ def test_running_statistics_stay(plan, small_folder, tmp_path):
 def test_wrong_settings_are_named(plan, tmp_path, lora, changes, message):
     with pytest.raises(FormatError, match=message):
         loop.train(plan(lora, **changes), tmp_path)
+
+
+def test_patterns_are_of_names_or_their_beginnings():
+    names = ["a.0.mlp.fc1", "a.0.mlp.fc2", "a.0.mlp2", "a.1.attn.qkv"]
+    for pattern, want in (
+        ("a.*.mlp", [0, 1]),
+        ("a.0", [0, 1, 2]),
+        ("*.qkv", [3]),
+        ("a.0.mlp*", [0, 1, 2]),
+        ("a.0.mlp2", [2]),
+    ):
+        assert matching(names, pattern, "x") == want
 
 
 def test_adapters_need_a_whole_model(sounds, small_folder, tmp_path):
@@ -172,3 +192,39 @@ def test_adapters_belong_to_the_run(plan, tmp_path):
     loop.train(plan(), tmp_path)
     with pytest.raises(FormatError, match=r"a run of another recipe\. lora\.rank: 2, now 1"):
         loop.train(plan({"rank": 1}, run={"steps": 20}), tmp_path, resume=True)
+
+
+KILLS = 10
+
+
+@pytest.mark.slow
+def test_run_killed_at_random_equals_the_uninterrupted_one(plan, tmp_path, rng):
+    recipe = plan(
+        {"targets": [QKV, "text_branch.layers.*.mlp"], "train": ["logit_scale"]},
+        run={"steps": 40 * KILLS, "save_every": 5},
+        optim={"ema": 0.9},
+        train={"text": "trained", "text_dropout": 0.1},
+    )
+    recipe.save(tmp_path / "recipe.json")
+    out = tmp_path / "out"
+    words = ["-m", "reclap", "train", str(tmp_path / "recipe.json"), "--out", str(out), "--resume"]
+    log_file, seen = out / "log.jsonl", []
+    for _ in range(KILLS):
+        until = lines_of(log_file) + int(rng.integers(1, 30))
+        with subprocess.Popen([sys.executable, *words]) as process:  # noqa: S603
+            while process.poll() is None and lines_of(log_file) < until:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.02))
+            process.kill()
+        for path in out.glob("last"):
+            reclap.load(path, threads=1)
+            seen.append(path.readlink().name)
+    assert len(set(seen)) > KILLS // 2
+    subprocess.run([sys.executable, *words], check=True)  # noqa: S603
+    loop.train(recipe, tmp_path / "whole")
+    assert read_run(out) == read_run(tmp_path / "whole")
+    assert read_adapter(out) == read_adapter(tmp_path / "whole")
+
+
+def lines_of(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0

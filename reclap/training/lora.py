@@ -94,7 +94,7 @@ def adapt(model: Any, part: Lora) -> None:
     chosen: set[int] = set()
     for pattern in part.targets:
         plain = pattern.removesuffix(".weight")
-        chosen |= {places[i] for i in matching(names, plain, "lora.targets")}
+        chosen |= {places[i] for i in matching(names, plain, "lora.targets", "linear layer")}
     for place in sorted(chosen):
         try:
             model.adapt(place, part.rank, part.alpha)

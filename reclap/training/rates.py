@@ -20,7 +20,7 @@ _BOTTOM = re.compile(
 )
 
 
-def matching(names: Sequence[str], pattern: str, where: str) -> list[int]:
+def matching(names: Sequence[str], pattern: str, where: str, what: str = "parameter") -> list[int]:
     """Return the indices of the names that a pattern matches.
 
     Parameters
@@ -28,10 +28,12 @@ def matching(names: Sequence[str], pattern: str, where: str) -> list[int]:
     names : sequence of str
         Names of parameters.
     pattern : str
-        As of `fnmatch`: ``*`` stands for any text, dots included; or the beginning of names up to
-        a dot, such as ``"text_branch"``.
+        As of `fnmatch`: ``*`` stands for any text, dots included. It is that of whole names, or of
+        their beginning up to a dot, such as ``"text_branch"``.
     where : str
         Name of the setting, for the message.
+    what : str
+        What the names are of, for the message.
 
     Raises
     ------
@@ -41,11 +43,11 @@ def matching(names: Sequence[str], pattern: str, where: str) -> list[int]:
     found = [
         i
         for i, name in enumerate(names)
-        if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
     ]
     if not found:
         near = difflib.get_close_matches(pattern, names, 3, 0.3)
-        raise FormatError(f"{where}: {pattern!r} matches no parameter; near: {', '.join(near)}")
+        raise FormatError(f"{where}: {pattern!r} matches no {what}; near: {', '.join(near)}")
     return found
 
 
