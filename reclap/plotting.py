@@ -149,7 +149,7 @@ def curves(run: StrPath) -> Plot:
     loss.set_title("loss", loc="left")
     if exams:
         _dots(second, _measures(exams))
-        second.set_ylim(-0.02, 1.02)
+        second.set_ylim(bottom=-0.02)
         second.set_title("evaluation", loc="left")
     else:
         _noisy(second, steps, "grad_norm", "")
