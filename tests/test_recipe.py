@@ -16,7 +16,7 @@ from reclap.training import recipe
 from reclap.training.augment import Augment
 from reclap.training.data import Data
 from reclap.training.identity import differences, sha256
-from reclap.training.recipe import Optim, Recipe, Run
+from reclap.training.recipe import Loss, Optim, Recipe, Run
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_documented_defaults_are_those_of_the_code():
     """Tables of docs/training.md: keys, and their defaults in JSON."""
     text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
     found = {}
-    for section, cls in (("data", Data), ("augment", Augment), ("optim", Optim)):
+    for section, cls in (("data", Data), ("augment", Augment), ("optim", Optim), ("loss", Loss)):
         table = text.split(f"### `[{section}]`")[1].split("\n### ")[0]
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for keys, values in re.findall(r"^\| (`\w.*?) \| (.+?) \|", table, re.MULTILINE):

@@ -226,11 +226,13 @@ class Learner:
         for mean, value in zip(self._ema, self._values, strict=False):
             if mean is not value:
                 mean += weight * (value - mean)
+        bias = self.saved_config().logit_bias
         return {
             "loss": found["loss"],
             "lr": lr,
             "grad_norm": found["grad_norm"],
             "logit_scale": math.exp(found["logit_scale"]),
+            **({} if bias is None else {"logit_bias": bias}),
         }
 
     def embed(self, mel: Floats, longer: npt.NDArray[np.bool_] | None = None) -> Floats:

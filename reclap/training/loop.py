@@ -187,8 +187,8 @@ def _train_into(
             )
         start = _schedule_start(newest, same, threads)
     config = recipe.model.config(model_folder.read_config(text).text)
-    if known:
-        config = dataclasses.replace(config, logit_bias=known.logit_bias)
+    if known and recipe.loss.kind == "sigmoid":
+        config = dataclasses.replace(config, logit_bias=_kept_bias(recipe, known))
     batches = Batches(rows, recipe.data, recipe.augment, config.front, recipe.run.seed)
     made_for = None
     if recipe.lora.targets:
@@ -237,9 +237,21 @@ def _text_tower(recipe: Recipe, source: Path | None, out: Path, progress: bool) 
     return initial.text_tower(text or "", out, progress=progress)
 
 
+def _keeps_logits(recipe: Recipe, known: ClapConfig) -> bool:
+    """Tell whether scale and bias go on from a model: of the same loss, if no scale is set."""
+    is_sigmoid = recipe.loss.kind == "sigmoid"
+    return is_sigmoid == (known.logit_bias is not None) and not recipe.loss.scale
+
+
+def _kept_bias(recipe: Recipe, known: ClapConfig) -> float | None:
+    return known.logit_bias if _keeps_logits(recipe, known) else None
+
+
 def _begin(learner: Learner, known: ClapConfig, source: Path, *, own_text: bool) -> None:
     """Continue from a whole model; a head of other sizes is initialised at random."""
-    config, parts = learner.config, ["audio_branch.", "logit_scale"]
+    config, parts = learner.config, ["audio_branch."]
+    if _keeps_logits(learner.recipe, known):
+        parts.append("logit_scale")
     if (config.audio_head, config.dim) == (known.audio_head, known.dim):
         parts.append("audio_projection.")
     if own_text and (config.text_head, config.dim) == (known.text_head, known.dim):

@@ -333,8 +333,9 @@ class Loss(Settings):
         Symmetric InfoNCE, with several positives and hard negatives where rows have some; or
         SigLIP's loss of each pair by itself (Zhai et al. 2023).
     scale : float
-        Logits are cosines times a learned scale, which begins with this; 0: 1 / 0.07, or 10 for
-        the sigmoid loss, as SigLIP and GLAP.
+        Logits are cosines times a learned scale, which begins with this. 0: that of the model to
+        continue from, with its bias, if it was trained by the same kind of loss; else 1 / 0.07
+        (CLIP, LAION-CLAP), or 10 for the sigmoid loss (SigLIP, open_clip).
     bias : float
         Where the learned bias of logits begins; of the sigmoid loss alone.
 
