@@ -54,17 +54,25 @@ static rc_status plan_layers(rc_block_plan *k, rc_plan *plan)
 static rc_status plan_back(rc_block_plan *k, rc_plan *plan)
 {
     const rc_grid *all = &k->rows.all;
+    const rc_block *b = k->b;
+    const struct {
+        rc_linear_back *back;
+        rc_pair pair;
+    } rest[] = {{&k->back.proj, b->proj},
+                {&k->back.fc1, b->fc1},
+                {&k->back.fc2, b->fc2},
+                {&k->back.gate, b->gate}};
     if (k->b->padded) {
         RC_TRY(rc_linear_back_plan_part(&k->back.qkv, plan, k->p, k->b->qkv, RC_FIRST, all, false));
         RC_TRY(rc_linear_back_plan_part(&k->back.kv, plan, k->p, k->b->qkv, RC_REST, &k->rows.keyed,
                                         true));
     } else {
-        RC_TRY(rc_linear_back_plan(&k->back.qkv, plan, k->p, k->b->qkv, all));
+        RC_TRY(rc_linear_back_plan_part(&k->back.qkv, plan, k->p, k->b->qkv, RC_WHOLE, all, false));
     }
-    RC_TRY(rc_linear_back_plan(&k->back.proj, plan, k->p, k->b->proj, all));
-    RC_TRY(rc_linear_back_plan(&k->back.fc1, plan, k->p, k->b->fc1, all));
-    if (k->b->gated) RC_TRY(rc_linear_back_plan(&k->back.gate, plan, k->p, k->b->gate, all));
-    return rc_linear_back_plan(&k->back.fc2, plan, k->p, k->b->fc2, all);
+    for (int i = 0; i < (b->gated ? 4 : 3); i++)
+        RC_TRY(
+            rc_linear_back_plan_part(rest[i].back, plan, k->p, rest[i].pair, RC_WHOLE, all, false));
+    return RC_OK;
 }
 
 static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int64_t rows,
@@ -168,6 +176,26 @@ static void take_back(rc_block_plan *k, rc_plan *plan)
     if (!b->padded) s->dk = s->dq + rc_block_inner(b);
 }
 
+/* The same rows of both factors of weight gradients, rounded, where products are narrow. */
+static void take_low(rc_block_plan *k, rc_plan *plan)
+{
+    const rc_block *b = k->b;
+    rc_block_low *s = &k->low;
+    int64_t n = k->rows.all.total, c = n * b->c, mlp = n * b->mlp;
+    const struct {
+        int64_t *at, values;
+    } parts[] = {
+        {&s->a1, c},          {&s->a2, c},
+        {&s->h, mlp},         {&s->o, n * rc_block_inner(b)},
+        {&s->dbranch1, c},    {&s->dbranch2, c},
+        {&s->dq, n * k->ldq}, {&s->dk, b->padded ? k->rows.keyed.total * k->ldk : 0},
+        {&s->dh, mlp},        {&s->dgate, b->gated ? mlp : 0},
+    };
+    s->there = rc_plan_type(plan) != RC_F32;
+    for (size_t i = 0; s->there && i < sizeof parts / sizeof *parts; i++)
+        *parts[i].at = rc_plan_take(plan, (parts[i].values + 1) / 2);
+}
+
 rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block *b,
                              const rc_params *p, const rc_block_rows *rows, bool train)
 {
@@ -182,6 +210,7 @@ rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block 
     take_attention(k, plan);
     take_chunks(k, plan);
     if (train) take_back(k, plan);
+    if (train) take_low(k, plan);
     rc_plan_back(plan, mark);
     RC_TRY(plan_layers(k, plan));
     return train ? plan_back(k, plan) : RC_OK;
@@ -198,6 +227,15 @@ rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const 
         job.bias = bias;
     }
     return job;
+}
+
+rc_lowered rc_block_lay(const rc_block_job *job, int64_t low, const float *x, int64_t from,
+                        int64_t values)
+{
+    if (!job->k->low.there) return (rc_lowered){x, NULL};
+    uint16_t *to = (uint16_t *)(void *)rc_block_at(job, low) + from;
+    rc_to_bf16(to, x, values);
+    return (rc_lowered){x, to};
 }
 
 void rc_block_clear(const rc_block_job *job, int64_t offset, int64_t width, int64_t from,

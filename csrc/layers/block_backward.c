@@ -23,6 +23,7 @@ static void back_hidden(const rc_block_job *job, int64_t first, int64_t rows)
         rc_gated_forward(h, h, gate, n);
     }
     k->b->act->backward(dh, dh, hidden, n);
+    rc_block_lay(job, k->low.h, h, at, n);
 }
 
 /* da, the gradient of its input, of that of its hidden rows. */
@@ -30,11 +31,13 @@ static void back_input(const rc_block_job *job, float *da, int64_t first, int64_
 {
     const rc_block_plan *k = job->k;
     const rc_block_back *s = &k->back;
-    int64_t wide = first * k->b->mlp;
-    rc_linear_back_run(&s->fc1, worker, da, rc_block_at(job, s->dh) + wide, rows);
+    int64_t at = first * k->b->mlp, n = rows * k->b->mlp;
+    rc_lowered dh = rc_block_lay(job, k->low.dh, rc_block_at(job, s->dh) + at, at, n);
+    rc_linear_back_run_low(&s->fc1, worker, da, dh, rows);
     if (!k->b->gated) return;
     float *more = rc_block_at(job, s->dgated) + first * k->b->c;
-    rc_linear_back_run(&s->gate, worker, more, rc_block_at(job, s->dgate) + wide, rows);
+    rc_lowered dgate = rc_block_lay(job, k->low.dgate, rc_block_at(job, s->dgate) + at, at, n);
+    rc_linear_back_run_low(&s->gate, worker, more, dgate, rows);
     rc_add(da, more, rows * k->b->c);
 }
 
@@ -45,7 +48,7 @@ static void back_mlp(const rc_block_job *job, float *dmid, int64_t first, int64_
     const rc_block *b = k->b;
     const rc_block_back *s = &k->back;
     int64_t at = first * b->c, n = rows * b->c;
-    const float *mid = rc_block_at(job, k->tape.mid) + at, *dsum = job->dy + at;
+    const float *mid = rc_block_at(job, k->tape.mid) + at, *dsum = job->dy + at, *a2 = mid;
     const float *mean = rc_block_at(job, k->tape.mean2) + first;
     const float *rstd = rc_block_at(job, k->tape.rstd2) + first;
     float *dbranch = rc_block_at(job, s->dbranch2) + at, *da = rc_block_at(job, s->da2) + at;
@@ -55,12 +58,15 @@ static void back_mlp(const rc_block_job *job, float *dmid, int64_t first, int64_
                          rstd, rows);
         dsum = before;
     } else {
-        rc_norm_forward(job->k->p, b->norm2, job->k->b->eps, rc_block_at(job, s->a2) + at, NULL,
-                        NULL, mid, rows);
+        float *normed = rc_block_at(job, s->a2) + at;
+        rc_norm_forward(k->p, b->norm2, b->eps, normed, NULL, NULL, mid, rows);
+        a2 = normed;
     }
+    rc_block_lay(job, k->low.a2, a2, at, n);
     memcpy(dbranch, dsum, (size_t)n * sizeof *dsum);
     rc_block_drop(job, dbranch, 2, first, rows);
-    rc_linear_back_run(&s->fc2, worker, rc_block_at(job, s->dh) + first * b->mlp, dbranch, rows);
+    rc_linear_back_run_low(&s->fc2, worker, rc_block_at(job, s->dh) + first * b->mlp,
+                           rc_block_lay(job, k->low.dbranch2, dbranch, at, n), rows);
     back_hidden(job, first, rows);
     back_input(job, da, first, rows, worker);
     if (b->post)
@@ -78,8 +84,8 @@ static void back_proj(const rc_block_job *job, float *dout, const float *dmid, i
 {
     const rc_block_plan *k = job->k;
     const rc_block *b = k->b;
-    int64_t at = first * b->c;
-    const float *dsum = dmid;
+    int64_t at = first * b->c, n = rows * b->c, inner = rc_block_inner(b);
+    const float *dsum = dmid, *a1 = rc_block_at(job, k->tape.x) + at;
     float *dbranch = rc_block_at(job, k->back.dbranch1) + at;
     if (b->post) {
         float *before = rc_block_at(job, k->back.dsum1) + at;
@@ -88,12 +94,17 @@ static void back_proj(const rc_block_job *job, float *dout, const float *dmid, i
                          rc_block_at(job, k->tape.rstd1) + first, rows);
         dsum = before;
     } else {
-        rc_norm_forward(job->k->p, b->norm1, job->k->b->eps, rc_block_at(job, k->back.a1) + at,
-                        NULL, NULL, rc_block_at(job, k->tape.x) + at, rows);
+        float *normed = rc_block_at(job, k->back.a1) + at;
+        rc_norm_forward(k->p, b->norm1, b->eps, normed, NULL, NULL, a1, rows);
+        a1 = normed;
     }
-    memcpy(dbranch, dsum, (size_t)(rows * b->c) * sizeof *dsum);
+    rc_block_lay(job, k->low.a1, a1, at, n);
+    rc_block_lay(job, k->low.o, rc_block_at(job, k->o) + first * inner, first * inner,
+                 rows * inner);
+    memcpy(dbranch, dsum, (size_t)n * sizeof *dsum);
     rc_block_drop(job, dbranch, 0, first, rows);
-    rc_linear_back_run(&k->back.proj, worker, dout, dbranch, rows);
+    rc_linear_back_run_low(&k->back.proj, worker, dout,
+                           rc_block_lay(job, k->low.dbranch1, dbranch, at, n), rows);
 }
 
 /* Some heads of a sequence; dout lies where its queries do. With `add` others have seen its keys.
@@ -116,8 +127,11 @@ static void back_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    rc_linear_back_run(&k->back.qkv, crew.worker, rc_block_at(job, k->back.da1) + first * k->b->c,
-                       rc_block_at(job, k->back.dq) + first * k->ldq, rows);
+    int64_t at = first * k->ldq;
+    rc_lowered dq =
+        rc_block_lay(job, k->low.dq, rc_block_at(job, k->back.dq) + at, at, rows * k->ldq);
+    rc_linear_back_run_low(&k->back.qkv, crew.worker,
+                           rc_block_at(job, k->back.da1) + first * k->b->c, dq, rows);
 }
 
 /* Adds that of keys and values, where only some rows have them. */
@@ -125,8 +139,11 @@ static void back_keys(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    rc_linear_back_run(&k->back.kv, crew.worker, rc_block_at(job, k->back.da1) + first * k->b->c,
-                       rc_block_at(job, k->back.dk) + first * k->ldk, rows);
+    int64_t at = first * k->ldk;
+    rc_lowered dk =
+        rc_block_lay(job, k->low.dk, rc_block_at(job, k->back.dk) + at, at, rows * k->ldk);
+    rc_linear_back_run_low(&k->back.kv, crew.worker,
+                           rc_block_at(job, k->back.da1) + first * k->b->c, dk, rows);
 }
 
 /* dx (rows, c), in this block's order, is scattered into the order before. */
@@ -281,19 +298,29 @@ static void back_sequences(rc_block_job *job)
 
 /* ---- Parameters ------------------------------------------------------------------------------ */
 
+/* All rows of a factor. */
+static rc_lowered laid(const rc_block_job *job, int64_t at, int64_t low)
+{
+    const void *rounded = job->k->low.there ? rc_block_at(job, low) : NULL;
+    return (rc_lowered){rc_block_at(job, at), rounded};
+}
+
 static void linear_gradients(const rc_block_job *job)
 {
     const rc_block_plan *k = job->k;
     const rc_block_back *s = &k->back;
+    const rc_block_low *low = &k->low;
     rc_pool *pool = job->run->pool;
-    const float *a1 = rc_block_at(job, k->b->post ? k->tape.x : s->a1);
-    const float *a2 = rc_block_at(job, k->b->post ? k->tape.mid : s->a2);
-    rc_linear_back_weight(&s->fc2, pool, rc_block_at(job, s->dbranch2), rc_block_at(job, s->h));
-    rc_linear_back_weight(&s->fc1, pool, rc_block_at(job, s->dh), a2);
-    if (k->b->gated) rc_linear_back_weight(&s->gate, pool, rc_block_at(job, s->dgate), a2);
-    rc_linear_back_weight(&s->proj, pool, rc_block_at(job, s->dbranch1), rc_block_at(job, k->o));
-    rc_linear_back_weight(&s->qkv, pool, rc_block_at(job, s->dq), a1);
-    if (k->b->padded) rc_linear_back_weight(&s->kv, pool, rc_block_at(job, s->dk), a1);
+    rc_lowered a1 = laid(job, k->b->post ? k->tape.x : s->a1, low->a1);
+    rc_lowered a2 = laid(job, k->b->post ? k->tape.mid : s->a2, low->a2);
+    rc_linear_back_weight_low(&s->fc2, pool, laid(job, s->dbranch2, low->dbranch2),
+                              laid(job, s->h, low->h));
+    rc_linear_back_weight_low(&s->fc1, pool, laid(job, s->dh, low->dh), a2);
+    if (k->b->gated) rc_linear_back_weight_low(&s->gate, pool, laid(job, s->dgate, low->dgate), a2);
+    rc_linear_back_weight_low(&s->proj, pool, laid(job, s->dbranch1, low->dbranch1),
+                              laid(job, k->o, low->o));
+    rc_linear_back_weight_low(&s->qkv, pool, laid(job, s->dq, low->dq), a1);
+    if (k->b->padded) rc_linear_back_weight_low(&s->kv, pool, laid(job, s->dk, low->dk), a1);
 }
 
 /* Of a norm after the sum: before dx may be written over dy. */

@@ -18,6 +18,12 @@ typedef struct {
     int64_t dsum1, dsum2, dmid, dout, dbias;
 } rc_block_back;
 
+/* Of those the rows of both factors of weight gradients, rounded to bfloat16. */
+typedef struct {
+    bool there;
+    int64_t a1, a2, h, o, dbranch1, dbranch2, dq, dk, dh, dgate;
+} rc_block_low;
+
 struct rc_block_plan {
     const rc_block *b;
     const rc_params *p;
@@ -31,6 +37,7 @@ struct rc_block_plan {
     rc_shares chunk, worker;   /* scratch of a chunk, of a worker */
     rc_block_tape tape;
     rc_block_back back;
+    rc_block_low low;
 };
 
 typedef struct {
@@ -54,6 +61,10 @@ static inline float *rc_block_at(const rc_block_job *job, int64_t offset)
 {
     return job->run->scratch + offset;
 }
+
+/* x, values from.. of all rows of a factor, rounded to its place where products are narrow. */
+rc_lowered rc_block_lay(const rc_block_job *job, int64_t low, const float *x, int64_t from,
+                        int64_t values);
 
 /* Rows that are there for roundness have no queries: rows from..to-1 of what lies at an offset, so
  * wide, are 0, so that what they compute stays finite. */

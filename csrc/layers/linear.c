@@ -209,7 +209,7 @@ static rc_status plan_dx(rc_linear_back *l, rc_plan *plan, bool sum)
 }
 
 static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
-                           int64_t from, int64_t n, const rc_grid *grid, bool sum)
+                           int64_t from, int64_t n, const rc_grid *grid, bool sum, bool laid)
 {
     const rc_param *w = &p->item[pair.w];
     *out = (rc_linear_back){.w = w,
@@ -224,30 +224,37 @@ static rc_status plan_back(rc_linear_back *out, rc_plan *plan, const rc_params *
     RC_TRY(rc_adapter_back_plan(&out->adapter, plan, p, pair.w, from, n, grid));
     RC_TRY(plan_dx(out, plan, sum));
     if (w->dx == NULL) return RC_OK;
-    return rc_weight_gradient_plan(&out->dw, plan, n, out->k, grid->total, out->narrow);
+    return rc_weight_gradient_plan(&out->dw, plan, n, out->k, grid->total, out->narrow, laid);
 }
 
 rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
                               const rc_grid *grid)
 {
-    return plan_back(out, plan, p, pair, 0, p->item[pair.w].size[0], grid, false);
+    return plan_back(out, plan, p, pair, 0, p->item[pair.w].size[0], grid, false, false);
 }
 
 rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_params *p,
                                    rc_pair pair, rc_part part, const rc_grid *grid, bool sum)
 {
     const rc_param *w = &p->item[pair.w];
-    int64_t from = part == RC_FIRST ? 0 : w->cut, to = part == RC_FIRST ? w->cut : w->size[0];
-    return plan_back(out, plan, p, pair, from, to - from, grid, sum);
+    int64_t from = part == RC_REST ? w->cut : 0, to = part == RC_FIRST ? w->cut : w->size[0];
+    return plan_back(out, plan, p, pair, from, to - from, grid, sum, true);
+}
+
+void rc_linear_back_run_low(const rc_linear_back *l, int worker, float *dx, rc_lowered dy,
+                            int64_t rows)
+{
+    rc_factor w =
+        l->narrow ? rc_packed_factor(l->back, 0) : (rc_factor){.b = l->w->x + l->from * l->k};
+    rc_rows laid = l->narrow && dy.low != NULL ? (rc_rows){dy.low, RC_BF16} : rc_floats(dy.x);
+    rc_product_run(l->dx[rows != l->rows], worker, dx, laid, w);
+    rc_adapter_back_run(&l->adapter, worker, dx, dy.x, rows);
 }
 
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows)
 {
-    rc_factor w =
-        l->narrow ? rc_packed_factor(l->back, 0) : (rc_factor){.b = l->w->x + l->from * l->k};
-    rc_product_run(l->dx[rows != l->rows], worker, dx, rc_floats(dy), w);
-    rc_adapter_back_run(&l->adapter, worker, dx, dy, rows);
+    rc_linear_back_run_low(l, worker, dx, (rc_lowered){dy, NULL}, rows);
 }
 
 static bool learns(const rc_param *p)
@@ -270,10 +277,15 @@ static void sum_biases(void *arg, int64_t index, int worker)
                 rc_min(BIASES, l->n - from));
 }
 
-void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
+void rc_linear_back_weight_low(const rc_linear_back *l, rc_pool *pool, rc_lowered dy, rc_lowered x)
 {
-    bias_job job = {l, dy};
-    rc_adapter_back_weight(&l->adapter, pool, dy, x);
+    bias_job job = {l, dy.x};
+    rc_adapter_back_weight(&l->adapter, pool, dy.x, x.x);
     if (l->w->dx != NULL) rc_weight_gradient_run(&l->dw, pool, l->w->dx + l->from * l->k, dy, x);
     if (learns(l->b)) rc_parallel(pool, (l->n + BIASES - 1) / BIASES, sum_biases, &job);
+}
+
+void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x)
+{
+    rc_linear_back_weight_low(l, pool, (rc_lowered){dy, NULL}, (rc_lowered){x, NULL});
 }

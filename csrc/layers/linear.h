@@ -21,8 +21,8 @@ typedef struct {
     rc_adapter adapter;
 } rc_linear;
 
-/* Outputs of a layer before the cut of its weight, or those from it on. */
-typedef enum { RC_FIRST, RC_REST } rc_part;
+/* Outputs of a layer before the cut of its weight, or those from it on; all of one without. */
+typedef enum { RC_FIRST, RC_REST, RC_WHOLE } rc_part;
 
 /* Columns where threads should share the outputs of a layer for so many rows, else chunks of `rows`
  * rows; depends on sizes and on how the weight is packed, not on the threads. */
@@ -62,16 +62,20 @@ typedef struct {
 rc_status rc_linear_back_plan(rc_linear_back *out, rc_plan *plan, const rc_params *p, rc_pair pair,
                               const rc_grid *grid);
 
-/* Of some outputs; with `sum` their gradient of the input is added. */
+/* Of some outputs, whose rows come rounded where products are narrow; with `sum` their gradient of
+ * the input is added. */
 rc_status rc_linear_back_plan_part(rc_linear_back *out, rc_plan *plan, const rc_params *p,
                                    rc_pair pair, rc_part part, const rc_grid *grid, bool sum);
 
 /* dx = dy w and what an adapter adds, of one chunk. */
 void rc_linear_back_run(const rc_linear_back *l, int worker, float *dx, const float *dy,
                         int64_t rows);
+void rc_linear_back_run_low(const rc_linear_back *l, int worker, float *dx, rc_lowered dy,
+                            int64_t rows);
 
 /* dw += dyᵀ x and db += column sums of dy over all rows, of what learns, and an adapter's; each sum
  * has one owner, so that the number of workers changes nothing. */
 void rc_linear_back_weight(const rc_linear_back *l, rc_pool *pool, const float *dy, const float *x);
+void rc_linear_back_weight_low(const rc_linear_back *l, rc_pool *pool, rc_lowered dy, rc_lowered x);
 
 #endif

@@ -43,28 +43,30 @@ static rc_status plan_products(rc_weight_gradient *g, rc_plan *plan)
     int64_t out[2] = {g->out, g->n - (g->outs - 1) * g->out};
     int64_t in[2] = {g->in, g->k - (g->ins - 1) * g->in};
     rc_product_shape s = {.ta = 1, .sum = 1, .narrow = g->narrow};
+    bool copied = g->narrow && !g->laid;
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++)
             for (int r = 0; r < 3; r++) {
                 s.m = out[i];
                 s.n = s.ldc = in[j];
                 s.k = g->stretch[r];
-                s.lda = g->narrow ? s.m : g->n;
-                s.ldb = g->narrow ? s.n : g->k;
+                s.lda = copied ? s.m : g->n;
+                s.ldb = copied ? s.n : g->k;
                 RC_TRY(rc_plan_product(plan, &g->product[i][j][r], s, NULL));
             }
     return RC_OK;
 }
 
 rc_status rc_weight_gradient_plan(rc_weight_gradient *out, rc_plan *plan, int64_t n, int64_t k,
-                                  int64_t total, bool narrow)
+                                  int64_t total, bool narrow, bool laid)
 {
     rc_weight_gradient *g = out;
     *g = (rc_weight_gradient){.n = n, .k = k, .total = total, .narrow = narrow};
+    g->laid = narrow && laid;
     if (total < 1) return RC_OK;
     cut(g);
     int64_t tile = g->out * g->in, own = g->groups == 1 ? tile : 0;
-    if (narrow) own += pieces(g->stretch[0] * (g->out + g->in), 2);
+    if (narrow && !laid) own += pieces(g->stretch[0] * (g->out + g->in), 2);
     RC_TRY(rc_plan_turns(plan, &g->own, RC_TURNS_WORKERS, own));
     if (g->groups > 1)
         RC_TRY(rc_plan_turns(plan, &g->sums, RC_TURNS_ALL, g->groups * g->outs * g->ins * tile));
@@ -76,7 +78,7 @@ rc_status rc_weight_gradient_plan(rc_weight_gradient *out, rc_plan *plan, int64_
 typedef struct {
     const rc_weight_gradient *g;
     float *dw;
-    const float *dy, *x;
+    rc_lowered dy, x;
 } gradient_job;
 
 /* A tile of dw: its first output and input, how many there are. */
@@ -110,18 +112,21 @@ static void add_stretch(const gradient_job *job, float *sums, const tile_place *
                         int64_t rows, uint16_t *low, int worker)
 {
     const rc_weight_gradient *g = job->g;
-    const float *dy = job->dy + first * g->n + t->out, *x = job->x + first * g->k + t->in;
+    int64_t left = first * g->n + t->out, right = first * g->k + t->in;
     int i = t->outs != g->out, j = t->ins != g->in, r = 0;
     while (g->stretch[r] != rows) r++;
-    if (!g->narrow) {
-        rc_product_run(g->product[i][j][r], worker, sums, rc_floats(dy), (rc_factor){.b = x});
-        return;
+    rc_rows dy = rc_floats(job->dy.x + left);
+    const void *x = job->x.x + right;
+    if (g->laid) {
+        dy = (rc_rows){job->dy.low + left, RC_BF16};
+        x = job->x.low + right;
+    } else if (g->narrow) {
+        round_block(low, dy.at, g->n, rows, t->outs);
+        round_block(low + rows * t->outs, x, g->k, rows, t->ins);
+        dy = (rc_rows){low, RC_BF16};
+        x = low + rows * t->outs;
     }
-    uint16_t *right = low + rows * t->outs;
-    round_block(low, dy, g->n, rows, t->outs);
-    round_block(right, x, g->k, rows, t->ins);
-    rc_product_run(g->product[i][j][r], worker, sums, (rc_rows){low, RC_BF16},
-                   (rc_factor){.b = (const float *)(const void *)right});
+    rc_product_run(g->product[i][j][r], worker, sums, dy, (rc_factor){.b = x});
 }
 
 /* A group of rows in a tile. */
@@ -157,8 +162,8 @@ static void merge_rows(void *arg, int64_t index, int worker)
         rc_place(dw, g->k, sums_of(g, i, t.at) + first * t.ins, rows, t.ins, true);
 }
 
-void rc_weight_gradient_run(const rc_weight_gradient *g, rc_pool *pool, float *dw, const float *dy,
-                            const float *x)
+void rc_weight_gradient_run(const rc_weight_gradient *g, rc_pool *pool, float *dw, rc_lowered dy,
+                            rc_lowered x)
 {
     gradient_job job = {g, dw, dy, x};
     if (g->total < 1) return;

@@ -14,14 +14,21 @@ typedef struct {
     int64_t rows, groups;         /* of a group but the last; groups */
     int64_t stretch[3];           /* rows of a product: full, last of a group, at the end */
     rc_product *product[2][2][3]; /* [of the last outputs][of the last inputs][stretch] */
-    bool narrow;                  /* both factors are rounded to bfloat16 */
+    bool narrow, laid;            /* both factors are rounded to bfloat16; by the caller */
     const rc_turns *own, *sums;   /* of a worker; of groups */
 } rc_weight_gradient;
 
-rc_status rc_weight_gradient_plan(rc_weight_gradient *out, rc_plan *plan, int64_t n, int64_t k,
-                                  int64_t total, bool narrow);
+/* All rows of a factor, and the same rounded to bfloat16, or NULL. */
+typedef struct {
+    const float *x;
+    const uint16_t *low;
+} rc_lowered;
 
-void rc_weight_gradient_run(const rc_weight_gradient *g, rc_pool *pool, float *dw, const float *dy,
-                            const float *x);
+/* With `laid` narrow factors come rounded; else they are rounded on their way into a product. */
+rc_status rc_weight_gradient_plan(rc_weight_gradient *out, rc_plan *plan, int64_t n, int64_t k,
+                                  int64_t total, bool narrow, bool laid);
+
+void rc_weight_gradient_run(const rc_weight_gradient *g, rc_pool *pool, float *dw, rc_lowered dy,
+                            rc_lowered x);
 
 #endif
