@@ -132,7 +132,6 @@ def test_override_replaces_a_setting(toml, setting, found):
             r"model\.init: expected one of xavier_uniform, trunc_normal, got 'zeros'",
         ),
         ('model.audio.kind="cnn14"', r"model: audio: unknown depths, .* known are mels, widths"),
-        ("model.audio.fusion=true", r"model: audio\.fusion: a model with .* cannot be trained yet"),
         ("eval.best=f1", r"eval\.best: expected one of , accuracy, loss, retrieval, got 'f1'"),
         ("eval.best=loss", r"eval: best is 'loss': needs every"),
         ("eval.patience=3", r"eval: patience: needs best"),

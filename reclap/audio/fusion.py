@@ -1,6 +1,6 @@
 """Inputs for feature fusion: the log-mel of a whole clip, shrunk, and three cuts of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from reclap.audio.front import AudioConfig
 from reclap.audio.streams import Stream, Whole
 from reclap.errors import FormatError
 
-__all__ = ["LogMel", "fused_features", "log_mels"]
+__all__ = ["LogMel", "cut_ranges", "fused", "fused_features", "log_mels"]
 
 
 VIEWS = 4  # the whole clip, its front, middle and back
@@ -118,10 +118,7 @@ def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
             raise FormatError("the file became shorter while it was read")
         mel = features.log_mel(windowing.pad(clip, config), config)
         return np.stack([mel if level is None else features.set_level(mel, level)] * VIEWS), False
-    shrink = Antialiased if config.fusion_resize == "antialias" else Bilinear
-    cuts = [_Cut(start, size, config.mels) for start in cut_starts(total, size)]
-    views = (shrink(total, size, config.mels), *cuts)
-    at = 0
+    views, at = _views(total, cut_starts(total, size), config), 0
     for part in features.each_frames(stream, config, PART if level is None else total):
         mel = part if level is None else features.set_level(part, level)
         for view in views:
@@ -132,10 +129,68 @@ def _fused(stream: Stream, config: AudioConfig) -> tuple[Floats, bool]:
     return np.stack([view.rows for view in views]), True
 
 
+def fused(mel: Floats, starts: Sequence[int], config: AudioConfig) -> Floats:
+    """Return the four log-mels of a clip longer than the window, given where its cuts start.
+
+    Parameters
+    ----------
+    mel : ndarray of float32, shape (T, config.mels)
+        Decibels of the whole clip, more than ``config.frames`` frames.
+    starts : sequence of int
+        First frames of the cuts: front, middle, back.
+    config : AudioConfig
+        The front end.
+
+    Returns
+    -------
+    ndarray of float32, shape (4, config.frames, config.mels)
+        The whole clip, shrunk in time, then the cuts.
+
+    Examples
+    --------
+    >>> config = AudioConfig(truncation="fusion", mel_scale="htk", mel_norm="none")
+    >>> fused(np.zeros((2501, 64), np.float32), [0, 700, 1500], config).shape
+    (4, 1001, 64)
+    """
+    views = _views(len(mel), starts, config)
+    for view in views:
+        view.add(mel, 0)
+    return np.stack([view.rows for view in views])
+
+
+def _views(
+    total: int, starts: Sequence[int], config: AudioConfig
+) -> "tuple[Bilinear | Antialiased | _Cut, ...]":
+    shrink = Antialiased if config.fusion_resize == "antialias" else Bilinear
+    cuts = [_Cut(start, config.frames, config.mels) for start in starts]
+    return shrink(total, config.frames, config.mels), *cuts
+
+
+def cut_ranges(frames: int, size: int) -> list[range]:
+    """Return where each of the cuts of `size` frames may start.
+
+    Parameters
+    ----------
+    frames, size : int
+        Frames of the clip and of a cut.
+
+    Returns
+    -------
+    list of range
+        Of the front, the middle and the back cut; 0 alone where a third of all starts is empty.
+
+    Examples
+    --------
+    >>> cut_ranges(14, 10), cut_ranges(11, 10)
+    ([range(0, 2), range(2, 4), range(4, 5)], [range(0, 1), range(1, 2), range(0, 1)])
+    """
+    parts = np.array_split(np.arange(frames - size + 1), VIEWS - 1)
+    return [range(int(p[0]), int(p[-1]) + 1) if len(p) else range(1) for p in parts]
+
+
 def cut_starts(frames: int, size: int) -> list[int]:
     """Return where the cuts of `size` frames start: the middle of each third of their range."""
-    parts = np.array_split(np.arange(frames - size + 1), VIEWS - 1)
-    return [int(part[(len(part) - 1) // 2]) if len(part) else 0 for part in parts]
+    return [part[(len(part) - 1) // 2] for part in cut_ranges(frames, size)]
 
 
 class _Cut:

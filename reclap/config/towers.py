@@ -54,7 +54,7 @@ class HtsatConfig(Settings):
         Width of the first stage; each stage doubles it.
     fusion : bool
         Attentional feature fusion ("aff_2d" of LAION-CLAP): the tower takes four log-mels of a
-        clip and fuses those of a long one. Such models embed, but cannot be trained yet.
+        clip and fuses those of a long one.
     depths, heads : tuple of int
         Blocks and attention heads of each stage.
     window : int

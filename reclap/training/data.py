@@ -8,12 +8,13 @@ import logging
 import math
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from reclap._types import Floats
+from reclap.audio import fusion
 from reclap.audio.front import AudioConfig
 from reclap.errors import FormatError, ReclapError
 from reclap.io.manifest import Row
@@ -21,7 +22,7 @@ from reclap.runtime.prefetch import prefetch
 from reclap.training import augment
 from reclap.training.augment import Augment
 from reclap.training.bands import response
-from reclap.training.rng import BAND, ITEM, ORDER, PLAN, TEXTS, generator
+from reclap.training.rng import BAND, CUTS, ITEM, ORDER, PLAN, TEXTS, generator
 from reclap.training.sections import Data
 from reclap.training.spectra import Cache, Spectrum, load, noises
 from reclap.training.texts import ClipTexts, TextDraws, joined
@@ -30,7 +31,8 @@ __all__ = ["Batch", "Batches", "Data"]
 
 log = logging.getLogger(__name__)
 
-Example: TypeAlias = tuple[Floats, ClipTexts, tuple[int, ...]]  # decibels, texts, rows
+# Decibels, whether all four log-mels of fusion are heard, texts, rows.
+Example: TypeAlias = tuple[Floats, bool, ClipTexts, tuple[int, ...]]
 
 _MOST_COMPOSED = 200_000
 _BAD_FILE = (OSError, ReclapError, ValueError)
@@ -44,8 +46,10 @@ class Batch:
     ----------
     step : int
         Index of the step, from 0.
-    mel : ndarray of float32, shape (b, frames, mels)
+    mel : ndarray of float32, shape (b, frames, mels), or with fusion (b, 4, frames, mels)
         Log-mels in decibels.
+    longer : ndarray of bool, shape (b,), or None
+        With fusion: which clips exceed the window, so that all four of their log-mels count.
     captions : tuple of str
         Caption of each log-mel: the first b of the texts.
     texts : tuple of str
@@ -61,6 +65,7 @@ class Batch:
 
     step: int
     mel: Floats
+    longer: npt.NDArray[np.bool_] | None
     captions: tuple[str, ...]
     texts: tuple[str, ...]
     owner: npt.NDArray[np.int32]
@@ -142,7 +147,7 @@ class Batches:
         FormatError
             If a sound cannot be read; names its line of the manifest. See `Data.errors`.
         """
-        return _join(step, self._examples(step))
+        return self._join(step, self._examples(step))
 
     def prefetch(self, first: int, last: int) -> Generator[Batch, None, None]:
         """Yield the batches of consecutive steps, prefetched by threads; close it at the end.
@@ -172,7 +177,7 @@ class Batches:
         found = prefetch(jobs, data.threads, data.ahead * data.batch, ahead=data.ahead)
         with contextlib.closing(found):
             for step in range(first, last):
-                yield _join(step, [x for _, x in itertools.islice(found, data.batch)])
+                yield self._join(step, [x for _, x in itertools.islice(found, data.batch)])
 
     def _examples(self, step: int) -> Iterator[Example]:
         for item, rows in enumerate(self.plan(step)):
@@ -221,34 +226,61 @@ class Batches:
         rng, how = generator(self.seed, ITEM, step, item), self.how
         # Of their own, so that all else is drawn alike without them.
         band, more = (generator(self.seed, purpose, step, item) for purpose in (BAND, TEXTS))
-        power, level, first = self._changed(rng, band, rows[0])
-        used: tuple[int, ...] = (first,)
+        one = self._changed(rng, band, rows[0])
+        used: tuple[int, ...] = (one.row,)
         if len(rows) == 2:
             sequence = bool(rng.random() < how.sequence)
-            other, _, second = self._changed(rng, band, rows[1])
-            join = augment.splice if sequence else augment.mix
-            power = join(rng, power, other, how.snr_db)
-            used = (first, second)
-            texts = self._draws.of_mixture(rng, more, (first, second), sequence=sequence)
+            other = self._changed(rng, band, rows[1])
+            power = self._together(rng, one, other, splice=sequence)
+            used = pair = (one.row, other.row)
+            texts = self._draws.of_mixture(rng, more, pair, sequence=sequence)
         else:
-            texts = self._draws.of_clip(rng, more, first)
+            texts = self._draws.of_clip(rng, more, one.row)
             if rng.random() < how.same:
-                partner = self._member(rng, self._group_of[first])
-                other, _, second = self._changed(rng, band, partner)
-                join = augment.splice if rng.random() < how.splice else augment.mix
-                power = join(rng, power, other, how.snr_db)
-                used = (first, second)
+                other = self._changed(rng, band, self._member(rng, self._group_of[one.row]))
+                power = self._together(rng, one, other, splice=bool(rng.random() < how.splice))
+                used = (one.row, other.row)
+            else:
+                power = one.whole() if self._fuses(one) else one.window(self.front.frames)
         if rng.random() < how.noise:
-            power = power + self._noise(rng)
+            power = power + self._noise(rng, len(power))
+        level = one.level
         if self.front.level_db is not None:
             level = 10 ** (self.front.level_db / 10)
         level *= 10 ** (rng.uniform(-how.gain_db, how.gain_db) / 10)
-        return augment.to_db(power * np.float32(level)), texts, used
+        mel = augment.to_db(power * np.float32(level))
+        return *self._views(mel, step, item), texts, used
 
-    def _changed(
-        self, rng: np.random.Generator, band: np.random.Generator, row: int
-    ) -> tuple[Floats, float, int]:
-        """Return an augmented window of a sound at level 1, its level, and the index of its row."""
+    def _together(
+        self, rng: np.random.Generator, one: "_Changed", other: "_Changed", *, splice: bool
+    ) -> Floats:
+        """Join windows of two sounds, with fusion too: they cannot be shrunk together."""
+        join = augment.splice if splice else augment.mix
+        frames = self.front.frames
+        return join(rng, one.window(frames), other.window(frames), self.how.snr_db)
+
+    def _fuses(self, sound: "_Changed") -> bool:
+        return self.front.truncation == "fusion" and len(sound.power) > self.front.frames
+
+    def _views(self, mel: Floats, step: int, item: int) -> tuple[Floats, bool]:
+        """Return what the tower takes of a log-mel: with fusion four, whose cuts are drawn."""
+        if self.front.truncation != "fusion":
+            return mel, False
+        if len(mel) == self.front.frames:
+            return np.stack([mel] * fusion.VIEWS), False
+        rng = generator(self.seed, CUTS, step, item)
+        ranges = fusion.cut_ranges(len(mel), self.front.frames)
+        starts = [int(rng.integers(part.start, part.stop)) for part in ranges]
+        return fusion.fused(mel, starts, self.front), True
+
+    def _join(self, step: int, examples: Iterable[Example]) -> Batch:
+        mels, flags, clips, rows = zip(*examples, strict=True)
+        captions = tuple(clip.caption for clip in clips)
+        longer = np.array(flags) if self.front.truncation == "fusion" else None
+        return Batch(step, np.stack(mels), longer, captions, *joined(clips), rows)
+
+    def _changed(self, rng: np.random.Generator, band: np.random.Generator, row: int) -> "_Changed":
+        """Draw what is changed in a sound, and where its window begins."""
         speeds = self.how.speeds or (1.0,)
         speed = speeds[int(rng.integers(len(speeds)))]
         sound, row = self._good(row, speed)
@@ -258,9 +290,10 @@ class Batches:
         else:
             start = int(rng.integers(have)) if self.how.shift else 0
         gain, level = self._limit(band, sound, speed)
-        power = augment.take(sound.power, frames, start) * np.float32(1 / level)
-        power *= augment.colour(rng, self.front.mels, self.how)
-        return power if gain is None else power * gain, level, row
+        factors = [np.float32(1 / level), augment.colour(rng, self.front.mels, self.how)]
+        if gain is not None:
+            factors.append(gain)
+        return _Changed(sound.power, start, factors, level, row)
 
     def _limit(
         self, rng: np.random.Generator, sound: Spectrum, speed: float
@@ -274,10 +307,10 @@ class Batches:
                 return gain, level
         return None, sound.level
 
-    def _noise(self, rng: np.random.Generator) -> Floats:
+    def _noise(self, rng: np.random.Generator, frames: int) -> Floats:
         choice = noises(self.front)
         noise = choice[int(rng.integers(len(choice)))]
-        power = augment.take(noise.power, self.front.frames, int(rng.integers(len(noise.power))))
+        power = augment.take(noise.power, frames, int(rng.integers(len(noise.power))))
         least, greatest = self.how.noise_db
         below = rng.uniform(least, greatest)
         return power * np.float32(10 ** (-below / 10) / noise.level)
@@ -315,10 +348,28 @@ class Batches:
         return sound
 
 
-def _join(step: int, examples: Iterable[Example]) -> Batch:
-    mels, clips, rows = zip(*examples, strict=True)
-    captions = tuple(clip.caption for clip in clips)
-    return Batch(step, np.stack(mels), captions, *joined(clips), rows)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Changed:
+    """A sound at level 1 with drawn changes: its power, where its window begins, its own level."""
+
+    power: Floats
+    start: int
+    factors: list[Any]
+    level: float
+    row: int
+
+    def window(self, frames: int) -> Floats:
+        """Return a window of it, wrapped around as often as needed."""
+        return self._made(augment.take(self.power, frames, self.start))
+
+    def whole(self) -> Floats:
+        """Return all of it."""
+        return self._made(self.power)
+
+    def _made(self, power: Floats) -> Floats:
+        for factor in self.factors:
+            power = power * factor
+        return power
 
 
 def _group(rows: Sequence[Row], column: str) -> list[list[int]]:

@@ -368,7 +368,7 @@ class _Loop:
         plain = len(batch.texts) == len(batch.mel)
         owner, role = (None, None) if plain else (batch.owner, batch.role)
         try:
-            made = self._learner.step(batch.step, batch.mel, texts, owner, role)
+            made = self._learner.step(batch.step, batch.mel, texts, owner, role, batch.longer)
         except ValueError as error:
             clips = _clips(batch, batches)
             self._log.write({"step": batch.step + 1, "failed": one_line(error), "batch": clips})

@@ -2,10 +2,22 @@
 
 import numpy as np
 
-__all__ = ["BAND", "EVAL", "INIT", "ITEM", "NOISE", "ORDER", "PLAN", "POOL", "TEXTS", "generator"]
+__all__ = [
+    "BAND",
+    "CUTS",
+    "EVAL",
+    "INIT",
+    "ITEM",
+    "NOISE",
+    "ORDER",
+    "PLAN",
+    "POOL",
+    "TEXTS",
+    "generator",
+]
 
 # Purposes of generators; streams of different purposes never meet.
-ITEM, ORDER, PLAN, POOL, NOISE, INIT, BAND, EVAL, TEXTS = range(9)
+ITEM, ORDER, PLAN, POOL, NOISE, INIT, BAND, EVAL, TEXTS, CUTS = range(10)
 
 
 def generator(seed: int, purpose: int, *index: int) -> np.random.Generator:

@@ -74,8 +74,6 @@ class ModelPart(Settings):
     def __post_init__(self) -> None:
         """Check; `config` checks the rest."""
         super().__post_init__()
-        if self.audio.get("fusion"):
-            raise ValueError("audio.fusion: a model with feature fusion cannot be trained yet")
         if not self.source:  # otherwise they are only a part
             AudioConfig.from_json(self.front, "front")
             audio_from_json(self.audio, "audio")
