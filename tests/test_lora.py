@@ -77,6 +77,8 @@ def test_adapters_learn_alone_and_checkpoints_hold_them(plan, small_folder, tmp_
     assert beside.digest == merged.digest
     np.testing.assert_allclose(beside.embed_audio(tones), merged.embed_audio(tones), atol=1e-5)
     assert path.stat().st_size < (result.folder / model_folder.MODEL).stat().st_size
+    state = model_folder.read_tensors(result.folder / "state.safetensors")
+    assert set(state) == {f"{kind}.{name}" for kind in ("values", "m", "v") for name in names}
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

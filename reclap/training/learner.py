@@ -304,12 +304,14 @@ class Learner:
         return {name: x for (name, x), m in pairs if m is not None and name != _BIAS}
 
     def state(self) -> dict[str, Floats]:
-        """Return the state that resuming needs beside `tensors`: parameters and AdamW moments."""
-        buffers: dict[str, Sequence[Floats | None]] = {
-            "values": self._values,
-            "m": self._m,
-            "v": self._v,
-        }
+        """Return the state that resuming needs beside `tensors`: parameters and AdamW moments.
+
+        Beside adapters what is frozen is the base's.
+        """
+        values: Sequence[Floats | None] = self._values
+        if self._adapter is not None:
+            values = [None if m is None else x for x, m in zip(values, self._m, strict=True)]
+        buffers = {"values": values, "m": self._m, "v": self._v}
         return {
             f"{kind}.{name}": x
             for kind, arrays in buffers.items()

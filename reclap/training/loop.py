@@ -194,9 +194,7 @@ def _train_into(
     if recipe.lora.targets:
         made_for = lora.base_of(recipe.lora, config, known, source, text)
     learner = Learner(config, recipe, threads, start, made_for)
-    if newest:
-        learner.load(newest.folder)
-    else:
+    if made_for or not newest:  # checkpoints with adapters hold nothing of the base
         if source and known:
             _begin(learner, known, source, own_text=text == source)
         elif audio:
@@ -205,6 +203,8 @@ def _train_into(
         if learner.with_text:
             tensors = model_folder.read_tensors(text / model_folder.TEXT)
             learner.begin(tensors, text / model_folder.TEXT, ["text_branch."])
+    if newest:
+        learner.load(newest.folder)
     encoder: TextEncoder | Tokeniser
     captions: Captions | Tokeniser
     if learner.with_text:
