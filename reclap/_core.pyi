@@ -96,6 +96,7 @@ class Trainer:
         teacher: int = 0,
         teacher_log_scale: float = 0,
         dtype: str = "float32",
+        checkpointing: bool = False,
     ) -> Trainer: ...
     def step(
         self,

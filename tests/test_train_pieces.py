@@ -119,6 +119,13 @@ def test_pieces_follow_from_the_memory_that_is_free(plan, tmp_path, monkeypatch,
         loop.train(plan("both towers", run={"steps": 1}), tmp_path / "none")
 
 
+def test_checkpointing_changes_no_bit(plan, tmp_path, monkeypatch):
+    loop.train(plan("both towers"), tmp_path / "whole")
+    run_until(plan("both towers"), tmp_path / "out", 7, monkeypatch)
+    loop.train(plan("both towers", run={"checkpointing": True}), tmp_path / "out", resume=True)
+    assert read_run(tmp_path / "out") == read_run(tmp_path / "whole")
+
+
 def test_memory_is_told_in_words():
     assert str(Memory(64, 64, 3 << 30, 50 << 20)) == (
         "memory: 3.00 GiB for weights, gradients and moments, 50.0 MiB for activations of a batch "

@@ -82,7 +82,6 @@ static void take_tape(rc_block_tape *tape, rc_plan *plan, const rc_block *b, int
     const struct {
         int64_t *at, floats;
     } parts[] = {
-        {&tape->x, rows * b->c},
         {&tape->mid, rows * b->c},
         {&tape->sum1, sums},
         {&tape->sum2, sums},
@@ -205,8 +204,12 @@ rc_status rc_block_plan_make(rc_block_plan **out, rc_plan *plan, const rc_block 
     int64_t groups = rc_min(b->heads, rc_max(1, TASKS / rc_max(1, rows->n)));
     k->heads = (b->heads + groups - 1) / groups;
     k->groups = (b->heads + k->heads - 1) / k->heads;
+    k->again = train && rc_plan_checkpoints(plan);
+    if (train) k->tape.x = rc_plan_take(plan, rows->all.total * b->c);
+    int64_t inputs = rc_plan_mark(plan);
     if (train) take_tape(&k->tape, plan, b, rows->all.total, rows->keyed.total);
-    int64_t mark = rc_plan_mark(plan);
+    if (k->again && b->post) k->y = rc_plan_take(plan, rows->all.total * b->c);
+    int64_t mark = k->again ? inputs : rc_plan_mark(plan);
     take_attention(k, plan);
     take_chunks(k, plan);
     if (train) take_back(k, plan);

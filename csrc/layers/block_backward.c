@@ -348,6 +348,11 @@ void rc_block_backward(const rc_block_plan *k, const rc_run *run, float *dx, con
                        const rc_sequences *s)
 {
     rc_block_job job = rc_block_job_open(k, run, s);
+    if (k->again) {
+        job.again = true;
+        job.y = rc_block_at(&job, k->y);
+        rc_block_train(&job);
+    }
     job.dx = dx;
     job.dy = dy;
     if (k->b->post) second_norm_gradient(&job);

@@ -229,7 +229,7 @@ static void train_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
     float *x = rc_block_at(job, k->tape.x) + first * k->b->c, *a = x;
-    rc_block_gather(job, x, first, rows);
+    if (!job->again) rc_block_gather(job, x, first, rows);
     if (!k->b->post) {
         a = rc_share_of(job->run, k->chunk, crew.worker);
         rc_norm_forward(job->k->p, k->b->norm1, job->k->b->eps, a,
@@ -290,13 +290,15 @@ static void train_output(void *arg, int64_t first, int64_t rows, rc_crew crew)
     const rc_block_plan *k = job->k;
     const rc_block *b = k->b;
     float *a = rc_share_of(job->run, k->chunk, crew.worker), *active = a + k->form;
-    float *mid = rc_block_at(job, k->tape.mid) + first * b->c, *y = job->y + first * b->c;
-    float *sum = b->post ? rc_block_at(job, k->tape.sum2) + first * b->c : y;
+    float *mid = rc_block_at(job, k->tape.mid) + first * b->c;
     float *mean = rc_block_at(job, k->tape.mean2) + first;
     float *rstd = rc_block_at(job, k->tape.rstd2) + first;
     train_attention(job, first, rows, mid, crew);
     if (!b->post) rc_norm_forward(job->k->p, b->norm2, job->k->b->eps, a, mean, rstd, mid, rows);
     train_hidden(job, active, b->post ? mid : a, first, rows, crew);
+    if (job->again && !b->post) return;
+    float *y = job->y + first * b->c;
+    float *sum = b->post ? rc_block_at(job, k->tape.sum2) + first * b->c : y;
     rc_linear_run(&k->fc2, crew, sum, rc_floats(active), rows);
     rc_block_drop(job, sum, 2, first, rows);
     rc_add(sum, mid, rows * b->c);
@@ -323,16 +325,24 @@ static void train_sequences(rc_block_job *job)
     rc_grid_run(&k->rows.all, job->run->pool, train_output, job);
 }
 
+void rc_block_train(rc_block_job *job)
+{
+    if (job->k->b->window > 0)
+        rc_grid_run(&job->k->rows.all, job->run->pool, train_windows, job);
+    else
+        train_sequences(job);
+}
+
 void rc_block_forward(const rc_block_plan *k, const rc_run *run, float *y, const float *x,
                       const rc_sequences *s)
 {
     rc_block_job job = rc_block_job_open(k, run, s);
     job.y = y;
     job.x = x;
-    if (k->b->window > 0)
-        rc_grid_run(&k->rows.all, run->pool, k->train ? train_windows : infer_windows, &job);
-    else if (k->train)
-        train_sequences(&job);
+    if (k->train)
+        rc_block_train(&job);
+    else if (k->b->window > 0)
+        rc_grid_run(&k->rows.all, run->pool, infer_windows, &job);
     else
         infer_sequences(&job);
 }

@@ -28,7 +28,8 @@ struct rc_block_plan {
     const rc_block *b;
     const rc_params *p;
     rc_block_rows rows;
-    bool train;
+    bool train, again; /* backward begins with forward once more */
+    int64_t y;         /* where that leaves the output of a block with norms after its sums */
     rc_linear qkv, kv, proj, fc1, gate, fc2;
     int64_t heads, groups;     /* of a task of attention; tasks of a sequence */
     int64_t ldq, ldk, q, k, o; /* queries; keys; outputs of attention, of all rows */
@@ -47,6 +48,7 @@ typedef struct {
     const float *bias;     /* of the first head */
     const float *x, *dy;
     float *y, *dx;
+    bool again; /* forward once more: the input is on the tape, the output is not wanted */
 } rc_block_job;
 
 rc_block_job rc_block_job_open(const rc_block_plan *k, const rc_run *run, const rc_sequences *s);
@@ -65,6 +67,9 @@ static inline float *rc_block_at(const rc_block_job *job, int64_t offset)
 /* x, values from.. of all rows of a factor, rounded to its place where products are narrow. */
 rc_lowered rc_block_lay(const rc_block_job *job, int64_t low, const float *x, int64_t from,
                         int64_t values);
+
+/* block_forward.c: forward for training. */
+void rc_block_train(rc_block_job *job);
 
 /* Rows that are there for roundness have no queries: rows from..to-1 of what lies at an offset, so
  * wide, are 0, so that what they compute stays finite. */

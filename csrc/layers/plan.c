@@ -14,6 +14,7 @@ typedef struct block {
 struct rc_plan {
     rc_dnn *dnn;
     rc_type type;
+    bool checkpointing;
     int64_t used, most;
     block *memory;
     rc_product **product;
@@ -51,6 +52,16 @@ int rc_plan_threads(const rc_plan *plan)
 rc_type rc_plan_type(const rc_plan *plan)
 {
     return plan->type;
+}
+
+void rc_plan_checkpoint(rc_plan *plan, bool on)
+{
+    plan->checkpointing = on;
+}
+
+bool rc_plan_checkpoints(const rc_plan *plan)
+{
+    return plan->checkpointing;
 }
 
 rc_status rc_plan_alloc(rc_plan *plan, void **out, int64_t bytes)

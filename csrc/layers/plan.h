@@ -12,6 +12,11 @@ typedef struct rc_plan rc_plan;
 rc_status rc_plan_new(rc_plan **out, rc_dnn *dnn, rc_type type);
 void rc_plan_free(rc_plan *plan);
 int rc_plan_threads(const rc_plan *plan);
+
+/* Gradient checkpointing (Chen et al. 2016): of each block forward keeps its input alone, and
+ * backward computes the rest once more. Off until it is switched on. */
+void rc_plan_checkpoint(rc_plan *plan, bool on);
+bool rc_plan_checkpoints(const rc_plan *plan);
 rc_type rc_plan_type(const rc_plan *plan);
 
 /* Zeroed memory that lives as long as the plan. */

@@ -52,9 +52,9 @@ static int open_trainer(rc_py_trainer *self, rc_py_model *model, PyArrayObject *
 
 static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kw)
 {
-    static char *names[] = {"model",   "threads",           "rates", "decays", "losses",
-                            "teacher", "teacher_log_scale", "dtype", NULL};
-    int threads;
+    static char *names[] = {"model",   "threads",           "rates", "decays",        "losses",
+                            "teacher", "teacher_log_scale", "dtype", "checkpointing", NULL};
+    int threads, checkpointing = 0;
     long long teacher = 0;
     rc_trainer_config config = {0};
     rc_py_model *model;
@@ -64,9 +64,10 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kw)
     if (self == NULL) return NULL;
     rc_state *state = rc_py_state((PyObject *)self);
     bool parsed = PyArg_ParseTupleAndKeywords(
-        args, kw, "O!i|O&O&OLfO&:Trainer", names, state->model_type, &model, &threads,
+        args, kw, "O!i|O&O&OLfO&p:Trainer", names, state->model_type, &model, &threads,
         rc_py_f32_or_none, &rate, rc_py_f32_or_none, &decay, &losses, &teacher,
-        &config.teacher_log_scale, rc_py_type, &config.type);
+        &config.teacher_log_scale, rc_py_type, &config.type, &checkpointing);
+    config.checkpointing = checkpointing;
     config.teacher = teacher;
     if (!parsed || set_losses(&config, losses) < 0 ||
         open_trainer(self, model, rate, decay, &config, threads) < 0)

@@ -32,6 +32,7 @@ static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, c
     rc_input_size text = {key->other[0], key->other[1], key->other[2]};
     rc_loss_size loss = {key->other[3], key->other[4], m->config.dim, t->teacher};
     RC_TRY(rc_plan_alloc(plan, body, sizeof(rc_step_plan)));
+    rc_plan_checkpoint(plan, t->checkpointing);
     rc_step_plan *k = *body;
     if (loss.na > 0) {
         k->da = rc_plan_take(plan, loss.na * loss.c);

@@ -85,6 +85,7 @@ static rc_status open_trainer(rc_trainer *t, const rc_trainer_config *config, in
 {
     rc_params *p = &t->model->params;
     t->type = config->type;
+    t->checkpointing = config->checkpointing;
     RC_TRY(rc_context_new(&t->context, threads, t->type));
     RC_TRY(take_rates(t, config));
     lay_out(t);

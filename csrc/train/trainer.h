@@ -20,6 +20,7 @@ typedef struct {
     int64_t teacher;
     float teacher_log_scale;
     rc_type type;
+    bool checkpointing; /* see rc_plan_checkpoint */
 } rc_trainer_config;
 
 /* Claims the model while it is made. */

@@ -43,6 +43,7 @@ struct rc_trainer {
     float *rate, *decay;
     int64_t size, learned; /* of all values; of those that learn, which the other buffers hold */
     rc_moments whole;      /* of the log-mels of a batch in pieces; none: 0 */
+    bool checkpointing;
     rc_loss_term term[RC_LOSSES_MAX];
     int terms;
     int64_t teacher; /* width of its embeddings */

@@ -148,7 +148,10 @@ class Learner:
             lora.freeze_base(rate, self.names, recipe.lora)
         dtype = choose_dtype(recipe.run.precision)
         losses = [(_LOSSES.index(recipe.loss.kind), 1.0)]
-        self._trainer = core.Trainer(trained, threads, rate, decay, losses, dtype=dtype)
+        again = recipe.run.checkpointing
+        self._trainer = core.Trainer(
+            trained, threads, rate, decay, losses, dtype=dtype, checkpointing=again
+        )
         self.piece = 0  # clips that go through the towers at a time; 0: all of a batch
         self._values = self._trainer.buffers(0)
         self._m, self._v = self._trainer.buffers(2), self._trainer.buffers(3)

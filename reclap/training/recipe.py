@@ -57,7 +57,7 @@ _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
 _MODELS = {"from": True, "text": False, "audio_from": True}  # names or folders; files, too?
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
-    "run": ("threads", "save_every", "save_first", "keep", "tensorboard", "piece"),
+    "run": ("threads", "save_every", "save_first", "keep", "tensorboard", "piece", "checkpointing"),
 }
 
 
