@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from closeness import assert_close, f32
-from models import AUDIO, LINEAR, MLP, MS, VIT, decibels, draw_parameter
+from models import AUDIO, CNN14, LINEAR, MLP, MS, VIT, decibels, draw_parameter
 from needs import kernels, needs
 from test_text_gradients import TINY
 from test_text_towers import KINDS_OF_TOWERS, LENGTHS, texts
@@ -57,6 +57,7 @@ CASES = {
     "htsat": (AUDIO, None, (MLP, MLP)),
     "htsat_ms_heads": (AUDIO, None, (MS, MS)),
     "vit": (VIT, None, (MLP, MLP)),
+    "cnn14": (CNN14, None, (MLP, LINEAR)),
 }
 
 

@@ -117,6 +117,18 @@ def test_evaluation_is_that_of_the_saved_model(plan, tmp_path):
     assert first[-1]["loss"] == pytest.approx(second[0]["loss"], rel=1e-5)
 
 
+def test_model_with_feature_fusion_learns_adapters(plan, fused_folder, tmp_path, tones):
+    recipe = plan({"targets": ["*"], "rank": 1}, model={"from": str(fused_folder)})
+    result = loop.train(recipe, tmp_path)
+    before, after = tensors(fused_folder), tensors(result.folder)
+    changed = {n for n in after if not np.array_equal(after[n], before[n])}
+    adapter = adapters.load(result.folder / ADAPTER)
+    assert changed == {n for n in after if adapters.names_of(n)[0] in adapter.tensors}
+    beside = reclap.load(fused_folder, adapter=result.folder / ADAPTER)
+    want = reclap.load(result.folder)
+    np.testing.assert_array_equal(beside.embed_audio(tones), want.embed_audio(tones))
+
+
 def test_first_step_does_not_warn_of_adapters(plan, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         loop.train(plan(run={"steps": 1}), tmp_path)

@@ -63,7 +63,12 @@ def test_sigmoid_loss_learns_and_its_checkpoint_is_a_model(plan, tmp_path):
 
 
 def test_a_run_by_the_sigmoid_loss_resumes_bit_for_bit(plan, tmp_path, monkeypatch):
-    recipe = plan(loss=SIGMOID, data={"negatives": 1, "modules": 1}, optim={"ema": 0.9})
+    recipe = plan(
+        loss=SIGMOID,
+        data={"negatives": 1, "modules": 1},
+        optim={"ema": 0.9, "lr": 0.1},
+        eval={"every": 6, "captions": True},
+    )
     loop.train(recipe, tmp_path / "whole")
     run_until(recipe, tmp_path / "killed", 7, monkeypatch)
     loop.train(recipe, tmp_path / "killed", resume=True)
@@ -71,6 +76,11 @@ def test_a_run_by_the_sigmoid_loss_resumes_bit_for_bit(plan, tmp_path, monkeypat
     assert whole.keys() == resumed.keys()
     for name, x in whole.items():
         np.testing.assert_array_equal(x, resumed[name], err_msg=name)
+    exams = [
+        [line["eval"] for line in read_log(tmp_path / name) if "eval" in line]
+        for name in ("whole", "killed")
+    ]
+    assert exams[0] == exams[1]
 
 
 @pytest.mark.parametrize(
