@@ -145,6 +145,31 @@ class Step(Train):
         self.trainer.gradients(self.mel[:2], self.text[:2], 0, 0)
 
 
+class Adapt(Work):
+    """A model that is given adapters, and their gradients."""
+
+    def fresh(self) -> None:
+        self.half, self.done, self.bound = None, 0, False
+
+    def run(self) -> Any:
+        if self.half is None:
+            self.half = core.Model(self.audio, None, 24, MLP, MLP, 20)
+        for place in self.half.linear()[4 * self.done :: 4]:
+            self.half.adapt(place, 2, 4.0)
+            self.done += 1
+        rng, parameters = np.random.default_rng(6), self.half.parameters()
+        if not self.bound:
+            self.half.bind([draw_parameter(rng, n, shape) for n, shape, _ in parameters])
+            self.bound = True
+        rates = np.array([".lora_" in name for name, _, _ in parameters], np.float32)
+        trainer = core.Trainer(self.half, 2, rates)
+        text = np.random.default_rng(7).standard_normal((6, 24)).astype(np.float32)
+        found = np.array(list(trainer.gradients(self.mel, text, 0, 0).values()))
+        return [found, *(x.copy() for x in trainer.buffers(1) if x is not None)]
+
+    again = run
+
+
 class Decode(Work):
     """Files that are opened and read."""
 
@@ -206,7 +231,7 @@ class Score(Work):
     again = run
 
 
-KINDS = (Load, Pack, Embed, Train, Step, Decode, Mel, Score)
+KINDS = (Load, Pack, Embed, Train, Step, Adapt, Decode, Mel, Score)
 WORKS = {kind.__name__.lower(): kind for kind in KINDS}
 
 

@@ -25,6 +25,7 @@ CORE = {
     "embed": ("float32", "bfloat16x1", "int8", "float32x6"),
     "train": ("float32",),
     "step": ("float32",),
+    "adapt": ("float32",),
     "decode": ("float32",),
     "mel": ("float32",),
     "score": ("float32",),
