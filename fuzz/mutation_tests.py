@@ -24,6 +24,7 @@ TESTS = {
     "reclap/training/identity.py": "recipe run_folder continue_model",
     "reclap/training/initial.py": "initial run_folder continue_model",
     "reclap/training/loop.py": "recipe run_folder initial continue_model train run_folder_states",
+    "reclap/training/running.py": "callbacks run_folder validation train run_folder_states",
     "reclap/training/recipe.py": "recipe settings evaluate initial run_folder train",
     "reclap/training/sections.py": "recipe data settings evaluate initial run_folder train",
     "reclap/training/spectra.py": "augment data training_front audio",

@@ -10,7 +10,7 @@ from training import read_log, read_run
 
 import reclap
 from reclap.runtime.memory import resident
-from reclap.training import Callback, loop
+from reclap.training import Callback, loop, running
 from reclap.training.data import Batches
 from reclap.training.learner import Learner
 from reclap.training.run_log import read_log as read_lines
@@ -147,7 +147,7 @@ def test_memory_is_that_of_this_process(monkeypatch):
 
 
 def test_system_that_does_not_tell_memory_leaves_it_out(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "resident", lambda: None)
+    monkeypatch.setattr(running, "resident", lambda: None)
     loop.train(plan(run={"steps": 1}), tmp_path)
     assert "memory_mb" not in read_log(tmp_path)[0]
 

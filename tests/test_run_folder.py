@@ -12,7 +12,7 @@ import reclap
 from reclap.checkpoints import model_folder
 from reclap.errors import ReclapError
 from reclap.training import folder as run_folder
-from reclap.training import initial, loop
+from reclap.training import initial, loop, running
 from reclap.training.learner import Learner
 
 
@@ -197,7 +197,7 @@ def test_nothing_of_a_run_is_read_or_written_before_it_is_locked(plan, out, monk
     shutil.rmtree(step(out, 6))
     under_lock(run_folder, "_read")
     under_lock(initial, "text_tower")
-    under_lock(loop, "RunLog")
+    under_lock(running, "RunLog")
     under_lock(Learner, "load")
     loop.train(plan(), out, resume=True)
     assert set(seen) == {"_read", "text_tower", "RunLog", "load"}

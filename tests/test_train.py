@@ -27,7 +27,7 @@ from reclap.io import manifest
 from reclap.runtime import libraries
 from reclap.runtime.libraries import core
 from reclap.store import Store
-from reclap.training import loop, recipe
+from reclap.training import loop, recipe, running
 from reclap.training.data import Batches
 from reclap.training.learner import Learner, initial_values
 from reclap.training.recipe import Optim
@@ -563,7 +563,7 @@ def test_signal_ends_the_wait_for_a_batch(plan, whole, tmp_path, monkeypatch, ca
     """With all steps done in a checkpoint, and without the step that the batch was for."""
     steps, made, example, step = [], [], Batches._example, Learner.step
 
-    class Signals(loop.Signals):
+    class Signals(running.Signals):
         def __init__(self):
             super().__init__()
             made.append(self)
@@ -578,7 +578,7 @@ def test_signal_ends_the_wait_for_a_batch(plan, whole, tmp_path, monkeypatch, ca
         return example(self, number, item, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Signals", Signals)
+        patch.setattr(running, "Signals", Signals)
         patch.setattr(Batches, "_example", signalling)
         patch.setattr(Learner, "step", lambda *a: (step(*a), steps.append(1))[0])
         result = loop.train(plan(), tmp_path / "out")

@@ -7,9 +7,10 @@ from reclap._lazy import exports
 if TYPE_CHECKING:
     from reclap.training.augment import Augment
     from reclap.training.callbacks import Callback
-    from reclap.training.loop import Result, train
+    from reclap.training.loop import train
     from reclap.training.recipe import Recipe, load
     from reclap.training.run_log import read_log
+    from reclap.training.running import Result
     from reclap.training.sections import Data, Eval, Loss, ModelPart, Optim, Run, Train
     from reclap.training.similarity import Similarity, run_similarity
     from reclap.training.splits import recipe_splits
@@ -47,7 +48,7 @@ _HOMES = {
     "ModelPart": "reclap.training.sections",
     "Optim": "reclap.training.sections",
     "Recipe": "reclap.training.recipe",
-    "Result": "reclap.training.loop",
+    "Result": "reclap.training.running",
     "Run": "reclap.training.sections",
     "Similarity": "reclap.training.similarity",
     "TensorBoard": "reclap.training.tensorboard",
