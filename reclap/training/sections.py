@@ -391,8 +391,8 @@ class Run(Settings):
         too; deeper batch norms, those of fusion and of Cnn14, see their piece. 0: as many as fit
         into the memory that is free.
     checkpointing : bool
-        Gradient checkpointing (Chen et al. 2016): of each block only the input is kept, and the rest
-        computed once more on the way back. The bits of a run are the same; activations take a
+        Gradient checkpointing (Chen et al. 2016): of each block only the input is kept, and the
+        rest computed once more on the way back. The bits of a run are the same; activations take a
         fraction of the memory, a step about a quarter more time.
     threads : int
         Threads of the core; 0: all processors. Products through oneDNN are the same bit for bit
