@@ -129,6 +129,23 @@ def test_model_with_feature_fusion_learns_adapters(plan, fused_folder, tmp_path,
     np.testing.assert_array_equal(beside.embed_audio(tones), want.embed_audio(tones))
 
 
+def test_pieces_and_checkpointing_change_nothing(plan, tmp_path):
+    drops = {"text": "trained", "text_dropout": 0.1}
+    targets = {"targets": [QKV, "text_branch.layers.*.mlp"]}
+    found = {}
+    for name, run in (
+        ("whole", {}),
+        ("pieces", {"piece": 2}),
+        ("checkpointing", {"checkpointing": True}),
+    ):
+        out = tmp_path / name
+        loop.train(plan(targets, train=drops, run=run | {"steps": 4}), out)
+        found[name] = adapters.load(out / "last" / ADAPTER).tensors
+    for name, x in found["whole"].items():
+        np.testing.assert_allclose(found["pieces"][name], x, rtol=1e-3, atol=2e-5, err_msg=name)
+        np.testing.assert_array_equal(found["checkpointing"][name], x, name)
+
+
 def test_first_step_does_not_warn_of_adapters(plan, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         loop.train(plan(run={"steps": 1}), tmp_path)
