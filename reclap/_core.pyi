@@ -114,7 +114,7 @@ class Trainer:
         longer: npt.ArrayLike | None = None,
         owner: npt.ArrayLike | None = None,
         role: npt.ArrayLike | None = None,
-        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | tuple[()] | None = None,
     ) -> dict[str, float]: ...
     def gradients(
         self,
@@ -132,7 +132,7 @@ class Trainer:
         longer: npt.ArrayLike | None = None,
         owner: npt.ArrayLike | None = None,
         role: npt.ArrayLike | None = None,
-        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | tuple[()] | None = None,
     ) -> dict[str, float]: ...
     def embed(
         self,
@@ -150,7 +150,7 @@ class Trainer:
         text: npt.ArrayLike,
         owner: npt.ArrayLike | None = None,
         role: npt.ArrayLike | None = None,
-        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        teacher: tuple[npt.ArrayLike, npt.ArrayLike] | tuple[()] | None = None,
         factor: float = 1,
         more: bool = False,
     ) -> tuple[float, _F32, _F32]: ...

@@ -61,10 +61,10 @@ def run_until(plan, out, step, monkeypatch, *, resume=False):
     """Train and raise an exception instead of taking a step, counted from 0."""
     original = Learner.step
 
-    def stopped(self, number, mel, features, *more):
+    def stopped(self, number, *batch, **more):
         if number == step:
             raise KeyboardInterrupt
-        return original(self, number, mel, features, *more)
+        return original(self, number, *batch, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", stopped)

@@ -11,6 +11,8 @@ from training import read_log, read_run
 
 import reclap
 from reclap.checkpoints import model_folder
+from reclap.errors import FormatError
+from reclap.io import manifest
 from reclap.training import loop
 from reclap.training.sections import Loss
 
@@ -122,6 +124,78 @@ def test_a_trained_text_tower_hears_of_negatives(plan, tmp_path):
     recipe = plan(data={"negatives": 2, "modules": 1}, train={"text": "trained"})
     result = loop.train(recipe, tmp_path)
     assert np.isfinite(result.loss)
+
+
+@pytest.fixture(scope="module")
+def teacher(sounds, small_folder, tmp_path_factory):
+    """Return a model that knows the sounds a little, and is wider than the student."""
+    model = {"dim": 28}
+    recipe = training.recipe(sounds, small_folder, model=model, run={"steps": 30})
+    return loop.train(recipe, tmp_path_factory.mktemp("teacher")).folder
+
+
+def test_a_student_comes_closer_to_its_teacher(plan, teacher, tmp_path):
+    known = reclap.load(teacher, threads=1)
+    files = [row.path for row in manifest.read(plan().data.manifest)]
+    texts = ["the horn low", "the bell high", "wind low told again"]
+
+    def apart(folder):
+        model = reclap.load(folder, threads=1)
+        logits = [10 * m.embed_audio(files) @ m.embed_text(texts).T for m in (model, known)]
+        p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in logits)
+        return np.abs(p - q).mean()
+
+    loss = {"teacher": str(teacher), "distillation": 5.0}
+    run = {"steps": 40, "save_first": True, "keep": 50, "save_every": 40}
+    loop.train(plan(loss=loss, run=run, eval={"every": 20, "captions": True}), tmp_path)
+    assert apart(tmp_path / "last") < apart(tmp_path / "step-0000000000")
+    assert {"teacher-sounds.store", "teacher-texts.store"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_a_run_with_a_teacher_resumes_bit_for_bit(plan, teacher, tmp_path, monkeypatch):
+    recipe = plan(loss={"teacher": str(teacher)}, data={"negatives": 1}, run={"piece": 2})
+    loop.train(recipe, tmp_path / "whole")
+    run_until(recipe, tmp_path / "killed", 7, monkeypatch)
+    loop.train(recipe, tmp_path / "killed", resume=True)
+    assert read_run(tmp_path / "whole") == read_run(tmp_path / "killed")
+
+
+def test_pieces_give_the_loss_of_the_whole_batch_with_a_teacher(plan, teacher, tmp_path):
+    losses = []
+    for piece in (0, 2):
+        recipe = plan(
+            loss={"teacher": str(teacher)},
+            data={"negatives": 1, "modules": 1},
+            run={"steps": 1, "piece": piece},
+        )
+        loop.train(recipe, tmp_path / str(piece))
+        losses.append(steps(tmp_path / str(piece))[0])
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
+    assert losses[0]["grad_norm"] == pytest.approx(losses[1]["grad_norm"], rel=1e-4)
+
+
+def test_weight_of_the_teacher_counts(plan, teacher, tmp_path):
+    found = []
+    for weight in (0.5, 1.0, 1.5):
+        loss = {"teacher": str(teacher), "distillation": weight}
+        loop.train(plan(loss=loss, run={"steps": 1}), tmp_path / str(weight))
+        found.append(steps(tmp_path / str(weight))[0]["loss"])
+    loop.train(plan(run={"steps": 1}), tmp_path / "alone")
+    alone = steps(tmp_path / "alone")[0]["loss"]
+    assert found == pytest.approx([alone + w * (found[1] - alone) for w in (0.5, 1, 1.5)], rel=1e-4)
+    assert found[1] > alone
+
+
+def test_mixtures_with_a_teacher_are_refused(plan, teacher, tmp_path):
+    with pytest.raises(FormatError, match=r"loss\.teacher: data\.mixtures is 2"):
+        loop.train(plan(loss={"teacher": str(teacher)}, data={"mixtures": 2}), tmp_path)
+
+
+def test_another_teacher_is_another_run(plan, teacher, small_folder, tmp_path):
+    loop.train(plan(loss={"teacher": str(teacher)}, run={"steps": 1}), tmp_path)
+    other = plan(loss={"teacher": str(small_folder)}, run={"steps": 1})
+    with pytest.raises(FormatError, match=r"a run of another recipe.*loss\.teacher"):
+        loop.train(other, tmp_path, resume=True)
 
 
 def test_first_scale():

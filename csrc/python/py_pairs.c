@@ -65,7 +65,7 @@ void rc_py_free_targets(rc_py_targets *a)
     Py_XDECREF(a->text);
 }
 
-/* Embeddings of a teacher: a pair of arrays, or None. */
+/* Embeddings of a teacher: a pair of arrays, or None; an empty pair: losses go without. */
 int rc_py_set_teacher(rc_py_targets *a, PyObject *teacher)
 {
     if (teacher == NULL || teacher == Py_None) return 0;
@@ -73,6 +73,8 @@ int rc_py_set_teacher(rc_py_targets *a, PyObject *teacher)
         PyErr_SetString(PyExc_TypeError, "teacher: expected a pair of arrays (audio, text)");
         return -1;
     }
+    a->without_teacher = PyTuple_GET_SIZE(teacher) == 0;
+    if (a->without_teacher) return 0;
     return PyArg_ParseTuple(teacher, "O&O&:teacher", rc_py_f32, &a->audio, rc_py_f32, &a->text)
                ? 0
                : -1;
@@ -91,6 +93,7 @@ int rc_py_set_targets(PyObject *object, rc_targets *targets, const rc_py_targets
     *targets = (rc_targets){.owner = a->owner == NULL ? NULL : PyArray_DATA(a->owner),
                             .role = a->role == NULL ? NULL : PyArray_DATA(a->role),
                             .teacher_audio = rc_py_data(a->audio),
-                            .teacher_text = rc_py_data(a->text)};
+                            .teacher_text = rc_py_data(a->text),
+                            .without_teacher = a->without_teacher};
     return 0;
 }

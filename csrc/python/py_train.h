@@ -28,6 +28,7 @@ void rc_py_free_pairs(rc_py_pairs *a);
 /* What the targets of a call lie in, and embeddings of a teacher: a pair of arrays, or None. */
 typedef struct {
     PyArrayObject *owner, *role, *audio, *text;
+    bool without_teacher;
 } rc_py_targets;
 
 int rc_py_set_teacher(rc_py_targets *a, PyObject *teacher);

@@ -55,7 +55,8 @@ static rc_loss_in loss_input(const rc_trainer *t, int64_t na, int64_t nt, const 
                         .bias = m->logit_bias < 0 ? 0 : p[m->logit_bias].x[0],
                         .teacher_a = targets->teacher_audio,
                         .teacher_t = targets->teacher_text,
-                        .teacher_log_scale = t->teacher_log_scale};
+                        .teacher_log_scale = t->teacher_log_scale,
+                        .without_teacher = targets->without_teacher};
 }
 
 static rc_status check_loss(const rc_trainer *t, const rc_loss_in *in)

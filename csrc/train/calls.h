@@ -27,6 +27,7 @@ typedef struct {
 typedef struct {
     const int32_t *owner, *role;
     const float *teacher_audio, *teacher_text;
+    bool without_teacher;
 } rc_targets;
 
 /* Loss and gradients of one batch. Nothing but the gradients changes. */

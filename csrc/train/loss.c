@@ -3,6 +3,8 @@
 
 #include "train/loss_inside.h"
 
+#include <string.h>
+
 static const rc_loss_kind *const KINDS[] = {
     [RC_LOSS_CONTRASTIVE] = &rc_contrastive_kind,
     [RC_LOSS_SIGMOID] = &rc_sigmoid_kind,
@@ -23,7 +25,7 @@ static rc_status check_term(const rc_loss_term *term, const rc_loss_size *size,
     if (kind == NULL)
         return rc_fail(RC_EINVAL, "loss: there is no kind %lld", (long long)term->kind);
     bool given = size->teacher > 0 && in->teacher_a != NULL && in->teacher_t != NULL;
-    if (kind->teacher && !given)
+    if (kind->teacher && !given && !in->without_teacher)
         return rc_fail(RC_EINVAL, "loss: %s needs the embeddings of a teacher", kind->name);
     return RC_OK;
 }
@@ -85,12 +87,18 @@ rc_status rc_losses_plan(rc_losses *k, rc_plan *plan, const rc_loss_term *term, 
     return RC_OK;
 }
 
+static bool left_out(const rc_losses *k, int i, const rc_loss_in *in)
+{
+    return in->without_teacher && rc_loss_kind_of(k->term[i].kind)->teacher;
+}
+
 double rc_losses_forward(const rc_losses *k, const rc_run *run, const rc_loss_in *in)
 {
     double sum = 0;
     for (int i = 0; i < k->count; i++)
-        sum += (double)k->term[i].weight *
-               rc_loss_kind_of(k->term[i].kind)->forward(k->body[i], run, in);
+        if (!left_out(k, i, in))
+            sum += (double)k->term[i].weight *
+                   rc_loss_kind_of(k->term[i].kind)->forward(k->body[i], run, in);
     return sum;
 }
 
@@ -108,20 +116,26 @@ void rc_losses_backward(const rc_losses *k, const rc_run *run, const rc_loss_out
                         const rc_loss_in *in)
 {
     int64_t na = k->size.na * k->size.c, nt = k->size.nt * k->size.c;
+    bool begun = false;
     for (int i = 0; i < k->count; i++) {
+        if (left_out(k, i, in)) continue;
         float weight = k->term[i].weight, dscale = 0, dbias = 0;
         rc_loss_out one = {out->da, out->dt, &dscale, &dbias};
-        if (i > 0) one.da = run->scratch + k->da;
-        if (i > 0) one.dt = run->scratch + k->dt;
+        if (begun) one.da = run->scratch + k->da;
+        if (begun) one.dt = run->scratch + k->dt;
         rc_loss_kind_of(k->term[i].kind)->backward(k->body[i], run, &one, in);
         if (out->dscale != NULL) *out->dscale += weight * dscale;
         if (out->dbias != NULL) *out->dbias += weight * dbias;
-        if (i == 0) {
-            scale(out->da, na, weight);
-            scale(out->dt, nt, weight);
-        } else {
+        if (begun) {
             add(out->da, one.da, na, weight);
             add(out->dt, one.dt, nt, weight);
+        } else {
+            scale(out->da, na, weight);
+            scale(out->dt, nt, weight);
         }
+        begun = true;
     }
+    if (begun) return;
+    memset(out->da, 0, (size_t)na * sizeof(float));
+    memset(out->dt, 0, (size_t)nt * sizeof(float));
 }

@@ -35,6 +35,7 @@ typedef struct {
     float log_scale, bias;
     const float *teacher_a, *teacher_t;
     float teacher_log_scale;
+    bool without_teacher; /* leave out the terms that need one */
 } rc_loss_in;
 
 /* da (na, c), dt (nt, c) are overwritten; dscale, of log_scale, and dbias are added to, or NULL. */

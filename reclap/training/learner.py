@@ -25,6 +25,7 @@ from reclap.training.recipe import Recipe
 from reclap.training.rng import INIT, generator
 from reclap.training.schedule import learning_rate
 from reclap.training.sections import Loss
+from reclap.training.teacher import Teacher
 from reclap.training.tokens import Tokens
 
 __all__ = ["STATE", "Learner", "initial_values"]
@@ -33,7 +34,7 @@ __all__ = ["STATE", "Learner", "initial_values"]
 STATE = "state.safetensors"
 
 
-_LOSSES = ("contrastive", "sigmoid")  # as the core counts them
+_LOSSES = ("contrastive", "sigmoid", "distillation")  # as the core counts them
 _BIAS = "logit_bias"  # of the loss: a model keeps it in its configuration
 _OF_LOSS = "logit_"  # how the names of its parameters begin
 _POSITIONS = ("relative_position_bias_table", "pos_embed")
@@ -117,6 +118,8 @@ class Learner:
         Step at which the schedule of the learning rate begins.
     adapter : AdapterConfig, optional
         What the adapters of the recipe are made for.
+    teacher : Teacher, optional
+        The teacher of the recipe.
 
     Attributes
     ----------
@@ -131,6 +134,7 @@ class Learner:
         threads: int,
         start: int = 0,
         adapter: AdapterConfig | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config, self.recipe, self.start = config, recipe, start
         self._adapter = adapter
@@ -148,9 +152,20 @@ class Learner:
             lora.freeze_base(rate, self.names, recipe.lora)
         dtype = choose_dtype(recipe.run.precision)
         losses = [(_LOSSES.index(recipe.loss.kind), 1.0)]
+        if teacher is not None:
+            losses.append((_LOSSES.index("distillation"), recipe.loss.distillation))
+        width, log_scale = (0, 0.0) if teacher is None else (teacher.width, teacher.log_scale)
         again = recipe.run.checkpointing
         self._trainer = core.Trainer(
-            trained, threads, rate, decay, losses, dtype=dtype, checkpointing=again
+            trained,
+            threads,
+            rate,
+            decay,
+            losses,
+            width,
+            log_scale,
+            dtype=dtype,
+            checkpointing=again,
         )
         self.piece = 0  # clips that go through the towers at a time; 0: all of a batch
         self._values = self._trainer.buffers(0)
@@ -200,11 +215,13 @@ class Learner:
         owner: npt.NDArray[np.int32] | None = None,
         role: npt.NDArray[np.int32] | None = None,
         longer: npt.NDArray[np.bool_] | None = None,
+        teacher: tuple[Floats, Floats] | None = None,
     ) -> dict[str, float]:
         """Take one step; return loss, learning rate, gradient norm and logit scale.
 
         Texts belong to the clips that `owner` says, as what `role` says; without it text i belongs
-        to clip i. `longer` says which clips have all four log-mels of fusion.
+        to clip i. `longer` says which clips have all four log-mels of fusion; `teacher` has
+        a teacher's embeddings of clips and texts.
         """
         optim = self.recipe.optim
         lr = learning_rate(step - self.start, self.recipe.run.steps - self.start, optim)
@@ -218,12 +235,14 @@ class Learner:
             "coupled": optim.algorithm == "adam",
         }
         seed, trainer = self.recipe.run.seed, self._trainer
-        batch = Whole(mel, features, owner, role, longer).ordered()  # draws know their place in it
+        batch = Whole(mel, features, owner, role, longer, teacher)
+        batch = batch.ordered()  # draws know their place in it
         if 0 < self.piece < len(mel):
             loss = gradients(trainer, batch, self.piece, seed, step)
             found = {"loss": loss, **trainer.update(step, **how)}
         else:
             targets: dict[str, Any] = {"owner": batch.owner, "role": batch.role}
+            targets["teacher"] = batch.teacher
             found = trainer.step(mel, batch.features, seed, step, **how, longer=longer, **targets)
         weight = np.float32(1 - min(optim.ema, (1 + step) / (10 + step)))  # with a warm-up
         for mean, value in zip(self._ema, self._values, strict=False):
@@ -267,14 +286,17 @@ class Learner:
         ]
 
     def loss(self, audio: Floats, text: Floats) -> float:
-        """Return the loss of pairs of embeddings (b, dim), with the EMA temperature."""
+        """Return the loss of pairs of embeddings (b, dim), with the EMA temperature.
+
+        It is without that of a teacher.
+        """
         values = zip(self.names, self._values, strict=True)
         kept = {name: x for name, x in values if name.startswith(_OF_LOSS)}
         trained = {name: x.copy() for name, x in kept.items()}
         for name, x in kept.items():
             x[...] = self._kept()[name]
         try:
-            found: float = self._trainer.loss(audio, text)[0]
+            found: float = self._trainer.loss(audio, text, teacher=())[0]
         finally:
             for name, x in kept.items():
                 x[...] = trained[name]

@@ -19,7 +19,7 @@ from reclap.errors import FormatError, shown_name
 from reclap.io import manifest
 from reclap.io.files import StrPath
 from reclap.io.manifest import Row
-from reclap.model.loading import locate
+from reclap.model.loading import load, locate
 from reclap.runtime.memory import available
 from reclap.runtime.threads import default_threads
 from reclap.training import initial, lora
@@ -38,6 +38,7 @@ from reclap.training.learner import Learner
 from reclap.training.recipe import Recipe, changes
 from reclap.training.running import Result, Running
 from reclap.training.sections import Data
+from reclap.training.teacher import Teacher
 from reclap.training.tensorboard import TensorBoard
 from reclap.training.text_encoder import TextEncoder
 from reclap.training.tokens import Tokeniser
@@ -141,7 +142,8 @@ def _train_into(
     made_for = None
     if recipe.lora.targets:
         made_for = lora.base_of(recipe.lora, config, known, source, text)
-    learner = Learner(config, recipe, threads, start, made_for)
+    teacher = _teacher(recipe, batches, out, threads, progress)
+    learner = Learner(config, recipe, threads, start, made_for, teacher)
     if made_for or not newest:  # checkpoints with adapters hold nothing of the base
         if source and known:
             _begin(learner, known, source, own_text=text == source)
@@ -166,7 +168,7 @@ def _train_into(
     exam = None
     if recipe.eval.every:
         exam = Evaluation.from_recipe(recipe, config, encoder, progress=progress)
-    run = Running(recipe, folder, text, identity, learner, exam, captions, callbacks)
+    run = Running(recipe, folder, text, identity, learner, exam, captions, teacher, callbacks)
     return run.go(batches, newest.step if newest else 0, progress=progress)
 
 
@@ -175,6 +177,23 @@ def _plan_memory(learner: Learner, data: Data, config: ClapConfig, out: Path) ->
     texts = data.batch * (data.captions + data.negatives + data.modules)
     found = learner.plan(data.batch, config.front.frames, texts, available())
     log.info("%s: %s", out, found)
+
+
+def _teacher(
+    recipe: Recipe, batches: Batches, out: Path, threads: int, progress: bool
+) -> Teacher | None:
+    """Return the teacher of a recipe, if it has one, with its embeddings of all sounds."""
+    if not recipe.loss.teacher:
+        return None
+    if recipe.data.mixtures:
+        raise FormatError(
+            f"loss.teacher: data.mixtures is {recipe.data.mixtures}, but a teacher knows sounds as "
+            "they are; expected 0"
+        )
+    model = load(recipe.loss.teacher, threads=threads)
+    return Teacher(
+        model, batches.rows, batches.texts(), out, errors=recipe.data.errors, progress=progress
+    )
 
 
 def _text_tower(recipe: Recipe, source: Path | None, out: Path, progress: bool) -> Path:

@@ -128,6 +128,8 @@ class Whole:
         Clip of each text, and what it is to it; see `reclap.training.data.Batch`.
     longer : ndarray of bool, optional
         Clips of which all log-mels of fusion count.
+    teacher : tuple of ndarray of float32, optional
+        A teacher's embeddings of the clips and of the texts.
     """
 
     mel: Floats
@@ -135,6 +137,7 @@ class Whole:
     owner: npt.NDArray[np.int32] | None = None
     role: npt.NDArray[np.int32] | None = None
     longer: npt.NDArray[np.bool_] | None = None
+    teacher: tuple[Floats, Floats] | None = None
 
     def ordered(self) -> "Whole":
         """Return the batch with its texts in the order of their clips."""
@@ -144,7 +147,10 @@ class Whole:
         order = np.argsort(owner, kind="stable")
         texts = features.take(order) if isinstance(features, Tokens) else features[order]
         role = None if role is None else role[order]
-        return dataclasses.replace(self, features=texts, owner=owner[order], role=role)
+        teacher = self.teacher and (self.teacher[0], self.teacher[1][order])
+        return dataclasses.replace(
+            self, features=texts, owner=owner[order], role=role, teacher=teacher
+        )
 
     def pieces(self, size: int) -> "list[_Piece]":
         """Return the pieces of `size` clips each, the last one smaller; texts are `ordered`."""
@@ -210,7 +216,7 @@ def gradients(trainer: core.Trainer, whole: Whole, size: int, seed: int, step: i
         found = trainer.embed(part.mel, part.features, seed, step, a, part.longer, c)
         made.append(found)
     audio, text = (np.concatenate(x) for x in zip(*made, strict=True))
-    loss, da, dt = trainer.loss(audio, text, whole.owner, whole.role)
+    loss, da, dt = trainer.loss(audio, text, whole.owner, whole.role, whole.teacher)
     if not math.isfinite(loss):
         raise ValueError(f"step {step}: loss {loss:g} is not finite; no update")
     for part in parts:

@@ -16,6 +16,7 @@ from reclap.errors import FormatError
 from reclap.io import files, manifest
 from reclap.io.files import StrPath
 from reclap.io.settings import Settings, from_mapping
+from reclap.model.loading import locate
 from reclap.training.augment import Augment
 from reclap.training.identity import (
     VERSION,
@@ -54,7 +55,12 @@ __all__ = [
 
 # Settings that hold a path, and settings that may change between a run and its continuation.
 _PATHS = (("data", "manifest"), ("data", "root"), ("eval", "manifest"))
-_MODELS = {"from": True, "text": False, "audio_from": True}  # names or folders; files, too?
+_MODELS = {  # names or folders; files, too?
+    ("model", "from"): True,
+    ("model", "text"): False,
+    ("model", "audio_from"): True,
+    ("loss", "teacher"): True,
+}
 _FREE = {
     "data": ("root", "threads", "ahead", "cache_mb"),
     "run": ("threads", "save_every", "save_first", "keep", "tensorboard", "piece", "checkpointing"),
@@ -216,6 +222,8 @@ class Recipe(Settings):
             del data["model"][key]
             if path is not None:
                 data["model"][key] = digest(*model_files(path))
+        if self.loss.teacher:
+            data["loss"]["teacher"] = digest(*model_files(locate(self.loss.teacher)))
         for section, keys in _FREE.items():
             for key in keys:
                 del data[section][key]
@@ -340,16 +348,14 @@ def _absolute(data: dict[str, Any], folder: Path) -> None:
         part = data.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str) and part[key]:
             part[key] = os.path.normpath(folder / part[key])
-    model = data.get("model")
-    if not isinstance(model, dict):
-        return
-    for key, may_be_file in _MODELS.items():
-        name = model.get(key)
-        if not isinstance(name, str) or not name:
+    for (section, key), may_be_file in _MODELS.items():
+        part = data.get(section)
+        name = part.get(key) if isinstance(part, dict) else None
+        if part is None or not isinstance(name, str) or not name:
             continue
         path = folder / name  # a folder of that name need not be a model's: "mini" is bundled
         if (path / model_folder.CONFIG).exists() or (may_be_file and path.is_file()):
-            model[key] = os.path.normpath(path)
+            part[key] = os.path.normpath(path)
 
 
 def _override(text: str) -> tuple[Sequence[str], Any]:

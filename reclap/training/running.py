@@ -35,6 +35,7 @@ from reclap.training.learner import STATE, Learner
 from reclap.training.recipe import Recipe
 from reclap.training.run_log import RunLog
 from reclap.training.signals import Signals
+from reclap.training.teacher import Teacher
 from reclap.training.tokens import Tokeniser
 
 __all__ = ["Result", "Running"]
@@ -93,12 +94,13 @@ class Running:
         learner: Learner,
         exam: Evaluation | None,
         captions: Captions | Tokeniser,
+        teacher: Teacher | None,
         callbacks: Callbacks,
     ) -> None:
         self._recipe, self._folder, self._identity = recipe, folder, identity
         self._text, self._link, self._saved = text, text.parent == folder.path, 0
         self._learner, self._exam, self._captions = learner, exam, captions
-        self._callbacks = callbacks
+        self._callbacks, self._teacher = callbacks, teacher
         newest = folder.newest
         state, where = (newest.best, str(newest.folder)) if newest else (None, "")
         self._best = Best.of_state(state, recipe.eval.best, where)
@@ -158,8 +160,11 @@ class Running:
         texts = self._captions(batch.texts)
         plain = len(batch.texts) == len(batch.mel)
         owner, role = (None, None) if plain else (batch.owner, batch.role)
+        taught = {"teacher": self._teacher(batch.rows, batch.texts)} if self._teacher else {}
         try:
-            made = self._learner.step(batch.step, batch.mel, texts, owner, role, batch.longer)
+            made = self._learner.step(
+                batch.step, batch.mel, texts, owner, role, batch.longer, **taught
+            )
         except ValueError as error:
             clips = _clips(batch, batches)
             self._log.write({"step": batch.step + 1, "failed": one_line(error), "batch": clips})

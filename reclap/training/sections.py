@@ -336,6 +336,12 @@ class Loss(Settings):
         (CLIP, LAION-CLAP), or 10 for the sigmoid loss (SigLIP, open_clip).
     bias : float
         Where the learned bias of logits begins; of the sigmoid loss alone.
+    teacher : str
+        A model to learn from, anything that `reclap.load` takes: its softmax over the texts and
+        clips of a batch is a further target (open_clip's DistillClipLoss). Its embeddings of whole
+        sounds and of texts are computed once. Empty: none.
+    distillation : float
+        Weight of the teacher's loss beside the other.
 
     Raises
     ------
@@ -351,6 +357,8 @@ class Loss(Settings):
     kind: Literal["contrastive", "sigmoid"] = "contrastive"
     scale: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     bias: Annotated[float, msgspec.Meta(ge=-1000, le=1000)] = -10.0
+    teacher: str = ""
+    distillation: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
 
     @property
     def initial_scale(self) -> float:
