@@ -12,7 +12,7 @@ from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.io.manifest import Caption
 from reclap.training.augment import Augment, compose
-from reclap.training.texts import NEGATIVE, OWN, SHARED
+from reclap.training.texts import NEGATIVE, OWN, SHARED, _composed
 
 PLAIN = {"batch": 5, "mixtures": 0, "per_group": 0}
 
@@ -116,6 +116,15 @@ def test_a_mixture_has_its_parts_and_what_is_wrong_of_it(rows, compositions):
             }
             ((a, b, kind),) = [key for key, text in of.items() if text == caption]
             assert set(texts[NEGATIVE]) == {of[a, b, not kind], of[b, a, True]}
+
+
+def test_a_mixture_of_like_sounds_is_not_its_own_negative():
+    """The other order says the same."""
+    for sequence in (False, True):
+        said = _composed(("A dog barks.", "A dog barks."), sequence)
+        assert said.modules == ("A dog barks.",)
+        assert len(said.negatives) == 1
+        assert said.caption not in said.negatives
 
 
 def test_known_texts_are_all_that_are_drawn(rich):

@@ -14,6 +14,7 @@ from reclap.checkpoints import model_folder
 from reclap.errors import FormatError
 from reclap.io import manifest
 from reclap.training import loop
+from reclap.training.pieces import Whole
 from reclap.training.sections import Loss
 
 SIGMOID = {"kind": "sigmoid"}
@@ -172,6 +173,18 @@ def test_pieces_give_the_loss_of_the_whole_batch_with_a_teacher(plan, teacher, t
         losses.append(steps(tmp_path / str(piece))[0])
     assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
     assert losses[0]["grad_norm"] == pytest.approx(losses[1]["grad_norm"], rel=1e-4)
+
+
+def test_a_teachers_texts_keep_to_their_texts(rng):
+    owner, role = np.array([0, 1, 1, 0], np.int32), np.arange(4, dtype=np.int32) % 3
+    texts = rng.standard_normal((4, 3)).astype(np.float32)
+    sounds = rng.standard_normal((2, 5)).astype(np.float32)
+    batch = Whole(np.zeros((2, 1, 1), np.float32), texts, owner, role, None, (sounds, texts + 1))
+    ordered = batch.ordered()
+    np.testing.assert_array_equal(ordered.owner, [0, 0, 1, 1])
+    np.testing.assert_array_equal(ordered.role, [0, 0, 1, 2])
+    np.testing.assert_array_equal(ordered.teacher[1], ordered.features + 1)
+    np.testing.assert_array_equal(ordered.teacher[0], sounds)
 
 
 def test_weight_of_the_teacher_counts(plan, teacher, tmp_path):
