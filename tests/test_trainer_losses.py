@@ -155,3 +155,22 @@ def test_memory_of_a_call_is_measured_without_taking_it(rng):
     ):
         with pytest.raises(ValueError, match=message):
             tuned.measure(**size | change)
+
+
+def test_a_loss_may_go_without_its_teacher(rng):
+    """An evaluation has no embeddings of one."""
+    model = model_with_bias(rng)
+    audio, text = (rng.standard_normal((3, 20)).astype(np.float32) for _ in range(2))
+    teacher = tuple(rng.standard_normal((3, 7)).astype(np.float32) for _ in range(2))
+    trainer = core.Trainer(model, 1, losses=[(DISTILLATION, 1.0), (SIGMOID, 2.0)], teacher=7)
+    both = trainer.loss(audio, text, teacher=teacher)[0]
+    without, da, _ = trainer.loss(audio, text, teacher=())
+    with pytest.raises(ValueError, match="needs the embeddings of a teacher"):
+        trainer.loss(audio, text)
+    del trainer
+    alone, da_alone, _ = core.Trainer(model, 1, losses=[(SIGMOID, 2.0)]).loss(audio, text)
+    assert without == alone != both
+    np.testing.assert_array_equal(da, da_alone)
+    nothing = core.Trainer(model, 1, losses=[(DISTILLATION, 1.0)], teacher=7)
+    loss, da, dt = nothing.loss(audio, text, teacher=())
+    assert not np.any([loss, *da.ravel(), *dt.ravel()])
