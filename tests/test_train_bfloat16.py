@@ -149,6 +149,15 @@ def test_products_take_the_values_of_the_last_update():
     assert second.gradients(*pairs, 3, 2)["loss"] == first.gradients(*pairs, 3, 2)["loss"] != stale
 
 
+def test_measured_memory_holds_the_copies_of_weights():
+    narrow, wide = same(WIDE, {"dtype": "bfloat16"}, {"dtype": "float32"})
+    size = {"clips": 12, "frames": 64, "texts": 12, "tokens": 0, "longest": 0, "na": 12, "nt": 12}
+    scratch, buffers = zip(*(t.measure(**size) for t in (narrow, wide)), strict=True)
+    weights = sum(x.nbytes for x in narrow.buffers(0) if x.ndim == 2)
+    assert 0.8 * weights < buffers[0] - buffers[1] <= weights
+    assert scratch[0] > scratch[1]  # factors that are kept rounded
+
+
 def test_masters_stay_float32():
     """An update far below bfloat16's spacing is kept."""
     (t,) = same(WIDE, {})

@@ -95,7 +95,7 @@ rc_status rc_context_measure(rc_context *c, int64_t *floats, const rc_plan_key *
     void *body;
     RC_TRY(rc_plan_new(&plan, c->dnn, c->plans.type));
     rc_status status = make(&body, plan, key, arg);
-    *floats = rc_plan_floats(plan);
+    *floats = rc_plan_floats(plan) + rc_plan_turn_floats(plan);
     rc_plan_free(plan);
     return status;
 }

@@ -23,6 +23,12 @@ void rc_param_lower_again(rc_param *p, rc_dnn *dnn, int worker)
     }
 }
 
+int64_t rc_param_low_bytes(const rc_param *p)
+{
+    int64_t copies = (p->low[0] != NULL) + (p->back[0] != NULL);
+    return copies * p->count * (int64_t)sizeof(uint16_t);
+}
+
 void rc_param_raise(rc_param *p)
 {
     for (int i = 0; i < 2; i++) {

@@ -14,6 +14,8 @@ rc_status rc_param_lower(rc_param *p, rc_dnn *dnn, const float *x, bool back);
 /* New values of a parameter in them, by a worker. */
 void rc_param_lower_again(rc_param *p, rc_dnn *dnn, int worker);
 
+int64_t rc_param_low_bytes(const rc_param *p); /* of both, about */
+
 /* Free them. */
 void rc_param_raise(rc_param *p);
 

@@ -144,6 +144,12 @@ rc_status rc_plan_turns(rc_plan *plan, const rc_turns **out, rc_turns_of owners,
     return RC_OK;
 }
 
+int64_t rc_plan_turn_floats(const rc_plan *plan)
+{
+    int64_t workers = plan->turns[RC_TURNS_WORKERS].size * rc_plan_threads(plan);
+    return plan->turns[RC_TURNS_ALL].size + workers;
+}
+
 rc_shares rc_plan_shares(rc_plan *plan, int64_t owners, int64_t count)
 {
     int64_t size = rc_whole_lines(count), all;

@@ -36,10 +36,10 @@ typedef struct {
 } rc_turns;
 
 rc_status rc_plan_turns(rc_plan *plan, const rc_turns **out, rc_turns_of owners, int64_t count);
+int64_t rc_plan_turn_floats(const rc_plan *plan); /* of all owners */
 
-/* Where `count` floats of scratch lie, in floats behind its beginning, on a cache line of their
- * own. What was taken since a mark can be given to others by going back to it. Sizes that nobody
- * has count as 2^58 floats. */
+/* Where `count` floats of scratch begin, on a cache line of their own. What was taken since a mark
+ * can be given to others by going back to it. Sizes that nobody has count as 2^58 floats. */
 int64_t rc_plan_take(rc_plan *plan, int64_t count);
 int64_t rc_whole_lines(int64_t count); /* the floats of the cache lines that so many fill */
 int64_t rc_plan_mark(const rc_plan *plan);

@@ -1,6 +1,7 @@
 /* The calls of a step as others see them: what they check, who works with a trainer. */
 #include "train/calls.h"
 
+#include "layers/low.h"
 #include "train/trainer_inside.h"
 
 #include <math.h>
@@ -307,6 +308,8 @@ rc_status rc_trainer_measure(rc_trainer *t, int64_t *scratch, int64_t *buffers,
     trainer_call call = {.size = size, .scratch = scratch};
     RC_TRY(reading(t, measure_work, &call));
     *buffers = (t->size + (RC_TRAINER_BUFFERS - 1) * t->learned) * (int64_t)sizeof(float);
+    for (int64_t i = 0; i < t->model->params.count; i++)
+        *buffers += rc_param_low_bytes(&t->model->params.item[i]);
     return rc_mul(scratch, *scratch, (int64_t)sizeof(float));
 }
 
