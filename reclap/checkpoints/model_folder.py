@@ -95,8 +95,11 @@ def is_foreign(path: Path) -> bool:
     return config.is_file() and "model_type" in files.read_json(config)
 
 
-def require_own(folder: Path, format: Literal["reclap", "hf"]) -> None:
-    """Raise FileExistsError for a folder whose config.json is not that of a model of a format."""
+def require_own(folder: Path, format: Literal["reclap", "hf", "laion"]) -> None:
+    """Raise FileExistsError for a folder whose config.json is not that of a model of a format.
+
+    LAION-CLAP's has none.
+    """
     path = folder / CONFIG
     if not path.exists():
         return
@@ -105,7 +108,7 @@ def require_own(folder: Path, format: Literal["reclap", "hf"]) -> None:
     except FormatError:
         said = {}
     key, value = ("model_type", "clap") if format == "hf" else ("format", FORMAT)
-    if said.get(key) != value:
+    if format == "laion" or said.get(key) != value:
         raise FileExistsError(
             f"{path}: is of something else, which is not replaced unless asked for (overwrite)"
         )

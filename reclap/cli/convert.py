@@ -1,4 +1,4 @@
-"""``reclap convert``: convert a checkpoint to a model folder, ours or transformers'."""
+"""``reclap convert``: convert a checkpoint to a folder of ours, transformers or LAION-CLAP."""
 
 import argparse
 
@@ -11,15 +11,16 @@ __all__ = ["add_convert"]
 def add_convert(commands: Commands) -> None:
     """Add the command."""
     p = commands.add_parser(
-        "convert", help="convert a model to a folder of ours or of transformers"
+        "convert", help="convert a model to a folder of ours, transformers or LAION-CLAP"
     )
     p.add_argument("model", metavar="SRC", help="name, folder, file, or hf:ORG/NAME of the hub")
     p.add_argument("out", metavar="DST", type=options.named_path, help="folder to write")
     p.add_argument(
         "--format",
-        choices=("reclap", "hf"),
+        choices=("reclap", "hf", "laion"),
         default="reclap",
-        help="model folder of ours, or of transformers' ClapModel (default: reclap)",
+        help="model folder of ours, of transformers' ClapModel, or model.pt of LAION-CLAP and "
+        "ReCLAP (default: reclap)",
     )
     options.add_loading(p)
     options.add_threads(p)

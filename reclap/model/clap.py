@@ -159,18 +159,20 @@ class Model(ZeroShotClassifier):
     def save(
         self,
         folder: StrPath,
-        format: Literal["reclap", "hf"] = "reclap",
+        format: Literal["reclap", "hf", "laion"] = "reclap",
         *,
         overwrite: bool = False,
     ) -> None:
-        """Write the model as a folder that `load` takes.
+        """Write the model as a folder that `load` takes, or one with a file that it takes.
 
         Parameters
         ----------
         folder : path
             Created if absent; in one that holds a model of the same format its files are replaced.
-        format : {"reclap", "hf"}
-            Ours, or transformers' ClapModel, whose `from_pretrained` gives the same embeddings.
+        format : {"reclap", "hf", "laion"}
+            Ours; transformers' ClapModel, whose `from_pretrained` gives the same embeddings; or
+            ``model.pt``, the checkpoint of LAION-CLAP and ReCLAP that laion_clap's ``load_ckpt``
+            takes.
         overwrite : bool
             Replace a config.json of something else, too.
 
@@ -181,15 +183,15 @@ class Model(ZeroShotClassifier):
         OSError
             If it cannot be written; what was there before remains.
         FormatError
-            If the model is no ClapModel, with every reason.
+            If the model does not fit the format, with every reason.
         ReclapError
             If it was loaded in another type than float32, or without the tokenizer that a folder
             of ours holds.
         ValueError
             For another format.
         """
-        if format not in ("reclap", "hf"):
-            raise ValueError(f"format is {format!r}, expected reclap or hf")
+        if format not in ("reclap", "hf", "laion"):
+            raise ValueError(f"format is {format!r}, expected reclap, hf or laion")
         values = self._weights.require_exact()
         if not overwrite:
             model_folder.require_own(Path(folder), format)
@@ -198,6 +200,10 @@ class Model(ZeroShotClassifier):
             from reclap.checkpoints.families import hf_export  # here, because it takes a while
 
             hf_export.write(Path(folder), self.config, values, tokenizer)
+        elif format == "laion":
+            from reclap.checkpoints.families import laion_export
+
+            laion_export.write(Path(folder), self.config, values, tokenizer)
         elif tokenizer is None:
             raise ReclapError(
                 f"{self._source}: a model folder holds a tokenizer, and there is none beside "

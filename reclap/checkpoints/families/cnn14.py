@@ -9,7 +9,7 @@ from reclap.checkpoints.lazy import Lazy, Stored, Tensors
 from reclap.config.towers import Cnn14Config
 from reclap.errors import FormatError, shown_name
 
-__all__ = ["config_of", "from_panns", "is_cnn14"]
+__all__ = ["BLOCKS", "channels_first", "config_of", "from_panns", "is_cnn14"]
 
 BLOCKS = 6  # no other of the PANNs has six
 
@@ -62,6 +62,17 @@ def _channels_last(kernel: Stored) -> Lazy:
         (n, high, wide, c),
         kernel.dtype,
         lambda: np.ascontiguousarray(np.asarray(kernel).transpose(0, 2, 3, 1)),
+        [kernel],
+    )
+
+
+def channels_first(kernel: Stored) -> Lazy:
+    """Return a kernel of ours (out, 3, 3, in) as upstream keeps it, (out, in, 3, 3)."""
+    n, high, wide, c = kernel.shape
+    return Lazy(
+        (n, c, high, wide),
+        kernel.dtype,
+        lambda: np.ascontiguousarray(np.asarray(kernel).transpose(0, 3, 1, 2)),
         [kernel],
     )
 

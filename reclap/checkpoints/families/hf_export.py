@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reclap.checkpoints import model_folder
-from reclap.checkpoints.families import htsat_names, text_names
+from reclap.checkpoints.families import htsat_buffers, htsat_names, text_names
 from reclap.checkpoints.families.hf_clap import EXTRACTOR
 from reclap.checkpoints.families.hf_config import EPS, Extractor, described
 from reclap.checkpoints.lazy import Stored, Tensors
@@ -36,7 +36,6 @@ _FREE = {
     "max_tokens",
 }
 _SPECIAL = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "unk": "<unk>"}
-_FUSED_NORMS = ("local_att.1", "local_att.4", "global_att.2", "global_att.5")
 
 
 def misfits(config: ClapConfig) -> list[str]:
@@ -189,20 +188,12 @@ def _buffers(config: ClapConfig) -> dict[str, Stored]:
         "text_model.embeddings.token_type_ids": np.zeros_like(positions),
         f"{encoder}batch_norm.num_batches_tracked": np.zeros((), np.int64),
     }
-    for norm in _FUSED_NORMS if tower.fusion else ():
+    for norm in htsat_buffers.FUSED_NORMS if tower.fusion else ():
         name = f"{encoder}patch_embed.fusion_model.{norm}.num_batches_tracked"
         out[name] = np.zeros((), np.int64)
-    index = _relative_index(tower.window)
+    index = htsat_buffers.relative_index(tower.window)
     for stage, depth in enumerate(tower.depths):
         for block in range(depth):
             at = f"{encoder}layers.{stage}.blocks.{block}.attention.self."
             out[f"{at}relative_position_index"] = index
     return out
-
-
-def _relative_index(window: int) -> Stored:
-    """Return the row of the bias table for each pair of tokens of a window."""
-    y, x = np.divmod(np.arange(window * window, dtype=np.int64), window)
-    down, right = (np.subtract.outer(axis, axis) + window - 1 for axis in (y, x))
-    index: Stored = down * (2 * window - 1) + right
-    return index

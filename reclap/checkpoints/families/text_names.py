@@ -12,7 +12,16 @@ from collections.abc import Mapping
 from reclap.checkpoints.lazy import Stored, Tensors, joined, split
 from reclap.errors import FormatError, shown_names
 
-__all__ = ["from_bert", "from_clip", "from_gpt2", "from_roberta", "from_t5", "to_roberta"]
+__all__ = [
+    "from_bert",
+    "from_clip",
+    "from_gpt2",
+    "from_roberta",
+    "from_t5",
+    "to_clip",
+    "to_roberta",
+    "to_t5",
+]
 
 
 BRANCH = "text_branch."
@@ -231,13 +240,31 @@ def from_clip(tensors: Tensors) -> dict[str, Stored]:
 
 def to_roberta(tensors: Tensors) -> dict[str, Stored]:
     """Return a tower as a ``RobertaModel`` names it; the inverse of `from_roberta`."""
+    return _renamed_back(tensors, _ROBERTA)
+
+
+def to_t5(tensors: Tensors) -> dict[str, Stored]:
+    """Return a tower as a T5 encoder names it, the token table by both names; of `from_t5`."""
+    gated = f"{BRANCH}layers.0.mlp.gate.weight" in tensors
+    return _renamed_back(tensors, _T5 if gated else _T5_PLAIN)
+
+
+def to_clip(tensors: Tensors) -> dict[str, Stored]:
+    """Return a tower as OpenAI's CLIP names it; the inverse of `from_clip`."""
+    return _renamed_back(tensors, _CLIP_OPEN)
+
+
+def _renamed_back(tensors: Tensors, layout: Layout) -> dict[str, Stored]:
+    """Return a tower by upstream's names; one with several names comes by each."""
     renamed: dict[str, Stored] = {}
     for ours, x in tensors.items():
         name = ours.removeprefix(BRANCH)
         found = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
-        at = _ROBERTA.layer.format(found[1]) if found else ""
-        theirs = _ROBERTA.inside[found[2]] if found else _ROBERTA.outside[name][:1]
-        renamed |= zip((at + n for n in theirs), split(x, len(theirs)), strict=True)
+        if found:
+            theirs = [layout.layer.format(found[1]) + n for n in layout.inside[found[2]]]
+            renamed |= zip(theirs, split(x, len(theirs)), strict=True)
+        else:
+            renamed |= dict.fromkeys(layout.outside[name], x)
     return renamed
 
 
