@@ -205,6 +205,41 @@ def limit(case: str, dtype: str, threads: int, quick: bool) -> tuple[float, floa
     return 3 * sum(2e-9 * m * k * n for m, k, n in shapes) / rate, rate
 
 
+def make_roberta(lengths: list[int], threads: int) -> common.Call:
+    """Return a step of RoBERTa, beside a small frozen audio tower, on texts of these lengths."""
+    from reclap.config.towers import TextConfig
+    from reclap.runtime.libraries import core
+
+    config = make_config(False, False, True)
+    config = dataclasses.replace(config, text=TextConfig.preset("roberta-base"), text_head="mlp")
+    model = core.Model(**config.core_arguments(with_text=True))
+    rng, values = np.random.default_rng(0), []
+    for _, shape, kind in model.parameters():
+        x = np.ones(shape, np.float32)
+        values.append(x if kind else rng.standard_normal(shape, dtype=np.float32) * 0.02)
+    model.bind(values)
+    rates = [float(n.startswith("text")) for n, _, _ in model.parameters()]
+    trainer, count = core.Trainer(model, threads, rates), len(lengths)
+    ids = rng.integers(3, 50000, sum(lengths)).astype(np.int32)
+    texts = ids, np.cumsum([0, *lengths]).astype(np.int32)
+    mel = hub_peer.log_mels(count, config.front.frames, config.front.mels)
+    return lambda: trainer.gradients(mel, texts, 0, 0)["loss"]
+
+
+def ragged(threads: int, rounds: int) -> None:
+    """Print the time of captions at their own lengths, as a share of the same padded to 77."""
+    config = bench_text_tower.config_of("roberta-base", False)
+    texts = bench_text_tower.texts_of("roberta-base", config, False)
+    if texts is None:
+        print("  captions of unequal length: left out, none beside the checkout")
+        return
+    lengths = [len(x) for x in texts[:32]]
+    own, full = (make_roberta(x, threads) for x in (lengths, [TOKENS] * len(lengths)))
+    share = timed(own, rounds) / timed(full, rounds)
+    mean = statistics.mean(lengths)
+    print(f"  RoBERTa, captions of {mean:.1f} tokens: {share:.2f} of the same padded to {TOKENS}")
+
+
 def timed(run: common.Call, rounds: int) -> float:
     """Return the median of some rounds, in seconds."""
     found = []
@@ -251,6 +286,8 @@ def main(argv: list[str] | None = None) -> int:
             part()
             print(f"  {kind}: {timed(part, args.rounds) / whole:.2f} of the whole step")
             del part
+    if not args.quick and args.only in "RoBERTa" and args.dtype == "float32":
+        ragged(args.threads, args.rounds)
     return 0
 
 
