@@ -1,6 +1,10 @@
 /* Low-rank updates of linear layers, forward and backward. */
 #include "layers/adapter.h"
 
+#include "kernels/act.h"
+
+#include <string.h>
+
 static void scale_all(float *x, float scale, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) x[i] *= scale;
@@ -60,17 +64,12 @@ void rc_adapter_run(const rc_adapter *l, int worker, float *y, const float *x, i
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-enum { SLICES = 8, SLICE_UNIT = 16 };
+enum { GROUPS = 16, PIECE = 4096 };
 
-static int64_t slice_of(int64_t n)
+/* Values of the gradients of A and, behind them, of B. */
+static int64_t values_of(const rc_adapter *f)
 {
-    int64_t slice = (n + SLICES - 1) / SLICES;
-    return rc_min(n, (slice + SLICE_UNIT - 1) / SLICE_UNIT * SLICE_UNIT);
-}
-
-static int64_t slices(int64_t n, int64_t slice)
-{
-    return (n + slice - 1) / slice;
+    return f->rank * (f->in + f->n);
 }
 
 static rc_status plan_back_chunk(rc_adapter_back *l, rc_plan *plan, int last, int64_t rows)
@@ -81,16 +80,11 @@ static rc_status plan_back_chunk(rc_adapter_back *l, rc_plan *plan, int last, in
     RC_TRY(rc_plan_product(plan, &l->du[last], du, NULL));
     rc_product_shape dx = {.m = rows, .n = f->in, .k = f->rank, .lda = f->rank, .sum = 1};
     dx.ldb = dx.ldc = f->in;
-    return rc_plan_product(plan, &l->dx[last], dx, NULL);
-}
-
-static rc_status plan_slice(rc_adapter_back *l, rc_plan *plan, int last, int64_t in, int64_t out)
-{
-    const rc_adapter *f = &l->forward;
-    rc_product_shape da = {.m = f->rank, .n = in, .k = l->total, .lda = f->rank, .ta = 1, .sum = 1};
+    RC_TRY(rc_plan_product(plan, &l->dx[last], dx, NULL));
+    rc_product_shape da = {.m = f->rank, .n = f->in, .k = rows, .lda = f->rank, .ta = 1, .sum = 1};
     da.ldb = da.ldc = f->in;
     RC_TRY(rc_plan_product(plan, &l->da[last], da, NULL));
-    rc_product_shape db = {.m = out, .n = f->rank, .k = l->total, .lda = f->n, .ta = 1, .sum = 1};
+    rc_product_shape db = {.m = f->n, .n = f->rank, .k = rows, .lda = f->n, .ta = 1, .sum = 1};
     db.ldb = db.ldc = f->rank;
     return rc_plan_product(plan, &l->db[last], db, NULL);
 }
@@ -102,14 +96,13 @@ rc_status rc_adapter_back_plan(rc_adapter_back *out, rc_plan *plan, const rc_par
     rc_adapter *f = &out->forward;
     RC_TRY(rc_adapter_plan(f, plan, p, weight, from, n, grid));
     if (f->a == NULL) return RC_OK;
-    out->slice_in = slice_of(f->in);
-    out->slice_out = slice_of(f->n);
-    RC_TRY(rc_plan_turns(plan, &out->worker, RC_TURNS_WORKERS, f->rows * f->rank));
-    RC_TRY(rc_plan_turns(plan, &out->all, RC_TURNS_ALL, 2 * out->total * f->rank));
+    int64_t chunks = (out->total + f->rows - 1) / f->rows;
+    out->chunks = rc_max(1, (chunks + GROUPS - 1) / GROUPS);
+    out->groups = (chunks + out->chunks - 1) / out->chunks;
+    RC_TRY(rc_plan_turns(plan, &out->worker, RC_TURNS_WORKERS, 2 * f->rows * f->rank));
+    RC_TRY(rc_plan_turns(plan, &out->all, RC_TURNS_ALL, out->groups * values_of(f)));
     RC_TRY(plan_back_chunk(out, plan, 0, f->rows));
-    RC_TRY(plan_back_chunk(out, plan, 1, out->total % f->rows));
-    RC_TRY(plan_slice(out, plan, 0, out->slice_in, out->slice_out));
-    return plan_slice(out, plan, 1, f->in % out->slice_in, f->n % out->slice_out);
+    return plan_back_chunk(out, plan, 1, out->total % f->rows);
 }
 
 /* du (rows, rank) = scale dy B. */
@@ -134,44 +127,53 @@ void rc_adapter_back_run(const rc_adapter_back *l, int worker, float *dx, const 
 typedef struct {
     const rc_adapter_back *l;
     const float *dy, *x;
-    float *u, *du;
 } weight_job;
 
-static void rank_rows(void *arg, int64_t first, int64_t rows, rc_crew crew)
-{
-    const weight_job *job = arg;
-    const rc_adapter *f = &job->l->forward;
-    run_down(f, crew.worker, job->u + first * f->rank, job->x + first * f->in, rows);
-    run_du(job->l, crew.worker, job->du + first * f->rank, job->dy + first * f->n, rows);
-}
-
-static void input_slice(const weight_job *job, int64_t from, int worker)
+/* What some rows add, while they are in the cache. */
+static void add_chunk(const weight_job *job, float *da, int64_t first, int64_t rows, int worker)
 {
     const rc_adapter_back *l = job->l;
     const rc_adapter *f = &l->forward;
-    int64_t columns = rc_min(l->slice_in, f->in - from);
-    rc_product_run(l->da[columns != l->slice_in], worker, f->a->dx + from, rc_floats(job->du),
-                   (rc_factor){.b = job->x + from});
+    const float *x = job->x + first * f->in, *dy = job->dy + first * f->n;
+    float *u = own(l->worker, worker), *du = u + f->rows * f->rank;
+    bool last = rows != f->rows;
+    run_down(f, worker, u, x, rows);
+    run_du(l, worker, du, dy, rows);
+    rc_product_run(l->da[last], worker, da, rc_floats(du), (rc_factor){.b = x});
+    rc_product_run(l->db[last], worker, da + f->rank * f->in, rc_floats(dy), (rc_factor){.b = u});
 }
 
-static void output_slice(const weight_job *job, int64_t from, int worker)
-{
-    const rc_adapter_back *l = job->l;
-    const rc_adapter *f = &l->forward;
-    int64_t columns = rc_min(l->slice_out, f->n - from);
-    rc_product_run(l->db[columns != l->slice_out], worker, f->b->dx + (f->from + from) * f->rank,
-                   rc_floats(job->dy + from), (rc_factor){.b = job->u});
-}
-
-static void weight_slice(void *arg, int64_t index, int worker)
+/* Chunks that stand together have a sum of their own, so that the order does not depend on the
+ * threads. */
+static void sum_group(void *arg, int64_t group, int worker)
 {
     const weight_job *job = arg;
     const rc_adapter_back *l = job->l;
     const rc_adapter *f = &l->forward;
-    int64_t of_inputs = slices(f->in, l->slice_in);
-    if (index < of_inputs && f->a->dx != NULL) input_slice(job, index * l->slice_in, worker);
-    if (index >= of_inputs && f->b->dx != NULL)
-        output_slice(job, (index - of_inputs) * l->slice_out, worker);
+    float *da = l->all->x + group * values_of(f);
+    int64_t step = l->chunks * f->rows, to = rc_min(l->total, (group + 1) * step);
+    memset(da, 0, (size_t)values_of(f) * sizeof *da);
+    for (int64_t first = group * step; first < to; first += f->rows)
+        add_chunk(job, da, first, rc_min(f->rows, to - first), worker);
+}
+
+static void add_groups(const rc_adapter_back *l, float *y, int64_t from, int64_t n)
+{
+    for (int64_t i = 0; i < l->groups; i++)
+        rc_add(y, l->all->x + i * values_of(&l->forward) + from, n);
+}
+
+/* Some values of the gradient of A, or of that of B. */
+static void add_piece(void *arg, int64_t index, int worker)
+{
+    (void)worker;
+    const rc_adapter_back *l = ((const weight_job *)arg)->l;
+    const rc_adapter *f = &l->forward;
+    int64_t border = f->rank * f->in, from = index * PIECE, to = rc_min(from + PIECE, values_of(f));
+    int64_t of_a = rc_min(rc_max(border - from, 0), to - from), behind = rc_max(from, border);
+    if (f->a->dx != NULL && of_a > 0) add_groups(l, f->a->dx + from, from, of_a);
+    if (f->b->dx != NULL && behind < to)
+        add_groups(l, f->b->dx + f->from * f->rank + behind - border, behind, to - behind);
 }
 
 void rc_adapter_back_weight(const rc_adapter_back *l, rc_pool *pool, const float *dy,
@@ -179,8 +181,7 @@ void rc_adapter_back_weight(const rc_adapter_back *l, rc_pool *pool, const float
 {
     const rc_adapter *f = &l->forward;
     if (f->a == NULL || (f->a->dx == NULL && f->b->dx == NULL)) return;
-    weight_job job = {l, dy, x, l->all->x, l->all->x + l->total * f->rank};
-    rc_grid grid = rc_grid_rows(l->total, f->rows);
-    rc_grid_run(&grid, pool, rank_rows, &job);
-    rc_parallel(pool, slices(f->in, l->slice_in) + slices(f->n, l->slice_out), weight_slice, &job);
+    weight_job job = {l, dy, x};
+    rc_parallel(pool, l->groups, sum_group, &job);
+    rc_parallel(pool, (values_of(f) + PIECE - 1) / PIECE, add_piece, &job);
 }

@@ -29,9 +29,8 @@ void rc_adapter_run(const rc_adapter *l, int worker, float *y, const float *x, i
  * A, so that nothing is kept between the calls. */
 typedef struct {
     rc_adapter forward;
-    int64_t total, slice_in, slice_out;
-    rc_product *du[2], *dx[2];
-    rc_product *da[2], *db[2]; /* [of the last, shorter slice] of inputs, of outputs */
+    int64_t total, chunks, groups;             /* rows; chunks of a group; groups */
+    rc_product *du[2], *dx[2], *da[2], *db[2]; /* [of the last, shorter chunk] */
     const rc_turns *worker, *all;
 } rc_adapter_back;
 
@@ -42,7 +41,8 @@ rc_status rc_adapter_back_plan(rc_adapter_back *out, rc_plan *plan, const rc_par
 void rc_adapter_back_run(const rc_adapter_back *l, int worker, float *dx, const float *dy,
                          int64_t rows);
 
-/* dA += duᵀ x and dB += dyᵀ u over all rows, of what learns; each slice has one owner. */
+/* dA += duᵀ x and dB += dyᵀ u over all rows, of what learns, in groups of chunks that do not depend
+ * on the threads. */
 void rc_adapter_back_weight(const rc_adapter_back *l, rc_pool *pool, const float *dy,
                             const float *x);
 
