@@ -58,6 +58,16 @@ void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n)
     }
 }
 
+RC_CLONES
+void rc_gelu_both(float *y, float *dx, const float *dy, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float v = x[i], density, phi = normal_cdf(v, &density);
+        dx[i] = dy[i] * (phi + bounded(v) * density * 0.398942280f);
+        y[i] = v * phi;
+    }
+}
+
 RC_INLINE float tanh_of(float x)
 {
     float e = rc_exp_below(-2 * fabsf(x));
@@ -116,10 +126,10 @@ void rc_relu_backward(float *dx, const float *dy, const float *x, int64_t n)
 const rc_act *rc_act_of(int64_t kind)
 {
     static const rc_act acts[RC_ACTS] = {
-        [RC_ACT_GELU] = {rc_gelu_forward, rc_gelu_backward},
-        [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward, rc_gelu_tanh_backward},
-        [RC_ACT_RELU] = {rc_relu_forward, rc_relu_backward},
-        [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward, rc_quick_gelu_backward},
+        [RC_ACT_GELU] = {rc_gelu_forward, rc_gelu_backward, rc_gelu_both},
+        [RC_ACT_GELU_TANH] = {rc_gelu_tanh_forward, rc_gelu_tanh_backward, NULL},
+        [RC_ACT_RELU] = {rc_relu_forward, rc_relu_backward, NULL},
+        [RC_ACT_QUICK_GELU] = {rc_quick_gelu_forward, rc_quick_gelu_backward, NULL},
     };
     return &acts[kind];
 }

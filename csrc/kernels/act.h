@@ -8,6 +8,7 @@
 /* Element-wise over n values; y may be x, dx may be dy. */
 void rc_gelu_forward(float *y, const float *x, int64_t n); /* x Phi(x), exact */
 void rc_gelu_backward(float *dx, const float *dy, const float *x, int64_t n);
+void rc_gelu_both(float *y, float *dx, const float *dy, const float *x, int64_t n);
 void rc_gelu_tanh_forward(float *y, const float *x,
                           int64_t n); /* "gelu_new" of GPT-2 and T5 v1.1 */
 void rc_gelu_tanh_backward(float *dx, const float *dy, const float *x, int64_t n);
@@ -22,6 +23,8 @@ enum { RC_ACT_GELU, RC_ACT_GELU_TANH, RC_ACT_RELU, RC_ACT_QUICK_GELU, RC_ACTS };
 typedef struct {
     void (*forward)(float *y, const float *x, int64_t n);
     void (*backward)(float *dx, const float *dy, const float *x, int64_t n);
+    /* Both at once, where that takes less, or NULL. */
+    void (*both)(float *y, float *dx, const float *dy, const float *x, int64_t n);
 } rc_act;
 const rc_act *rc_act_of(int64_t kind);
 

@@ -16,6 +16,11 @@ static void back_hidden(const rc_block_job *job, int64_t first, int64_t rows)
     int64_t at = first * k->b->mlp, n = rows * k->b->mlp;
     const float *hidden = rc_block_at(job, k->tape.hidden) + at;
     float *h = rc_block_at(job, k->back.h) + at, *dh = rc_block_at(job, k->back.dh) + at;
+    if (!k->b->gated && k->b->act->both != NULL) {
+        k->b->act->both(h, dh, dh, hidden, n);
+        rc_block_lay(job, k->low.h, h, at, n);
+        return;
+    }
     k->b->act->forward(h, hidden, n);
     if (k->b->gated) {
         const float *gate = rc_block_at(job, k->tape.gate) + at;
