@@ -9,6 +9,7 @@ import training
 from training import read_log, read_run
 
 import reclap
+from reclap.cli import main
 from reclap.runtime.memory import resident
 from reclap.training import Callback, loop, running
 from reclap.training.data import Batches
@@ -137,6 +138,22 @@ def test_progress_line_says_loss_rate_speed_and_memory(plan, tmp_path, capsys):
     assert f"loss={line['loss']:.3f}, lr={line['lr']:.1e}, clips/s={line['clips_per_s']}" in shown
     assert f"memory={line['memory_mb']:.0f}MB" in shown
     assert "step" in shown.split("2/2")[1]
+
+
+def test_command_says_what_a_run_needs_and_python_does_not(
+    plan, sounds, small_folder, tmp_path, capfd
+):
+    path = tmp_path / "recipe.toml"
+    path.write_text(training.to_toml(training.settings(sounds, small_folder, run={"steps": 1})))
+    assert main(["train", str(path), "--out", str(tmp_path / "a")]) == 0
+    said = capfd.readouterr().err
+    assert said.count("memory: ") == 1
+    assert "for weights, gradients and moments, " in said
+    assert said.strip().endswith("for activations of a batch of 5")
+    assert main(["train", str(path), "--out", str(tmp_path / "b"), "--resume"]) == 0
+    assert f"nothing to resume in {tmp_path / 'b'}: starting a run" in capfd.readouterr().err
+    loop.train(plan(run={"steps": 1}), tmp_path / "c")
+    assert capfd.readouterr().err == ""
 
 
 def test_memory_is_that_of_this_process(monkeypatch):

@@ -1,7 +1,10 @@
 """``reclap train``: train a model by a recipe."""
 
 import argparse
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 
 from reclap.cli import options
 from reclap.cli.options import Commands
@@ -40,13 +43,27 @@ def add_train(commands: Commands) -> None:
     p.set_defaults(run=_run_train)
 
 
+@contextlib.contextmanager
+def _told(log: logging.Logger) -> Iterator[None]:
+    """Show on standard error what a logger says, not its warnings alone: what a run will need."""
+    handler, level = logging.StreamHandler(sys.stderr), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
 def _run_train(args: argparse.Namespace) -> int:
     from reclap.training import loop, recipe
 
     threads = [] if args.threads is None else [f"run.threads={args.threads}"]
     events = ["run.tensorboard=true"] if args.tensorboard else []
     plan = recipe.load(args.recipe, [*args.settings, *threads, *events])
-    result = loop.train(plan, args.out, resume=args.resume, progress=options.is_watched())
+    with _told(loop.log):
+        result = loop.train(plan, args.out, resume=args.resume, progress=options.is_watched())
     if result.interrupted:
         print(f"reclap: stopped after step {result.step}; --resume continues", file=sys.stderr)
         return INTERRUPTED
