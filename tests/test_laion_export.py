@@ -48,10 +48,10 @@ MODELS = {
 }
 
 
-def model_of(rng, folder, kind):
-    """Write and load a small model of random weights."""
-    front, audio, text = MODELS[kind]
-    config = ClapConfig(front=front, audio=audio, text=text, dim=24, **LAION)
+def model_of(rng, folder, parts, **heads):
+    """Write and load a small model of random weights: front end and towers of `MODELS`."""
+    front, audio, text = parts
+    config = ClapConfig(front=front, audio=audio, text=text, dim=24, **LAION, **heads)
     shapes = core.Model(**config.core_arguments(with_text=True)).parameters()
     tensors = {
         name: f32(rng, *shape) ** 2 + 1 if name.endswith("running_var") else f32(rng, *shape) / 5
@@ -75,7 +75,7 @@ def words():
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_our_reader_reads_back_every_bit(rng, tmp_path, kind):
-    model = model_of(rng, tmp_path / "own", kind)
+    model = model_of(rng, tmp_path / "own", MODELS[kind])
     assert main(["convert", str(tmp_path / "own"), str(tmp_path / "out"), "--format=laion"]) == 0
     how = {"text_activation": "quick_gelu"} if kind == "clip" else {}
     again = reclap.load(tmp_path / "out" / "model.pt", threads=1, **how)
@@ -92,7 +92,7 @@ def test_our_reader_reads_back_every_bit(rng, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["reclap", "cnn14"])
 def test_torch_loads_the_file(rng, tmp_path, kind):
     torch = needs("torch", "oracle")
-    model = model_of(rng, tmp_path / "own", kind)
+    model = model_of(rng, tmp_path / "own", MODELS[kind])
     model.save(tmp_path / "out", format="laion")
     found = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert found["epoch"] == 0
@@ -107,7 +107,7 @@ def test_torch_loads_the_file(rng, tmp_path, kind):
 
 
 def test_equal_models_are_equal_files(rng, tmp_path):
-    model = model_of(rng, tmp_path / "own", "roberta")
+    model = model_of(rng, tmp_path / "own", MODELS["roberta"])
     for name in "ab":
         model.save(tmp_path / name, format="laion")
     a, b = ((tmp_path / name / "model.pt").read_bytes() for name in "ab")
@@ -181,7 +181,7 @@ def test_masks_are_those_of_transformers():
 def test_model_that_does_not_fit_is_refused_with_every_reason(mini, rng, tmp_path):
     with pytest.raises(FormatError, match="text_head is 'none', expected 'mlp'"):
         mini.save(tmp_path / "out", format="laion")
-    config = model_of(rng, tmp_path / "own", "roberta").config
+    config = model_of(rng, tmp_path / "own", MODELS["roberta"]).config
     front = dataclasses.replace(config.front, rate=32000, n_fft=512, level_db=1.0)
     other = dataclasses.replace(config, front=front, text=dataclasses.replace(ROBERTA, eps=0.5))
     tensors = model_folder.read_tensors(tmp_path / "own" / model_folder.MODEL)
@@ -195,6 +195,6 @@ def test_model_that_does_not_fit_is_refused_with_every_reason(mini, rng, tmp_pat
 
 
 def test_folder_of_something_else_is_left_alone(rng, tmp_path):
-    model = model_of(rng, tmp_path / "own", "roberta")
+    model = model_of(rng, tmp_path / "own", MODELS["roberta"])
     with pytest.raises(FileExistsError, match=r"config\.json: is of something else"):
         model.save(tmp_path / "own", format="laion")

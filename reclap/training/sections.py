@@ -87,7 +87,16 @@ class ModelPart(Settings):
             raise FormatError(
                 f"model.audio.kind is {kind!r}, the audio tower of {self.source} is {tower.kind}"
             )
-        return {"kind": tower.kind} | dataclasses.asdict(tower) | self.audio
+        audio = {"kind": tower.kind} | dataclasses.asdict(tower) | self.audio
+        wanted = audio_from_json(audio, "model.audio")
+        wrong = [
+            f"model.audio.{name} is {getattr(wanted, name)!r}, the model has {value!r}"
+            for name in tower.same
+            if getattr(wanted, name) != (value := getattr(tower, name))
+        ]
+        if wrong:
+            raise FormatError(f"{self.source}: {'; '.join(wrong)}")
+        return audio
 
     def completed(self, source: ClapConfig | None = None) -> "ModelPart":
         """Return the section with all settings: those of `source`, the ``from`` model, or defaults.
@@ -106,7 +115,7 @@ class ModelPart(Settings):
         ------
         FormatError
             If the front end would differ from the one that the tower of `source` was trained with,
-            or that tower is of another kind.
+            or that tower is of another kind or has other sizes.
         """
         known: ClapConfig | type[ClapConfig] = ClapConfig
         front, audio = self.front, self.audio
