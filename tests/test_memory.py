@@ -228,7 +228,7 @@ def test_refused_models_and_calls_keep_nothing(rng):
         lambda: fused.audio(context, four),
         lambda: fused.audio(context, mel, longer=[True, False]),
         lambda: fused.audio(context, four, longer=[True]),
-        lambda: core.Trainer(fused, 1),
+        lambda: core.Trainer(fused, 1).gradients(four, f32(rng, 2, 24), 0, 0),
         lambda: model.text(context, [1, 2], [0, 1]),
         lambda: model.text(context, [1000], [0, 1]),
         lambda: model.text(context, [1], "first"),
