@@ -9,6 +9,9 @@ import torch
 import transformers
 import weights
 
+import reclap
+from reclap.checkpoints.families import laion_export
+
 # Tensors of a state dict, from the specification of the released files.
 TENSORS = {
     ("HTSAT-tiny", False, "roberta"): 417,
@@ -71,6 +74,7 @@ class Oracle:
         if not reduced and len(self.model.state_dict()) != expected:
             raise ValueError(f"{len(self.model.state_dict())} tensors, expected {expected}")
         self._save(text)
+        self._take_ours(folder / "exported", text)
         self.first_norm = self.model.audio_branch.bn0
         self.scale = float(self.model.logit_scale_a.detach().exp())
 
@@ -83,6 +87,15 @@ class Oracle:
         weights.save_laion(self.model, self.path, positions if text == "roberta" else {})
         if text == "roberta":
             self.module.load_ckpt(str(self.path), verbose=False)
+
+    def _take_ours(self, folder: Path, text: str) -> None:
+        """Go on with the file that reclap writes of the model, which must be complete."""
+        reclap.load(self.path).save(folder, format="laion")
+        ours = folder / laion_export.FILE
+        if text == "roberta":
+            self.module.load_ckpt(str(ours), verbose=False)
+        else:  # of names that laion_clap's reader does not expect
+            self.model.load_state_dict(torch.load(ours, weights_only=True)["state_dict"])
 
     def audio(self, clip: np.ndarray, start: int = 0) -> np.ndarray:
         """Return the row of a clip, cropped at `start` where it is cropped."""
