@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from reclap.training.augment import Augment
     from reclap.training.callbacks import Callback
     from reclap.training.loop import train
+    from reclap.training.model_section import ModelPart
     from reclap.training.recipe import Recipe, load
     from reclap.training.run_log import read_log
     from reclap.training.running import Result
-    from reclap.training.sections import Data, Eval, Loss, ModelPart, Optim, Run, Train
+    from reclap.training.sections import Data, Eval, Loss, Optim, Run, Train
     from reclap.training.similarity import Similarity, run_similarity
     from reclap.training.splits import recipe_splits
     from reclap.training.tensorboard import TensorBoard
@@ -45,7 +46,7 @@ _HOMES = {
     "Data": "reclap.training.sections",
     "Eval": "reclap.training.sections",
     "Loss": "reclap.training.sections",
-    "ModelPart": "reclap.training.sections",
+    "ModelPart": "reclap.training.model_section",
     "Optim": "reclap.training.sections",
     "Recipe": "reclap.training.recipe",
     "Result": "reclap.training.running",

@@ -11,7 +11,7 @@ from reclap.config.towers import AudioTower
 from reclap.errors import FormatError
 from reclap.model.loading import load, locate
 from reclap.training.identity import sha256
-from reclap.training.sections import front_differences
+from reclap.training.model_section import front_differences
 
 __all__ = ["TEXT", "audio_tower", "text_tower", "whole_model"]
 

@@ -27,16 +27,8 @@ from reclap.training.identity import (
     sha256,
 )
 from reclap.training.lora import Lora
-from reclap.training.sections import (
-    Data,
-    Eval,
-    Loss,
-    ModelPart,
-    Optim,
-    Run,
-    Train,
-    front_differences,
-)
+from reclap.training.model_section import ModelPart, front_differences
+from reclap.training.sections import Data, Eval, Loss, Optim, Run, Train
 
 __all__ = [
     "Eval",
