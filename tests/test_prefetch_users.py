@@ -17,6 +17,7 @@ from reclap.llm.parallel import results_of
 from reclap.training.augment import Augment
 from reclap.training.data import Batches
 from reclap.training.sections import Data
+from reclap.training.texts import ClipTexts
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,10 +51,11 @@ def batches(job, tmp_path):
     class Made(Batches):
         def _example(self, step, item, rows):
             job(step)
-            return np.zeros((1, 1), np.float32), "", rows
+            return np.zeros((1, 1), np.float32), False, ClipTexts(""), rows
 
     data = Data("", batch=2, threads=THREADS, ahead=4)
-    found = Made([None] * 4, data, Augment(), AudioConfig(), 0).prefetch(0, 1000)
+    row = types.SimpleNamespace(captions=())
+    found = Made([row] * 4, data, Augment(), AudioConfig(), 0).prefetch(0, 1000)
     return found, (batch.step for batch in found)
 
 

@@ -105,11 +105,11 @@ class RunFolders(RuleBasedStateMachine):
         damaged = {p for p in self.folders() if int(p.name[5:]) not in before}
         original = Learner.step
 
-        def step(learner, number, mel, features):
+        def step(learner, number, mel, features, *more):
             if number == until:
                 raise Interrupted
             taken.append(number)
-            return original(learner, number, mel, features)
+            return original(learner, number, mel, features, *more)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Learner, "step", step)
@@ -152,13 +152,13 @@ class RunFolders(RuleBasedStateMachine):
         """Another one starts while the first one trains, and changes nothing."""
         original, at = Learner.step, max(self.complete(), default=0)
 
-        def step(learner, number, mel, features):
+        def step(learner, number, mel, features, *more):
             if number == at:
                 was = sorted(self.out.rglob("*"))
                 with pytest.raises(ReclapError, match="another process"):
                     loop.train(self.plan(1), self.out, resume=True)
                 assert sorted(self.out.rglob("*")) == was
-            return original(learner, number, mel, features)
+            return original(learner, number, mel, features, *more)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Learner, "step", step)

@@ -29,6 +29,7 @@ HTSAT: Case = {
     "block_eps": 1e-5,
 }  # fmt: skip
 CNN14: Case = {"kind": 1, "mels": 8, "widths": [3, 5], "eps": 1e-5}
+CNN14 |= {"dropout": 0.2, "fc_dropout": 0.5, "bn_momentum": 0.1}
 VIT: Case = {
     "kind": 2, "mels": 8, "channels": 2, "frames": 120, "patch_time": 5, "patch_mel": 4,
     "width": 12, "depth": 2, "heads": 3, "mlp": 10, "activation": 0, "pool": 0, "drop_path": 0.1,
@@ -66,8 +67,11 @@ def seeds() -> list[Case]:
     fused, kinds = HTSAT | {"fusion": True}, [HTSAT, HTSAT, CNN14]
     cases = [{"audio": x, "model": MODEL, "call": CALL} for x in [*kinds, fused, VIT]]
     cases += [{"text": x, "model": MODEL, "call": CALL} for x in TEXTS]
-    for tower in (HTSAT, HTSAT, VIT):
+    for tower in (HTSAT, HTSAT, VIT, fused, CNN14):
         cases.append({"audio": tower, "model": MODEL, "call": CALL, "step": STEP})
+    for x in TEXTS:
+        both = {"audio": HTSAT, "text": x | {"dropout": 0.1}}
+        cases.append({**both, "model": MODEL, "call": CALL, "step": STEP})
     return [*cases, {"mel": MEL}, {"score": SCORE, "call": CALL}, *_files()]
 
 
@@ -310,13 +314,21 @@ def _run_step(case: Case, model: core.Model, rng: np.random.Generator) -> str:
     several = (c["channels"],) if c.get("channels", 1) != 1 else ()
     if c["kind"] == 2:  # one patch in time at least
         frames = int(min(max(50, c["patch_time"]), c["frames"]))
+    elif c["kind"] == 1:
+        frames = 100
     else:
         frames = int(min(50, c["spec_size"] ** 2 // mels))
+    longer = None
+    if c.get("fusion"):
+        several, longer = (4,), np.array([True, False, True])
     mel = rng.standard_normal((3, *several, frames, mels)) * 10 - 40
-    text = rng.standard_normal((3, int(case["model"]["text_width"])))
+    text: Any = rng.standard_normal((3, int(case["model"]["text_width"])))
+    if case.get("text"):
+        text = rng.integers(0, min(case["text"]["vocab"], 1 << 20), 6), np.array([0, 1, 3, 6])
     outcome = ""
     for options in (STEP | case["step"], STEP):
-        found, refused = _attempt(lambda o=options: trainer.step(mel, text, **o), UNTYPED)
+        given = options | {"longer": longer}
+        found, refused = _attempt(lambda o=given: trainer.step(mel, text, **o), UNTYPED)
         if options is STEP:  # after a refusal the same object works, unless the first lr was wild
             assert not refused or not outcome, refused
         outcome = outcome or refused

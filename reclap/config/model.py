@@ -70,7 +70,7 @@ class ClapConfig(Settings):
     text_head: Head = "mlp"
     dim: Dim = 512
     template: str = "This is a sound of {label}."
-    logit_bias: float | None = None
+    logit_bias: Annotated[float, msgspec.Meta(ge=-1000, le=1000)] | None = None
 
     def __post_init__(self) -> None:
         """Check; the C core checks which sizes fit together."""
