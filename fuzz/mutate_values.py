@@ -25,7 +25,7 @@ sys.path.append(str(ROOT / "tests"))
 if not os.environ.get("PYTHONSAFEPATH"):  # set where another build is to be tried
     sys.path.insert(0, str(ROOT))
 
-BLOCK = 1000  # cases of one child
+BLOCK = 400  # cases of one child: oneDNN keeps the kernels of each new shape
 LONGEST = 60  # seconds of the processor for one case
 MEMORY = 3 << 30  # bytes of address space beyond what the interpreter has, outside of sanitizers
 

@@ -3,6 +3,7 @@
 
 #include "kernels/norm.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { PIECE_ROWS = 256, PIECES = 64 };
@@ -133,6 +134,7 @@ void rc_batch_norm_mix(const rc_params *p, rc_batch_norm norm, const float *mean
     float *running_mean = p->item[norm.mean].x, *running_var = p->item[norm.var].x;
     float by = (float)momentum, unbiased = rows > 1 ? (float)(rows / (rows - 1)) : 1;
     for (int64_t j = 0; rows > 0 && j < p->item[norm.mean].count; j++) {
+        if (!isfinite(mean[j]) || !isfinite(var[j] * unbiased)) continue; /* overflowed */
         running_mean[j] += by * (mean[j] - running_mean[j]);
         running_var[j] += by * (var[j] * unbiased - running_var[j]);
     }

@@ -42,7 +42,7 @@ void rc_batch_norm_backward(const rc_batch_norm_plan *k, const rc_run *run, floa
 bool rc_batch_norm_frozen(const rc_params *p, rc_batch_norm norm, float *mean, float *var);
 
 /* Mix the statistics of the call into the running ones, with the unbiased variance of `rows` rows,
- * as torch.nn.BatchNorm2d; of no rows nothing. */
+ * as torch.nn.BatchNorm2d; of no rows nothing, nor where a statistic is not finite. */
 void rc_batch_norm_mix(const rc_params *p, rc_batch_norm norm, const float *mean, const float *var,
                        double rows, double momentum);
 void rc_batch_norm_commit(const rc_batch_norm_plan *k, const rc_run *run, double momentum);
