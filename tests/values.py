@@ -329,7 +329,8 @@ def _run_step(case: Case, model: core.Model, rng: np.random.Generator) -> str:
     for options in (STEP | case["step"], STEP):
         given = options | {"longer": longer}
         found, refused = _attempt(lambda o=given: trainer.step(mel, text, **o), UNTYPED)
-        if options is STEP:  # after a refusal the same object works, unless the first lr was wild
+        if options is STEP and refused != "MemoryError":  # oneDNN remembers what had no memory
+            # After a refusal the same object works, unless the first lr was wild.
             assert not refused or not outcome, (refused, outcome)
         outcome = outcome or refused
         assert not found or np.isfinite(list(found.values())).all(), found
