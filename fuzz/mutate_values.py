@@ -27,7 +27,7 @@ if not os.environ.get("PYTHONSAFEPATH"):  # set where another build is to be tri
 
 BLOCK = 400  # cases of one child: oneDNN keeps the kernels of each new shape
 LONGEST = 60  # seconds of the processor for one case
-MEMORY = 3 << 30  # bytes of address space beyond what the interpreter has, outside of sanitizers
+MEMORY = 5 << 30  # bytes of address space beyond what the interpreter has, outside of sanitizers
 
 
 def main() -> None:
