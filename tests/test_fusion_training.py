@@ -143,7 +143,7 @@ def test_ten_steps_follow_torch(rng, oracle):
     for x, name in zip(trainer.buffers(0), values, strict=True):
         # Adam takes steps of full length along the rounding of a gradient that is 0.
         before_norm = name.endswith((*(f"_att.{n}.bias" for n in (0, 1, 3, 4)),))
-        assert want.distance(name, x) <= (1e-2 if before_norm else 1e-4), name
+        assert want.distance(name, x) <= (1e-2 if before_norm else 1e-3), name
 
 
 def test_gradients_are_bitwise_equal_on_any_thread_count():
