@@ -127,16 +127,22 @@ static void back_attention(const rc_block_job *job, const rc_block_task *task, f
                           rc_block_mask(job, &task->at), &a, add, scratch);
 }
 
-/* The gradient of the inputs of queries, and of keys and values where all rows have some. */
+/* The gradient of the inputs of a layer, of that of its outputs, rows of `wide` values each. */
+static void back_inputs(const rc_block_job *job, const rc_linear_back *l, int64_t low, int64_t dy,
+                        int64_t wide, int64_t first, int64_t rows, int worker)
+{
+    int64_t at = first * wide;
+    rc_lowered laid = rc_block_lay(job, low, rc_block_at(job, dy) + at, at, rows * wide);
+    float *da = rc_block_at(job, job->k->back.da1) + first * job->k->b->c;
+    rc_linear_back_run_low(l, worker, da, laid, rows);
+}
+
+/* Of queries, and of keys and values where all rows have some. */
 static void back_queries(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    int64_t at = first * k->ldq;
-    rc_lowered dq =
-        rc_block_lay(job, k->low.dq, rc_block_at(job, k->back.dq) + at, at, rows * k->ldq);
-    rc_linear_back_run_low(&k->back.qkv, crew.worker,
-                           rc_block_at(job, k->back.da1) + first * k->b->c, dq, rows);
+    back_inputs(job, &k->back.qkv, k->low.dq, k->back.dq, k->ldq, first, rows, crew.worker);
 }
 
 /* Adds that of keys and values, where only some rows have them. */
@@ -144,11 +150,7 @@ static void back_keys(void *arg, int64_t first, int64_t rows, rc_crew crew)
 {
     const rc_block_job *job = arg;
     const rc_block_plan *k = job->k;
-    int64_t at = first * k->ldk;
-    rc_lowered dk =
-        rc_block_lay(job, k->low.dk, rc_block_at(job, k->back.dk) + at, at, rows * k->ldk);
-    rc_linear_back_run_low(&k->back.kv, crew.worker,
-                           rc_block_at(job, k->back.da1) + first * k->b->c, dk, rows);
+    back_inputs(job, &k->back.kv, k->low.dk, k->back.dk, k->ldk, first, rows, crew.worker);
 }
 
 /* dx (rows, c), in this block's order, is scattered into the order before. */

@@ -49,12 +49,12 @@ void rc_py_free_instance(PyObject *self);
 int rc_py_raise(PyObject *self, rc_status status);
 
 /* "O&" converters: a new reference to a C-contiguous, aligned array; anything numeric is converted,
- * complex, text and objects are refused. rc_py_f32_or_none maps None to NULL. */
+ * complex, text and objects are refused; integers must fit. Those of ..._or_none map None to NULL.
+ */
 int rc_py_f32(PyObject *object, void *out);
 int rc_py_f32_or_none(PyObject *object, void *out);
-
-/* The same of integers, which must fit. */
 int rc_py_i32(PyObject *object, void *out);
+int rc_py_i32_or_none(PyObject *object, void *out);
 
 /* "O&" converter of one integer to uint64_t, which must fit. */
 int rc_py_u64(PyObject *object, void *out);

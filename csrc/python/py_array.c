@@ -77,6 +77,13 @@ int rc_py_u64(PyObject *object, void *out)
     return 1;
 }
 
+int rc_py_i32_or_none(PyObject *object, void *out)
+{
+    if (object != Py_None) return rc_py_i32(object, out);
+    *(PyArrayObject **)out = NULL;
+    return 1;
+}
+
 int rc_py_bool_or_none(PyObject *object, void *out)
 {
     *(PyArrayObject **)out = NULL;

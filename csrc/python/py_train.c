@@ -72,12 +72,6 @@ static step_job new_job(PyObject *object)
                       .how = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}};
 }
 
-/* "O&" converter that takes None for NULL. */
-static int i32_or_none(PyObject *object, void *out)
-{
-    return object == Py_None ? 1 : rc_py_i32(object, out);
-}
-
 static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_work *work)
 {
     static char *names[] = {"mel",   "text", "seed",         "step", "lr",      "beta1",
@@ -91,8 +85,8 @@ static PyObject *run_step(PyObject *object, PyObject *args, PyObject *kw, rc_wor
     if (PyArg_ParseTupleAndKeywords(args, kw, "O&OO&O&|ddddddpO&O&O&O:step", names, rc_py_f32,
                                     &a.mel, &text, rc_py_u64, &h->seed, rc_py_u64, &h->step, &h->lr,
                                     &h->beta1, &h->beta2, &h->eps, &h->weight_decay, &h->clip,
-                                    &h->coupled, rc_py_bool_or_none, &a.longer, i32_or_none,
-                                    &t.owner, i32_or_none, &t.role, &teacher) &&
+                                    &h->coupled, rc_py_bool_or_none, &a.longer, rc_py_i32_or_none,
+                                    &t.owner, rc_py_i32_or_none, &t.role, &teacher) &&
         rc_py_set_teacher(&t, teacher) == 0 &&
         rc_py_set_pairs(object, &job.pairs, &a, text, t.owner != NULL, 0, 0) == 0 &&
         rc_py_set_targets(object, &job.targets, &t, job.pairs.audio.b, job.pairs.text.b) == 0 &&
@@ -191,8 +185,9 @@ PyObject *rc_py_trainer_loss(PyObject *object, PyObject *args, PyObject *kw)
     rc_py_targets t = {0};
     PyObject *pair = NULL, *result = NULL, *teacher = NULL;
     if (PyArg_ParseTupleAndKeywords(args, kw, "O&O&|O&O&Ofp:loss", names, rc_py_f32, &audio,
-                                    rc_py_f32, &text, i32_or_none, &t.owner, i32_or_none, &t.role,
-                                    &teacher, &job.share.factor, &more) &&
+                                    rc_py_f32, &text, rc_py_i32_or_none, &t.owner,
+                                    rc_py_i32_or_none, &t.role, &teacher, &job.share.factor,
+                                    &more) &&
         rc_py_set_teacher(&t, teacher) == 0 &&
         set_embeddings(object, &job, audio, text, -1, -1) == 0 &&
         rc_py_set_targets(object, &job.targets, &t, job.na, job.nt) == 0 &&

@@ -23,8 +23,9 @@ static rc_status make_plan(void **body, rc_plan *plan, const rc_plan_key *key, c
     return rc_losses_plan(*body, plan, j->term, j->count, &j->size);
 }
 
-static rc_status loss_run(loss_job *j, rc_context *c)
+static rc_status loss_run(void *job, rc_context *c)
 {
+    loss_job *j = job;
     const void *k;
     rc_plan_key key = {0};
     RC_TRY(rc_losses_check(j->term, j->count, &j->size, &j->in));
@@ -35,14 +36,19 @@ static rc_status loss_run(loss_job *j, rc_context *c)
     return rc_dnn_check(c->dnn);
 }
 
-static rc_status loss_work(void *arg)
+/* In a context of its own. */
+static rc_status in_context(int threads, rc_status (*run)(void *job, rc_context *c), void *job)
 {
-    loss_job *j = arg;
     rc_context *c;
-    RC_TRY(rc_context_new(&c, j->threads, RC_F32));
-    rc_status status = loss_run(j, c);
+    RC_TRY(rc_context_new(&c, threads, RC_F32));
+    rc_status status = run(job, c);
     rc_context_free(c);
     return status;
+}
+
+static rc_status loss_work(void *job)
+{
+    return in_context(((loss_job *)job)->threads, loss_run, job);
 }
 
 /* Everything that a call holds references to. */
@@ -114,13 +120,6 @@ static PyObject *contrastive(PyObject *module, PyObject *args)
     return result;
 }
 
-static int i32_or_none(PyObject *object, void *out)
-{
-    if (object != Py_None) return rc_py_i32(object, out);
-    *(PyArrayObject **)out = NULL;
-    return 1;
-}
-
 static int kind_of(const char *name, int64_t *kind)
 {
     for (*kind = 0; rc_loss_kind_of(*kind) != NULL; ++*kind)
@@ -158,8 +157,8 @@ static PyObject *losses(PyObject *module, PyObject *args, PyObject *kw)
     PyObject *terms, *result = NULL;
     if (PyArg_ParseTupleAndKeywords(args, kw, "O!O&O&f|fO&O&O&O&fi:losses", names, &PyList_Type,
                                     &terms, rc_py_f32, &x.a, rc_py_f32, &x.t, &job.in.log_scale,
-                                    &job.in.bias, i32_or_none, &x.owner, i32_or_none, &x.role,
-                                    rc_py_f32_or_none, &x.teacher_a, rc_py_f32_or_none,
+                                    &job.in.bias, rc_py_i32_or_none, &x.owner, rc_py_i32_or_none,
+                                    &x.role, rc_py_f32_or_none, &x.teacher_a, rc_py_f32_or_none,
                                     &x.teacher_t, &job.in.teacher_log_scale, &job.threads) &&
         parse_terms(terms, &job) == 0 && run_loss(module, &job, &x) == 0)
         result = Py_BuildValue("(dOOff)", job.loss, x.da, x.dt, job.dscale, job.dbias);
@@ -183,8 +182,9 @@ static rc_status make_token_plan(void **body, rc_plan *plan, const rc_plan_key *
     return rc_token_loss_plan(body, plan, &((const token_job *)arg)->in.size);
 }
 
-static rc_status token_run(token_job *j, rc_context *c)
+static rc_status token_run(void *job, rc_context *c)
 {
+    token_job *j = job;
     const void *k;
     rc_plan_key key = {0};
     RC_TRY(rc_token_loss_check(&j->in));
@@ -195,14 +195,9 @@ static rc_status token_run(token_job *j, rc_context *c)
     return rc_dnn_check(c->dnn);
 }
 
-static rc_status token_work(void *arg)
+static rc_status token_work(void *job)
 {
-    token_job *j = arg;
-    rc_context *c;
-    RC_TRY(rc_context_new(&c, j->threads, RC_F32));
-    rc_status status = token_run(j, c);
-    rc_context_free(c);
-    return status;
+    return in_context(((token_job *)job)->threads, token_run, job);
 }
 
 /* a, t, their counts, da, dt; the first four are the caller's. */

@@ -193,8 +193,7 @@ class Learner:
 
     def plan(self, batch: int, frames: int, texts: int, available: int | None) -> Memory:
         """Choose the pieces of batches by the memory there is; see `reclap.training.pieces`."""
-        longest = self.config.text.longest if self.with_text else 0
-        longest = min(longest, self.config.text.max_tokens) if longest else 0
+        longest = self.config.text.max_tokens if self.with_text else 0
         found = plan(
             self._trainer,
             batch,
@@ -248,7 +247,7 @@ class Learner:
         for mean, value in zip(self._ema, self._values, strict=False):
             if mean is not value:
                 mean += weight * (value - mean)
-        bias = self.saved_config().logit_bias
+        bias = self._bias()
         return {
             "loss": found["loss"],
             "lr": lr,
@@ -293,8 +292,9 @@ class Learner:
         values = zip(self.names, self._values, strict=True)
         kept = {name: x for name, x in values if name.startswith(_OF_LOSS)}
         trained = {name: x.copy() for name, x in kept.items()}
+        means = self._kept()
         for name, x in kept.items():
-            x[...] = self._kept()[name]
+            x[...] = means[name]
         try:
             found: float = self._trainer.loss(audio, text, teacher=())[0]
         finally:
@@ -309,10 +309,13 @@ class Learner:
 
     def saved_config(self) -> ClapConfig:
         """Return the configuration of the model that would be saved, with the bias as it is now."""
+        return dataclasses.replace(self.config, logit_bias=self._bias())
+
+    def _bias(self) -> float | None:
+        """Return the bias of logits as it is now; None where the loss has none."""
         if _BIAS not in self.names:
-            return self.config
-        bias = float(self._values[self.names.index(_BIAS)])
-        return dataclasses.replace(self.config, logit_bias=bias)
+            return self.config.logit_bias
+        return float(self._values[self.names.index(_BIAS)])
 
     def adapter(self) -> Adapter | None:
         """Return the adapter of `tensors`: all that learns, if the recipe asks for adapters."""
