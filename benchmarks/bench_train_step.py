@@ -60,31 +60,12 @@ def make_peer(kind: str, clips: int, threads: int) -> common.Call:
     torch.set_num_threads(threads)
     config = make_config(kind)
     model = hub_peer.load(config).train()
-    scale = torch.nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [*(p for p in model.parameters() if p.ndim <= 1), scale]
-    groups = [
-        {"params": matrices, "weight_decay": HOW["weight_decay"]},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    betas = (HOW["beta1"], HOW["beta2"])
-    optimizer = torch.optim.AdamW(groups, lr=HOW["lr"], betas=betas, eps=HOW["eps"], fused=True)
     mel, text = (torch.from_numpy(x) for x in make_batch(config, clips))
-    target = torch.arange(clips)
 
-    def run() -> float:
-        optimizer.zero_grad()
-        sound = F.normalize(model(input_features=mel[:, None]).audio_embeds, dim=-1)
-        logits = scale.exp() * sound @ text.T
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*matrices, *vectors], HOW["clip"])
-        optimizer.step()
-        with torch.no_grad():
-            scale.clamp_(0, float(np.log(100)))
-        return loss.item()
+    def embed() -> tuple[Any, Any]:
+        return F.normalize(model(input_features=mel[:, None]).audio_embeds, dim=-1), text
 
-    return run
+    return hub_peer.make_step(list(model.parameters()), embed, HOW)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,9 @@ not do: text that is frozen and given as features, and adapters of rank 16 alone
 """
 
 import dataclasses
+import functools
 import itertools
 import statistics
-import time
 from typing import Any
 
 import bench_text_tower
@@ -109,7 +109,6 @@ def make_peer(case: str, dtype: str, threads: int, quick: bool) -> common.Call:
     audio, text = CASES[case]
     config = make_config(audio, text, quick)
     sounds = hub_peer.load(config).train(audio)
-    scale = torch.nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
     modules = [sounds] if audio else []
     if text:
         t5 = bench_text_tower.make_module(
@@ -125,36 +124,19 @@ def make_peer(case: str, dtype: str, threads: int, quick: bool) -> common.Call:
             {n: torch.from_numpy(weights[f"text_projection.{n}"]) for n in head.state_dict()}
         )
         modules += [t5, head]
-    parameters = [scale, *(p for m in modules for p in m.parameters())]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": HOW["weight_decay"]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    betas = (HOW["beta1"], HOW["beta2"])
-    optimizer = torch.optim.AdamW(groups, lr=HOW["lr"], betas=betas, eps=HOW["eps"], fused=True)
     mel, ids, features = (torch.from_numpy(x) for x in make_batch(config))
-    target = torch.arange(BATCH)
     narrow = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
-    def run() -> float:
-        optimizer.zero_grad()
+    def embed() -> tuple[Any, Any]:
         with narrow:
             with torch.set_grad_enabled(audio):
                 a = F.normalize(sounds(input_features=mel[:, None]).audio_embeds.float(), dim=-1)
-            t = features
-            if text:
-                t = head(t5(input_ids=ids.long()).last_hidden_state.mean(1))
-                t = F.normalize(t.float(), dim=-1)
-        logits = scale.exp() * a @ t.T
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, HOW["clip"])
-        optimizer.step()
-        with torch.no_grad():
-            scale.clamp_(0, float(np.log(100)))
-        return loss.item()
+            if not text:
+                return a, features
+            t = head(t5(input_ids=ids.long()).last_hidden_state.mean(1))
+            return a, F.normalize(t.float(), dim=-1)
 
-    return run
+    return hub_peer.make_step([p for m in modules for p in m.parameters()], embed, HOW)
 
 
 # ---- Products alone --------------------------------------------------------------------------
@@ -196,11 +178,8 @@ def limit(case: str, dtype: str, threads: int, quick: bool) -> tuple[float, floa
             np.random.default_rng(0).standard_normal(s, dtype=np.float32) for s in ((m, k), (n, k))
         )
         rows = max(16, min(256, m // (4 * threads)))
-        seconds = []
-        for _ in range(4):
-            started = time.perf_counter()
-            kernels.linear_forward(x, w, None, threads, rows, packed)
-            seconds.append(time.perf_counter() - started)
+        product = functools.partial(kernels.linear_forward, x, w, None, threads, rows, packed)
+        seconds = [common.clock(product)[0] for _ in range(4)]
         rate = max(rate, 2e-9 * m * k * n / min(seconds))
     return 3 * sum(2e-9 * m * k * n for m, k, n in shapes) / rate, rate
 
@@ -242,12 +221,7 @@ def ragged(threads: int, rounds: int) -> None:
 
 def timed(run: common.Call, rounds: int) -> float:
     """Return the median of some rounds, in seconds."""
-    found = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+    return statistics.median(common.clock(run)[0] for _ in range(rounds))
 
 
 def main(argv: list[str] | None = None) -> int:

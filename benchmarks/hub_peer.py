@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import common
 import numpy as np
 
 if TYPE_CHECKING:
@@ -95,3 +96,37 @@ def load(config: "ClapConfig") -> Any:
     if missing or unexpected:
         raise ValueError(f"missing {missing}, unexpected {unexpected}")
     return model
+
+
+def make_step(parameters: list[Any], embed: common.Call, how: dict[str, float]) -> common.Call:
+    """Return PyTorch's step as a function that returns its loss.
+
+    Fused AdamW with decay of matrices only, clipping, and a temperature of its own; `embed` returns
+    unit rows of sounds and of as many texts, `how` holds lr, beta1, beta2, eps, weight_decay, clip.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    scale = torch.nn.Parameter(torch.tensor(float(np.log(1 / 0.07))))
+    learns = [*parameters, scale]
+    groups = [
+        {"params": [p for p in learns if p.ndim > 1], "weight_decay": how["weight_decay"]},
+        {"params": [p for p in learns if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    betas = (how["beta1"], how["beta2"])
+    optimizer = torch.optim.AdamW(groups, lr=how["lr"], betas=betas, eps=how["eps"], fused=True)
+
+    def run() -> float:
+        optimizer.zero_grad()
+        sound, text = embed()
+        logits = scale.exp() * sound @ text.T
+        target = torch.arange(len(logits))
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learns, how["clip"])
+        optimizer.step()
+        with torch.no_grad():
+            scale.clamp_(0, float(np.log(100)))
+        return loss.item()
+
+    return run
